@@ -1,0 +1,313 @@
+// Made from timbr_wamp/contract by `python -m timbr_wamp.contract.exports`; do not edit.
+
+/** Where the messages come from, and how far it is. */
+export interface SourceStatus {
+  state: "none" | "waiting" | "reading" | "exhausted" | "failed";
+  count: number;
+  total: number | null;
+  eta_s: number | null;
+  error: string | null;
+}
+
+/** How often a slot ran, and how fast. Times are of every sixteenth message. */
+export interface SlotCounts {
+  slot: number;
+  calls: number;
+  errors: number;
+  skipped: number;
+  p50_s: number | null;
+  p99_s: number | null;
+}
+
+/** A machine, now. ``put == processed + errored + dropped + queue_size + in_flight``, always. */
+export interface Status {
+  name: string;
+  run: string;
+  state: "idle" | "running" | "paused" | "draining" | "stopped" | "failed";
+  reason: string | null;
+  running: boolean;
+  put: number;
+  processed: number;
+  errored: number;
+  dropped: number;
+  refused: number;
+  queue_size: number;
+  queue_capacity: number;
+  in_flight: number;
+  last_seq: number;
+  last_oid: string | null;
+  current_oid: string | null;
+  last_processed_time: number | null;
+  revision: number;
+  rate_per_s: [number, number, number];
+  uptime_s: number;
+  time: number;
+  source: SourceStatus;
+  slots: SlotCounts[];
+}
+
+/** One slot of the newest revision. */
+export interface SlotInfo {
+  slot: number;
+  name: string | null;
+  identity: boolean;
+  function: string | null;
+  source: string | null;
+  values: number;
+  texts: number;
+  revision: number;
+  author: string | null;
+  counts: SlotCounts | null;
+}
+
+/** One state of the slot table that was. */
+export interface RevisionInfo {
+  number: number;
+  time: number;
+  author: string | null;
+  change: string;
+  functions: (string | null)[];
+}
+
+/** What stands beside a record's values, and is JSON in its third frame. */
+export interface RecordMeta {
+  run: string;
+  seq: number;
+  attempt: number;
+  revision: number;
+  received_at: number;
+  finished_at: number;
+  errored: boolean;
+  text_bytes: number | null;
+}
+
+/** One record on the wire: ``[seq, oid, text, meta]``, everywhere the same. */
+export type RecordRow = [seq: number, oid: string, text: string | null, meta: string];
+
+/** Kept records after a number, oldest first. */
+export interface RecordsPage {
+  run: string;
+  first_available: number;
+  last_seq: number;
+  rows: RecordRow[];
+}
+
+/** Consecutive records as one event. */
+export interface RecordsBatch {
+  run: string;
+  first_seq: number;
+  last_seq: number;
+  rows: RecordRow[];
+}
+
+/** One slot's failure in one attempt at a message. */
+export interface ErrorRow {
+  run: string;
+  seq: number;
+  oid: string;
+  attempt: number;
+  revision: number;
+  time: number;
+  slot: number;
+  task: string;
+  exc_class: string;
+  exc_value: string;
+  exc_tb: string;
+  input: string;
+  resolved: boolean;
+}
+
+/** A slot function on its way: source text, ``module:name``, or cloudpickle. */
+export interface FunctionRef {
+  kind: "source" | "reference" | "cloudpickle";
+  text: string | null;
+  data: string | null;
+  python: string | null;
+}
+
+/** What `call` computed: a record that was neither counted nor published. */
+export interface CallResult {
+  oid: string;
+  text: string;
+  revision: number;
+  errored: boolean;
+}
+
+/** What became of several puts. */
+export interface PutResult {
+  oids: string[];
+  refused: number;
+}
+
+/** What a function on trial made of one kept record. */
+export interface TrialRow {
+  oid: string;
+  text: string;
+  errored: boolean;
+  duration_s: number;
+}
+
+/** Something happened that changed a machine's state. */
+export interface Event {
+  kind: string;
+  time: number;
+  number: number;
+  author: string | null;
+  data: { [key: string]: unknown };
+}
+
+/** A machine in its kernel's state. */
+export interface MachineBrief {
+  name: string;
+  run: string;
+  state: "idle" | "running" | "paused" | "draining" | "stopped" | "failed";
+}
+
+/** A kernel on the router: the content of its retained state, and a row of the list. */
+export interface KernelInfo {
+  kernel_id: string;
+  name: string;
+  host: string;
+  state: "starting" | "idle" | "busy" | "restarting" | "dead" | "offline";
+  wamp_session: number | null;
+  pid: number | null;
+  ours: boolean;
+  language: string;
+  language_version: string;
+  protocol_version: string;
+  cwd: string | null;
+  started_at: number | null;
+  restarts: number;
+  reason: string | null;
+  machines: MachineBrief[];
+  time: number;
+}
+
+/** A kernel came, changed or went. */
+export interface Discovery {
+  kind: "came" | "changed" | "went";
+  kernel: KernelInfo;
+}
+
+/** How an execution ended: the content of Jupyter's ``execute_reply``. */
+export interface ExecuteReply {
+  status: "ok" | "error" | "aborted";
+  execution_count: number | null;
+  ename: string | null;
+  evalue: string | null;
+  traceback: string[];
+  user_expressions: { [key: string]: unknown };
+}
+
+/** One message of the kernel's output: Jupyter's ``msg_type``, ``content`` and so on. */
+export interface IopubMessage {
+  msg_type: string;
+  content: { [key: string]: unknown };
+  metadata: { [key: string]: unknown };
+  buffers: string[];
+  parent_id: string | null;
+  seq: number;
+}
+
+/** Jupyter's ``complete_reply``. */
+export interface CompleteReply {
+  matches: string[];
+  cursor_start: number;
+  cursor_end: number;
+  metadata: { [key: string]: unknown };
+}
+
+/** Jupyter's ``inspect_reply``: a MIME bundle when found. */
+export interface InspectReply {
+  found: boolean;
+  data: { [key: string]: unknown };
+}
+
+/** Jupyter's ``is_complete_reply``. */
+export interface IsCompleteReply {
+  status: "complete" | "incomplete" | "invalid" | "unknown";
+  indent: string;
+}
+
+export interface NodeProcedures {
+  list: { args: {  }; result: KernelInfo[] };
+  announce: { args: { kernel: KernelInfo }; result: null };
+}
+
+export interface HostProcedures {
+  start: { args: { name?: string | null; startup?: string | null; cwd?: string | null }; result: KernelInfo };
+  list: { args: {  }; result: KernelInfo[] };
+  restart: { args: { kernel_id: string }; result: KernelInfo };
+  stop: { args: { kernel_id: string }; result: null };
+}
+
+export interface KernelProcedures {
+  info: { args: {  }; result: KernelInfo };
+  ping: { args: {  }; result: number };
+  interrupt: { args: {  }; result: null };
+  restart: { args: {  }; result: KernelInfo };
+  execute: { args: { code: string; silent?: boolean; store_history?: boolean; timeout_s?: number | null }; result: ExecuteReply };
+  execute_interactive: { args: { code: string; silent?: boolean; store_history?: boolean; timeout_s?: number | null }; result: ExecuteReply };
+  complete: { args: { code: string; cursor_pos?: number | null }; result: CompleteReply };
+  inspect: { args: { code: string; cursor_pos?: number | null; detail_level?: number }; result: InspectReply };
+  is_complete: { args: { code: string }; result: IsCompleteReply };
+  shutdown: { args: {  }; result: null };
+}
+
+export interface MachineProcedures {
+  status: { args: {  }; result: Status };
+  slots: { args: {  }; result: SlotInfo[] };
+  slot: { args: { slot: number | string }; result: SlotInfo };
+  records: { args: { run: string; after_seq: number; limit?: number }; result: RecordsPage };
+  record: { args: { run: string; seq: number }; result: RecordRow };
+  recent: { args: { n?: number }; result: RecordRow[] };
+  errors: { args: { n?: number }; result: ErrorRow[] };
+  revisions: { args: {  }; result: RevisionInfo[] };
+  events: { args: { n?: number }; result: Event[] };
+  put: { args: { message: unknown; oid?: string | null }; result: string };
+  put_many: { args: { messages: unknown[]; oids?: string[] | null; timeout_s?: number }; result: PutResult };
+  call: { args: { message: unknown }; result: CallResult };
+  start: { args: {  }; result: Status };
+  stop: { args: { drain?: boolean; timeout_s?: number }; result: Status };
+  pause: { args: {  }; result: Status };
+  resume: { args: {  }; result: Status };
+  replay: { args: { run: string; seqs: number[] }; result: string[] };
+  retry_errors: { args: { oids?: string[] | null }; result: string[] };
+  slot_set: { args: { slot: number | string; function: FunctionRef | (FunctionRef | null)[]; name?: string | null }; result: RevisionInfo };
+  slot_delete: { args: { slot: number | string }; result: RevisionInfo };
+  configure: { args: { bufsize?: number | null; stages?: number | null }; result: Status };
+  trial: { args: { slot: number | string; function: FunctionRef; n?: number }; result: TrialRow[] };
+  rollback: { args: { number: number }; result: RevisionInfo };
+  source_set: { args: { source: FunctionRef; total?: number | null; replace?: boolean }; result: Status };
+  source_delete: { args: {  }; result: Status };
+}
+
+export interface NodeTopics {
+  "discovery": Discovery;
+}
+
+export interface KernelTopics {
+  "state": KernelInfo;
+  "iopub": IopubMessage;
+}
+
+export interface MachineTopics {
+  "": [string, unknown[]];
+  "records": RecordsBatch;
+  "status": Status;
+  "event": Event;
+  "error": ErrorRow;
+}
+
+export const NODE_URIS = {
+  list: "io.timbr.kernel.list",
+  announce: "io.timbr.node.announce",
+  discovery: "io.timbr.kernel.discovery",
+} as const;
+
+export const ACCESS = {
+  node: { list: "read", announce: "host" },
+  host: { start: "admin", list: "read", restart: "admin", stop: "admin" },
+  kernel: { info: "read", ping: "read", interrupt: "operate", restart: "operate", execute: "admin", execute_interactive: "admin", complete: "admin", inspect: "admin", is_complete: "admin", shutdown: "admin" },
+  machine: { status: "read", slots: "read", slot: "read", records: "read", record: "read", recent: "read", errors: "read", revisions: "read", events: "read", put: "operate", put_many: "operate", call: "operate", start: "operate", stop: "operate", pause: "operate", resume: "operate", replay: "operate", retry_errors: "operate", slot_set: "admin", slot_delete: "admin", configure: "admin", trial: "admin", rollback: "admin", source_set: "admin", source_delete: "admin" },
+} as const;

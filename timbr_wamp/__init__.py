@@ -1,0 +1,57 @@
+"""timbr_wamp: change a running data pipeline from anywhere, see every message, lose none.
+
+`Machine` processes messages in this process; `connect` reaches machines in kernels on a router;
+``%load_ext timbr_wamp`` brings the ``%wamp`` magics. Parts load when they are first used, so that
+``import timbr_wamp`` stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import AsyncClient, Client, Gap, RunChanged, connect
+    from timbr_wamp.contract import Record, Status
+    from timbr_wamp.errors import TimbrError
+    from timbr_wamp.machine import Machine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Gap",
+    "Machine",
+    "Record",
+    "RunChanged",
+    "Status",
+    "TimbrError",
+    "connect",
+    "load_ipython_extension",
+    "unload_ipython_extension",
+]
+
+_HOME = {
+    "AsyncClient": "timbr_wamp.client",
+    "Client": "timbr_wamp.client",
+    "Gap": "timbr_wamp.client",
+    "Machine": "timbr_wamp.machine",
+    "Record": "timbr_wamp.contract",
+    "RunChanged": "timbr_wamp.client",
+    "Status": "timbr_wamp.contract",
+    "TimbrError": "timbr_wamp.errors",
+    "connect": "timbr_wamp.client",
+    "load_ipython_extension": "timbr_wamp.magic",
+    "unload_ipython_extension": "timbr_wamp.magic",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,133 @@
+"""`Record`: what became of one attempt at a message, made when somebody looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow
+
+_decode_meta = msgspec.json.Decoder(RecordMeta).decode
+
+OutcomeKind = Literal["value", "error", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One slot's part in a record."""
+
+    kind: OutcomeKind
+    #: The slot's value; for an error or a skip the mapping ``{"_exception": {…}}``.
+    value: Any
+
+
+class Record(tuple[Any, ...]):
+    """What became of one attempt at a message; reads like the tuple ``(oid, in, f0, f1, …)``.
+
+    With ``include_serialized`` the JSON texts follow: ``(oid, in, f0, …, in_s, f0_s, …)``.
+    """
+
+    meta: RecordMeta
+
+    @classmethod
+    def make(cls, oid: str, values: list[Any], meta: RecordMeta, texts: list[str] | None = None) -> Record:
+        """Return a record of ``values`` = ``[in, f0, …]``."""
+        record = cls((oid, *values, *(texts or ())))
+        record.meta = meta
+        record._width = len(values)
+        return record
+
+    _width: int
+
+    @property
+    def oid(self) -> str:
+        """The message's id."""
+        return str(self[0])
+
+    @property
+    def input(self) -> Any:
+        """The message."""
+        return self[1]
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """``(f0, f1, …)``."""
+        return self[2 : 1 + self._width]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """``(in_s, f0_s, …)`` when they were asked for, else empty."""
+        return self[1 + self._width :]
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """One `Outcome` a slot."""
+        return tuple(Outcome(outcome_kind(value), value) for value in self.values)
+
+    @property
+    def run(self) -> str:
+        """Identity of the numbering; with `seq` it names the record."""
+        return self.meta.run
+
+    @property
+    def seq(self) -> int:
+        """Number within the run, from 1; 0 for a record of ``m(x)``, which is not numbered."""
+        return self.meta.seq
+
+    @property
+    def attempt(self) -> int:
+        """1 for a message's first attempt."""
+        return self.meta.attempt
+
+    @property
+    def revision(self) -> int:
+        """Number of the slot table that made it."""
+        return self.meta.revision
+
+    @property
+    def received_at(self) -> float:
+        """UTC seconds when the message was put or read."""
+        return self.meta.received_at
+
+    @property
+    def finished_at(self) -> float:
+        """UTC seconds when its last slot was done."""
+        return self.meta.finished_at
+
+    @property
+    def errored(self) -> bool:
+        """At least one slot raised."""
+        return self.meta.errored
+
+    def __repr__(self) -> str:
+        return f"Record{tuple.__repr__(self)}"
+
+
+def outcome_kind(value: Any) -> OutcomeKind:
+    """Tell an error or a skip from a value by the shape that stands for it."""
+    if isinstance(value, dict) and len(value) == 1 and isinstance(detail := value.get("_exception"), dict):
+        return "skipped" if detail.get("exc_class") == "UpstreamError" else "error"
+    return "value"
+
+
+def record_from_row(row: RecordRow, *, include_serialized: bool = False) -> Record:
+    """Return the record of a wire row. A row without text gives a record with no values but `text_bytes`."""
+    meta = _decode_meta(row.meta)
+    if row.text is None:
+        return Record.make(row.oid, [], meta)
+    values = orjson.loads(row.text)
+    texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
+    return Record.make(row.oid, values, meta, texts)
+
+
+def record_from_call(result: CallResult, now: float, *, include_serialized: bool = False) -> Record:
+    """Return the record that a remote ``m(x)`` computed."""
+    meta = RecordMeta(
+        run="", seq=0, attempt=0, revision=result.revision, received_at=now, finished_at=now, errored=result.errored
+    )
+    values = orjson.loads(result.text)
+    texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
+    return Record.make(result.oid, values, meta, texts)

@@ -1,0 +1,354 @@
+"""The values that cross the wire, as msgspec structs. The machine fills them; nobody else defines any.
+
+Times are UTC seconds since the epoch, durations seconds, sizes bytes. A JSON text is the UTF-8 text
+of one JSON value, passed through unparsed.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = [
+    "KernelStateName",
+    "MachineStateName",
+    "PAYLOAD_LIMIT_BYTES",
+    "ROW_LIMIT_BYTES",
+    "SourceStateName",
+    "Access",
+    "CallResult",
+    "CompleteReply",
+    "Discovery",
+    "ErrorRow",
+    "Event",
+    "ExecuteReply",
+    "FunctionRef",
+    "InspectReply",
+    "IopubMessage",
+    "IsCompleteReply",
+    "KernelInfo",
+    "MachineBrief",
+    "PutResult",
+    "RecordMeta",
+    "RecordRow",
+    "RecordsBatch",
+    "RecordsPage",
+    "RevisionInfo",
+    "SlotCounts",
+    "SlotInfo",
+    "SourceStatus",
+    "Status",
+    "TrialRow",
+]
+
+#: Payloads of one call, result or event stay below this; the router's own limit is four times as much.
+PAYLOAD_LIMIT_BYTES = 1024 * 1024
+#: A record's text over this size travels as its size; `record` fetches the text in parts.
+ROW_LIMIT_BYTES = 256 * 1024
+
+MachineStateName = Literal["idle", "running", "paused", "draining", "stopped", "failed"]
+KernelStateName = Literal["starting", "idle", "busy", "restarting", "dead", "offline"]
+SourceStateName = Literal["none", "waiting", "reading", "exhausted", "failed"]
+
+
+class Access(enum.Enum):
+    """Who may: each class includes those before it. ``host`` is for bridges and hosts only."""
+
+    READ = "read"
+    OPERATE = "operate"
+    ADMIN = "admin"
+    HOST = "host"
+
+
+class SourceStatus(msgspec.Struct, kw_only=True):
+    """Where the messages come from, and how far it is."""
+
+    state: SourceStateName = "none"
+    #: Messages read since it was set.
+    count: int = 0
+    #: How many there will be; None when nobody knows.
+    total: int | None = None
+    #: Seconds left at the rate of the last 10 s; None when total or rate are unknown.
+    eta_s: float | None = None
+    #: ``Class: text`` of the error that ended it.
+    error: str | None = None
+
+
+class SlotCounts(msgspec.Struct, kw_only=True):
+    """How often a slot ran, and how fast. Times are of every sixteenth message."""
+
+    slot: int
+    calls: int = 0
+    errors: int = 0
+    skipped: int = 0
+    p50_s: float | None = None
+    p99_s: float | None = None
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """A machine, now. ``put == processed + errored + dropped + queue_size + in_flight``, always."""
+
+    name: str
+    #: Identity of the present numbering of records.
+    run: str
+    state: MachineStateName
+    #: Why, when the state is ``failed`` or ``stopped`` by itself.
+    reason: str | None = None
+    #: The worker thread lives and gave a heartbeat within the last seconds.
+    running: bool = False
+    put: int = 0
+    processed: int = 0
+    errored: int = 0
+    dropped: int = 0
+    #: Puts that were turned away; not part of ``put``.
+    refused: int = 0
+    queue_size: int = 0
+    queue_capacity: int = 0
+    in_flight: int = 0
+    #: Number of the newest record in ``run``; 0 before the first.
+    last_seq: int = 0
+    last_oid: str | None = None
+    current_oid: str | None = None
+    last_processed_time: float | None = None
+    revision: int = 0
+    #: Records finished per second over the last 1, 10 and 60 s.
+    rate_per_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    uptime_s: float = 0.0
+    #: When this was taken.
+    time: float = 0.0
+    source: SourceStatus = msgspec.field(default_factory=SourceStatus)
+    slots: list[SlotCounts] = []
+
+
+class SlotInfo(msgspec.Struct, kw_only=True):
+    """One slot of the newest revision."""
+
+    slot: int
+    name: str | None = None
+    #: Unset: the value is carried, nothing is called.
+    identity: bool = True
+    #: How people name the function: ``module.qualname`` or the object's class.
+    function: str | None = None
+    #: Source text when it can be had.
+    source: str | None = None
+    #: How many values it gets: f[i-1], …, f0, in; -1 means all. JSON texts follow when ``texts`` > 0.
+    values: int = 0
+    texts: int = 0
+    #: Revision that put it there, and by whom.
+    revision: int = 0
+    author: str | None = None
+    counts: SlotCounts | None = None
+
+
+class RevisionInfo(msgspec.Struct, kw_only=True):
+    """One state of the slot table that was."""
+
+    number: int
+    time: float
+    author: str | None = None
+    #: What was done: ``set 0``, ``delete 2``, ``rollback to 3``.
+    change: str = ""
+    #: Names of the functions, one a slot; None for identity.
+    functions: list[str | None] = []
+
+
+class RecordMeta(msgspec.Struct, kw_only=True):
+    """What stands beside a record's values, and is JSON in its third frame."""
+
+    run: str
+    seq: int
+    attempt: int
+    revision: int
+    received_at: float
+    finished_at: float
+    errored: bool
+    #: Only where the text was too large to send: how large it is.
+    text_bytes: int | None = None
+
+
+class RecordRow(msgspec.Struct, array_like=True):
+    """One record on the wire: ``[seq, oid, text, meta]``, everywhere the same."""
+
+    seq: int
+    oid: str
+    #: JSON text ``[in, f0, …]``; None when too large: ``meta`` then has ``text_bytes``.
+    text: str | None
+    #: JSON text of a `RecordMeta`.
+    meta: str
+
+
+class RecordsPage(msgspec.Struct, kw_only=True):
+    """Kept records after a number, oldest first."""
+
+    run: str
+    #: Number of the oldest record still kept; ``last_seq + 1`` when none is.
+    first_available: int
+    last_seq: int
+    rows: list[RecordRow]
+
+
+class RecordsBatch(msgspec.Struct, kw_only=True):
+    """Consecutive records as one event."""
+
+    run: str
+    first_seq: int
+    last_seq: int
+    rows: list[RecordRow]
+
+
+class ErrorRow(msgspec.Struct, kw_only=True):
+    """One slot's failure in one attempt at a message."""
+
+    run: str
+    seq: int
+    oid: str
+    attempt: int
+    revision: int
+    time: float
+    slot: int
+    task: str
+    exc_class: str
+    exc_value: str
+    exc_tb: str
+    #: The message's JSON text, its first 2000 characters.
+    input: str
+    #: A later attempt at the same message went well.
+    resolved: bool = False
+
+
+class FunctionRef(msgspec.Struct, kw_only=True):
+    """A slot function on its way: source text, ``module:name``, or cloudpickle."""
+
+    kind: Literal["source", "reference", "cloudpickle"]
+    #: Source text, or ``module:name``; for a cloudpickle the source text when it can be had.
+    text: str | None = None
+    data: bytes | None = None
+    #: ``major.minor`` of the Python that made a cloudpickle.
+    python: str | None = None
+
+
+class CallResult(msgspec.Struct, kw_only=True):
+    """What `call` computed: a record that was neither counted nor published."""
+
+    oid: str
+    #: JSON text ``[in, f0, …]``.
+    text: str
+    revision: int
+    errored: bool
+
+
+class PutResult(msgspec.Struct, kw_only=True):
+    """What became of several puts."""
+
+    #: One for each message that is in; the others, at the end, found no room.
+    oids: list[str]
+    refused: int = 0
+
+
+class TrialRow(msgspec.Struct, kw_only=True):
+    """What a function on trial made of one kept record."""
+
+    oid: str
+    #: JSON text of its value; of the described exception when ``errored``.
+    text: str
+    errored: bool
+    duration_s: float
+
+
+class Event(msgspec.Struct, kw_only=True):
+    """Something happened that changed a machine's state."""
+
+    #: ``started`` ``paused`` ``exhausted`` ``drained`` ``failed`` ``slot_changed`` ``stalled`` …
+    kind: str
+    time: float
+    #: Counts from 1 within a run of the machine.
+    number: int
+    author: str | None = None
+    data: dict[str, Any] = {}
+
+
+class MachineBrief(msgspec.Struct, kw_only=True):
+    """A machine in its kernel's state."""
+
+    name: str
+    run: str
+    state: MachineStateName
+
+
+class KernelInfo(msgspec.Struct, kw_only=True):
+    """A kernel on the router: the content of its retained state, and a row of the list."""
+
+    kernel_id: str
+    name: str
+    host: str
+    state: KernelStateName
+    #: Wamp session id of its bridge; a state of an older wamp session never replaces a newer one's.
+    wamp_session: int | None = None
+    pid: int | None = None
+    #: Started by us: can be restarted and ended from here.
+    ours: bool = False
+    language: str = "python"
+    language_version: str = ""
+    protocol_version: str = ""
+    cwd: str | None = None
+    started_at: float | None = None
+    restarts: int = 0
+    reason: str | None = None
+    machines: list[MachineBrief] = []
+    #: When this state was taken.
+    time: float = 0.0
+
+
+class Discovery(msgspec.Struct, kw_only=True):
+    """A kernel came, changed or went."""
+
+    kind: Literal["came", "changed", "went"]
+    kernel: KernelInfo
+
+
+class ExecuteReply(msgspec.Struct, kw_only=True):
+    """How an execution ended: the content of Jupyter's ``execute_reply``."""
+
+    status: Literal["ok", "error", "aborted"]
+    execution_count: int | None = None
+    ename: str | None = None
+    evalue: str | None = None
+    traceback: list[str] = []
+    user_expressions: dict[str, Any] = {}
+
+
+class IopubMessage(msgspec.Struct, kw_only=True):
+    """One message of the kernel's output: Jupyter's ``msg_type``, ``content`` and so on."""
+
+    msg_type: str
+    content: dict[str, Any]
+    metadata: dict[str, Any] = {}
+    buffers: list[bytes] = []
+    #: ``msg_id`` of the request that caused it.
+    parent_id: str | None = None
+    seq: int = 0
+
+
+class CompleteReply(msgspec.Struct, kw_only=True):
+    """Jupyter's ``complete_reply``."""
+
+    matches: list[str]
+    cursor_start: int
+    cursor_end: int
+    metadata: dict[str, Any] = {}
+
+
+class InspectReply(msgspec.Struct, kw_only=True):
+    """Jupyter's ``inspect_reply``: a MIME bundle when found."""
+
+    found: bool
+    data: dict[str, Any] = {}
+
+
+class IsCompleteReply(msgspec.Struct, kw_only=True):
+    """Jupyter's ``is_complete_reply``."""
+
+    status: Literal["complete", "incomplete", "invalid", "unknown"]
+    indent: str = ""

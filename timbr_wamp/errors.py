@@ -1,0 +1,761 @@
+"""Every error that timbr_wamp raises on purpose, each with its WAMP URI.
+
+One tree. An error's ``args`` are its constructor's own arguments, JSON-safe, so that it survives
+pickling (Dask), WAMP and the local control socket: `to_wire` gives URI, arguments and texts,
+`from_wire` makes the same class again and keeps the remote traceback. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import queue
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+ERROR_PREFIX = "io.timbr.error."
+
+#: Every class of the tree by its URI; `TimbrError.__init_subclass__` fills it.
+ERRORS: dict[str, type[TimbrError]] = {}
+
+
+class TimbrError(Exception):
+    """Base of all errors raised on purpose by timbr_wamp."""
+
+    uri: ClassVar[str] = ERROR_PREFIX + "timbr"
+    #: The traceback text of the process where it was first raised, when that was another one.
+    remote_traceback: str | None = None
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.uri in ERRORS:
+            raise TypeError(f"{cls.__name__} and {ERRORS[cls.uri].__name__} share the URI {cls.uri}")
+        ERRORS[cls.uri] = cls
+
+
+ERRORS[TimbrError.uri] = TimbrError
+
+
+def to_wire(error: BaseException) -> tuple[str, list[object], dict[str, object]]:
+    """Return ``(uri, args, kwargs)`` of an error as it crosses a process.
+
+    Errors that are not of our tree travel as `RemoteError` with their class name and text.
+    """
+    if not isinstance(error, TimbrError):
+        error_ours: TimbrError = RemoteError(type(error).__name__, str(error))
+    else:
+        error_ours = error
+    text = error_ours.remote_traceback or "".join(traceback.format_exception(error))
+    return error_ours.uri, list(error_ours.args), {"message": str(error_ours), "traceback": text}
+
+
+def from_wire(uri: str, args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> TimbrError:
+    """Return the error that `to_wire` described; an unknown URI gives a `RemoteError`."""
+    kwargs = kwargs or {}
+    known = ERRORS.get(uri)
+    error: TimbrError | None = None
+    if known is not None:
+        try:
+            error = known(*args)
+        except TypeError:
+            error = None  # another version's arguments: the text is what we can keep
+    if error is None:
+        message = kwargs.get("message") or (args[0] if args else "")
+        error = RemoteError(uri, str(message))
+    remote = kwargs.get("traceback")
+    if isinstance(remote, str) and remote:
+        error.remote_traceback = remote
+    return error
+
+
+class RemoteError(TimbrError):
+    """An error of another process that has no class here."""
+
+    uri = ERROR_PREFIX + "remote"
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name, message)
+        self.name, self.message = name, message
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
+
+
+# --- names, values, settings ---------------------------------------------------------------
+
+
+class InvalidName(TimbrError, ValueError):
+    """A text that may not become part of a URI, a path or a socket address."""
+
+    uri = ERROR_PREFIX + "invalid_name"
+
+    def __init__(self, text: str, expected: str) -> None:
+        super().__init__(text, expected)
+        self.text, self.expected = text, expected
+
+    def __str__(self) -> str:
+        return f"{self.text!r} cannot be used as a name: expected {self.expected}"
+
+
+class InvalidArgument(TimbrError, ValueError):
+    """An argument of the wrong type or value."""
+
+    uri = ERROR_PREFIX + "invalid_argument"
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(name, problem)
+        self.name, self.problem = name, problem
+
+    def __str__(self) -> str:
+        return f"argument {self.name}: {self.problem}"
+
+
+class InvalidSetting(TimbrError, ValueError):
+    """A setting that cannot be used, with where it came from."""
+
+    uri = ERROR_PREFIX + "invalid_setting"
+
+    def __init__(self, name: str, origin: str, problem: str) -> None:
+        super().__init__(name, origin, problem)
+        self.name, self.origin, self.problem = name, origin, problem
+
+    def __str__(self) -> str:
+        return f"setting {self.name} (from {self.origin}): {self.problem}"
+
+
+class UnsafeFolder(TimbrError, PermissionError):
+    """A folder for sockets or secrets that other users can open."""
+
+    uri = ERROR_PREFIX + "unsafe_folder"
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; make it a folder of your own with mode 0700, or name another"
+
+
+class UnknownPlugin(TimbrError, LookupError):
+    """No plugin of that name in the group."""
+
+    uri = ERROR_PREFIX + "unknown_plugin"
+
+    def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(group, name, list(known))
+        self.group, self.name, self.known = group, name, tuple(known)
+
+    def __str__(self) -> str:
+        return f"no {self.name!r} in {self.group}: there are {', '.join(self.known) or 'none'}"
+
+
+class PluginNotInstalled(TimbrError, ImportError):
+    """A plugin whose library is not installed."""
+
+    uri = ERROR_PREFIX + "plugin_not_installed"
+
+    def __init__(self, group: str, name: str, install: str) -> None:
+        super().__init__(group, name, install)
+        self.group, self.plugin, self.install = group, name, install
+
+    def __str__(self) -> str:
+        return f"{self.plugin!r} of {self.group} needs a library that is not installed: {self.install}"
+
+
+# --- machine ---------------------------------------------------------------------------------
+
+
+class MachineFull(TimbrError, queue.Full):
+    """The machine's queue is full; the message was not queued."""
+
+    uri = ERROR_PREFIX + "machine_full"
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.capacity = capacity
+
+    def __str__(self) -> str:
+        return f"{self.capacity} messages wait already; put with block=True, or try again"
+
+
+class MachineEmpty(TimbrError, queue.Empty):
+    """No message to step."""
+
+    uri = ERROR_PREFIX + "machine_empty"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __str__(self) -> str:
+        return "no message waits; put one, or get with block=True"
+
+
+class MachineRunning(TimbrError):
+    """An operation for an idle or paused machine, asked of a running one."""
+
+    uri = ERROR_PREFIX + "machine_running"
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(operation)
+        self.operation = operation
+
+    def __str__(self) -> str:
+        return f"{self.operation} needs an idle or paused machine; pause() it first"
+
+
+class MachineClosed(TimbrError):
+    """The machine was closed and takes nothing more."""
+
+    uri = ERROR_PREFIX + "machine_closed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"machine {self.name!r} is closed; make a new one"
+
+
+class WrongState(TimbrError):
+    """A verb that the machine's present state does not allow."""
+
+    uri = ERROR_PREFIX + "wrong_state"
+
+    def __init__(self, verb: str, state: str, allowed: str) -> None:
+        super().__init__(verb, state, allowed)
+        self.verb, self.state, self.allowed = verb, state, allowed
+
+    def __str__(self) -> str:
+        return f"cannot {self.verb} while {self.state}: possible while {self.allowed}"
+
+
+class SlotOutOfRange(TimbrError, IndexError):
+    """A slot number that the machine does not have."""
+
+    uri = ERROR_PREFIX + "slot_out_of_range"
+
+    def __init__(self, slot: int, slot_count: int) -> None:
+        super().__init__(slot, slot_count)
+        self.slot, self.slot_count = slot, slot_count
+
+    def __str__(self) -> str:
+        return f"no slot {self.slot}: this machine has slots 0 to {self.slot_count - 1}"
+
+
+class UnknownSlot(TimbrError, KeyError):
+    """A slot name that no slot bears."""
+
+    uri = ERROR_PREFIX + "unknown_slot"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(name, list(known))
+        self.name, self.known = name, tuple(known)
+
+    def __str__(self) -> str:
+        return f"no slot is named {self.name!r}; named slots: {', '.join(self.known) or 'none'}"
+
+
+class NotCallable(TimbrError, TypeError):
+    """A slot was given something that cannot be called."""
+
+    uri = ERROR_PREFIX + "not_callable"
+
+    def __init__(self, slot: int, type_name: str, problem: str = "is not callable") -> None:
+        super().__init__(slot, type_name, problem)
+        self.slot, self.type_name, self.problem = slot, type_name, problem
+
+    def __str__(self) -> str:
+        return f"slot {self.slot}: {self.type_name} {self.problem}; give a function, or del the slot"
+
+
+class InvalidSource(TimbrError, ValueError):
+    """Source text that gives no function: it does not compile, or defines none or several."""
+
+    uri = ERROR_PREFIX + "invalid_source"
+
+    def __init__(self, problem: str, line: int | None = None, text: str | None = None) -> None:
+        super().__init__(problem, line, text)
+        self.problem, self.line, self.text = problem, line, text
+
+    def __str__(self) -> str:
+        where = "" if self.line is None else f" (line {self.line}: {(self.text or '').strip()})"
+        return f"{self.problem}{where}"
+
+
+class PythonMismatch(TimbrError):
+    """A cloudpickle made by another Python minor version."""
+
+    uri = ERROR_PREFIX + "python_mismatch"
+
+    def __init__(self, theirs: str, ours: str) -> None:
+        super().__init__(theirs, ours)
+        self.theirs, self.ours = theirs, ours
+
+    def __str__(self) -> str:
+        return f"a function pickled by Python {self.theirs} cannot be loaded by {self.ours}; send its source text"
+
+
+class UnknownRevision(TimbrError, LookupError):
+    """A revision that was never made or is no longer kept."""
+
+    uri = ERROR_PREFIX + "unknown_revision"
+
+    def __init__(self, number: int, first: int, last: int) -> None:
+        super().__init__(number, first, last)
+        self.number, self.first, self.last = number, first, last
+
+    def __str__(self) -> str:
+        return f"no revision {self.number}: kept are {self.first} to {self.last}"
+
+
+class NotASource(TimbrError, TypeError):
+    """Something that gives no messages."""
+
+    uri = ERROR_PREFIX + "not_a_source"
+
+    def __init__(self, type_name: str, problem: str = "gives no messages") -> None:
+        super().__init__(type_name, problem)
+        self.type_name, self.problem = type_name, problem
+
+    def __str__(self) -> str:
+        return (
+            f"{self.type_name} {self.problem}; a source is an iterable, an iterator, a generator "
+            f"function, an async generator or a Source object"
+        )
+
+
+class SourceActive(TimbrError):
+    """A source would be replaced by accident."""
+
+    uri = ERROR_PREFIX + "source_active"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"the machine has a source already ({self.state}); del it first, or set_source(…, replace=True)"
+
+
+class UpstreamError(TimbrError):
+    """A slot was skipped since what it consumes was never made."""
+
+    uri = ERROR_PREFIX + "upstream"
+
+    def __init__(self, task: str, because: str) -> None:
+        super().__init__(task, because)
+        self.task, self.because = task, because
+
+    def __str__(self) -> str:
+        return f"{self.task} never ran: {self.because} failed"
+
+
+class RecordNotFound(TimbrError, LookupError):
+    """A record that is no longer kept, or never was."""
+
+    uri = ERROR_PREFIX + "record_not_found"
+
+    def __init__(self, what: str, first: int, last: int) -> None:
+        super().__init__(what, first, last)
+        self.what, self.first, self.last = what, first, last
+
+    def __str__(self) -> str:
+        return f"no record {self.what}: kept are {self.first} to {self.last}"
+
+
+class RunMismatch(TimbrError):
+    """Records were asked of a numbering that is over."""
+
+    uri = ERROR_PREFIX + "run_mismatch"
+
+    def __init__(self, asked: str, current: str) -> None:
+        super().__init__(asked, current)
+        self.asked, self.current = asked, current
+
+    def __str__(self) -> str:
+        return f"run {self.asked} is over; the machine numbers run {self.current} now"
+
+
+class PayloadTooLarge(TimbrError, ValueError):
+    """A message or result over the limit of the wire; nothing was sent."""
+
+    uri = ERROR_PREFIX + "payload_too_large"
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.size_bytes:,} bytes are over the wire's limit of {self.limit_bytes:,}; "
+            f"send a reference (a path, a key), or put it inside the kernel"
+        )
+
+
+# --- wire, client, kernels -------------------------------------------------------------------
+
+
+class NotConnected(TimbrError, ConnectionError):
+    """There is no wamp session now."""
+
+    uri = ERROR_PREFIX + "not_connected"
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
+
+    def __str__(self) -> str:
+        return f"not connected to {self.url}: {self.reason}"
+
+
+class NoRouter(TimbrError, ConnectionError):
+    """No router to connect to is known."""
+
+    uri = ERROR_PREFIX + "no_router"
+
+    def __init__(self, looked: str) -> None:
+        super().__init__(looked)
+        self.looked = looked
+
+    def __str__(self) -> str:
+        return f"no router is known ({self.looked}); start one with `timbr-wamp up`, or give a url"
+
+
+class ConnectionLost(TimbrError, ConnectionError):
+    """The link dropped while a call was under way; whether it took effect is not known."""
+
+    uri = ERROR_PREFIX + "connection_lost"
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return f"the link dropped during {self.what} ({self.reason}); it may or may not have taken effect"
+
+
+class CallTimeout(TimbrError, TimeoutError):
+    """No answer came in time; the call was cancelled."""
+
+    uri = ERROR_PREFIX + "call_timeout"
+
+    def __init__(self, what: str, timeout_s: float) -> None:
+        super().__init__(what, timeout_s)
+        self.what, self.timeout_s = what, timeout_s
+
+    def __str__(self) -> str:
+        return f"{self.what} gave no answer in {self.timeout_s:g} s"
+
+
+class CalledFromLoop(TimbrError, RuntimeError):
+    """A blocking call from the background loop's own thread, where it would wait for itself."""
+
+    uri = ERROR_PREFIX + "called_from_loop"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} would wait for itself in the client's own thread; use the async face there"
+
+
+class LoopClosed(TimbrError, RuntimeError):
+    """The background loop ended, so the call never will."""
+
+    uri = ERROR_PREFIX + "loop_closed"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what}: the client was closed; connect() again"
+
+
+class ForkedClient(TimbrError, RuntimeError):
+    """A client used in a child process of the one that made it."""
+
+    uri = ERROR_PREFIX + "forked_client"
+
+    def __init__(self, made_in: int, used_in: int) -> None:
+        super().__init__(made_in, used_in)
+        self.made_in, self.used_in = made_in, used_in
+
+    def __str__(self) -> str:
+        return f"this client belongs to process {self.made_in}; connect() anew in process {self.used_in}"
+
+
+class TokenRejected(TimbrError, PermissionError):
+    """The router does not know this token, or its secret is wrong."""
+
+    uri = ERROR_PREFIX + "token_rejected"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"token {self.name!r} was rejected: {self.reason}; make one with `timbr-wamp token create`"
+
+
+class InvalidToken(TimbrError, ValueError):
+    """A text that is no token; the text itself is not kept."""
+
+    uri = ERROR_PREFIX + "invalid_token"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"not a token: {self.problem}; a token reads <name>.<secret>"
+
+
+class TokenRevoked(TimbrError, PermissionError):
+    """The token was revoked while a wamp session used it."""
+
+    uri = ERROR_PREFIX + "token_revoked"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"token {self.name!r} was revoked; ask for a new one"
+
+
+class UnknownToken(TimbrError, LookupError):
+    """No token of that name."""
+
+    uri = ERROR_PREFIX + "unknown_token"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(name, list(known))
+        self.name, self.known = name, tuple(known)
+
+    def __str__(self) -> str:
+        return f"no token is named {self.name!r}; there are: {', '.join(self.known) or 'none'}"
+
+
+class TokenExists(TimbrError):
+    """A token of that name exists already."""
+
+    uri = ERROR_PREFIX + "token_exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"a token named {self.name!r} exists; revoke it first, or choose another name"
+
+
+class NotAuthorized(TimbrError, PermissionError):
+    """The role behind the token may not do that."""
+
+    uri = ERROR_PREFIX + "not_authorized"
+
+    def __init__(self, action: str, name: str) -> None:
+        super().__init__(action, name)
+        self.action, self.name = action, name
+
+    def __str__(self) -> str:
+        return f"this token's role may not {self.action} {self.name}; ask for one with a higher role"
+
+
+class UnknownKernel(TimbrError, LookupError):
+    """No kernel of that id or name on the router."""
+
+    uri = ERROR_PREFIX + "unknown_kernel"
+
+    def __init__(self, kernel: str, known: Sequence[str]) -> None:
+        super().__init__(kernel, list(known))
+        self.kernel, self.known = kernel, tuple(known)
+
+    def __str__(self) -> str:
+        return f"no kernel {self.kernel!r} on the router; there are: {', '.join(self.known) or 'none'}"
+
+
+class AmbiguousKernel(TimbrError, LookupError):
+    """More than one kernel fits."""
+
+    uri = ERROR_PREFIX + "ambiguous_kernel"
+
+    def __init__(self, kernel: str, candidates: Sequence[str]) -> None:
+        super().__init__(kernel, list(candidates))
+        self.kernel, self.candidates = kernel, tuple(candidates)
+
+    def __str__(self) -> str:
+        return f"{self.kernel!r} fits several kernels: {', '.join(self.candidates)}; give the id"
+
+
+class NoSuchProcedure(TimbrError, LookupError):
+    """Nobody answers to that procedure now: the kernel, its machine or the host is gone."""
+
+    uri = ERROR_PREFIX + "no_such_procedure"
+
+    def __init__(self, procedure: str) -> None:
+        super().__init__(procedure)
+        self.procedure = procedure
+
+    def __str__(self) -> str:
+        return f"nobody answers to {self.procedure}: the kernel is gone, or it has no such machine"
+
+
+class NoMachine(TimbrError, LookupError):
+    """The kernel has no machine of that name."""
+
+    uri = ERROR_PREFIX + "no_machine"
+
+    def __init__(self, kernel: str, name: str) -> None:
+        super().__init__(kernel, name)
+        self.kernel, self.name = kernel, name
+
+    def __str__(self) -> str:
+        return f"kernel {self.kernel} has no machine {self.name!r} now; make one there: m = timbr_wamp.Machine()"
+
+
+class KernelDead(TimbrError):
+    """The kernel's process is gone."""
+
+    uri = ERROR_PREFIX + "kernel_dead"
+
+    def __init__(self, kernel: str, reason: str) -> None:
+        super().__init__(kernel, reason)
+        self.kernel, self.reason = kernel, reason
+
+    def __str__(self) -> str:
+        return f"kernel {self.kernel} is dead: {self.reason}"
+
+
+class KernelStartFailed(TimbrError):
+    """A kernel did not come up."""
+
+    uri = ERROR_PREFIX + "kernel_start_failed"
+
+    def __init__(self, reason: str, log_tail: str = "") -> None:
+        super().__init__(reason, log_tail)
+        self.reason, self.log_tail = reason, log_tail
+
+    def __str__(self) -> str:
+        return f"the kernel did not start: {self.reason}" + (f"\n{self.log_tail}" if self.log_tail else "")
+
+
+class NotOurs(TimbrError):
+    """Something only its starter can do, asked of a kernel that somebody else started."""
+
+    uri = ERROR_PREFIX + "not_ours"
+
+    def __init__(self, kernel: str, operation: str) -> None:
+        super().__init__(kernel, operation)
+        self.kernel, self.operation = kernel, operation
+
+    def __str__(self) -> str:
+        return f"kernel {self.kernel} was started by somebody else: it cannot be {self.operation} from here"
+
+
+class AlreadyBridged(TimbrError):
+    """Another bridge holds this kernel."""
+
+    uri = ERROR_PREFIX + "already_bridged"
+
+    def __init__(self, kernel: str, pid: int) -> None:
+        super().__init__(kernel, pid)
+        self.kernel, self.pid = kernel, pid
+
+    def __str__(self) -> str:
+        return f"kernel {self.kernel} has a bridge already (process {self.pid})"
+
+
+class NoConnectionFile(TimbrError, FileNotFoundError):
+    """A Jupyter connection file that is not there or cannot be read."""
+
+    uri = ERROR_PREFIX + "no_connection_file"
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"connection file {self.path}: {self.problem}; `jupyter --runtime-dir` shows where kernels keep theirs"
+
+
+# --- router ----------------------------------------------------------------------------------
+
+
+class RouterNotInstalled(TimbrError):
+    """Crossbar's environment is not there."""
+
+    uri = ERROR_PREFIX + "router_not_installed"
+
+    def __init__(self, looked: str, install: str) -> None:
+        super().__init__(looked, install)
+        self.looked, self.install = looked, install
+
+    def __str__(self) -> str:
+        return f"Crossbar.io was not found ({self.looked}); install it with: {self.install}"
+
+
+class RouterInstallFailed(TimbrError):
+    """Crossbar's environment could not be made."""
+
+    uri = ERROR_PREFIX + "router_install_failed"
+
+    def __init__(self, step: str, log_tail: str) -> None:
+        super().__init__(step, log_tail)
+        self.step, self.log_tail = step, log_tail
+
+    def __str__(self) -> str:
+        return f"making the router's environment failed at: {self.step}\n{self.log_tail}"
+
+
+class RouterStartFailed(TimbrError):
+    """The router ended or did not answer in time."""
+
+    uri = ERROR_PREFIX + "router_start_failed"
+
+    def __init__(self, reason: str, log_tail: str = "") -> None:
+        super().__init__(reason, log_tail)
+        self.reason, self.log_tail = reason, log_tail
+
+    def __str__(self) -> str:
+        return f"the router did not start: {self.reason}" + (f"\n{self.log_tail}" if self.log_tail else "")
+
+
+class PortBusy(TimbrError, OSError):
+    """The port is taken; another one is on offer."""
+
+    uri = ERROR_PREFIX + "port_busy"
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.port = port
+
+    def __str__(self) -> str:
+        return f"port {self.port} is taken; choose another with --port, or the next free one with --next-free-port"
+
+
+class NoFreePort(TimbrError, OSError):
+    """No free port in the range that was tried."""
+
+    uri = ERROR_PREFIX + "no_free_port"
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(first, last)
+        self.first, self.last = first, last
+
+    def __str__(self) -> str:
+        return f"no free port from {self.first} to {self.last}; choose another with --port"
+
+
+class AlreadyUp(TimbrError):
+    """A node already runs from this folder."""
+
+    uri = ERROR_PREFIX + "already_up"
+
+    def __init__(self, pid: int, url: str) -> None:
+        super().__init__(pid, url)
+        self.pid, self.url = pid, url
+
+    def __str__(self) -> str:
+        return f"timbr-wamp is up already (process {self.pid}) at {self.url}; use it, or stop it with Ctrl-C there"
