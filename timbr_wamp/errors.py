@@ -602,6 +602,19 @@ class NoSuchProcedure(TimbrError, LookupError):
         return f"nobody answers to {self.procedure}: the kernel is gone, or it has no such machine"
 
 
+class ControlBusy(TimbrError):
+    """Too many calls that run code are under way in the machine; this one was not begun."""
+
+    uri = ERROR_PREFIX + "control_busy"
+
+    def __init__(self, under_way: int) -> None:
+        super().__init__(under_way)
+        self.under_way = under_way
+
+    def __str__(self) -> str:
+        return f"{self.under_way} calls are under way in this machine already; try again when one has ended"
+
+
 class NoMachine(TimbrError, LookupError):
     """The kernel has no machine of that name."""
 

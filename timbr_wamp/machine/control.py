@@ -1,0 +1,218 @@
+"""The control socket: answers the contract's machine procedures from a thread that runs no user code.
+
+Requests and replies are single msgpack frames on a ROUTER socket:
+``[id, procedure, args, kwargs, author]`` → ``[id, "progress", value]``*, then ``[id, "result",
+value]`` or ``[id, "error", [uri, args, kwargs]]``. Procedures that the contract calls *pooled* run
+in threads of their own, a bounded number at a time, so that ``status`` is answered meanwhile.
+
+``__changes__(event_number, error_number, timeout_s)`` is a long poll for bridges.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import zmq
+
+from timbr_wamp import errors
+from timbr_wamp.contract import MACHINE, to_builtins
+from timbr_wamp.machine.service import MachineService
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.machine import Machine
+
+logger = logging.getLogger(__name__)
+
+#: Calls that run users' code or wait, at the same time.
+POOL_LIMIT = 8
+#: A long poll waits at most so long, and errors alone are told at most this often.
+CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
+CHANGES = "__changes__"
+
+_encode = msgspec.msgpack.Encoder(enc_hook=lambda value: to_builtins(value)).encode
+_decode = msgspec.msgpack.Decoder(tuple[int, str, list[Any], dict[str, Any], str | None]).decode
+
+
+@dataclass(slots=True)
+class Poll:
+    """A bridge that waits for changes."""
+
+    identity: bytes
+    request_id: int
+    event_number: int
+    error_number: int
+    begun: float
+    deadline: float
+
+
+class ControlServer:
+    """The control thread of one machine."""
+
+    def __init__(self, machine: Machine, router: zmq.Socket[bytes]) -> None:
+        self._machine, self._router = machine, router
+        self._replies: deque[tuple[bytes, bytes]] = deque()
+        self._polls: list[Poll] = []
+        self._pooled = 0
+        self._pool_lock = threading.Lock()
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._closing = False
+        self._end_listening = machine.event_log.listen(self._wake)
+        self._thread = threading.Thread(target=self._run, name=f"timbr {machine.name} control", daemon=True)
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more; calls under way get no reply. Idempotent, bounded."""
+        self._end_listening()
+        self._closing = True
+        self._wake()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(2.0)
+        self._waker.close()
+        self._woken.close()
+
+    def _wake(self) -> None:
+        try:
+            self._waker.send(b"x")
+        except OSError:
+            return  # full: it is awake already; closed: there is nobody to wake
+
+    # --- its own thread ---
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._woken, zmq.POLLIN)
+        while not self._closing:
+            try:
+                for ready, _ in poller.poll(self._timeout_ms()):
+                    if ready is self._router:
+                        self._receive()
+                    else:
+                        self._woken.recv(4096)
+                while self._replies:
+                    self._router.send_multipart(self._replies.popleft())
+                self._answer_polls()
+            except zmq.ContextTerminated:
+                return
+            except Exception:  # one bad request must not end control
+                logger.exception("control of machine %s", self._machine.name)
+        self._router.close()
+
+    def _timeout_ms(self) -> int:
+        if not self._polls:
+            return 1000
+        return max(int((min(poll.deadline for poll in self._polls) - time.monotonic()) * 1000), 10)
+
+    def _receive(self) -> None:
+        for _ in range(64):  # then replies get their turn
+            try:
+                identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                request_id, name, args, kwargs, author = _decode(frames[-1])
+            except (msgspec.MsgspecError, IndexError):
+                logger.warning("machine %s: an unreadable request was dropped", self._machine.name)
+                continue
+            self._handle(identity, request_id, name, args, kwargs, author)
+
+    def _handle(
+        self, identity: bytes, request_id: int, name: str, args: list[Any], kwargs: dict[str, Any], author: str | None
+    ) -> None:
+        if name == CHANGES:
+            self._add_poll(identity, request_id, *args)
+            return
+        procedure = MACHINE.get(name)
+        if procedure is None:
+            self._reply_error(identity, request_id, errors.NoSuchProcedure(name))
+            return
+        try:
+            arguments = procedure.bind(args, kwargs)
+        except errors.TimbrError as error:
+            self._reply_error(identity, request_id, error)
+            return
+        call = (identity, request_id, name, arguments, author)
+        if not procedure.pooled:
+            self._perform(*call)
+        elif self._enter_pool():
+            threading.Thread(
+                target=self._perform_pooled, args=call, name=f"timbr {self._machine.name} {name}", daemon=True
+            ).start()
+        else:
+            self._reply_error(identity, request_id, errors.ControlBusy(POOL_LIMIT))
+
+    def _add_poll(self, identity: bytes, request_id: int, event_number: int, error_number: int, wait_s: float) -> None:
+        now = time.monotonic()
+        self._polls = [poll for poll in self._polls if poll.identity != identity]
+        deadline = now + min(max(wait_s, 0.0), CHANGES_LIMIT_S)
+        self._polls.append(Poll(identity, request_id, event_number, error_number, now, deadline))
+
+    def _answer_polls(self) -> None:
+        now, log = time.monotonic(), self._machine.event_log
+        for poll in list(self._polls):
+            errors_now, _ = self._machine.errors_since(1 << 62)
+            if (
+                log.number <= poll.event_number
+                and now < poll.deadline
+                and (errors_now <= poll.error_number or now < poll.begun + ERRORS_EVERY_S)
+            ):
+                continue
+            self._polls.remove(poll)
+            event_number, events = log.since(poll.event_number)
+            error_number, failures = self._machine.errors_since(poll.error_number)
+            value = {
+                "status": self._machine.status, "events": events, "errors": failures[-100:],
+                "event_number": event_number, "error_number": error_number,
+            }  # fmt: skip
+            self._router.send_multipart((poll.identity, _encode([poll.request_id, "result", to_builtins(value)])))
+
+    # --- performing ---
+
+    def _enter_pool(self) -> bool:
+        with self._pool_lock:
+            if self._pooled >= POOL_LIMIT:
+                return False
+            self._pooled += 1
+            return True
+
+    def _perform_pooled(self, *call: Any) -> None:
+        try:
+            self._perform(*call)
+        finally:
+            with self._pool_lock:
+                self._pooled -= 1
+            self._wake()
+
+    def _perform(
+        self, identity: bytes, request_id: int, name: str, arguments: dict[str, Any], author: str | None
+    ) -> None:
+        service = MachineService(
+            self._machine, author, lambda value: self._reply(identity, [request_id, "progress", to_builtins(value)])
+        )
+        try:
+            value = to_builtins(getattr(service, name)(**arguments))
+        except Exception as error:  # users' code runs below `call`, `slot_set` and others: it goes to who asked
+            self._reply_error(identity, request_id, error)
+        else:
+            self._reply(identity, [request_id, "result", value])
+
+    def _reply(self, identity: bytes, reply: list[Any]) -> None:
+        self._replies.append((identity, _encode(reply)))
+        if threading.current_thread() is not self._thread:
+            self._wake()
+
+    def _reply_error(self, identity: bytes, request_id: int, error: Exception) -> None:
+        uri, args, kwargs = errors.to_wire(error)
+        self._reply(identity, [request_id, "error", [uri, to_builtins(args), kwargs]])

@@ -1,0 +1,219 @@
+"""The queue and every count of a machine, under one lock, so that they always add up.
+
+The law: ``put == processed + errored + dropped + queue_size + in_flight``; ``refused`` stands
+apart. `Ledger.validate` states it, `Ledger.snapshot` reads all of it at one instant.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
+from timbr_wamp.machine.protocols import Entry
+
+#: So many message ids given by callers are remembered, to put none of them twice.
+KNOWN_OIDS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A ledger at one instant."""
+
+    put: int
+    processed: int
+    errored: int
+    dropped: int
+    refused: int
+    queue_size: int
+    queue_capacity: int
+    in_flight: int
+
+    def validate(self) -> None:
+        """Raise AssertionError unless the counts obey the law."""
+        held = self.processed + self.errored + self.dropped + self.queue_size + self.in_flight
+        assert self.put == held, f"{self.put} put, but {held} accounted for: {self}"
+        assert min(self.put, self.processed, self.errored, self.dropped, self.in_flight) >= 0, str(self)
+
+
+class Ledger:
+    """A bounded queue of entries with its counts. Any thread.
+
+    Writers that wait for room are woken when half of the queue is free, and all at once: a wake-up
+    costs more than a message.
+    """
+
+    def __init__(self, capacity: int, name: str = "machine") -> None:
+        self._capacity = _checked_capacity(capacity)
+        self._name = name
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._freed = threading.Condition(self._lock)
+        self._settled = threading.Condition(self._lock)
+        self._queue: deque[Entry] = deque()
+        self._takers = 0
+        self._writers = 0
+        self._put = self._processed = self._errored = self._dropped = self._refused = self._in_flight = 0
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._closed = False
+        self._woken = 0
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is taken any more."""
+        return self._closed
+
+    # --- writers ---
+
+    def put(self, entry: Entry, *, block: bool = False, timeout_s: float | None = None, known: bool = False) -> bool:
+        """Queue an entry; return False if its oid was put before (only asked with ``known``).
+
+        Raises:
+            MachineFull: no room, with ``block`` after ``timeout_s`` seconds (None: no limit).
+            MachineClosed: the machine takes nothing more.
+        """
+        with self._lock:
+            if known and entry[0] in self._known:
+                return False
+            if len(self._queue) >= self._capacity and not (block and self._wait_for_room(timeout_s)):
+                self._check_open()
+                self._refused += 1
+                raise MachineFull(self._capacity)
+            self._check_open()
+            if known:
+                if entry[0] in self._known:  # another writer, while this one waited for room
+                    return False
+                self._remember(entry[0])
+            self._queue.append(entry)
+            self._put += 1
+            if self._takers:
+                self._arrived.notify()
+            return True
+
+    def offer(self, entries: Sequence[Entry], timeout_s: float) -> int:
+        """Queue as many entries as there is room for now, from the first on; return how many.
+
+        Waits at most ``timeout_s`` while there is no room at all. Nothing is refused: the caller
+        keeps the rest.
+        """
+        with self._lock:
+            if len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s):
+                return 0
+            taken = entries[: self._capacity - len(self._queue)] if not self._closed else ()
+            self._queue.extend(taken)
+            self._put += len(taken)
+            if self._takers and taken:
+                self._arrived.notify()
+            return len(taken)
+
+    def _wait_for_room(self, timeout_s: float | None) -> bool:
+        self._writers += 1
+        try:
+            return (
+                self._freed.wait_for(lambda: self._closed or len(self._queue) < self._capacity, timeout_s)
+                and not self._closed
+            )
+        finally:
+            self._writers -= 1
+
+    def _remember(self, oid: str) -> None:
+        self._known[oid] = None
+        if len(self._known) > KNOWN_OIDS:
+            self._known.popitem(last=False)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MachineClosed(self._name)
+
+    # --- the reader ---
+
+    def take(self, limit: int, timeout_s: float) -> list[Entry]:
+        """Take at most ``limit`` entries under way; empty when none came in ``timeout_s``, or on `wake`."""
+        with self._lock:
+            if not self._queue and timeout_s > 0 and not self._closed:
+                woken = self._woken
+                self._takers += 1
+                self._arrived.wait_for(lambda: self._queue or self._closed or self._woken != woken, timeout_s)
+                self._takers -= 1
+            queue = self._queue
+            if len(queue) <= limit:
+                entries = list(queue)
+                queue.clear()
+            else:
+                entries = [queue.popleft() for _ in range(limit)]
+            self._in_flight += len(entries)
+            if self._writers and len(queue) <= self._capacity // 2:
+                self._freed.notify_all()
+            return entries
+
+    def give_back(self, entries: Sequence[Entry]) -> None:
+        """Put entries under way back at the head of the queue, in their order."""
+        with self._lock:
+            self._queue.extendleft(reversed(entries))
+            self._in_flight -= len(entries)
+            if self._takers and self._queue:
+                self._arrived.notify()
+
+    def finish(self, processed: int = 0, errored: int = 0, dropped: int = 0) -> None:
+        """Account for entries under way."""
+        with self._lock:
+            self._processed += processed
+            self._errored += errored
+            self._dropped += dropped
+            self._in_flight -= processed + errored + dropped
+            if not self._queue and not self._in_flight:
+                self._settled.notify_all()
+
+    def wake(self) -> None:
+        """Make a waiting `take` and waiting `wait_settled` look around."""
+        with self._lock:
+            self._woken += 1
+            self._arrived.notify_all()
+            self._settled.notify_all()
+
+    # --- everybody ---
+
+    def idle(self) -> bool:
+        """Tell whether nothing waits and nothing is under way."""
+        with self._lock:
+            return not self._queue and not self._in_flight
+
+    def wait_change(self, timeout_s: float) -> None:
+        """Wait until everything settled, or `wake`, at most ``timeout_s``."""
+        with self._lock:
+            self._settled.wait(timeout_s)
+
+    def resize(self, capacity: int) -> None:
+        """Change the queue's capacity. What waits stays, even above it."""
+        with self._lock:
+            self._capacity = _checked_capacity(capacity)
+            self._freed.notify_all()
+
+    def close(self) -> None:
+        """Refuse what comes from now on; writers that wait get `MachineClosed`."""
+        with self._lock:
+            self._closed = True
+            for condition in (self._arrived, self._freed, self._settled):
+                condition.notify_all()
+
+    def snapshot(self) -> Counts:
+        """Return all counts, read at one instant."""
+        with self._lock:
+            return Counts(
+                self._put, self._processed, self._errored, self._dropped, self._refused,
+                len(self._queue), self._capacity, self._in_flight,
+            )  # fmt: skip
+
+
+def _checked_capacity(capacity: int) -> int:
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+        raise InvalidArgument("bufsize", f"{capacity!r} is not a whole number of at least 1")
+    return capacity
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Return the seconds left until a `time.monotonic` deadline; None without one."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

@@ -1,0 +1,173 @@
+"""Run one message through a revision's steps: the hot path, and its careful twin.
+
+`run_plain` is a plain loop over plain values. The first slot that raises hands over to
+`run_careful`, which knows outcomes: who failed, and who is skipped since it consumes what was
+never made. `run_careful` also times slots; the inline executor sends every sixteenth message there.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+from timbr_wamp.errors import UpstreamError
+from timbr_wamp.machine.protocols import Clock, Entry, Failure, Finished
+from timbr_wamp.machine.slots import Revision, Step
+from timbr_wamp.values import to_json
+
+#: The exception class that a skipped slot shows.
+SKIPPED = UpstreamError.__name__
+#: Every so many messages are timed; a power of two.
+TIMED_EVERY = 16
+#: A traceback is kept to its last so many characters and frames.
+TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
+
+
+class InlineExecutor:
+    """One message after the other in the machine's own thread: the default."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._count = 0
+
+    def process(self, entries: Sequence[Entry], current: Callable[[], Revision]) -> Iterator[Finished]:
+        """Yield one `Finished` an entry, in order; see `timbr_wamp.machine.protocols.Executor`."""
+        clock = self._clock
+        for entry in entries:
+            revision = current()
+            self._count += 1
+            if self._count % TIMED_EVERY:
+                _, texts, failures = run_plain(revision, entry[1])
+            else:
+                _, texts, failures = Careful(revision, entry[1], timed=True).run()
+            yield entry, revision, texts, failures, clock()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+#: Values ``[in, f0, …]``, their JSON texts, and the failures.
+Ran = tuple[list[Any], list[bytes], Sequence[Failure]]
+
+_NO_FAILURES: Sequence[Failure] = ()
+
+
+def run_plain(revision: Revision, message: object) -> Ran:
+    """Run ``message`` through the slots as fast as they go."""
+    text = to_json(message)
+    lead = revision.lead + 1
+    values = [message] * lead
+    texts = [text] * lead
+    for position, step in enumerate(revision.steps):
+        wanted = step.values
+        try:
+            if wanted == 1 and not step.texts:
+                value = step.function(values[-1])
+            else:
+                value = step.function(*given(step, values, texts))
+        except BaseException as error:  # whatever a slot raises is the message's outcome
+            careful = Careful(revision, message, values=values, texts=texts)
+            careful.fail(step, error)
+            return careful.run(position + 1)
+        text = to_json(value)
+        values.append(value)
+        texts.append(text)
+        if step.carry:
+            values.extend([value] * step.carry)
+            texts.extend([text] * step.carry)
+    return values, texts, _NO_FAILURES
+
+
+def given(step: Step, values: list[Any], texts: list[bytes]) -> list[Any]:
+    """Return what a step's function is called with: values newest first, then JSON texts."""
+    arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
+    if step.texts:
+        arguments = arguments + [text.decode() for text in texts[: -step.texts - 1 : -1]]
+    return arguments
+
+
+class Careful:
+    """One message's way with outcomes: failures, skips, durations."""
+
+    def __init__(
+        self,
+        revision: Revision,
+        message: object,
+        *,
+        values: list[Any] | None = None,
+        texts: list[bytes] | None = None,
+        timed: bool = False,
+    ) -> None:
+        lead = revision.lead + 1
+        self._revision = revision
+        self._timed = timed
+        self._values = [message] * lead if values is None else values
+        self._texts = [to_json(message)] * lead if texts is None else texts
+        #: For each value the slot whose failure it stands for; None: a real value.
+        self._broken: list[str | None] = [None] * len(self._values)
+        self._failures: list[Failure] = []
+
+    def run(self, start: int = 0) -> Ran:
+        """Run the steps from number ``start`` on."""
+        for step in self._revision.steps[start:]:
+            consumed = self._broken if step.values < 0 else self._broken[len(self._broken) - step.values :]
+            because = next((task for task in consumed if task is not None), None)
+            if because is not None:
+                self._skip(step, because)
+                continue
+            before = perf_counter()
+            try:
+                value = step.function(*given(step, self._values, self._texts))
+            except BaseException as error:  # whatever a slot raises is the message's outcome
+                self.fail(step, error)
+                continue
+            if self._timed:
+                step.slot.tally.timings.append(perf_counter() - before)
+            self._append(step, value, to_json(value), None)
+        return self._values, self._texts, self._failures
+
+    def fail(self, step: Step, error: BaseException) -> None:
+        """Note that a step raised. A Ctrl-C in the main thread is the user's and goes on."""
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise error
+        slot = step.slot
+        text = _text_of(error)
+        trace = traceback_text(error)
+        self._failures.append((slot.number, slot.task, type(error).__qualname__, text, trace))
+        self._append_exception(step, type(error).__qualname__, text, trace, slot.task)
+
+    def _skip(self, step: Step, because: str) -> None:
+        text = str(UpstreamError(step.slot.task, because))
+        self._failures.append((step.slot.number, step.slot.task, SKIPPED, text, ""))
+        self._append_exception(step, SKIPPED, text, None, because)
+
+    def _append_exception(self, step: Step, name: str, text: str, trace: str | None, because: str) -> None:
+        value = {"_exception": {"exc_class": name, "exc_value": text, "exc_tb": trace, "task": step.slot.task}}
+        self._append(step, value, to_json(value), because)
+
+    def _append(self, step: Step, value: object, text: bytes, because: str | None) -> None:
+        count = step.carry + 1
+        self._values.extend([value] * count)
+        self._texts.extend([text] * count)
+        self._broken.extend([because] * count)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return a slot's traceback without our own frame, bounded in frames and characters."""
+    own = error.__traceback__
+    inner = own.tb_next if own is not None else None
+    try:
+        lines = traceback.format_exception(type(error), error, inner, limit=-TRACEBACK_FRAMES)
+    except Exception as failure:  # a foreign __str__ may raise anything
+        lines = [f"{type(error).__qualname__} (its text raised {type(failure).__name__})"]
+    return "".join(lines)[-TRACEBACK_LIMIT:]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:2000]
+    except Exception as failure:  # a foreign __str__ may raise anything
+        return f"<its text raised {type(failure).__name__}>"

@@ -1,0 +1,39 @@
+"""The machine's PUB socket: one multipart message a record, ``[oid, "[in,f0,…]", meta]``.
+
+The first two frames are the original timbr-machine's format. A PUB socket drops in silence at its
+high-water mark, so readers watch ``(run, seq)`` in the third and ask the control socket for what
+they missed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import zmq
+
+from timbr_wamp.machine.protocols import Row
+
+logger = logging.getLogger(__name__)
+
+#: Records buffered for one slow subscriber before they are dropped for it.
+SEND_HIGH_WATER_MARK = 4_000
+
+
+class Publisher:
+    """A `Sink` that publishes on ZeroMQ. One thread at a time (the machine's commit lock sees to it)."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        """Send the rows; never blocks."""
+        send, more = self._socket.send, zmq.SNDMORE
+        for _, oid, text, meta in rows:
+            send(oid.encode(), more)
+            send(text, more)
+            send(meta)
+
+    def close(self) -> None:
+        """Close the socket; what was not sent yet is dropped."""
+        self._socket.close(linger=0)

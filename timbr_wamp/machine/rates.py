@@ -1,0 +1,44 @@
+"""Records per second over the last 1, 10 and 60 s, from one counter read now and then."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+#: Points are kept this far apart at least; seconds.
+RESOLUTION_S = 0.25
+SPANS_S = (1.0, 10.0, 60.0)
+
+
+class Rates:
+    """Rates of a growing count that is noted whenever it grows. Any thread."""
+
+    def __init__(self, now: float) -> None:
+        self._lock = threading.Lock()
+        self._points: deque[tuple[float, int]] = deque([(now, 0)])
+
+    def note(self, now: float, count: int) -> None:
+        """Remember that the count was ``count`` at ``now``."""
+        last, before = self._points[-1]
+        if now - last < RESOLUTION_S:
+            return
+        with self._lock:
+            if now - last > 2 * RESOLUTION_S:  # nothing was noted, so nothing happened, until just now
+                self._points.append((now - RESOLUTION_S, before))
+            self._points.append((now, count))
+            while len(self._points) > 2 and self._points[1][0] < now - SPANS_S[-1]:
+                self._points.popleft()
+
+    def rates(self, now: float, count: int) -> tuple[float, float, float]:
+        """Return counts per second over the last 1, 10 and 60 s, or as far back as is known."""
+        with self._lock:
+            return (self._rate(now, count, 1.0), self._rate(now, count, 10.0), self._rate(now, count, 60.0))
+
+    def _rate(self, now: float, count: int, span_s: float) -> float:
+        start, first = self._points[0]
+        for time, value in reversed(self._points):
+            if time <= now - span_s:
+                start, first = time, value
+                break
+        elapsed = now - start
+        return (count - first) / elapsed if elapsed > 0 else 0.0

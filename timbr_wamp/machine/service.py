@@ -1,0 +1,203 @@
+"""The machine behind the contract's `MachineApi`: wire values in, wire values out.
+
+One `MachineService` a call: it knows the caller (`author`) and where progress goes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from timbr_wamp.contract import (
+    PAYLOAD_LIMIT_BYTES,
+    ROW_LIMIT_BYTES,
+    CallResult,
+    ErrorRow,
+    Event,
+    FunctionRef,
+    PutResult,
+    RecordRow,
+    RecordsPage,
+    RevisionInfo,
+    SlotInfo,
+    Status,
+    TrialRow,
+)
+from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
+from timbr_wamp.machine.functions import load
+from timbr_wamp.machine.plan import Careful
+from timbr_wamp.machine.protocols import Row
+from timbr_wamp.machine.slots import Slot, make_revision
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.machine import Machine
+
+#: Texts of one page of records together; leaves room for the rest of a payload.
+PAGE_BYTES = PAYLOAD_LIMIT_BYTES // 2
+#: A large record's text is sent in parts of so many characters.
+PART_CHARACTERS = 128 * 1024
+PAGE_ROWS = 1_000
+
+
+class MachineService:
+    """Answers for one caller; see `timbr_wamp.contract.MachineApi` for what each method means."""
+
+    def __init__(self, machine: Machine, author: str | None, progress: Callable[[Any], None]) -> None:
+        self._machine, self._author, self._progress = machine, author, progress
+
+    def status(self) -> Status:
+        return self._machine.status
+
+    def slots(self) -> list[SlotInfo]:
+        return self._machine.slots
+
+    def slot(self, slot: int | str) -> SlotInfo:
+        machine = self._machine
+        return machine.slots[machine.slot_number(slot)]
+
+    def records(self, run: str, after_seq: int, limit: int = 200) -> RecordsPage:
+        self._machine.check_run(run)
+        first, last, rows = self._machine.rows_after(after_seq, min(max(limit, 1), PAGE_ROWS), PAGE_BYTES)
+        return RecordsPage(run=run, first_available=first, last_seq=last, rows=[bounded_row(row) for row in rows])
+
+    def record(self, run: str, seq: int) -> RecordRow:
+        _, oid, text, meta = self._machine.row(run, seq)
+        if len(text) <= ROW_LIMIT_BYTES:
+            return RecordRow(seq, oid, text.decode(), meta.decode())
+        characters = text.decode()
+        for start in range(0, len(characters), PART_CHARACTERS):
+            self._progress(characters[start : start + PART_CHARACTERS])
+        return bounded_row((seq, oid, text, meta))
+
+    def recent(self, n: int = 50) -> list[RecordRow]:
+        return _within(self._machine.newest_rows(min(n, PAGE_ROWS)))
+
+    def errors(self, n: int = 50) -> list[ErrorRow]:
+        return self._machine.error_rows(min(n, 100))
+
+    def revisions(self) -> list[RevisionInfo]:
+        return self._machine.revisions
+
+    def events(self, n: int = 100) -> list[Event]:
+        return self._machine.events(min(n, PAGE_ROWS))
+
+    def put(self, message: Any, oid: str | None = None) -> str:
+        return self._machine.put(message, oid=oid)
+
+    def put_many(self, messages: list[Any], oids: list[str] | None = None, timeout_s: float = 0.0) -> PutResult:
+        if oids is not None and len(oids) != len(messages):
+            raise InvalidArgument("oids", f"{len(oids)} for {len(messages)} messages")
+        deadline = time.monotonic() + min(timeout_s, 60.0)
+        done: list[str] = []
+        for index, message in enumerate(messages):
+            oid = None if oids is None else oids[index]
+            left = max(deadline - time.monotonic(), 0.0)
+            try:
+                done.append(self._machine.put(message, block=left > 0, timeout=left, oid=oid))
+            except MachineFull:
+                break
+        return PutResult(oids=done, refused=len(messages) - len(done))
+
+    def call(self, message: Any) -> CallResult:
+        record = self._machine(message, include_serialized=True)
+        text = "[" + ",".join(record.texts) + "]"
+        if len(text) > PAYLOAD_LIMIT_BYTES // 2:
+            raise PayloadTooLarge(len(text), PAYLOAD_LIMIT_BYTES // 2)
+        return CallResult(oid=record.oid, text=text, revision=record.revision, errored=record.errored)
+
+    def start(self) -> Status:
+        self._machine.start(author=self._author)
+        return self._machine.status
+
+    def stop(self, drain: bool = False, timeout_s: float = 5.0) -> Status:
+        self._machine.stop(drain, min(timeout_s, 600.0), author=self._author)
+        return self._machine.status
+
+    def pause(self) -> Status:
+        self._machine.pause(author=self._author)
+        return self._machine.status
+
+    def resume(self) -> Status:
+        self._machine.resume(author=self._author)
+        return self._machine.status
+
+    def replay(self, run: str, seqs: list[int]) -> list[str]:
+        return self._machine.replay(run, seqs)
+
+    def retry_errors(self, oids: list[str] | None = None) -> list[str]:
+        return self._machine.retry_errors(oids)
+
+    def slot_set(
+        self, slot: int | str, function: FunctionRef | list[FunctionRef | None], name: str | None = None
+    ) -> RevisionInfo:
+        machine = self._machine
+        number = machine.slot_number(slot)
+        if isinstance(function, FunctionRef):
+            loaded = load(function, machine.namespace)
+            return machine.set(number, loaded, name=name, source=function.text, author=self._author)
+        functions = {
+            number + i: None if ref is None else load(ref, machine.namespace) for i, ref in enumerate(function)
+        }
+        texts = {number + i: ref.text for i, ref in enumerate(function) if ref is not None and ref.text}
+        return machine.assign(functions, sources=texts, author=self._author)
+
+    def slot_delete(self, slot: int | str) -> RevisionInfo:
+        return self._machine.set(slot, None, author=self._author)
+
+    def configure(self, bufsize: int | None = None, stages: int | None = None) -> Status:
+        self._machine.configure(bufsize=bufsize, stages=stages, author=self._author)
+        return self._machine.status
+
+    def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
+        machine = self._machine
+        number = machine.slot_number(slot)
+        tried = machine.slot_on_trial(number, load(function, machine.namespace))
+        return [_try(tried, row) for row in machine.newest_rows(min(n, 100))]
+
+    def rollback(self, number: int) -> RevisionInfo:
+        return self._machine.rollback(number, author=self._author)
+
+    def source_set(self, source: FunctionRef, total: int | None = None, replace: bool = False) -> Status:
+        machine = self._machine
+        loaded = load(source, machine.namespace)
+        machine.set_source(loaded, total=total, replace=replace, author=self._author)
+        return machine.status
+
+    def source_delete(self) -> Status:
+        self._machine.delete_source(author=self._author)
+        return self._machine.status
+
+
+def bounded_row(row: Row) -> RecordRow:
+    """Return a kept row for the wire: a text over the limit is left out, its size told in ``meta``."""
+    seq, oid, text, meta = row
+    if len(text) <= ROW_LIMIT_BYTES:
+        return RecordRow(seq, oid, text.decode(), meta.decode())
+    return RecordRow(seq, oid, None, meta[:-1].decode() + f',"text_bytes":{len(text)}}}')
+
+
+def _within(rows: list[Row]) -> list[RecordRow]:
+    """Return the newest of ``rows`` whose texts fit one payload together, oldest of them first."""
+    found: list[RecordRow] = []
+    size = 0
+    for row in reversed(rows):
+        bounded = bounded_row(row)
+        size += len(bounded.text or "")
+        if found and size > PAGE_BYTES:
+            break
+        found.append(bounded)
+    return found[::-1]
+
+
+def _try(slot: Slot, row: Row) -> TrialRow:
+    """Run one function on what a kept record held before its slot."""
+    before = orjson.loads(row[2])[: slot.number + 1]
+    # One step after values that are given: a table with nothing else in it.
+    revision = make_revision(0, (slot,), 0.0, None, "trial")
+    texts = [orjson.dumps(value) for value in before]
+    begun = time.perf_counter()
+    _, made, failures = Careful(revision, None, values=list(before), texts=texts).run()
+    return TrialRow(oid=row[1], text=made[-1].decode(), errored=bool(failures), duration_s=time.perf_counter() - begun)

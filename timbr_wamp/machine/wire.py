@@ -1,0 +1,129 @@
+"""The local wire of a machine: its sockets, and the runtime file by which a bridge finds them.
+
+ipc sockets in the user's 0700 runtime folder; where ZeroMQ has no ipc, tcp on 127.0.0.1 with
+CurveZMQ, whose keys stand in the 0600 runtime file. DESIGN.md, section 5, "On the wire, locally".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import zmq
+
+from timbr_wamp import plugins, runtime
+from timbr_wamp.machine.control import ControlServer
+from timbr_wamp.machine.publisher import SEND_HIGH_WATER_MARK, Publisher
+from timbr_wamp.settings import load_settings
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.machine import Machine
+
+#: Machines that this process serves, by name: a newer one of the same name takes the place.
+_served: dict[str, weakref.ref[Machine]] = {}
+_served_lock = threading.Lock()
+
+_SOCKET_NAME_BYTES = len("m-0123456789.p")
+
+
+class Wire:
+    """Open sockets, control thread and runtime file. `close` takes all of them away."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer,
+        file: runtime.MachineFile, path: Path, leftovers: list[Path],
+    ) -> None:  # fmt: skip
+        self.publisher, self.control, self.file = publisher, control, file
+        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers)
+
+    @classmethod
+    def open(cls, machine: Machine, transport: Literal["ipc", "tcp"] | None) -> Wire:
+        """Open the wire of ``machine`` and write its runtime file.
+
+        Raises:
+            UnsafeFolder: the runtime folder is not ours alone.
+        """
+        _give_way(machine)
+        runtime_dir = load_settings().runtime_dir
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        leftovers: list[Path] = []
+        try:
+            pub, router = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
+            pub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
+            pub.setsockopt(zmq.LINGER, 0)
+            router.setsockopt(zmq.LINGER, 500)
+            file = runtime.MachineFile(
+                pid=os.getpid(), process_started=runtime.own_start(), name=machine.name, run=machine.run,
+                pub="", control="", opened_at=time.time(),
+            )  # fmt: skip
+            face = plugins.kernel_face()
+            file.connection_file = None if face is None else face.connection_file()
+            if (transport or ("ipc" if zmq.has("ipc") else "tcp")) == "ipc":
+                leftovers = _bind_ipc(runtime.private_folder(runtime_dir), pub, router, file)
+            else:
+                _bind_curve(pub, router, file)
+            control = ControlServer(machine, router)
+            path = runtime.write_file(runtime_dir / f"machine-{os.getpid()}-{machine.name}.json", file)
+        except BaseException:
+            context.destroy(linger=0)
+            raise
+        control.start()
+        return cls(context, Publisher(pub), control, file, path, leftovers)
+
+    def close(self) -> None:
+        """Close sockets, end the control thread, remove the files. Idempotent."""
+        self._finalizer()
+
+
+def _give_way(machine: Machine) -> None:
+    with _served_lock:
+        before = _served.get(machine.name)
+        _served[machine.name] = weakref.ref(machine)
+    other = before() if before is not None else None
+    if other is not None and other is not machine:
+        other.unserve()
+
+
+def _bind_ipc(
+    runtime_dir: Path, pub: zmq.Socket[bytes], router: zmq.Socket[bytes], file: runtime.MachineFile
+) -> list[Path]:
+    folder = runtime.socket_folder(runtime_dir, _SOCKET_NAME_BYTES)
+    stem = f"m-{secrets.token_hex(5)}"
+    paths = [folder / f"{stem}.p", folder / f"{stem}.c"]
+    file.pub, file.control = (f"ipc://{path}" for path in paths)
+    pub.bind(file.pub)
+    router.bind(file.control)
+    return paths if folder == runtime_dir else [*paths, folder]
+
+
+def _bind_curve(pub: zmq.Socket[bytes], router: zmq.Socket[bytes], file: runtime.MachineFile) -> None:
+    server_public, server_secret = zmq.curve_keypair()
+    client_public, client_secret = zmq.curve_keypair()
+    for socket in (pub, router):
+        socket.curve_server = True
+        socket.curve_secretkey, socket.curve_publickey = server_secret, server_public
+    file.curve_server_key = server_public.decode()
+    file.curve_client_public, file.curve_client_secret = client_public.decode(), client_secret.decode()
+    file.pub, file.control = (f"tcp://127.0.0.1:{s.bind_to_random_port('tcp://127.0.0.1')}" for s in (pub, router))
+
+
+def _close(
+    context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer, path: Path,
+    leftovers: list[Path],
+) -> None:  # fmt: skip
+    path.unlink(missing_ok=True)
+    control.close()
+    publisher.close()
+    context.destroy(linger=500)
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
+            if leftover.is_dir():
+                leftover.rmdir()
+            else:
+                leftover.unlink(missing_ok=True)
