@@ -1,0 +1,353 @@
+"""Real kernels: they outlive who started them, are adopted, interrupted, restarted, and never talked to death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from timbr_wamp import runtime
+from timbr_wamp.components import launcher
+from timbr_wamp.components.keeper import RESTART_LIMIT, Keeper
+from timbr_wamp.contract import IopubMessage
+from timbr_wamp.errors import CallTimeout, KernelDead, KernelStartFailed, NotOurs
+from timbr_wamp.names import new_kernel_id
+from timbr_wamp.runtime import KernelFile
+
+pytestmark = pytest.mark.integration
+T = TypeVar("T")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A runtime folder with a short path; every kernel in it is ended."""
+    path = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    yield path
+    for file in path.glob("kernel-*.json"):
+        content = runtime.read_file(file, KernelFile)
+        if content is not None:
+            assert launcher.end_process(content)
+    shutil.rmtree(path)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, 50))
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    """Wait until the condition holds; fail loudly when it does not."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def kept(folder: Path, file: KernelFile, outputs: list[IopubMessage] | None = None) -> AsyncIterator[Keeper]:
+    async def pace() -> None: ...
+
+    heard: list[IopubMessage] = [] if outputs is None else outputs
+    keeper = Keeper(
+        file.kernel_id,
+        Path(file.connection_file),
+        folder,
+        file=file,
+        on_iopub=heard.append,
+        on_change=lambda: None,
+        pace=pace,
+    )
+    try:
+        await keeper.open()
+        yield keeper
+    finally:
+        await keeper.close()
+
+
+def in_kernel(folder: Path, work: Callable[[Keeper], Awaitable[T]], **options: Any) -> T:
+    """Start a kernel, run ``work`` with its keeper, let go of it."""
+
+    async def body() -> T:
+        file = launcher.start_kernel(folder, new_kernel_id("lab"), **options)
+        async with kept(folder, file) as keeper:
+            return await work(keeper)
+
+    return run(body())
+
+
+async def value_of(keeper: Keeper, expression: str) -> str:
+    """Run ``print(expression)`` as a cell; return what it printed."""
+    printed: list[str] = []
+
+    def on_output(message: IopubMessage) -> None:
+        if message.msg_type == "stream":
+            printed.append(message.content["text"])
+
+    reply = await keeper.link.execute(f"print({expression})", on_output=on_output)
+    assert reply["status"] == "ok", reply
+    return "".join(printed).strip()
+
+
+def test_a_kernel_outlives_the_kill_of_its_starter_and_is_adopted(folder: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from timbr_wamp.components import launcher\n"
+        f"launcher.start_kernel(Path({str(folder)!r}), 'lab_0123456789ab', name='pump')\n"
+        "print('started', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "JPY_PARENT_PID": str(os.getpid()), "TIMBR_WAMP_TOKEN": "lab.s3cret"}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"started\n"
+        starter.send_signal(signal.SIGKILL)
+        starter.wait(5)
+    file = runtime.read_file(runtime.kernel_file(folder, "lab_0123456789ab"), KernelFile)
+    assert file is not None
+
+    async def work() -> None:
+        async with kept(folder, file) as keeper:
+            assert await value_of(keeper, "6 * 7") == "42"
+            # ipykernel looks for its parent once a second; it is asked again after that
+            await asyncio.sleep(1.5)
+            assert await value_of(keeper, "__import__('os').environ.get('TIMBR_WAMP_TOKEN')") == "None"
+        async with kept(folder, file) as keeper:
+            assert (keeper.state, keeper.restarts) == ("idle", 0)
+
+    run(work())
+    assert file.alive()
+
+
+def test_interrupt_reaches_a_busy_cell(folder: Path) -> None:
+    async def work(keeper: Keeper) -> None:
+        cell = asyncio.create_task(keeper.link.execute("while True: pass"))
+        await until(lambda: keeper.state == "busy")
+        await keeper.link.interrupt()
+        reply = await asyncio.wait_for(cell, 10)
+        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
+        await until(lambda: keeper.state == "idle")
+
+    in_kernel(folder, work)
+
+
+def test_a_cell_over_its_time_is_interrupted_and_the_kernel_free_again(folder: Path) -> None:
+    async def work(keeper: Keeper) -> None:
+        with pytest.raises(CallTimeout):
+            await keeper.link.execute("while True: pass", timeout_s=1.0)
+        assert await value_of(keeper, "1") == "1"
+
+    in_kernel(folder, work)
+
+
+def test_completion_and_inspection_answer_while_a_cell_runs(folder: Path) -> None:
+    async def work(keeper: Keeper) -> None:
+        await keeper.link.execute("apples = 5")
+        cell = asyncio.create_task(keeper.link.execute("import time\nwhile True: time.sleep(0.01)"))
+        await until(lambda: keeper.state == "busy")
+        assert "apples" in (await keeper.link.complete("app"))["matches"]
+        assert (await keeper.link.inspect("apples"))["found"]
+        assert keeper.state == "busy"
+        await keeper.link.interrupt()
+        await cell
+
+    in_kernel(folder, work)
+
+
+def test_output_comes_in_order_and_whole_before_the_reply(folder: Path) -> None:
+    async def work(keeper: Keeper) -> list[str]:
+        seen: list[str] = []
+
+        def on_output(message: IopubMessage) -> None:
+            if message.msg_type == "display_data":
+                seen.append(message.content["data"]["text/plain"])
+
+        await keeper.link.execute("for i in range(200): display(i)", on_output=on_output)
+        return seen
+
+    assert in_kernel(folder, work) == [str(i) for i in range(200)]
+
+
+CHATTER = """
+import threading, time
+def chatter():
+    while True:
+        print("x", flush=True)
+        time.sleep(0.05)
+threading.Thread(target=chatter, daemon=True).start()
+"""
+
+
+def test_a_chatty_kernel_shakes_hands(folder: Path) -> None:
+    async def work() -> None:
+        file = launcher.start_kernel(folder, new_kernel_id("lab"))
+        async with kept(folder, file) as keeper:
+            await keeper.link.execute(CHATTER)
+        outputs: list[IopubMessage] = []
+        begun = time.monotonic()
+        async with kept(folder, file, outputs):
+            assert time.monotonic() - begun < 5.0
+            await until(lambda: sum(message.msg_type == "stream" for message in outputs) > 5)
+
+    run(work())
+
+
+def test_a_bridge_that_comes_while_a_cell_runs_sees_it_busy(folder: Path) -> None:
+    async def work() -> None:
+        file = launcher.start_kernel(folder, new_kernel_id("lab"))
+        async with kept(folder, file) as first:
+            cell = asyncio.create_task(first.link.execute("import time\nwhile True: time.sleep(0.01)"))
+            await until(lambda: first.state == "busy")
+            async with kept(folder, file) as second:
+                assert second.state == "busy"
+                await second.link.interrupt()
+                await cell
+                await until(lambda: second.state == "idle")
+
+    run(work())
+
+
+def test_restart_keeps_the_id_and_file_and_forgets_the_rest(folder: Path) -> None:
+    async def work(keeper: Keeper) -> None:
+        assert keeper.file is not None
+        pid = keeper.file.pid
+        await keeper.link.execute("kept = 1")
+        waiting = asyncio.create_task(keeper.link.execute("import time\nwhile True: time.sleep(0.01)"))
+        await until(lambda: keeper.state == "busy")
+        await keeper.restart()
+        with pytest.raises(KernelDead):
+            await waiting
+        assert keeper.file.pid != pid
+        assert (keeper.state, keeper.restarts) == ("idle", 1)
+        assert await value_of(keeper, "'kept' in globals()") == "False"
+
+    in_kernel(folder, work)
+
+
+def test_a_kernel_that_dies_is_started_again(folder: Path) -> None:
+    async def work(keeper: Keeper) -> None:
+        with pytest.raises(KernelDead):
+            await keeper.link.execute("import os; os._exit(3)")
+        await until(lambda: keeper.restarts == 1 and keeper.state == "idle")
+        assert await value_of(keeper, "1") == "1"
+
+    in_kernel(folder, work)
+
+
+def test_a_kernel_that_dies_at_once_is_given_up_with_the_reason(folder: Path) -> None:
+    startup = folder / "startup.py"
+    startup.write_text("import os\nif os.path.exists('bomb'): os._exit(3)")
+
+    async def work(keeper: Keeper) -> None:
+        (folder / "bomb").touch()
+        with pytest.raises(KernelDead):
+            await keeper.link.execute("import os; os._exit(3)")
+        await until(lambda: "not started again" in (keeper.reason or ""), 40)
+        assert (keeper.state, keeper.restarts) == ("dead", RESTART_LIMIT)
+        with pytest.raises(KernelDead):
+            await keeper.link.execute("1")
+        (folder / "bomb").unlink()
+        await keeper.restart()
+        assert await value_of(keeper, "1") == "1"
+
+    in_kernel(folder, work, startup=str(startup), cwd=str(folder))
+
+
+def test_exit_detaches_and_the_kernel_stays(folder: Path) -> None:
+    async def work(keeper: Keeper) -> None:
+        for verb in ("exit", "quit()", "exit(keep_kernel=False)"):
+            reply = await keeper.link.execute(verb)
+            assert reply["payload"] == [{"source": "ask_exit", "keepkernel": True}]
+        # the plain kernel's loop would end 0.1 s later
+        await asyncio.sleep(0.5)
+        assert await value_of(keeper, "1") == "1"
+        assert keeper.restarts == 0
+
+    in_kernel(folder, work)
+
+
+def test_the_startup_file_runs_after_each_start_and_its_failure_is_told(folder: Path) -> None:
+    startup = folder / "startup.py"
+    startup.write_text("fruit = 'apple'")
+
+    async def work(keeper: Keeper) -> None:
+        assert await value_of(keeper, "fruit") == "apple"
+        assert keeper.reason is None
+        startup.write_text("fruit = 'pear'\nraise ValueError('sour')")
+        await keeper.restart()
+        assert await value_of(keeper, "fruit") == "pear"
+        assert keeper.reason == f"startup file {startup} failed: ValueError: sour"
+        assert keeper.file is not None
+        assert "ValueError: sour" in launcher.log_tail(keeper.file)
+
+    in_kernel(folder, work, startup=str(startup))
+
+
+def test_shutdown_ends_the_process_and_removes_its_files(folder: Path) -> None:
+    async def work(keeper: Keeper) -> KernelFile:
+        await keeper.shutdown()
+        with pytest.raises(KernelDead):
+            await keeper.link.execute("1")
+        assert keeper.file is not None
+        return keeper.file
+
+    assert not in_kernel(folder, work).alive()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_reused_pid_is_never_signalled(folder: Path) -> None:
+    file = launcher.start_kernel(folder, new_kernel_id("lab"))
+    real_start = file.process_started
+    file.process_started -= 1000.0
+    assert launcher.end_process(file)
+    file.process_started = real_start
+    assert file.alive()
+
+
+def test_a_kernel_of_somebody_else_is_neither_restarted_nor_ended(folder: Path) -> None:
+    async def work() -> None:
+        file = launcher.start_kernel(folder, new_kernel_id("lab"))
+
+        async def pace() -> None: ...
+
+        theirs = Keeper(
+            new_kernel_id("lab"),
+            Path(file.connection_file),
+            folder,
+            file=None,
+            on_iopub=lambda message: None,
+            on_change=lambda: None,
+            pace=pace,
+        )
+        await theirs.open()
+        with pytest.raises(NotOurs):
+            await theirs.restart()
+        with pytest.raises(NotOurs):
+            await theirs.shutdown()
+        # its owner restarts it behind our back: what waits ends, what comes later works
+        waiting = asyncio.create_task(theirs.link.execute("import time\nwhile True: time.sleep(0.01)"))
+        await until(lambda: theirs.state == "busy")
+        await asyncio.to_thread(launcher.restart_kernel, folder, file)
+        with pytest.raises(KernelDead):
+            await waiting
+        assert (await theirs.link.execute("1"))["status"] == "ok"
+        await asyncio.to_thread(launcher.end_process, file)
+        await until(lambda: theirs.state == "dead")
+        await theirs.close()
+
+    run(work())
+
+
+def test_a_folder_or_startup_file_that_is_not_there_is_named(folder: Path) -> None:
+    with pytest.raises(KernelStartFailed, match="no such folder: /nowhere"):
+        launcher.start_kernel(folder, new_kernel_id("lab"), cwd="/nowhere")
+    with pytest.raises(KernelStartFailed, match="no such startup file: /nowhere"):
+        launcher.start_kernel(folder, new_kernel_id("lab"), startup="/nowhere.py")
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,217 @@
+"""Start, restart and end the processes of kernels that are ours.
+
+A kernel is started in a session of its own and without ``JPY_PARENT_PID``: with that variable ipykernel
+watches its starter and ends 0.8 s after it. So kernels outlive hosts and bridges, and a later one adopts
+them by their `KernelFile`. A process is named by pid *and* start time: a reused pid is never signalled.
+
+Blocking; callers on an event loop use a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import zmq
+
+from timbr_wamp import runtime
+from timbr_wamp.errors import KernelStartFailed
+from timbr_wamp.kernel.startup import OPTION, SECTION
+from timbr_wamp.names import checked_kernel_id
+from timbr_wamp.runtime import KernelFile
+
+#: After SIGTERM a kernel has this long, after SIGKILL the system.
+TERM_S = 3.0
+KILL_S = 5.0
+LOG_TAIL_BYTES = 2000
+
+#: ``<folder>/<12 hex>-<port number of one digit>``, as jupyter_client names ipc sockets.
+_SOCKET_NAME_BYTES = 14
+_PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+#: Never handed to a kernel: secrets of its starter, and what would tie it to a starter's life.
+_NOT_INHERITED = frozenset({"TIMBR_WAMP_TOKEN", "JUNO_AUTH_TOKEN", "JPY_PARENT_PID", "JPY_SESSION_NAME"})
+
+
+def start_kernel(
+    runtime_dir: Path,
+    kernel_id: str,
+    *,
+    name: str | None = None,
+    startup: str | None = None,
+    cwd: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> KernelFile:
+    """Start a new kernel and write its runtime file; return at once, before it answers.
+
+    Args:
+        startup: a Python or IPython file, run in the kernel after this and each later start.
+        environ: its environment, `os.environ` when None; tokens are taken out.
+
+    Raises:
+        KernelStartFailed: the folder or the startup file is not there, or no process could be made.
+    """
+    checked_kernel_id(kernel_id)
+    where = Path(cwd or Path.home()).expanduser()
+    if not where.is_dir():
+        raise KernelStartFailed(f"no such folder: {where}")
+    command = [sys.executable, "-m", "ipykernel_launcher", "--ext=timbr_wamp.kernel"]
+    if startup is not None:
+        file = Path(startup).expanduser()
+        file = file if file.is_absolute() else where / file
+        if not file.is_file():
+            raise KernelStartFailed(f"no such startup file: {file}")
+        startup = str(file)
+        command += [f"--{SECTION}.{OPTION}={startup}", "--IPKernelApp.hide_initial_ns=False"]
+    connection_file = _write_connection_file(runtime_dir, kernel_id)
+    source = os.environ if environ is None else environ
+    content = KernelFile(
+        pid=0,
+        process_started=0.0,
+        kernel_id=kernel_id,
+        name=name or kernel_id,
+        connection_file=str(connection_file),
+        command=[*command, "-f", str(connection_file)],
+        environment={key: value for key, value in source.items() if key not in _NOT_INHERITED},
+        cwd=str(where),
+        started_at=time.time(),
+        startup=startup,
+        log_file=str(runtime_dir / f"log-{kernel_id}.txt"),
+    )
+    return _spawn(runtime_dir, content)
+
+
+def restart_kernel(runtime_dir: Path, content: KernelFile) -> KernelFile:
+    """End the kernel's process if it lives, and start it again with the same connection file and id.
+
+    Raises:
+        KernelStartFailed: the old process does not end, or no new one could be made.
+    """
+    if not end_process(content):
+        raise KernelStartFailed(f"process {content.pid} does not end")
+    return _spawn(runtime_dir, content)
+
+
+def end_process(content: KernelFile) -> bool:
+    """End the kernel's process and those that its cells started; tell whether it is gone."""
+    if not content.alive():
+        return True
+    process = psutil.Process(content.pid)
+    for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
+        _signal(content, number)
+        try:
+            process.wait(wait_s)
+        except psutil.TimeoutExpired:
+            continue
+        return True
+    return not content.alive()
+
+
+def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
+    """Remove a dead kernel's files and sockets. Its log stays until the id's folder is cleaned with it."""
+    connection_file = Path(content.connection_file)
+    address = _read_json(connection_file)
+    if address.get("transport") == "ipc":
+        prefix = Path(str(address["ip"]))
+        for port in _PORTS:
+            Path(f"{prefix}-{address[port]}").unlink(missing_ok=True)
+        if prefix.parent != runtime_dir and not any(prefix.parent.iterdir()):
+            prefix.parent.rmdir()  # the short folder made for these sockets alone
+    connection_file.unlink(missing_ok=True)
+    runtime.kernel_file(runtime_dir, content.kernel_id).unlink(missing_ok=True)
+    if content.log_file:
+        Path(content.log_file).unlink(missing_ok=True)
+
+
+def log_tail(content: KernelFile) -> str:
+    """Return the end of the kernel's log file, for error messages."""
+    try:
+        with open(content.log_file or os.devnull, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _spawn(runtime_dir: Path, content: KernelFile) -> KernelFile:
+    log = os.open(content.log_file or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        process = subprocess.Popen(
+            content.command,
+            cwd=content.cwd,
+            env=content.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise KernelStartFailed(f"{content.command[0]}: {error.strerror}") from error
+    finally:
+        os.close(log)
+    # Whoever starts it must collect it when it ends, or it stays a zombie; the thread ends with it.
+    threading.Thread(target=process.wait, name=f"collect-{process.pid}", daemon=True).start()
+    content.pid = process.pid
+    content.process_started = runtime.process_started(process.pid) or 0.0
+    content.started_at = time.time()
+    runtime.write_file(runtime.kernel_file(runtime_dir, content.kernel_id), content)
+    return content
+
+
+def _signal(content: KernelFile, number: signal.Signals) -> None:
+    if not content.alive():
+        return
+    try:
+        # it leads a session of its own, so this reaches what its cells started and nobody else
+        if os.getpgid(content.pid) == content.pid:
+            os.killpg(content.pid, number)
+        else:
+            os.kill(content.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _write_connection_file(runtime_dir: Path, kernel_id: str) -> Path:
+    """Write a connection file, 0600: ipc in a folder of ours, tcp on 127.0.0.1 where there is no ipc."""
+    address: dict[str, object] = {"key": secrets.token_hex(32), "signature_scheme": "hmac-sha256", "kernel_name": ""}
+    if zmq.has("ipc"):
+        folder = runtime.socket_folder(runtime_dir, _SOCKET_NAME_BYTES)
+        address |= {"transport": "ipc", "ip": str(folder / kernel_id[-12:])}
+        address |= {port: number for number, port in enumerate(_PORTS, 1)}
+    else:
+        runtime.private_folder(runtime_dir)
+        address |= {"transport": "tcp", "ip": "127.0.0.1", **dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))}
+    path = runtime_dir / f"connection-{kernel_id}.json"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(address, file)
+    return path
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
