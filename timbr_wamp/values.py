@@ -24,7 +24,8 @@ DEPTH_LIMIT = 100
 #: So much of a ``repr`` goes into a placeholder.
 REPR_LIMIT = 200
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+#: How every value of ours becomes JSON.
+JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 _dumps = orjson.dumps
@@ -42,9 +43,9 @@ def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES) -> bytes:
     b'{"__type__":"complex","__repr__":"(1+2j)"}'
     """
     try:
-        text = _dumps(value, None, _OPTIONS)
+        text = _dumps(value, None, JSON_OPTIONS)
     except (TypeError, ValueError, RecursionError):
-        text = _dumps(json_safe(value), None, _OPTIONS)
+        text = _dumps(json_safe(value), None, JSON_OPTIONS)
     if len(text) > limit_bytes:
         text = _dumps({"__type__": type(value).__qualname__, "__too_large__": len(text)})
     return text
@@ -107,7 +108,7 @@ def _safe_container(value: object, above: set[int], depth: int) -> JsonValue:
     if isinstance(value, (datetime.date, datetime.time, datetime.datetime)):
         return value.isoformat()
     try:  # what orjson knows and we do not list: numpy, UUID, enums
-        return cast(JsonValue, orjson.loads(_dumps(value, None, _OPTIONS)))
+        return cast(JsonValue, orjson.loads(_dumps(value, None, JSON_OPTIONS)))
     except (TypeError, ValueError, RecursionError):
         return placeholder(value)
 

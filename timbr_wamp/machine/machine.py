@@ -45,7 +45,7 @@ from timbr_wamp.machine.plan import InlineExecutor, run_plain
 from timbr_wamp.machine.protocols import Clock, Entry, Executor, Hook, Journal, Row, Sink
 from timbr_wamp.machine.slots import Revision, Slot, SlotFunction, SlotTable
 from timbr_wamp.machine.sources import Feeder
-from timbr_wamp.machine.worker import ACTIVE, Worker
+from timbr_wamp.machine.worker import ACTIVE, BATCH_MESSAGES, Worker
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_run
 
 #: Attempts of this many replayed or retried messages are remembered.
@@ -111,6 +111,7 @@ class Machine:
             clock=clock,
             journal=journal,
             sinks=sinks,
+            refill=self._refill,
             on_idle=self._tell_drained,
         )
         face = plugins.kernel_face() if serve is None or namespace is None else None
@@ -267,6 +268,7 @@ class Machine:
             raise MachineRunning("get")
         feeder = self._feeder
         if feeder is not None and not feeder.ended and self._ledger.idle():
+            feeder.refill(1)
             feeder.permit(1)
         wait_s = timeout if block else (0.05 if feeder is not None and not feeder.ended else 0.0)
         entries = self._ledger.take(1, wait_s)
@@ -319,6 +321,7 @@ class Machine:
         self.event_log.add("source_set", author, total=feeder.total)
         if self._worker.state == "running":
             feeder.permit(float("inf"))
+            self._ledger.wake()
 
     def delete_source(self, *, author: str | None = None) -> None:
         """Take the source away; what was read of it stays queued."""
@@ -334,6 +337,11 @@ class Machine:
             else:
                 self.event_log.add("exhausted", count=feeder.count)
         self._ledger.wake()
+
+    def _refill(self) -> None:
+        feeder = self._feeder
+        if feeder is not None and feeder.ready and not feeder.ended:
+            feeder.refill(BATCH_MESSAGES)
 
     def _tell_drained(self) -> None:
         feeder = self._feeder

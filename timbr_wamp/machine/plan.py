@@ -1,8 +1,8 @@
 """Run one message through a revision's steps: the hot path, and its careful twin.
 
 `run_plain` is a plain loop over plain values. The first slot that raises hands over to
-`run_careful`, which knows outcomes: who failed, and who is skipped since it consumes what was
-never made. `run_careful` also times slots; the inline executor sends every sixteenth message there.
+`Careful`, which knows outcomes: who failed, and who is skipped since it consumes what was
+never made. `Careful` also times slots; the inline executor sends every sixteenth message there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
+import orjson
+
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.protocols import Clock, Entry, Failure, Finished
 from timbr_wamp.machine.slots import Revision, Step
-from timbr_wamp.values import to_json
+from timbr_wamp.values import JSON_OPTIONS, to_json
 
 #: The exception class that a skipped slot shows.
 SKIPPED = UpstreamError.__name__
@@ -49,6 +51,8 @@ class InlineExecutor:
         """Nothing is held."""
 
 
+_dumps = orjson.dumps
+
 #: Values ``[in, f0, …]``, their JSON texts, and the failures.
 Ran = tuple[list[Any], list[bytes], Sequence[Failure]]
 
@@ -57,28 +61,41 @@ _NO_FAILURES: Sequence[Failure] = ()
 
 def run_plain(revision: Revision, message: object) -> Ran:
     """Run ``message`` through the slots as fast as they go."""
-    text = to_json(message)
+    text = text_of(message)
     lead = revision.lead + 1
     values = [message] * lead
     texts = [text] * lead
-    for position, step in enumerate(revision.steps):
-        wanted = step.values
+    value: Any = message
+    for function, mode, carry, step in revision.flat:
         try:
-            if wanted == 1 and not step.texts:
-                value = step.function(values[-1])
+            if mode == 1:
+                value = function(value)
+            elif mode == 2:
+                value = function(value, values[-2])
             else:
-                value = step.function(*given(step, values, texts))
+                value = function(*given(step, values, texts))
         except BaseException as error:  # whatever a slot raises is the message's outcome
             careful = Careful(revision, message, values=values, texts=texts)
             careful.fail(step, error)
-            return careful.run(position + 1)
-        text = to_json(value)
+            return careful.run(revision.steps.index(step) + 1)
+        try:
+            text = _dumps(value, None, JSON_OPTIONS)
+        except Exception:  # what has no JSON form
+            text = to_json(value)
         values.append(value)
         texts.append(text)
-        if step.carry:
-            values.extend([value] * step.carry)
-            texts.extend([text] * step.carry)
+        if carry:
+            values.extend([value] * carry)
+            texts.extend([text] * carry)
     return values, texts, _NO_FAILURES
+
+
+def text_of(value: object) -> bytes:
+    """Return the JSON text of ``value``, of any size: `to_json` without its limit for what is plain."""
+    try:
+        return _dumps(value, None, JSON_OPTIONS)
+    except Exception:  # what has no JSON form
+        return to_json(value)
 
 
 def given(step: Step, values: list[Any], texts: list[bytes]) -> list[Any]:

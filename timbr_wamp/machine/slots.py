@@ -87,6 +87,9 @@ class Revision:
     number: int
     slots: tuple[Slot, ...]
     steps: tuple[Step, ...]
+    #: ``(function, mode, carry, step)`` of each step for the hot loop. Mode 1: it gets the newest value
+    #: alone, 2: the newest two, 0: look at the step.
+    flat: tuple[tuple[SlotFunction, int, int, Step], ...]
     #: Identity slots before the first step.
     lead: int
     time: float
@@ -109,7 +112,12 @@ def make_revision(number: int, slots: tuple[Slot, ...], time: float, author: str
         if slot.function is not None
     )
     lead = used[0].number if used else len(slots)
-    return Revision(number, slots, steps, lead, time, author, change)
+    flat = tuple((step.function, _mode(step), step.carry, step) for step in steps)
+    return Revision(number, slots, steps, flat, lead, time, author, change)
+
+
+def _mode(step: Step) -> int:
+    return step.values if step.values in (1, 2) and not step.texts else 0
 
 
 class SlotTable:

@@ -1,8 +1,9 @@
-"""Everything a machine can read messages from, as one `Reader`, and the thread that reads it.
+"""Everything a machine can read messages from, as one `Reader`, and the `Feeder` that queues them.
 
-An iterable, an iterator, a generator function, an async generator or a `Source` object. The
-`Feeder` reads ahead into the machine's queue until that is full, and never drops what it has
-pulled: an item that finds no room waits in the feeder, also while the machine is paused.
+An iterable, an iterator, a generator function, an async generator or a `Source` object. What may
+block is read by a thread of its own, ahead until the queue is full; what is ready (a list, a
+range, their iterators) by the machine's worker, as it needs it. A message once read is never
+dropped: one that finds no room waits, also while the machine is paused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol, cast
 
 from timbr_wamp.contract import SourceStatus
@@ -39,6 +42,30 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Release the source. The feeder's thread, once."""
+
+
+#: Iterators that never block: those of the built-in containers.
+_CONTAINERS: tuple[Iterable[object], ...] = ((), [], {}, range(0), range(1 << 99), set(), deque(), {}.values(), {}.items())
+_READY = tuple(type(iter(container)) for container in _CONTAINERS)
+    type(iter(made)) for made in ((), [], {}, range(0), set(), deque(), {}.values(), {}.items(), range(1 << 99))
+)
+
+
+class ReadyReader:
+    """Read an iterator that never blocks, many messages at a time."""
+
+    def __init__(self, iterator: Iterator[object]) -> None:
+        self._iterator = iterator
+
+    def read(self, limit: int = 64) -> Sequence[object]:
+        """Return the next messages."""
+        messages = list(islice(self._iterator, limit))
+        if not messages:
+            raise EndOfSource
+        return messages
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class IteratorReader:
@@ -135,9 +162,10 @@ def reader_of(source: object) -> tuple[Reader, int | None]:
     if hasattr(source, "__aiter__"):
         return AsyncReader(aiter(cast("AsyncIterator[object]", source))), total
     try:
-        return IteratorReader(iter(cast("Iterator[object]", source))), total
+        iterator = iter(cast("Iterator[object]", source))
     except TypeError:
         raise NotASource(type(source).__name__) from None
+    return (ReadyReader(iterator) if isinstance(iterator, _READY) else IteratorReader(iterator)), total
 
 
 def _call(function: Callable[[], object]) -> object:
@@ -161,7 +189,7 @@ def _total_of(source: object) -> int | None:
 
 
 class Feeder:
-    """The thread that reads a source into the queue, and its state.
+    """What reads a source into the queue, and where it is.
 
     It lives as long as the source, over pauses and stops of the machine: `permit` lets it read on.
     """
@@ -200,10 +228,32 @@ class Feeder:
         """Let it read so many messages more; infinity: without end; 0: none after the one being read."""
         with self._permits:
             self._budget = messages
-            if not self._started and messages > 0 and not self._closed:
+            if not self._started and messages > 0 and not self._closed and not self.ready:
                 self._started = True
                 self._thread.start()
             self._permits.notify_all()
+
+    @property
+    def ready(self) -> bool:
+        """It never blocks: `refill` reads it, no thread."""
+        return isinstance(self._reader, ReadyReader)
+
+    def refill(self, limit: int) -> None:
+        """Queue up to ``limit`` messages of a ready source, if there is room for them. The worker's thread."""
+        if self._closed or self.ended or not isinstance(self._reader, ReadyReader):
+            return
+        counts = self._ledger.snapshot()
+        limit = min(limit - counts.queue_size, counts.queue_capacity - counts.queue_size)
+        if limit <= 0:
+            return
+        self._state = "reading"
+        try:
+            self._queue(self._reader.read(limit))
+        except EndOfSource:
+            self._ended("exhausted")
+        except BaseException as error:  # an iterator whose container changed, for one
+            self.error = error
+            self._ended("failed")
 
     def close(self, timeout_s: float = 0.0) -> None:
         """End it. A message that it is just reading is queued still, when there is room for it."""
@@ -213,7 +263,7 @@ class Feeder:
             self._permits.notify_all()
         if never_read:
             self._close_reader()
-        elif threading.current_thread() is not self._thread:
+        elif self._started and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
 
     def status(self, rate_per_s: float) -> SourceStatus:
@@ -240,6 +290,9 @@ class Feeder:
             self.error = error
             state = "failed"
             logger.warning("the source failed after %d messages", self.count, exc_info=error)
+        self._ended(state)
+
+    def _ended(self, state: SourceStateName) -> None:
         self._close_reader()
         if not self._closed or state == "failed":
             self._state = state

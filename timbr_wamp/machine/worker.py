@@ -11,6 +11,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+import orjson
+
 from timbr_wamp.contract import ErrorRow, MachineStateName
 from timbr_wamp.errors import CallTimeout, MachineClosed, WrongState
 from timbr_wamp.machine.events import EventLog
@@ -20,9 +22,11 @@ from timbr_wamp.machine.protocols import Clock, Entry, Executor, Finished, Journ
 from timbr_wamp.machine.rates import Rates
 from timbr_wamp.machine.ring import ErrorRing, Failed, RecordRing
 from timbr_wamp.machine.slots import Revision
-from timbr_wamp.values import JsonValue
+from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue
 
 logger = logging.getLogger(__name__)
+
+_dumps = orjson.dumps
 
 #: A micro-batch: at most so many messages, committed at least so often while slots are slow.
 BATCH_MESSAGES, BATCH_S = 64, 0.005
@@ -49,6 +53,7 @@ class Worker:
         clock: Clock,
         journal: Journal | None,
         sinks: Sequence[Sink],
+        refill: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
         self.name, self.run = name, run
@@ -61,7 +66,7 @@ class Worker:
         self.sinks: tuple[Sink, ...] = tuple(sinks)
         self._ledger, self._executor, self._current = ledger, executor, current
         self._events, self._clock, self._journal = events, clock, journal
-        self._on_idle = on_idle
+        self._refill, self._on_idle = refill, on_idle
         self._position: JsonValue = None
         self._finished = 0
         self._lock = threading.Condition()
@@ -72,10 +77,6 @@ class Worker:
         self._commit_lock = threading.Lock()
         self._batch: Sequence[Entry] = ()
         self._done = 0
-        self._meta = (
-            b'{"run":"%s","seq":%%d,"attempt":%%d,"revision":%%d,"received_at":%%.6f,"finished_at":%%.6f,"errored":%%s}'
-            % run.encode()
-        )
 
     # --- state ---
 
@@ -200,6 +201,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._active():
+                self._refill()
                 entries = self._ledger.take(BATCH_MESSAGES, IDLE_S)
                 if entries:
                     self.work(entries)
@@ -273,7 +275,7 @@ class Worker:
             return rows
 
     def _numbered(self, done: Sequence[Finished]) -> tuple[list[Row], int]:
-        seq, errored, meta = self.ring.last_seq, 0, self._meta
+        run, seq, errored = self.run, self.ring.last_seq, 0
         rows: list[Row] = []
         revision, seen = done[0][1], 0
         for entry, entry_revision, texts, failures, finished_at in done:
@@ -283,21 +285,25 @@ class Worker:
                 _note_seen(revision, seen)
                 revision, seen = entry_revision, 0
             seen += 1
-            flag = b"false"
-            if failures:
+            failed = bool(failures)
+            if failed:
                 errored += 1
-                flag = b"true"
                 self._note_failures(seq, (entry, entry_revision, texts, failures, finished_at))
             elif attempt > 1:
                 self.errors.resolve(oid)
-            rows.append(
-                (
-                    seq,
-                    oid,
-                    b"[" + b",".join(texts) + b"]",
-                    meta % (seq, attempt, entry_revision.number, received_at, finished_at, flag),
-                )
-            )
+            text = b"[" + b",".join(texts) + b"]"
+            if len(text) > VALUE_LIMIT_BYTES:
+                text = _shortened(texts)
+            meta = {
+                "run": run,
+                "seq": seq,
+                "attempt": attempt,
+                "revision": entry_revision.number,
+                "received_at": received_at,
+                "finished_at": finished_at,
+                "errored": failed,
+            }
+            rows.append((seq, oid, text, _dumps(meta)))
         _note_seen(revision, seen)
         return rows, errored
 
@@ -318,6 +324,13 @@ class Worker:
                 )
             )  # fmt: skip
         self.errors.add(Failed(rows, oid, message, attempt))
+
+
+def _shortened(texts: Sequence[bytes]) -> bytes:
+    """Return a record's text with each value over the limit replaced by its size."""
+    part = VALUE_LIMIT_BYTES // (len(texts) + 1)
+    kept = (text if len(text) <= part else _dumps({"__type__": "text", "__too_large__": len(text)}) for text in texts)
+    return b"[" + b",".join(kept) + b"]"
 
 
 def _note_seen(revision: Revision, count: int) -> None:
