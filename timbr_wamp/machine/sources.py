@@ -45,10 +45,8 @@ class Reader(Protocol):
 
 
 #: Iterators that never block: those of the built-in containers.
-_CONTAINERS: tuple[Iterable[object], ...] = ((), [], {}, range(0), range(1 << 99), set(), deque(), {}.values(), {}.items())
+_CONTAINERS: tuple[Iterable[object], ...] = ((), [], {}, range(0), range(1 << 99), set(), deque(), {}.values())
 _READY = tuple(type(iter(container)) for container in _CONTAINERS)
-    type(iter(made)) for made in ((), [], {}, range(0), set(), deque(), {}.values(), {}.items(), range(1 << 99))
-)
 
 
 class ReadyReader:
