@@ -1,1 +1,22 @@
+"""The router: Crossbar.io in an environment of its own, its node folder, its tokens.
 
+What runs inside the router (authenticator, authorizer, presence) is in ``router-config/``; this
+package makes the node folder from it, starts and stops the router. Linux and macOS.
+"""
+
+from __future__ import annotations
+
+from timbr_wamp.router.environment import find_crossbar, install_crossbar
+from timbr_wamp.router.node import Router, free_port, stop_node
+from timbr_wamp.router.tokens import ROLES, TokenInfo, TokenStore
+
+__all__ = [
+    "ROLES",
+    "Router",
+    "TokenInfo",
+    "TokenStore",
+    "find_crossbar",
+    "free_port",
+    "install_crossbar",
+    "stop_node",
+]

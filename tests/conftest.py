@@ -1,0 +1,182 @@
+"""What all tests share: folders of their own, one real router for the session, a check for leaks.
+
+Nothing here reads or writes the user's own files: the environment points every process that a test
+starts to folders below a short one in /tmp (paths of unix sockets are limited to about 100 bytes).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import timbr_wamp.dashboard
+from timbr_wamp.errors import RouterNotInstalled
+from timbr_wamp.router import Router, find_crossbar
+from timbr_wamp.router import free_port as pick_free_port
+from timbr_wamp.settings import ENV_PREFIX, LEGACY_ENV, Settings, load_settings
+
+#: How long what a test ended may take to be gone.
+LEAK_LIMIT_S = 5.0
+#: Started by the standard library for the whole process.
+LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def require_service(name: str, probe: Callable[[], object]) -> None:
+    """Skip the test when a service is not there; where ``CI`` is set, fail."""
+    try:
+        probe()
+    except (OSError, RouterNotInstalled) as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"{name} is not there: {error}")
+
+
+# --- folders and settings --------------------------------------------------------------------
+
+#: As they are outside of the tests: they know where the router's environment is.
+_USERS_SETTINGS = load_settings()
+
+
+@pytest.fixture(scope="session")
+def crossbar() -> Path:
+    """The crossbar executable, found before the tests' own environment hides it."""
+    require_service("Crossbar.io", lambda: find_crossbar(_USERS_SETTINGS))
+    return find_crossbar(_USERS_SETTINGS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def test_folder() -> Iterator[Path]:
+    """A short private folder; all our environment variables point into it."""
+    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    before = dict(os.environ)
+    ours = {name for name in os.environ if name.startswith(ENV_PREFIX)}
+    for name in ours | {legacy for names in LEGACY_ENV.values() for legacy in names}:
+        os.environ.pop(name, None)
+    for kind in ("runtime", "data", "config"):
+        os.environ[f"{ENV_PREFIX}{kind.upper()}_DIR"] = str(folder / kind)
+    os.environ[f"{ENV_PREFIX}HOST"] = "lab"
+    try:
+        # For `timbr-wamp up` and others that tests start as a user would; the rest find none and say so.
+        os.environ[f"{ENV_PREFIX}CROSSBAR"] = str(find_crossbar(_USERS_SETTINGS))
+    except RouterNotInstalled:
+        os.environ.pop(f"{ENV_PREFIX}CROSSBAR", None)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+    strays = _strays(folder)
+    for process in strays:
+        process.kill()  # ours: its environment names this session's own folder
+    shutil.rmtree(folder, ignore_errors=True)
+    assert not strays, f"left behind by the tests: {strays}"
+
+
+@pytest.fixture(scope="session")
+def settings(test_folder: Path) -> Settings:
+    """The settings of the session's router: `timbr_wamp.connect` finds it by these."""
+    return load_settings()
+
+
+@pytest.fixture
+def own_settings(crossbar: Path) -> Iterator[Settings]:
+    """Settings with folders for one test alone, for who starts a router or host of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    yield load_settings(environ={}, host="lab", crossbar=crossbar, runtime_dir=folder / "run", data_dir=folder / "data")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that is free now."""
+    return pick_free_port()
+
+
+# --- the router ------------------------------------------------------------------------------
+
+_session_router: list[Router] = []
+
+
+@pytest.fixture(scope="session")
+def router(settings: Settings, crossbar: Path) -> Iterator[Router]:
+    """One real router for all tests; give each test kernel ids of its own."""
+    page = Path(timbr_wamp.dashboard.__file__).parent / "static"
+    page_dir = page if (page / "index.html").is_file() else None
+    node = Router.start(settings, port=pick_free_port(), page_dir=page_dir)
+    _session_router.append(node)
+    try:
+        yield node
+    finally:
+        _session_router.remove(node)
+        node.stop(timeout_s=10.0)
+
+
+# --- leaks -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
+    """Fail a test that leaves threads which hold up the exit, or processes."""
+    threads_before, processes_before = set(threading.enumerate()), _children()
+    yield
+    deadline = time.monotonic() + LEAK_LIMIT_S
+    while True:
+        threads = [thread for thread in threading.enumerate() if thread not in threads_before and not thread.daemon]
+        processes = _children() - processes_before
+        if not threads and not processes:
+            return
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.02)
+    names = [_command(process) for process in processes]
+    for process in processes:
+        process.kill()  # ours: a child of this process that was not there before
+    pytest.fail(f"left behind: threads {[thread.name for thread in threads]}, processes {names}")
+
+
+def _children() -> set[psutil.Process]:
+    routers = {process for node in _session_router for process in _family(node.pid)}
+    return {process for process in _family(os.getpid()) if process not in routers and _counts(process)}
+
+
+def _strays(folder: Path) -> list[psutil.Process]:
+    """Return the processes that tests started in sessions of their own and nobody ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(f"{ENV_PREFIX}RUNTIME_DIR") == str(folder / "runtime") and _counts(process):
+                found.append(process)
+        except psutil.Error:
+            continue  # gone meanwhile, or somebody else's
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def _family(pid: int) -> set[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        members = set(process.children(recursive=True))
+    except psutil.Error:
+        return set()
+    return members if pid == os.getpid() else {process, *members}
+
+
+def _counts(process: psutil.Process) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return not any(name in argument for argument in process.cmdline() for name in LASTING_PROCESSES)
+    except psutil.Error:
+        return False
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return f"process {process.pid}"

@@ -1,0 +1,330 @@
+"""Start and stop the router: a node folder made from ``router-config/``, one Crossbar process tree.
+
+The node folder (0700) holds configuration, tokens, log and the node component; it stays. The
+runtime file ``node.json`` tells other processes of the user how to reach the router; it goes with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from timbr_wamp import runtime
+from timbr_wamp.errors import AlreadyUp, NoFreePort, PortBusy, RouterStartFailed
+from timbr_wamp.router.environment import clean_environment, find_crossbar
+from timbr_wamp.router.folder import locked, tail
+from timbr_wamp.router.plan import NodePlan, local_tokens
+from timbr_wamp.router.probe import http_answers, node_answers
+from timbr_wamp.runtime import NodeFile, private_folder
+from timbr_wamp.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str], None]
+
+NODE_FOLDER = "node"
+LOG_FILE = "router.log"
+PID_FILE = "node.pid"  # Crossbar's own
+
+#: A start takes 4 to 6 s; on a busy computer, with a cold disk, several times that.
+START_LIMIT_S = 60.0
+#: Ports that are tried when the next free one is asked for.
+PORT_RANGE = 100
+#: A worker outlives a killed controller by up to two seconds, and holds the port.
+CRASHED_PORT_LIMIT_S = 5.0
+POLL_S = 0.05
+PROBE_LIMIT_S = 5.0
+KILL_LIMIT_S = 5.0
+
+
+def free_port(interface: str = "127.0.0.1") -> int:
+    """Return a TCP port that is free now. Somebody else may take it before you do."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind((interface, 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass
+class Router:
+    """A router that this process started. It goes on when this process ends; `stop` ends it."""
+
+    url: str
+    unix_url: str
+    page_url: str
+    pid: int
+    node_dir: Path
+    settings: Settings
+    admin_token: str = field(repr=False)
+    host_token: str = field(repr=False)
+    _process: subprocess.Popen[bytes] = field(repr=False)
+
+    @classmethod
+    def start(
+        cls,
+        settings: Settings,
+        *,
+        port: int | None = None,
+        next_free_port: bool = False,
+        page_dir: Path | None = None,
+        report: Report = lambda text: None,
+    ) -> Router:
+        """Start the router and return when page, unix socket and node component answer.
+
+        Args:
+            port: the one of the settings when None.
+            next_free_port: take the next free one when it is busy.
+            page_dir: folder of the built page; without it a page that says how to build it.
+            report: gets lines for people.
+
+        Raises:
+            AlreadyUp: one runs from this folder, or its runtime file says so.
+            PortBusy: the port is taken.
+            NoFreePort: so are the next ones.
+            RouterNotInstalled: there is no Crossbar.io.
+            RouterStartFailed: it ended, or did not answer in time; with the end of its log.
+        """
+        crossbar = find_crossbar(settings)
+        node_dir = private_folder(settings.data_dir / NODE_FOLDER)
+        private_folder(settings.runtime_dir)
+        with _starting(node_dir):
+            crashed = _check_not_running(settings, node_dir)
+            wanted = settings.port if port is None else port
+            chosen = _choose_port(settings.interface, wanted, next_free_port, crashed)
+            if chosen != wanted:
+                report(f"port {wanted} is taken; using {chosen}")
+            plan = NodePlan.make(settings, node_dir, chosen, page_dir)
+            return cls._start(crossbar, plan, report)
+
+    @classmethod
+    def _start(cls, crossbar: Path, plan: NodePlan, report: Report) -> Router:
+        admin_token, host_token = local_tokens(plan.node_dir, plan.settings.host)
+        plan.write()
+        report(f"starting the router on port {plan.port}")
+        process = _spawn(crossbar, plan.node_dir)
+        try:
+            _wait_until_answering(process, plan, admin_token)
+            router = cls(
+                url=plan.url,
+                unix_url=plan.unix_url,
+                page_url=plan.page_url,
+                pid=process.pid,
+                node_dir=plan.node_dir,
+                settings=plan.settings,
+                admin_token=admin_token,
+                host_token=host_token,
+                _process=process,
+            )
+            router._write_runtime_file()
+        except BaseException:
+            _end(process.pid, process.wait, timeout_s=KILL_LIMIT_S)
+            raise
+        return router
+
+    def _write_runtime_file(self) -> None:
+        started = runtime.process_started(self.pid)
+        if started is None:
+            raise RouterStartFailed("it ended just after it had answered", _log_tail(self.node_dir))
+        content = NodeFile(
+            pid=self.pid,
+            process_started=started,
+            url=self.url,
+            unix_url=self.unix_url,
+            page_url=self.page_url,
+            realm=self.settings.realm,
+            node_dir=str(self.node_dir),
+            token=self.admin_token,
+            host_token=self.host_token,
+        )
+        runtime.write_file(runtime.node_file(self.settings.runtime_dir), content)
+
+    def poll(self) -> int | None:
+        """Return the exit status if the router ended, None while it runs."""
+        return self._process.poll()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the router: politely, after ``timeout_s`` by force. Idempotent."""
+        _end(self.pid, self._process.wait, timeout_s=timeout_s)
+        _remove_traces(self.settings.runtime_dir, self.pid, Path(self.unix_url.removeprefix("rs+unix://")))
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def stop_node(settings: Settings, timeout_s: float = 10.0) -> bool:
+    """End the local router, whoever started it; return False if none runs."""
+    node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
+    if node is None or not node.alive():
+        return False
+    process = psutil.Process(node.pid)
+    _end(node.pid, process.wait, timeout_s=timeout_s)
+    _remove_traces(settings.runtime_dir, node.pid, Path(node.unix_url.removeprefix("rs+unix://")))
+    return True
+
+
+# --- before it starts ------------------------------------------------------------------------
+
+
+@contextmanager
+def _starting(node_dir: Path) -> Iterator[None]:
+    """Let one process at a time start a router from this folder."""
+    try:
+        with locked(node_dir / "start.lock", START_LIMIT_S + KILL_LIMIT_S):
+            yield
+    except TimeoutError as error:
+        raise RouterStartFailed(str(error)) from None
+
+
+def _check_not_running(settings: Settings, node_dir: Path) -> bool:
+    """Clean up after a router that was killed; return whether there was one.
+
+    Raises:
+        AlreadyUp: a router runs, by its runtime file or by Crossbar's own pid file.
+    """
+    path = runtime.node_file(settings.runtime_dir)
+    node = runtime.read_file(path, NodeFile)
+    if node is not None and node.alive():
+        raise AlreadyUp(node.pid, node.page_url)
+    path.unlink(missing_ok=True)
+    crossbar_file = node_dir / PID_FILE
+    pid = _pid_in(crossbar_file)
+    if pid is not None and _is_crossbar_of(pid, node_dir):
+        raise AlreadyUp(pid, f"the folder {node_dir}")
+    crashed = crossbar_file.exists()
+    crossbar_file.unlink(missing_ok=True)
+    return crashed
+
+
+def _pid_in(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_bytes())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_crossbar_of(pid: int, node_dir: Path) -> bool:
+    """Tell whether a process is a router of this folder, and not another that got its number."""
+    try:
+        return str(node_dir) in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
+
+
+def _choose_port(interface: str, wanted: int, next_free: bool, crashed: bool) -> int:
+    deadline = time.monotonic() + (CRASHED_PORT_LIMIT_S if crashed else 0.0)
+    while not _is_free(interface, wanted):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_S)
+    else:
+        return wanted
+    if not next_free:
+        raise PortBusy(wanted)
+    last = min(wanted + PORT_RANGE, 65535)
+    for port in range(wanted + 1, last + 1):
+        if _is_free(interface, port):
+            return port
+    raise NoFreePort(wanted, last)
+
+
+def _is_free(interface: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Twisted does: TIME_WAIT is no obstacle
+        try:
+            sock.bind((interface, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise RouterStartFailed(f"cannot listen on {interface}: {error.strerror}") from None
+    return True
+
+
+# --- its process -----------------------------------------------------------------------------
+
+
+def _spawn(crossbar: Path, node_dir: Path) -> subprocess.Popen[bytes]:
+    """Start Crossbar in a session of its own, so that our terminal's Ctrl-C does not reach it."""
+    command = [str(crossbar), "start", "--cbdir", str(node_dir), "--color", "false", "--loglevel", "warn"]
+    log = node_dir / LOG_FILE
+    if log.exists():
+        os.replace(log, log.with_name(LOG_FILE + ".1"))
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=node_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            env=clean_environment(os.environ),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RouterStartFailed(f"{crossbar}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _wait_until_answering(process: subprocess.Popen[bytes], plan: NodePlan, token: str) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    realm = plan.settings.realm
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            log_tail = _log_tail(plan.node_dir)
+            if "cannot_listen" in log_tail or "CannotListenError" in log_tail:
+                raise PortBusy(plan.port)  # somebody was quicker
+            raise RouterStartFailed(f"it ended with status {process.returncode}", log_tail)
+        if (
+            plan.socket_path.exists()
+            and http_answers(plan.host, plan.port, tls=plan.tls, timeout_s=PROBE_LIMIT_S)
+            and node_answers(plan.socket_path, realm, token, timeout_s=PROBE_LIMIT_S)
+        ):
+            return
+        time.sleep(POLL_S)
+    raise RouterStartFailed(f"it did not answer in {START_LIMIT_S:g} s", _log_tail(plan.node_dir))
+
+
+def _log_tail(node_dir: Path) -> str:
+    try:
+        return tail((node_dir / LOG_FILE).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+
+
+def _end(pid: int, wait: Callable[..., object], *, timeout_s: float) -> None:
+    """End a router's processes: the controller first, which ends its worker; then whatever is left."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        try:
+            wait(timeout=timeout_s)
+        except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
+            logger.warning("router %d did not end in %.1f s; killed", pid, timeout_s)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)  # its session's group: also a worker that outlived its controller
+    with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
+        wait(timeout=KILL_LIMIT_S)
+
+
+def _remove_traces(runtime_dir: Path, pid: int, socket_path: Path) -> None:
+    path = runtime.node_file(runtime_dir)
+    node = runtime.read_file(path, NodeFile)
+    if node is not None and node.pid == pid:
+        path.unlink(missing_ok=True)
+        socket_path.unlink(missing_ok=True)
+        if socket_path.parent != runtime_dir:
+            with suppress(OSError):
+                socket_path.parent.rmdir()  # a short folder that was made for it

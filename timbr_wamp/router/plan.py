@@ -1,0 +1,163 @@
+"""What goes into a node folder: Crossbar's configuration, the node component, its rules, local tokens.
+
+``config.json`` of ``router-config/`` is a template: a text ``"${name}"`` in it is replaced by a
+value, and its key is dropped when that value is None.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timbr_wamp.contract.exports import access_table
+from timbr_wamp.errors import InvalidSetting
+from timbr_wamp.router.folder import shipped, write_private
+from timbr_wamp.router.tokens import TokenStore
+from timbr_wamp.runtime import private_folder, socket_folder
+from timbr_wamp.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Runs inside the router, copied so that a node folder is whole.
+COMPONENT_FILES = ("timbr_access.py", "timbr_presence.py", "timbr_node.py")
+SOCKET_NAME = "router.sock"
+LOCAL_TOKENS_FILE = "local-tokens.json"
+#: Name of the token that the local user's own commands use.
+ADMIN_NAME = "admin"
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """Where a router will be, and what it is told."""
+
+    settings: Settings
+    node_dir: Path
+    port: int
+    page_dir: Path | None
+    socket_path: Path
+
+    @classmethod
+    def make(cls, settings: Settings, node_dir: Path, port: int, page_dir: Path | None) -> NodePlan:
+        """Return the plan; the socket's folder is made if need be."""
+        folder = socket_folder(settings.runtime_dir, len(SOCKET_NAME))
+        return cls(settings, node_dir, port, page_dir, folder / SOCKET_NAME)
+
+    @property
+    def tls(self) -> bool:
+        """Whether the port speaks TLS."""
+        return self.settings.tls_certificate is not None
+
+    @property
+    def host(self) -> str:
+        """The address by which this computer reaches the port."""
+        interface = self.settings.interface
+        return LOOPBACK[0] if interface in (*LOOPBACK, "0.0.0.0") else interface
+
+    @property
+    def url(self) -> str:
+        """The websocket's URL."""
+        return f"{'wss' if self.tls else 'ws'}://{self.host}:{self.port}/ws"
+
+    @property
+    def unix_url(self) -> str:
+        """The unix socket's URL."""
+        return f"rs+unix://{self.socket_path}"
+
+    @property
+    def page_url(self) -> str:
+        """The page's URL, without a token."""
+        return f"{self._origin(self.host)}/"
+
+    def origins(self) -> list[str]:
+        """Return the origins whose pages may open the websocket: this page's own."""
+        interface = self.settings.interface
+        names = list(LOOPBACK)
+        if interface == "0.0.0.0":
+            names.append(socket.gethostname().lower())
+        elif interface not in LOOPBACK:
+            names.append(interface)
+        return [self._origin(name) for name in names]
+
+    def _origin(self, name: str) -> str:
+        return f"{'https' if self.tls else 'http'}://{name}:{self.port}"
+
+    def write(self) -> None:
+        """Write the node folder. What is not made here (tokens, keys, logs) stays as it is."""
+        if self.host != LOOPBACK[0] and not self.tls:
+            logger.warning("the router listens on %s without TLS: tokens can be read on the way", self.host)
+        for name in COMPONENT_FILES:
+            write_private(self.node_dir / name, shipped(name).read_bytes())
+        write_private(self.node_dir / "access.json", json.dumps(access_table()).encode())
+        template = json.loads(shipped("config.json").read_text(encoding="utf-8"))
+        write_private(self.node_dir / "config.json", json.dumps(_filled(template, self._values()), indent=1).encode())
+        self.socket_path.unlink(missing_ok=True)  # a killed router's
+
+    def _values(self) -> dict[str, Any]:
+        settings = self.settings
+        tls = None
+        if self.tls:
+            tls = {"certificate": _absolute(settings.tls_certificate), "key": _absolute(settings.tls_key)}
+        return {
+            "realm": settings.realm,
+            "folder": str(self.node_dir),
+            "interface": settings.interface,
+            "port": self.port,
+            "tls": tls,
+            "page": str((self.page_dir or self._placeholder()).absolute()),
+            "origins": self.origins(),
+            "socket": str(self.socket_path),
+        }
+
+    def _placeholder(self) -> Path:
+        """Return a folder with a page that says how to build the real one."""
+        folder = private_folder(self.node_dir / "page")
+        write_private(folder / "index.html", shipped("placeholder.html").read_bytes())
+        return folder
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.expanduser().absolute())
+
+
+def _filled(template: Any, values: Mapping[str, Any]) -> Any:
+    """Return the template with its ``"${name}"`` texts replaced."""
+    if isinstance(template, dict):
+        filled = {key: _filled(value, values) for key, value in template.items()}
+        return {key: value for key, value in filled.items() if value is not None}
+    if isinstance(template, list):
+        return [_filled(value, values) for value in template]
+    if isinstance(template, str) and template.startswith("${") and template.endswith("}"):
+        return values[template[2:-1]]
+    return template
+
+
+def local_tokens(node_dir: Path, host: str) -> tuple[str, str]:
+    """Return the local user's own tokens, of an administrator and of this host; make what is missing.
+
+    The token store keeps hashes only, so these two are kept beside it, in a 0600 file. One that was
+    revoked is made anew, with another secret.
+
+    Raises:
+        TokenExists: somebody made a token of the host's name by hand, whose secret is not known here.
+    """
+    if host == ADMIN_NAME:
+        raise InvalidSetting("host", "settings", f"{ADMIN_NAME!r} is the name of the local administrator's token")
+    path = node_dir / LOCAL_TOKENS_FILE
+    store = TokenStore(node_dir)
+    try:
+        known: dict[str, str] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        known = {}
+    kept: dict[str, str] = {}
+    for name, role in ((ADMIN_NAME, "admin"), (host, "host")):
+        token = known.get(name, "")
+        kept[name] = token if store.valid(token, role) else store.create(name, role)
+        if kept != known:
+            write_private(path, json.dumps({**known, **kept}).encode())
+    return kept[ADMIN_NAME], kept[host]

@@ -1,0 +1,105 @@
+"""Tokens: ``<name>.<secret>``, shown once, kept as hashes in a 0600 file that the node watches.
+
+The secret has 256 random bits, so a plain SHA-256 of it cannot be searched. The file's reader is
+`timbr_access.Tokens` in ``router-config/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timbr_wamp.errors import InvalidArgument, InvalidSetting, TokenExists, UnknownToken
+from timbr_wamp.names import checked_authid
+from timbr_wamp.router.folder import locked, write_private
+from timbr_wamp.runtime import private_folder
+
+ROLES = ("viewer", "operator", "admin", "host")
+TOKENS_FILE = "tokens.json"
+SECRET_BYTES = 32
+LOCK_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """A token without its secret."""
+
+    name: str
+    role: str
+    #: UTC seconds.
+    created_at: float
+
+
+class TokenStore:
+    """The tokens of one node folder. Any thread, any process; changes take effect in the router at once."""
+
+    def __init__(self, node_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = node_dir / TOKENS_FILE
+        self._clock = clock
+
+    def create(self, name: str, role: str) -> str:
+        """Make a token and return it: the only time that its secret is known.
+
+        Raises:
+            TokenExists: a token of that name exists.
+            InvalidName: the name is not 1 to 32 of a-z, 0-9, ``_``.
+            InvalidArgument: no such role.
+        """
+        checked_authid(name)
+        if role not in ROLES:
+            raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}")
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        with self._changing() as tokens:
+            if name in tokens:
+                raise TokenExists(name)
+            tokens[name] = {"role": role, "sha256": _digest(secret), "created_at": self._clock()}
+        return f"{name}.{secret}"
+
+    def revoke(self, name: str) -> None:
+        """Take a token away; the router ends its wamp sessions.
+
+        Raises:
+            UnknownToken: there is no token of that name.
+        """
+        with self._changing() as tokens:
+            if tokens.pop(name, None) is None:
+                raise UnknownToken(name, sorted(tokens))
+
+    def list(self) -> list[TokenInfo]:
+        """Return the tokens, by name."""
+        tokens = self._read()
+        return [TokenInfo(name, tokens[name]["role"], tokens[name]["created_at"]) for name in sorted(tokens)]
+
+    def valid(self, token: str, role: str) -> bool:
+        """Tell whether ``token`` is in force and of that role."""
+        name, _, secret = token.partition(".")
+        kept = self._read().get(name)
+        return kept is not None and kept["role"] == role and kept["sha256"] == _digest(secret)
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        folder = private_folder(self._path.parent)
+        with locked(folder / (TOKENS_FILE + ".lock"), LOCK_LIMIT_S):
+            tokens = self._read()
+            yield tokens
+            write_private(self._path, json.dumps({"version": 1, "tokens": tokens}, indent=1).encode())
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            tokens: dict[str, Any] = json.loads(self._path.read_bytes())["tokens"]
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidSetting("tokens", str(self._path), f"not readable ({error}); mend or remove it") from None
+        return tokens
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
