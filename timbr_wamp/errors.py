@@ -772,3 +772,32 @@ class AlreadyUp(TimbrError):
 
     def __str__(self) -> str:
         return f"timbr-wamp is up already (process {self.pid}) at {self.url}; use it, or stop it with Ctrl-C there"
+
+
+class ServiceEnded(TimbrError):
+    """A child process of ``up`` that ended by itself or never answered."""
+
+    uri = ERROR_PREFIX + "service_ended"
+
+    def __init__(self, what: str, reason: str, log_tail: str = "") -> None:
+        super().__init__(what, reason, log_tail)
+        self.what, self.reason, self.log_tail = what, reason, log_tail
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.reason}; the rest was ended" + (f"\n{self.log_tail}" if self.log_tail else "")
+
+
+# --- page ------------------------------------------------------------------------------------
+
+
+class PageBuildFailed(TimbrError):
+    """The page could not be built."""
+
+    uri = ERROR_PREFIX + "page_build_failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the page could not be built: {self.reason}"

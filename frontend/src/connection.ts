@@ -1,0 +1,219 @@
+/**
+ * One WAMP connection that heals itself, over wampy.
+ *
+ * Each attempt is a fresh wampy object: wampy's own reconnecting gives up after a GOODBYE and after
+ * a refused first attempt. Topics wanted are subscribed again after each join.
+ */
+
+import { Wampy } from "wampy";
+import { Failure, type Link } from "./seam";
+
+export interface ConnectionOptions {
+  url: string;
+  realm: string;
+  authid: string;
+  ticket: string;
+  /** After each change of the link. */
+  onLink: (link: Link) => void;
+  /** After each join, when the topics wanted are being subscribed. */
+  onJoin: () => void;
+}
+
+export interface TopicEvent {
+  args: readonly unknown[];
+  kwargs: Readonly<Record<string, unknown>>;
+  /** Kept by the router from before, not of this moment. */
+  retained: boolean;
+}
+
+type Handler = (event: TopicEvent) => void;
+type EventData = Parameters<Parameters<Wampy["subscribe"]>[1]>[0];
+
+const JOIN_TIMEOUT_MS = 10_000;
+const CALL_TIMEOUT_MS = 20_000;
+const FIRST_DELAY_MS = 500;
+const MAX_DELAY_MS = 8_000;
+/** A join that lasted so long makes the next delay short again. */
+const STABLE_MS = 10_000;
+/** Reasons to ask for another token rather than to try again. */
+const REJECTED = /^wamp\.error\.(not_authorized|authentication_failed|authentication_denied|no_such_principal|no_auth_method|authentication_required)$/;
+
+class Session extends Wampy {
+  // wampy 8.0.2 looks a subscription up without its options when it ends, so it never finds ours.
+  override _getSubscriptionKey(topic: string): string {
+    return topic;
+  }
+}
+
+export class Connection {
+  private session: Session | null = null;
+  private closed = false;
+  private delay_ms = FIRST_DELAY_MS;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  /** Topics wanted. */
+  private readonly handlers = new Map<string, Handler>();
+  /** Topics subscribed in this session, with wampy's number; null: the router refused. */
+  private subscribed = new Map<string, number | null>();
+  private settling = new Set<string>();
+
+  constructor(private readonly options: ConnectionOptions) {}
+
+  open(): void {
+    void this.attempt();
+  }
+
+  close(): void {
+    this.closed = true;
+    clearTimeout(this.timer);
+    const session = this.session;
+    this.session = null;
+    session?.disconnect().catch(ignore);
+  }
+
+  get joined(): boolean {
+    return this.session !== null;
+  }
+
+  /** Give up this session, for a peer that no longer answers; a new one follows. */
+  drop(reason: string): void {
+    const session = this.session;
+    if (!session) return;
+    this.lost(session, reason);
+    session.disconnect().catch(ignore);
+  }
+
+  async call<T>(uri: string, kwargs: Record<string, unknown> = {}): Promise<T> {
+    const session = this.session;
+    if (!session) throw new Failure("Not connected to the router.", "io.timbr.error.not_connected");
+    try {
+      const result = await within(
+        session.call(uri, { argsList: [], argsDict: kwargs }),
+        CALL_TIMEOUT_MS,
+        () => new Failure(`No answer within ${CALL_TIMEOUT_MS / 1000} s.`, "io.timbr.error.call_timeout"),
+      );
+      return result.argsList?.[0] as T;
+    } catch (error) {
+      throw asFailure(error);
+    }
+  }
+
+  /** Want a topic's events from now on, also after a lost connection; one handler a topic. */
+  subscribe(topic: string, handler: Handler): () => void {
+    this.handlers.set(topic, handler);
+    void this.settle(topic);
+    return () => {
+      if (this.handlers.get(topic) !== handler) return;
+      this.handlers.delete(topic);
+      void this.settle(topic);
+    };
+  }
+
+  private async attempt(): Promise<void> {
+    const { url, realm, authid, ticket, onLink, onJoin } = this.options;
+    const session: Session = new Session(url, {
+      realm,
+      authid,
+      authmethods: ["ticket"],
+      onChallenge: () => ticket,
+      autoReconnect: false,
+      onClose: () => this.lost(session, "the connection was closed"),
+    });
+    try {
+      const late = () => new Failure("the router did not answer", "io.timbr.error.not_connected");
+      const welcome = (await within(session.connect(), JOIN_TIMEOUT_MS, late)) as unknown as Record<string, unknown>;
+      if (this.closed) return void session.disconnect().catch(ignore);
+      this.session = session;
+      this.subscribed = new Map();
+      this.settling = new Set();
+      const stable = setTimeout(() => (this.delay_ms = FIRST_DELAY_MS), STABLE_MS);
+      session.setOptions({ onClose: () => (clearTimeout(stable), this.lost(session, "the connection was closed")) });
+      onLink({ state: "open", reason: null, authid: String(welcome["authid"]), role: String(welcome["authrole"]) });
+      for (const topic of this.handlers.keys()) void this.settle(topic);
+      onJoin();
+    } catch (error) {
+      session.setOptions({ onClose: null });
+      session.disconnect().catch(ignore);
+      if (this.closed) return;
+      const failure = asFailure(error);
+      if (REJECTED.test(failure.uri)) {
+        this.closed = true;
+        onLink({ state: "rejected", reason: failure.message, authid, role: null });
+      } else this.retry(failure.message);
+    }
+  }
+
+  private lost(session: Session, reason: string): void {
+    if (this.session !== session || this.closed) return;
+    this.session = null;
+    this.retry(reason);
+  }
+
+  private retry(reason: string): void {
+    this.options.onLink({ state: "lost", reason, authid: this.options.authid, role: null });
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => void this.attempt(), this.delay_ms * (0.8 + 0.4 * Math.random()));
+    this.delay_ms = Math.min(this.delay_ms * 1.6, MAX_DELAY_MS);
+  }
+
+  /** Bring what is subscribed in line with what is wanted; one at a time for each topic. */
+  private async settle(topic: string): Promise<void> {
+    const { session, subscribed, settling } = this;
+    if (!session || settling.has(topic)) return;
+    settling.add(topic);
+    try {
+      while (session === this.session && this.handlers.has(topic) !== subscribed.has(topic)) {
+        if (this.handlers.has(topic)) subscribed.set(topic, await this.begin(session, topic));
+        else {
+          const number = subscribed.get(topic);
+          subscribed.delete(topic);
+          if (number) await session.unsubscribe(number);
+        }
+      }
+    } catch (error) {
+      if (session === this.session) console.warn(`cannot unsubscribe ${topic}:`, asFailure(error).message);
+    } finally {
+      settling.delete(topic);
+    }
+  }
+
+  private async begin(session: Session, topic: string): Promise<number | null> {
+    const onEvent = ({ argsList, argsDict, details }: EventData) => {
+      const retained = details["retained"] === true;
+      this.handlers.get(topic)?.({ args: argsList ?? [], kwargs: argsDict ?? {}, retained });
+    };
+    try {
+      const result = await session.subscribe(topic, onEvent, { match: "exact", get_retained: true });
+      return result.subscriptionId;
+    } catch (error) {
+      if (session === this.session) console.warn(`cannot subscribe ${topic}:`, asFailure(error).message);
+      return null;
+    }
+  }
+}
+
+/** What went wrong, in words; our own errors bring theirs as `message`. */
+function asFailure(error: unknown): Failure {
+  if (error instanceof Failure) return error;
+  const { errorUri, argsDict, argsList, details, message } = error as {
+    errorUri?: string;
+    argsDict?: Record<string, unknown>;
+    argsList?: unknown[];
+    details?: Record<string, unknown>;
+    message?: string;
+  };
+  const uri = errorUri ?? "io.timbr.error.not_connected";
+  if (uri === "wamp.error.no_such_procedure") return new Failure("Nobody answers there.", uri);
+  const text = argsDict?.["message"] ?? argsList?.[0] ?? details?.["message"] ?? (errorUri || message) ?? uri;
+  return new Failure(String(text), uri);
+}
+
+function within<T>(promise: Promise<T>, ms: number, late: () => Error): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(late()), ms);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
+function ignore(): void {
+  // the session was given up already
+}

@@ -1,0 +1,54 @@
+/** Numbers, times and values as people read them. */
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+
+export function count(n: number): string {
+  return Math.abs(n) < 1e7 ? whole.format(n) : compact.format(n);
+}
+
+export function rate(per_s: number): string {
+  return per_s >= 1e5 ? compact.format(per_s) : short.format(per_s);
+}
+
+/** `850 ms`, `12 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h` */
+export function duration(seconds: number | null | undefined): string {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 1e-3) return `${short.format(seconds * 1e6)} µs`;
+  if (seconds < 1) return `${short.format(seconds * 1e3)} ms`;
+  const s = Math.round(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return pair(Math.floor(s / 60), "min", s % 60, "s");
+  if (s < 86_400) return pair(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min");
+  return pair(Math.floor(s / 86_400), "d", Math.floor((s % 86_400) / 3600), "h");
+}
+
+function pair(big: number, big_unit: string, small: number, small_unit: string): string {
+  return small ? `${big} ${big_unit} ${small} ${small_unit}` : `${big} ${big_unit}`;
+}
+
+/** The time of day here, of seconds since the epoch. */
+export function timeOfDay(seconds: number): string {
+  return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour12: false });
+}
+
+export function bytes(n: number): string {
+  if (n < 1000) return `${n} bytes`;
+  if (n < 1e6) return `${short.format(n / 1e3)} kB`;
+  return `${short.format(n / 1e6)} MB`;
+}
+
+/** A value on one line, cut at `limit` characters. */
+export function oneLine(value: unknown, limit = 120): string {
+  return cut(JSON.stringify(value) ?? "undefined", limit);
+}
+
+/** A value over several lines, as JSON. */
+export function pretty(value: unknown): string {
+  return JSON.stringify(value, null, 2) ?? "undefined";
+}
+
+export function cut(text: string, limit: number): string {
+  return text.length > limit ? `${text.slice(0, limit)}…` : text;
+}

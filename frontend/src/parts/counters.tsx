@@ -1,0 +1,46 @@
+/** The machine's counters, which add up: put = processed + errored + dropped + waiting + in flight. */
+
+import type { Status } from "../contract";
+import { count, rate } from "../format";
+
+export function Counters({ status }: { status: Status }) {
+  const part = status.queue_capacity ? Math.min(1, status.queue_size / status.queue_capacity) : 0;
+  return (
+    <dl class="counters">
+      <Counter name="Put" value={status.put} />
+      <Counter name="Processed" value={status.processed} note={`${rate(status.rate_per_s[1])} /s`} />
+      <Counter name="Errored" value={status.errored} bad />
+      <Counter name="Dropped" value={status.dropped} bad />
+      <Counter name="Refused" value={status.refused} bad />
+      <Counter name="In flight" value={status.in_flight} />
+      <div class="counter wide">
+        <dt id="queue-label">Queue</dt>
+        <dd>
+          {count(status.queue_size)} <span class="muted">of {count(status.queue_capacity)}</span>
+          <div
+            class="bar"
+            role="meter"
+            aria-labelledby="queue-label"
+            aria-valuemin={0}
+            aria-valuemax={status.queue_capacity}
+            aria-valuenow={status.queue_size}
+          >
+            <div class={part > 0.9 ? "full" : ""} style={{ width: `${100 * part}%` }} />
+          </div>
+        </dd>
+      </div>
+    </dl>
+  );
+}
+
+function Counter(props: { name: string; value: number; note?: string; bad?: boolean }) {
+  return (
+    <div class="counter">
+      <dt>{props.name}</dt>
+      <dd class={props.bad && props.value > 0 ? "bad" : ""} data-testid={`count-${props.name.toLowerCase().replace(" ", "-")}`}>
+        {count(props.value)}
+      </dd>
+      {props.note && <dd class="note muted small">{props.note}</dd>}
+    </div>
+  );
+}

