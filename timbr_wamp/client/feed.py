@@ -152,7 +152,8 @@ Instruction: TypeAlias = Deliver | Refill | Gap | RunChanged
 class Feed:
     """Decide what to deliver, what to ask for again, and what is lost. Not for several threads.
 
-    At most one `Refill` is under way; each must be followed by `on_page` or `on_refill_failed`.
+    At most one `Refill` of the present run is under way; each must be followed by `on_page` or
+    `on_refill_failed`.
 
     Args:
         run, after_seq: begin after that row. ``after_seq=0`` begins with the oldest row kept; None
@@ -181,7 +182,7 @@ class Feed:
         self._claimed = 0
         #: The next status is believed at once: nothing is on its way yet.
         self._fresh = True
-        self._asked: str | None = None
+        self._asked: Refill | None = None
         self._past: dict[str, int] = {}
 
     @property
@@ -197,7 +198,7 @@ class Feed:
                 self._known = last_seq
             return [Deliver(run, rows)]
         out: list[Instruction] = []
-        if run != self.run and not self._enter(run, first_seq, out, sure=False):
+        if (run != self.run or self.expected is None) and not self._enter(run, first_seq, out, sure=False):
             return self._late(run, last_seq)
         self._known = max(self._known, last_seq)
         assert self.expected is not None
@@ -215,7 +216,7 @@ class Feed:
         it missing still. ``sure`` says that it is not: nothing came for a while.
         """
         out: list[Instruction] = []
-        if run != self.run and not self._enter(run, last_seq + 1, out, sure=sure):
+        if (run != self.run or self.expected is None) and not self._enter(run, last_seq + 1, out, sure=sure):
             return out
         assert self.expected is not None
         trusted = last_seq if sure or self._fresh else min(self._claimed, last_seq)
@@ -229,10 +230,10 @@ class Feed:
 
         ``first_available`` is the oldest row kept, ``last_seq + 1`` when none is.
         """
-        self._asked = None
         out: list[Instruction] = []
-        if run != self.run:
-            return self._settle(out)
+        if self._asked is None or run != self._asked.run:
+            return out  # asked before the run changed
+        self._asked = None
         assert self.expected is not None
         before = self.expected
         self._known = max(self._known, last_seq)
@@ -245,9 +246,10 @@ class Feed:
         # A keeper that gave nothing is asked again when its next status comes, not at once for ever.
         return self._settle(out, ask=self.expected > before)
 
-    def on_refill_failed(self) -> None:
-        """Take note that the `Refill` under way will not be answered; a later status asks again."""
-        self._asked = None
+    def on_refill_failed(self, refill: Refill) -> None:
+        """Take note that ``refill`` will not be answered; a later batch or status asks again."""
+        if self._asked == refill:
+            self._asked = None
 
     def on_reconnected(self) -> None:
         """Take note that the live way was broken: what the next status names and is missing, is lost."""
@@ -260,13 +262,15 @@ class Feed:
         """Go over to ``run``; False when it is one that is over (only a ``sure`` status revives it)."""
         if self.run is None:
             self.run = run
+        if run == self.run:
             self.expected = first_seq if self._after_seq is None else self._after_seq + 1
             return True
         if run in self._past and not sure:
             return False
-        if self.expected is None:  # begun with a run but no number
-            self.expected = self._known + 1
-        self._advance(self._known + 1, out)
+        if self.expected is None:
+            self.expected = 1
+        # What the run that is over had, and never came, nobody will give us any more.
+        self._advance(max(self._known, self._claimed) + 1, out)
         self._past[self.run] = self.expected
         if len(self._past) > PAST_RUNS:
             del self._past[next(iter(self._past))]
@@ -296,16 +300,18 @@ class Feed:
 
     def _drain(self, out: list[Instruction]) -> None:
         """Deliver what waited and is next now."""
-        while self._pending:
-            assert self.expected is not None
-            first = min(self._pending)
+        if not self._pending:
+            return
+        assert self.run is not None
+        assert self.expected is not None
+        for first in sorted(self._pending):
             if first > self.expected:
                 return
             rows = self._pending.pop(first)
             self._pending_count -= len(rows)
             rest = rows[self.expected - first :]
             if rest:
-                out.append(Deliver(self.run or "", rest))
+                out.append(Deliver(self.run, rest))
                 self.expected = rest[-1][0] + 1
 
     def _keep(self, first_seq: int, rows: Sequence[Row]) -> None:
@@ -333,8 +339,8 @@ class Feed:
         """Add the request for what is missing, if none is under way."""
         if ask and self._asked is None and self.expected is not None and self.expected <= self._known:
             assert self.run is not None
-            self._asked = self.run
-            out.append(Refill(self.run, self.expected - 1, self._refill_rows))
+            self._asked = Refill(self.run, self.expected - 1, self._refill_rows)
+            out.append(self._asked)
         return out
 
 
