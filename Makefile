@@ -16,14 +16,9 @@ endif
 INSTALLED := .venv/.timbr-wamp-installed
 TOOLS := .venv/.timbr-wamp-tools
 PAGE := timbr_wamp/dashboard/static/index.html
-ROUTER := $(TIMBR_WAMP_ROUTER_ENV)/.timbr-wamp-installed
-ifdef TIMBR_WAMP_CROSSBAR
-ROUTER :=
-endif
 
 TOOL_EXTRAS := test,lint,bench
 PACKAGING := setup.cfg setup.py pyproject.toml
-ROUTER_PARTS := $(wildcard router-config/requirements*.txt)
 PAGE_PARTS := $(shell find frontend -name node_modules -prune -o -type f -print 2>/dev/null)
 
 # A usable Node builds the page; where there is none, a wheel brings one.
@@ -36,13 +31,13 @@ NODE_EXTRA = $(shell command -v npm >/dev/null 2>&1 && node -e 'process.exit(+pr
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED) $(ROUTER) $(PAGE)  ## router, page, a kernel with a machine on live input (SOURCE=earthquakes: real data replayed)
+demo: $(INSTALLED) router-env $(PAGE)  ## router, page, a kernel with a machine on live input (SOURCE=earthquakes: real data replayed)
 	@exec $(BIN)/timbr-wamp demo --source $(SOURCE) --next-free-port
 
-test: $(TOOLS) $(ROUTER) $(PAGE)  ## the whole suite
+test: $(TOOLS) router-env $(PAGE)  ## the whole suite
 	$(BIN)/python -m pytest
 
-soak: $(TOOLS) $(ROUTER) $(PAGE)  ## the long forms of the tests: chaos, conformance
+soak: $(TOOLS) router-env $(PAGE)  ## the long forms of the tests: chaos, conformance
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
 lint: $(TOOLS)  ## layout, mistakes, types
@@ -50,7 +45,7 @@ lint: $(TOOLS)  ## layout, mistakes, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(TOOLS) $(ROUTER)  ## measure; prints ratios
+bench: $(TOOLS) router-env  ## measure; prints ratios
 	$(BIN)/python -m benchmarks
 
 docs: $(TOOLS)  ## write the generated pages anew, check names and links
@@ -101,9 +96,9 @@ $(TOOLS): $(INSTALLED)
 	$(call install,$(TOOL_EXTRAS))
 	@touch $@
 
-$(ROUTER): $(ROUTER_PARTS) | $(INSTALLED)
+.PHONY: router-env
+router-env: | $(INSTALLED)
 	@$(BIN)/timbr-wamp router install
-	@mkdir -p $(dir $@) && touch $@
 
 $(PAGE): $(PAGE_PARTS) | $(INSTALLED)
 	@echo "building the page"

@@ -1,0 +1,56 @@
+"""The group of commands, and the ancestor's name of one of them."""
+
+from __future__ import annotations
+
+import click
+
+import timbr_wamp
+from timbr_wamp.cli.doctor import doctor
+from timbr_wamp.cli.frame import Commands, set_up_logging, settings_from
+from timbr_wamp.cli.kernels import execute, kernel, list_kernels
+from timbr_wamp.cli.machines import put, set_slot, slots, status, tail, watch
+from timbr_wamp.cli.node import router
+from timbr_wamp.cli.services import bridge, host
+from timbr_wamp.cli.tokens import token
+from timbr_wamp.cli.up import demo, up
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(timbr_wamp.__version__, prog_name="timbr-wamp")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the whole log.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """Machines in IPython kernels on a WAMP router: start them, watch them, change them while they run.
+
+    Which router and token: TIMBR_WAMP_URL and TIMBR_WAMP_TOKEN, else `timbr.toml`, else the router
+    that runs here.
+    """
+    set_up_logging("debug" if debug else settings_from().log_level)
+
+
+for command in (
+    demo,
+    up,
+    router,
+    host,
+    bridge,
+    kernel,
+    list_kernels,
+    execute,
+    status,
+    watch,
+    tail,
+    put,
+    slots,
+    set_slot,
+    token,
+    doctor,
+):
+    main.add_command(command)
+
+
+def wampify() -> None:
+    """Run ``timbr-wamp bridge`` under the name that it had in the ancestor."""
+    import sys
+
+    main(args=["bridge", *sys.argv[1:]], prog_name="wampify")

@@ -1,0 +1,101 @@
+"""The demo's machine on real data: a week of earthquakes from the USGS, ten events a second, over and over.
+
+Runs in the demo's kernel as its startup file, so everything here is a variable of that kernel: take
+a slot's source from the page or from ``m.slots``, change it, and set it again while events flow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from timbr_wamp import Machine
+
+EVENTS_PER_S = 10
+#: Events that the rolling statistics look back on.
+WINDOW = 100
+#: An event this many standard deviations above the mean magnitude is an anomaly.
+ANOMALY_Z = 3.0
+
+
+def data_file() -> Path:
+    """Return the data: beside this file in an installed package, among the examples in a clone."""
+    here = Path(__file__).resolve()
+    beside = here.with_name("earthquakes.json")
+    return beside if beside.exists() else here.parents[3] / "examples" / "data" / "earthquakes.json"
+
+
+EVENTS = sorted(json.loads(data_file().read_bytes())["features"], key=lambda event: event["properties"]["time"])
+
+
+def replay() -> Iterator[dict[str, Any]]:
+    """Yield the events in the order of their time, and begin again at the end."""
+    due = time.monotonic()
+    while True:
+        for event in EVENTS:
+            due = max(due + 1 / EVENTS_PER_S, time.monotonic())  # after a pause go on, do not catch up
+            time.sleep(due - time.monotonic() if due > time.monotonic() else 0)
+            yield event
+
+
+window: deque[dict[str, Any]] = deque(maxlen=WINDOW)
+
+
+def clean(event):
+    """Keep what matters, with units in the names."""
+    longitude, latitude, depth_km = event["geometry"]["coordinates"]
+    place = event["properties"]["place"]
+    return {
+        "id": event["id"],
+        "time_s": event["properties"]["time"] / 1000,
+        "magnitude": event["properties"]["mag"],
+        "depth_km": depth_km,
+        "latitude": latitude,
+        "longitude": longitude,
+        "region": place.rsplit(", ", 1)[-1],
+        "place": place,
+    }
+
+
+def rolling(clean):
+    """Mean magnitude of the last hundred events, and where most of them were."""
+    window.append(clean)
+    magnitudes = [event["magnitude"] for event in window]
+    return {
+        "events": len(window),
+        "mean": round(statistics.fmean(magnitudes), 2),
+        "deviation": round(statistics.pstdev(magnitudes), 2),
+        "busiest": Counter(event["region"] for event in window).most_common(3),
+    }
+
+
+def anomaly(rolling, clean):
+    """How far above the mean this event is, in standard deviations, and whether that is remarkable."""
+    z = (clean["magnitude"] - rolling["mean"]) / (rolling["deviation"] or 1.0)
+    return {"z": round(z, 2), "anomaly": z > ANOMALY_Z}
+
+
+def intensity(anomaly, rolling, clean):
+    """Shaking at the surface, roughly. Some events have no depth that it could use: mend me while I run."""
+    if clean["depth_km"] <= 0:
+        raise ValueError(f"{clean['id']} lies {-clean['depth_km']} km above sea level: that has no logarithm")
+    return round(1.5 * clean["magnitude"] - 3.5 * math.log10(clean["depth_km"]) + 3.0, 2)
+
+
+def summary(intensity, anomaly, rolling, clean):
+    """One line for people; skipped when slot 3 failed, since it wants its value."""
+    word = "!" if anomaly["anomaly"] else ""
+    return f"M {clean['magnitude']} {clean['place']}, felt {intensity}{word}"
+
+
+m = Machine()
+for number, function in enumerate((clean, rolling, anomaly, intensity, summary)):
+    m.set(number, function, name=function.__name__)
+m.source = replay
+m.start()

@@ -1,0 +1,108 @@
+"""The demo's machine: this computer's own metrics, ten readings a second.
+
+Runs in the demo's kernel as its startup file, so everything here is a variable of that kernel: take
+a slot's source from the page or from ``m.slots``, change it, and set it again while readings flow.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from timbr_wamp import Machine
+
+READINGS_PER_S = 10
+#: Readings that the rolling statistics look back on: ten seconds.
+WINDOW = 10 * READINGS_PER_S
+#: A reading this many standard deviations from the mean is an anomaly.
+ANOMALY_Z = 3.0
+#: One reading in so many fails, on purpose.
+FAIL_EVERY = 40
+
+
+def readings() -> Iterator[dict[str, Any]]:
+    """Yield readings for ever: percentages, and counters as the system keeps them."""
+    number = 0
+    psutil.cpu_percent(percpu=True)  # the first one has nothing to compare with and is 0.0
+    due = time.monotonic()
+    while True:
+        due = max(due + 1 / READINGS_PER_S, time.monotonic())  # after a pause go on, do not catch up
+        time.sleep(due - time.monotonic() if due > time.monotonic() else 0)
+        number += 1
+        disk, net = psutil.disk_io_counters(), psutil.net_io_counters()
+        yield {
+            "number": number,
+            "time": time.time(),
+            "cpu_percent": psutil.cpu_percent(percpu=True),
+            "load": psutil.getloadavg(),
+            "memory_percent": psutil.virtual_memory().percent,
+            # None where the system shows none, as in some containers
+            "disk_bytes": [disk.read_bytes, disk.write_bytes] if disk else [0, 0],
+            "net_bytes": [net.bytes_recv, net.bytes_sent] if net else [0, 0],
+        }
+
+
+before: dict[str, Any] = {}
+window: deque[float] = deque(maxlen=WINDOW)
+
+
+def clean(reading):
+    """Average the cores; turn counters into bytes a second since the reading before."""
+    span_s = max(reading["time"] - before.get("time", 0), 0.001)
+
+    def rates(name):
+        then = before.get(name, reading[name])
+        return [round((new - old) / span_s) for new, old in zip(reading[name], then, strict=True)]
+
+    cleaned = {
+        "number": reading["number"],
+        "cpu_percent": round(statistics.fmean(reading["cpu_percent"]), 1),
+        "load": round(reading["load"][0], 2),
+        "memory_percent": reading["memory_percent"],
+        "disk_bytes_per_s": rates("disk_bytes"),
+        "net_bytes_per_s": rates("net_bytes"),
+    }
+    before.update(reading)
+    return cleaned
+
+
+def rolling(clean):
+    """Mean and standard deviation of the last ten seconds' processor load."""
+    window.append(clean["cpu_percent"])
+    return {
+        "readings": len(window),
+        "mean": round(statistics.fmean(window), 2),
+        "deviation": round(statistics.pstdev(window), 2),
+        "highest": max(window),
+    }
+
+
+def anomaly(rolling, clean):
+    """How far this reading is from the mean, in standard deviations, and whether that is too far."""
+    z = (clean["cpu_percent"] - rolling["mean"]) / (rolling["deviation"] or 1.0)
+    return {"number": clean["number"], "z": round(z, 2), "anomaly": abs(z) > ANOMALY_Z}
+
+
+def fragile(anomaly):
+    """Pass the reading on, but fail on every fortieth, on purpose. Mend me while I run."""
+    if anomaly["number"] % FAIL_EVERY == 0:
+        raise RuntimeError(f"reading {anomaly['number']} fails on purpose, as every {FAIL_EVERY}th does")
+    return anomaly["anomaly"]
+
+
+def summary(fragile, anomaly, rolling, clean):
+    """One line for people; skipped when slot 3 failed, since it wants its value."""
+    word = "unusual" if fragile else "usual"
+    return f"cpu {clean['cpu_percent']} % (mean {rolling['mean']} %), memory {clean['memory_percent']} %: {word}"
+
+
+m = Machine()
+for number, function in enumerate((clean, rolling, anomaly, fragile, summary)):
+    m.set(number, function, name=function.__name__)
+m.source = readings
+m.start()

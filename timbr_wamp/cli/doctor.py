@@ -1,0 +1,153 @@
+"""``timbr-wamp doctor``: what is there, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import click
+
+from timbr_wamp.cli.frame import connected, console, json_option, print_json, settings_from
+from timbr_wamp.errors import TimbrError
+from timbr_wamp.settings import Settings
+
+Verdict = Literal["ok", "note", "problem"]
+MARKS: dict[Verdict, str] = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[bold red]problem[/]"}
+
+#: A machine's or kernel's socket is called like this; what must fit behind the runtime folder.
+SOCKET_NAME_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    verdict: Verdict
+    text: str
+    #: What to do; empty when nothing.
+    todo: str = ""
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Look at everything that timbr-wamp needs, and say what to do about what is missing.
+
+    Ends with status 1 when there is a problem.
+    """
+    settings = settings_from()
+    findings = [finding for check in CHECKS for finding in check(settings)]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        _print(findings)
+    if any(finding.verdict == "problem" for finding in findings):
+        ctx.exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in findings:
+        todo = f"\n[bold]→ {escape(finding.todo)}[/]" if finding.todo else ""
+        table.add_row(MARKS[finding.verdict], finding.what, escape(finding.text) + todo)
+    console().print(table)
+
+
+def _python(settings: Settings) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("Python", "ok", f"{version} at {sys.executable}")
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    from timbr_wamp import runtime
+
+    folder = settings.runtime_dir
+    try:
+        runtime.private_folder(folder)
+    except TimbrError as error:
+        yield Finding("runtime folder", "problem", str(error), f"chmod 700 {folder}, or set TIMBR_WAMP_RUNTIME_DIR")
+    except OSError as error:
+        yield Finding("runtime folder", "problem", f"{folder}: {error.strerror}", "set TIMBR_WAMP_RUNTIME_DIR")
+    else:
+        yield Finding("runtime folder", "ok", f"{folder}, yours alone")
+        used = len(str(folder).encode()) + 1 + SOCKET_NAME_BYTES
+        if used > runtime.SOCKET_PATH_LIMIT_BYTES:
+            yield Finding(
+                "socket paths", "note", f"{used} bytes, over {runtime.SOCKET_PATH_LIMIT_BYTES}: folders in /tmp serve",
+                "set TIMBR_WAMP_RUNTIME_DIR to a shorter path",
+            )  # fmt: skip
+        else:
+            yield Finding("socket paths", "ok", f"{used} of {runtime.SOCKET_PATH_LIMIT_BYTES} bytes")
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        yield Finding("data folder", "ok", str(settings.data_dir))
+    except OSError as error:
+        yield Finding("data folder", "problem", f"{settings.data_dir}: {error.strerror}", "set TIMBR_WAMP_DATA_DIR")
+
+
+def _crossbar(settings: Settings) -> Iterator[Finding]:
+    from timbr_wamp.router import find_crossbar
+
+    try:
+        yield Finding("Crossbar.io", "ok", str(find_crossbar(settings)))
+    except TimbrError as error:
+        yield Finding("Crossbar.io", "problem", str(error), "timbr-wamp router install")
+
+
+def _page(settings: Settings) -> Iterator[Finding]:
+    from timbr_wamp.dashboard import page_dir
+
+    page = page_dir()
+    if page is None:
+        yield Finding("page", "note", "not built: the router shows a placeholder", "make page, in a clone")
+    else:
+        yield Finding("page", "ok", str(page))
+
+
+def _node(settings: Settings) -> Iterator[Finding]:
+    from timbr_wamp import runtime
+
+    node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
+    if node is None or not node.alive():
+        yield Finding("router", "note", "none runs here", "timbr-wamp up")
+        yield _port(settings)
+    else:
+        yield Finding("router", "ok", f"{node.url} (process {node.pid})")
+        host = runtime.read_file(runtime.host_file(settings.runtime_dir), runtime.HostFile)
+        if host is not None and host.alive():
+            yield Finding("host", "ok", f"{host.authid} (process {host.pid})")
+        else:
+            yield Finding("host", "note", "none runs here, so no kernel can be started", "timbr-wamp host")
+    if settings.url is not None or (node is not None and node.alive()):
+        yield _connection(settings)
+
+
+def _port(settings: Settings) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.interface, settings.port))
+        except OSError as error:
+            text = f"{settings.interface}:{settings.port}: {error.strerror}"
+            return Finding("port", "note", text, "timbr-wamp up --next-free-port, or --port")
+    return Finding("port", "ok", f"{settings.interface}:{settings.port} is free")
+
+
+def _connection(settings: Settings) -> Finding:
+    try:
+        with connected(settings, timeout_s=5.0) as client:
+            found = client.kernels()
+            return Finding("connection", "ok", f"{client.url} as {client.authid} ({client.role}), {len(found)} kernels")
+    except TimbrError as error:
+        return Finding("connection", "problem", str(error), "check TIMBR_WAMP_URL and TIMBR_WAMP_TOKEN")
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_python, _folders, _crossbar, _page, _node)

@@ -1,0 +1,148 @@
+"""What every command shares: the group that turns our errors into one sentence, options, JSON, a client.
+
+Exit status: 0 it worked, 1 one of our errors (a sentence on stderr), 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from timbr_wamp.errors import TimbrError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from timbr_wamp.client import Client, RemoteMachine
+    from timbr_wamp.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Refused(click.ClickException):
+    """One of our errors on its way to stderr."""
+
+    exit_code = 1
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"timbr-wamp: {self.message}", err=True, file=file)
+
+
+class Commands(click.Group):
+    """A group of commands whose `TimbrError` is a sentence, not a traceback, unless ``--debug`` is given."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TimbrError as error:
+            if ctx.params.get("debug"):
+                if error.remote_traceback:
+                    click.echo(f"In the other process:\n{error.remote_traceback}", err=True)
+                raise
+            raise Refused(str(error)) from error
+        except BrokenPipeError:
+            # The reader of a pipe has seen enough, as `timbr-wamp tail | head` does. Python would
+            # complain when it flushes stdout at exit: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+def set_up_logging(level: str) -> None:
+    """Send the program's log to stderr. Only commands do this, never the library."""
+    names = logging.getLevelNamesMapping()
+    logging.basicConfig(
+        level=names.get(level.upper(), logging.WARNING),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+def settings_from(**explicit: Any) -> Settings:
+    """Return the settings with a command's own options on top; an option that was not given changes nothing."""
+    from timbr_wamp.settings import load_settings
+
+    return load_settings(**explicit)
+
+
+def router_options(function: Callable[P, T]) -> Callable[P, T]:
+    """Add ``--url`` and ``--realm``: which router. The token comes by environment or file, never by argument."""
+    for option in (
+        click.option("--realm", metavar="NAME", help="The router's realm; `timbr` unless configured."),
+        click.option(
+            "--url", metavar="URL", help="The router: ws://…, wss://… or rs+unix:///path. Else the local one."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def connecting(function: Callable[..., T]) -> Callable[..., T]:
+    """Add the router's options to a command and hand it a connected `Client` first; close it afterwards."""
+
+    @router_options
+    @click.option("--connect-timeout", "timeout_s", type=float, default=10.0, show_default=True, help="In seconds.")
+    @functools.wraps(function)
+    def run(*args: Any, url: str | None, realm: str | None, timeout_s: float, **kwargs: Any) -> T:
+        with connected(settings_from(url=url, realm=realm), timeout_s) as client:
+            return function(client, *args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def connected(settings: Settings, timeout_s: float = 10.0) -> Iterator[Client]:
+    """Connect to the router of ``settings``, else the local one; close at the end."""
+    from timbr_wamp.client import connect
+
+    client = connect(settings=settings, timeout_s=timeout_s)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def machine_option(function: Callable[P, T]) -> Callable[P, T]:
+    """Add ``--machine``: which machine of the kernel."""
+    return click.option("-m", "--machine", default="machine", show_default=True, help="The machine's name.")(function)
+
+
+def machine_of(client: Client, kernel: str | None, name: str) -> RemoteMachine:
+    """Return a machine of a kernel given by id, name or unique prefix; None: the only kernel there is."""
+    return client.kernel(kernel).machine(name)
+
+
+def json_option(function: Callable[P, T]) -> Callable[P, T]:
+    """Add ``--json``: output for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
+
+
+def print_json(value: object, *, line: bool = False) -> None:
+    """Print a contract value as JSON on stdout; with ``line`` on one line, flushed."""
+    from timbr_wamp.contract import to_builtins
+
+    text = json.dumps(to_builtins(value), ensure_ascii=False, indent=None if line else 2)
+    click.echo(text)
+    if line:
+        sys.stdout.flush()
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return where people read. Rich itself honours ``NO_COLOR`` and pipes."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def note(text: str) -> None:
+    """Tell people something that is not the result: on stderr, so that pipes stay clean."""
+    click.echo(text, err=True)

@@ -1,0 +1,233 @@
+"""The processes that one ``up`` starts: router and host. Started in order, watched, ended in reverse order.
+
+They run in sessions of their own, so that Ctrl-C in the terminal reaches only us. Kernels are not
+ours to end: they outlive the host, and a later ``up`` finds them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timbr_wamp import runtime
+from timbr_wamp.errors import NoSuchProcedure, ServiceEnded
+from timbr_wamp.names import host_uri
+from timbr_wamp.runtime import BridgeFile
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import Client
+    from timbr_wamp.router import Router
+    from timbr_wamp.settings import Settings
+
+#: A host answers within this time of its start; kernels that it adopts may come later.
+HOST_START_S = 20.0
+#: After SIGTERM a child has so long before it is killed.
+HOST_STOP_S = 10.0
+BRIDGE_STOP_S = 5.0
+ROUTER_STOP_S = 10.0
+#: A second Ctrl-C shortens each of those waits to this.
+HURRIED_STOP_S = 0.5
+#: How often the children are looked at.
+WATCH_INTERVAL_S = 0.5
+LOG_TAIL_LINES = 15
+
+
+class House:
+    """Router and host of one ``up``. One thread: the main one."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._report = report
+        self._router: Router | None = None
+        self._host: subprocess.Popen[bytes] | None = None
+        self._host_log: Path | None = None
+        self._hurry = threading.Event()
+
+    @property
+    def router(self) -> Router:
+        """The router; only after `start_router`."""
+        assert self._router is not None
+        return self._router
+
+    @property
+    def answering(self) -> bool:
+        """Router and host run, so kernels can be asked."""
+        return self._host is not None and self._router is not None and self.ended() is None
+
+    def start_router(self, *, next_free_port: bool) -> None:
+        """Start the router, with its environment made first when it is missing; return when it answers.
+
+        Raises:
+            AlreadyUp, PortBusy, NoFreePort, RouterInstallFailed, RouterStartFailed: as they say.
+        """
+        from timbr_wamp.dashboard import page_dir
+        from timbr_wamp.errors import RouterNotInstalled
+        from timbr_wamp.router import Router, find_crossbar, install_crossbar
+
+        try:
+            find_crossbar(self._settings)
+        except RouterNotInstalled:
+            install_crossbar(self._settings, self._report)
+        page = page_dir()
+        if page is None:
+            self._report("the page is not built, so the router shows a placeholder; build it with: make page")
+        self._router = Router.start(self._settings, next_free_port=next_free_port, page_dir=page, report=self._report)
+
+    def start_host(self, client: Client) -> None:
+        """Start the host as a child process; return when it answers on the router.
+
+        Raises:
+            ServiceEnded: it ended, or gave no answer in time; with its log's tail.
+        """
+        router = self.router
+        self._end_stray_host()
+        self._host_log = Path(router.node_dir) / "host.log"
+        log = os.open(self._host_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        authid = router.host_token.partition(".")[0]
+        environ = {
+            **os.environ,
+            "TIMBR_WAMP_URL": router.unix_url,
+            "TIMBR_WAMP_TOKEN": router.host_token,
+            "TIMBR_WAMP_HOST": authid,
+        }
+        try:
+            self._host = subprocess.Popen(
+                [sys.executable, "-m", "timbr_wamp", "host"],
+                env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(log)
+        self._wait_for_host(client, host_uri(authid, "list"))
+
+    def _end_stray_host(self) -> None:
+        """End a host whose `up` was killed; its kernels live on and are found by the new one."""
+        stray = runtime.read_file(runtime.host_file(self._settings.runtime_dir), runtime.HostFile)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if stray is None or not stray.alive():
+                return
+            self._report(f"ending a host that was left behind (process {stray.pid})")
+            with suppress(ProcessLookupError):
+                os.kill(stray.pid, number)
+            self._wait(lambda: not stray.alive(), HOST_STOP_S)
+
+    def _wait_for_host(self, client: Client, procedure: str) -> None:
+        deadline = time.monotonic() + HOST_START_S
+        while True:
+            try:
+                client.call(procedure)
+                return
+            except NoSuchProcedure:
+                if (ended := self.ended()) is not None:
+                    raise ended from None
+                if time.monotonic() > deadline:
+                    raise ServiceEnded("the host", f"gave no answer in {HOST_START_S:g} s", self._tail()) from None
+                time.sleep(0.05)
+
+    def watch(self) -> None:
+        """Wait until a child ends. Interrupted by `KeyboardInterrupt`.
+
+        Raises:
+            ServiceEnded: which child, and the tail of its log.
+        """
+        while True:
+            if (ended := self.ended()) is not None:
+                raise ended
+            time.sleep(WATCH_INTERVAL_S)
+
+    def ended(self) -> ServiceEnded | None:
+        """Return what is to be said of a child that ended by itself, None while all live."""
+        if self._router is not None and self._router.poll() is not None:
+            return ServiceEnded("the router", f"ended by itself (status {self._router.poll()})", "")
+        if self._host is not None and self._host.poll() is not None:
+            return ServiceEnded("the host", f"ended by itself (status {self._host.returncode})", self._tail())
+        return None
+
+    def _tail(self) -> str:
+        if self._host_log is None or not self._host_log.exists():
+            return ""
+        lines = self._host_log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
+    def hurry(self) -> None:
+        """Shorten what is left of `stop`. Any thread, also a signal handler."""
+        self._hurry.set()
+
+    def stop(self) -> None:
+        """End host, bridges and router, in this order, within bounded time. Idempotent.
+
+        The host goes first, since it would start bridges again that end under it.
+        """
+        if self._host is not None:
+            self._report("ending the host")
+            self._end(self._host, HOST_STOP_S)
+            self._host = None
+            self._end_bridges()
+        if self._router is not None:
+            self._report("ending the router")
+            self._router.stop(timeout_s=self._patience(ROUTER_STOP_S))
+            self._router = None
+
+    def _end(self, child: subprocess.Popen[bytes], patience_s: float) -> None:
+        child.terminate()
+        if not self._wait(lambda: child.poll() is not None, patience_s):
+            child.kill()
+            child.wait()
+
+    def _end_bridges(self) -> None:
+        """End bridges that their host left behind."""
+        folder = self._settings.runtime_dir
+        left = runtime.living(folder, "bridge-", BridgeFile)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for bridge in left.values():
+                if bridge.alive():
+                    with suppress(ProcessLookupError):
+                        os.kill(bridge.pid, number)
+            if self._wait(lambda: not any(bridge.alive() for bridge in left.values()), BRIDGE_STOP_S):
+                return
+
+    def _wait(self, done: Callable[[], bool], patience_s: float) -> bool:
+        begun = time.monotonic()
+        while not done():
+            if time.monotonic() - begun > self._patience(patience_s):
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _patience(self, patience_s: float) -> float:
+        return min(patience_s, HURRIED_STOP_S) if self._hurry.is_set() else patience_s
+
+
+@contextmanager
+def interruptible(house: House, before_stop: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Run a house: SIGINT, SIGTERM or SIGHUP end the body quietly; then ``before_stop``, then `House.stop`.
+
+    A second signal while it ends shortens the waits. Main thread only.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, _raise_interrupt) for number in signals}
+    try:
+        try:
+            with suppress(KeyboardInterrupt):
+                yield
+        finally:
+            for number in signals:
+                signal.signal(number, lambda *_: house.hurry())
+            try:
+                before_stop()
+            finally:
+                house.stop()
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _raise_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,148 @@
+"""Commands about kernels: list, start, stop, restart, interrupt, run code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from timbr_wamp.cli.frame import connecting, console, json_option, note, print_json
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import Client
+    from timbr_wamp.contract import IopubMessage
+
+
+@click.command("list")
+@json_option
+@connecting
+def list_kernels(client: Client, as_json: bool) -> None:
+    """Print the kernels on the router."""
+    found = list(client.kernels())
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        note("no kernels; start one with: timbr-wamp kernel start --name NAME")
+        return
+    from timbr_wamp.cli.show import kernels_table
+
+    console().print(kernels_table(found))
+
+
+@click.group()
+def kernel() -> None:
+    """List, start, stop, restart and interrupt kernels."""
+
+
+kernel.add_command(list_kernels, "list")
+
+
+@kernel.command()
+@click.option("--name", help="What people call it; its id otherwise.")
+@click.option("--startup", metavar="FILE", help="A Python file on the host that runs in it after each (re)start.")
+@click.option("--cwd", metavar="FOLDER", help="Its working folder on the host; your home otherwise.")
+@click.option("--host", metavar="NAME", help="Which host starts it, where there are several.")
+@json_option
+@connecting
+def start(
+    client: Client, name: str | None, startup: str | None, cwd: str | None, host: str | None, as_json: bool
+) -> None:
+    """Start a kernel and its bridge; it is on the router when this returns."""
+    started = client.start_kernel(name=name, startup=_absolute(startup), cwd=_absolute(cwd), host=host)
+    if as_json:
+        print_json(started.info())
+        return
+    click.echo(started.id)
+
+
+def _absolute(path: str | None) -> str | None:
+    """Return a path of this computer in full, since the host has another working folder; others stay."""
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+
+
+@kernel.command()
+@click.argument("kernel")
+@connecting
+def stop(client: Client, kernel: str) -> None:
+    """End a kernel and its bridge."""
+    chosen = client.kernel(kernel)
+    chosen.shutdown()
+    note(f"kernel {chosen.id} ended")
+
+
+@kernel.command()
+@click.argument("kernel")
+@json_option
+@connecting
+def restart(client: Client, kernel: str, as_json: bool) -> None:
+    """End a kernel's process and start it again; its id stays, its startup file runs again."""
+    info = client.kernel(kernel).restart()
+    if as_json:
+        print_json(info)
+        return
+    note(f"kernel {info.kernel_id} restarted as process {info.pid}")
+
+
+@kernel.command()
+@click.argument("kernel")
+@connecting
+def interrupt(client: Client, kernel: str) -> None:
+    """Interrupt the running cell of a kernel, as Ctrl-C in it would."""
+    client.kernel(kernel).interrupt()
+
+
+@click.command("exec")
+@click.argument("kernel")
+@click.argument("code")
+@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Give up after so long; else never.")
+@json_option
+@connecting
+@click.pass_context
+def execute(ctx: click.Context, client: Client, kernel: str, code: str, timeout_s: float | None, as_json: bool) -> None:
+    """Run CODE in a kernel and print its output as it comes; `-` reads stdin, `@file.py` a file.
+
+    Ends with status 1 when the code raises. Ctrl-C interrupts the code.
+    """
+    chosen = client.kernel(kernel)
+    try:
+        reply = chosen.run(_code(code), on_output=_print_as_json if as_json else _print_output, timeout_s=timeout_s)
+    except KeyboardInterrupt:
+        chosen.interrupt()
+        note("timbr-wamp: interrupted")
+        ctx.exit(130)
+    if as_json:
+        print_json(reply, line=True)
+    if reply.status != "ok":
+        ctx.exit(1)
+
+
+def _code(text: str) -> str:
+    if text == "-":
+        return sys.stdin.read()
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"cannot read {text[1:]}: {error}") from None
+
+
+def _print_as_json(message: IopubMessage) -> None:
+    print_json(message, line=True)
+
+
+def _print_output(message: IopubMessage) -> None:
+    """Print a kernel's output as a terminal can: streams, texts of results, tracebacks on stderr."""
+    content = message.content
+    # a tty gets the kernel's colours unless NO_COLOR asks for none (https://no-color.org); a pipe never does
+    color = False if os.environ.get("NO_COLOR") else None
+    if message.msg_type == "stream":
+        click.echo(content["text"], nl=False, err=content["name"] == "stderr", color=color)
+    elif message.msg_type in ("execute_result", "display_data", "update_display_data"):
+        click.echo(content["data"].get("text/plain", f"({', '.join(content['data'])})"), color=color)
+    elif message.msg_type == "error":
+        click.echo("\n".join(content["traceback"]), err=True, color=color)

@@ -1,0 +1,312 @@
+"""Commands about a machine: its status, records, slots, and putting messages into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from timbr_wamp.cli.frame import connecting, console, json_option, machine_of, machine_option, note, print_json
+from timbr_wamp.errors import MachineFull
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import Client, RemoteMachine
+    from timbr_wamp.contract import Record, Status
+
+#: Lines of ``put KERNEL -`` travel in calls of at most so many messages.
+PUT_BATCH = 200
+#: So long one call of ``put KERNEL -`` waits in the kernel for room; Ctrl-C is heard between calls.
+PUT_WAIT_S = 2.0
+#: A status that is older than this is told to be so: the machine sends one at least every 2 s.
+SILENT_AFTER_S = 6.0
+
+
+@click.command()
+@click.argument("kernel", required=False)
+@machine_option
+@json_option
+@connecting
+def status(client: Client, kernel: str | None, machine: str, as_json: bool) -> None:
+    """Print a machine's state and counters."""
+    remote = machine_of(client, kernel, machine)
+    if as_json:
+        print_json(remote.status)
+        return
+    from timbr_wamp.cli.show import status_view
+
+    console().print(status_view(remote.status, remote.slots))
+
+
+@click.command()
+@click.argument("kernel", required=False)
+@machine_option
+@json_option
+@connecting
+def watch(client: Client, kernel: str | None, machine: str, as_json: bool) -> None:
+    """Show a machine's status, live, until Ctrl-C. With --json one status a line."""
+    remote = machine_of(client, kernel, machine)
+    if as_json:
+        for newest in _statuses(remote):
+            if newest is not None:
+                print_json(newest, line=True)
+        return
+    _watch_screen(remote)
+
+
+def _watch_screen(remote: RemoteMachine) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from timbr_wamp.cli.show import status_view
+
+    shown = remote.status
+    slots = remote.slots
+    heard = time.monotonic()
+    with Live(status_view(shown, slots), console=console(), auto_refresh=False, transient=False) as live:
+        for newest in _statuses(remote):
+            if newest is not None:
+                if newest.revision != shown.revision:
+                    slots = remote.slots
+                shown, heard = newest, time.monotonic()
+            silent_s = time.monotonic() - heard
+            warning = f"no word from the machine for {silent_s:.0f} s" if silent_s > SILENT_AFTER_S else ""
+            live.update(Group(status_view(shown, slots), Text(warning, style="bold red")), refresh=True)
+
+
+def _statuses(remote: RemoteMachine) -> Iterator[Status | None]:
+    """Yield the machine's statuses as they come, and None after each second without one."""
+    news: queue.Queue[Status] = queue.Queue(maxsize=64)
+
+    def keep_newest(newest: Status) -> None:
+        if news.full():
+            news.get_nowait()  # only the newest is of interest; this callback is the only writer
+        news.put_nowait(newest)
+
+    subscription = remote.on_status(keep_newest)
+    try:
+        while True:
+            try:
+                yield news.get(timeout=1.0)
+            except queue.Empty:
+                yield None
+    except KeyboardInterrupt:
+        return
+    finally:
+        subscription.cancel()
+
+
+@click.command()
+@click.argument("kernel", required=False)
+@machine_option
+@click.option("--slot", metavar="SLOT", help="Print only this value, as JSON: in, f3, 3 or the slot's name.")
+@click.option("--all", "from_oldest", is_flag=True, help="Begin with the oldest record kept, not with the next one.")
+@click.option("-n", "--count", type=click.IntRange(min=1), help="Stop after so many records.")
+@click.option("--idle", "idle_s", type=float, metavar="SECONDS", help="Stop when no record comes for so long.")
+@json_option
+@connecting
+def tail(
+    client: Client,
+    kernel: str | None,
+    machine: str,
+    slot: str | None,
+    from_oldest: bool,
+    count: int | None,
+    idle_s: float | None,
+    as_json: bool,
+) -> None:
+    """Print every record of a machine as it is made, none left out, until Ctrl-C.
+
+    Where data is gone for good, or a new numbering begins, a line on stderr says so.
+    """
+    remote = machine_of(client, kernel, machine)
+    column = None if slot is None else _column(remote, slot)
+    try:
+        for record in _records(remote, 0 if from_oldest else None, idle_s):
+            _print_record(record, column, as_json)
+            count = None if count is None else count - 1
+            if count == 0:
+                return
+    except KeyboardInterrupt:
+        return
+
+
+def _records(remote: RemoteMachine, after_seq: int | None, idle_s: float | None) -> Iterator[Record]:
+    """Yield the records; tell gaps and new numberings on stderr."""
+    from timbr_wamp.client import Gap, RunChanged
+
+    for item in remote.records(after_seq=after_seq, timeout_s=idle_s):
+        if isinstance(item, Gap):
+            note(f"timbr-wamp: records {item.first} to {item.last} of run {item.run} are gone")
+        elif isinstance(item, RunChanged):
+            note(f"timbr-wamp: a new numbering begins: {item}")
+        else:
+            yield item
+
+
+def _column(remote: RemoteMachine, slot: str) -> int:
+    """Return the place in ``[in, f0, …]`` that `in`, `f3`, `3` or a slot's name means."""
+    from timbr_wamp.errors import SlotOutOfRange, UnknownSlot
+
+    if slot == "in":
+        return 0
+    slots = remote.slots
+    named = {info.name: info.slot for info in slots if info.name}
+    if slot in named:
+        return int(named[slot]) + 1
+    number = slot.removeprefix("f")
+    if not number.isdecimal():
+        raise UnknownSlot(slot, sorted(named))
+    if int(number) >= len(slots):
+        raise SlotOutOfRange(int(number), len(slots))
+    return int(number) + 1
+
+
+def _print_record(record: Record, column: int | None, as_json: bool) -> None:
+    if column is not None:
+        values = (record.input, *record.values) if len(record) > 1 else ()
+        print_json(values[column] if column < len(values) else None, line=True)
+    elif as_json:
+        print_json(record_as_json(record), line=True)
+    else:
+        from timbr_wamp.cli.show import record_line
+
+        screen = console()
+        screen.print(record_line(record), soft_wrap=not screen.is_terminal, overflow="ellipsis", no_wrap=True)
+
+
+def record_as_json(record: Record) -> dict[str, Any]:
+    """Return a record as one flat mapping: its meta, oid and values by the names ``in``, ``f0`` …"""
+    from timbr_wamp.contract import to_builtins
+
+    values: dict[str, Any] = {}
+    if record.meta.text_bytes is None:
+        values = {"in": record.input, **{f"f{number}": value for number, value in enumerate(record.values)}}
+    return {"oid": record.oid, **to_builtins(record.meta), "values": values}
+
+
+@click.command()
+@click.argument("kernel")
+@click.argument("message")
+@machine_option
+@click.option("--oid", help="The message's id; one that is known already is not put twice.")
+@json_option
+@connecting
+def put(client: Client, kernel: str, message: str, machine: str, oid: str | None, as_json: bool) -> None:
+    """Put MESSAGE, a JSON text, into a machine and print its id; `-` puts each line of stdin.
+
+    What is not JSON is refused, and nothing of it is put.
+    """
+    remote = machine_of(client, kernel, machine)
+    if message != "-":
+        oid = remote.put(_parsed(message, "MESSAGE"), block=True, timeout=PUT_WAIT_S, oid=oid)
+        print_json({"oid": oid}) if as_json else click.echo(oid)
+        return
+    if oid is not None:
+        raise click.UsageError("--oid names one message; stdin may give many")
+    total = 0
+    for batch in _stdin_batches():
+        for done in _put_all(remote, batch):
+            total += 1
+            click.echo(json.dumps({"oid": done}) if as_json else done)
+    note(f"timbr-wamp: {total:,} messages put")
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{where} is not JSON: {error}; a text needs its quotes: '\"text\"'") from None
+
+
+def _stdin_batches() -> Iterator[list[Any]]:
+    """Yield the messages of stdin's lines as they arrive, at most `PUT_BATCH` at once."""
+    rest, line_number = b"", 0
+    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        batch = []
+        for line in lines:
+            line_number += 1
+            if line.strip():
+                batch.append(_parsed(line.decode("utf-8", "replace"), f"line {line_number} of stdin"))
+        for start in range(0, len(batch), PUT_BATCH):
+            yield batch[start : start + PUT_BATCH]
+    if rest.strip():
+        yield [_parsed(rest.decode("utf-8", "replace"), "the last line of stdin")]
+
+
+def _put_all(remote: RemoteMachine, messages: list[Any], patience_s: float = 60.0) -> Iterator[str]:
+    """Put messages in order, waiting for room; yield their ids.
+
+    Raises:
+        MachineFull: the machine took nothing for ``patience_s`` seconds.
+    """
+    progress = time.monotonic()
+    while messages:
+        result = remote.put_many(messages, timeout_s=PUT_WAIT_S)
+        yield from result.oids
+        if result.oids:
+            progress = time.monotonic()
+        elif time.monotonic() - progress > patience_s:
+            raise MachineFull(remote.status.queue_capacity)
+        messages = messages[len(result.oids) :]
+
+
+@click.command()
+@click.argument("kernel", required=False)
+@machine_option
+@json_option
+@connecting
+def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> None:
+    """Print what stands in a machine's slots, with its source text."""
+    found = machine_of(client, kernel, machine).slots
+    if as_json:
+        print_json(list(found))
+        return
+    from timbr_wamp.cli.show import slots_table
+
+    console().print(slots_table(found))
+
+
+@click.command("set")
+@click.argument("kernel")
+@click.argument("slot")
+@click.argument("source")
+@machine_option
+@click.option("--name", help="Give the slot a name.")
+@json_option
+@connecting
+def set_slot(
+    client: Client, kernel: str, slot: str, source: str, machine: str, name: str | None, as_json: bool
+) -> None:
+    """Put a function in a slot of a machine, running or not: SOURCE text, or `@file.py`.
+
+    SOURCE is an expression such as `lambda x: x**2`, or a text that defines one function. An empty
+    SOURCE makes the slot identity again.
+    """
+    remote = machine_of(client, kernel, machine)
+    place: int | str = int(slot.removeprefix("f")) if slot.removeprefix("f").isdecimal() else slot
+    text = _file_text(source[1:]) if source.startswith("@") else source
+    if text.strip():
+        remote.set(place, text, name=name)
+    else:
+        del remote[place]
+    revisions = remote.revisions
+    if as_json:
+        print_json(revisions[-1])
+        return
+    note(f"revision {revisions[-1].number}: {revisions[-1].change}")
+
+
+def _file_text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"cannot read {name}: {error}") from None

@@ -1,0 +1,177 @@
+"""How things look to people in a terminal: tables and short texts. Decides nothing, asks nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from timbr_wamp.contract import KernelInfo, Record, SlotInfo, Status, outcome_kind
+
+STATE_STYLES = {
+    "running": "green", "idle": "green", "busy": "yellow", "paused": "yellow", "draining": "yellow",
+    "starting": "yellow", "restarting": "yellow", "failed": "bold red", "dead": "bold red", "offline": "red",
+}  # fmt: skip
+
+
+def state_text(state: str) -> Text:
+    """Return a state in its colour."""
+    return Text(state, style=STATE_STYLES.get(state, ""))
+
+
+def clock_text(seconds: float | None) -> str:
+    """Return the local time of day of UTC seconds."""
+    return "–" if seconds is None else datetime.fromtimestamp(seconds).strftime("%H:%M:%S.%f")[:-4]
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return a duration as people say it.
+
+    >>> duration_text(0.00025), duration_text(0.3), duration_text(75), duration_text(7300)
+    ('250 µs', '300 ms', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def kernels_table(kernels: Sequence[KernelInfo]) -> Table:
+    """Return the table of `timbr-wamp list`."""
+    table = _table("kernel", "name", "host", "state", "machines", "since")
+    now = time.time()
+    for info in kernels:
+        machines = Text(", ").join(
+            Text.assemble(machine.name, " ", state_text(machine.state)) for machine in info.machines
+        )
+        since = duration_text(now - info.started_at) if info.started_at else "–"
+        table.add_row(info.kernel_id, info.name, info.host, state_text(info.state), machines, since)
+    return table
+
+
+def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
+    """Return a machine's status: counters, source, and its slots' counts."""
+    facts = Table.grid(padding=(0, 3))
+    state = Text.assemble(state_text(status.state), f" ({status.reason})" if status.reason else "")
+    one_s, ten_s, minute = status.rate_per_s
+    rows: list[tuple[str, Text | str]] = [
+        ("machine", f"{status.name}, run {status.run}, revision {status.revision}"),
+        ("state", Text.assemble(state, f", up {duration_text(status.uptime_s)}")),
+        ("processed", f"{status.processed:,} of {status.put:,} put"),
+        ("errored", Text(f"{status.errored:,}", style="red" if status.errored else "")),
+        ("dropped, refused", f"{status.dropped:,}, {status.refused:,}"),
+        ("waiting", f"{status.queue_size:,} of {status.queue_capacity:,}, {status.in_flight} under way"),
+        ("rate", f"{one_s:,.1f}/s now, {ten_s:,.1f}/s over 10 s, {minute:,.1f}/s over 1 min"),
+        ("last", f"{status.last_oid or '–'} (number {status.last_seq:,}) at {clock_text(status.last_processed_time)}"),
+        ("source", source_text(status)),
+    ]
+    for name, value in rows:
+        facts.add_row(Text(name, style="dim"), value)
+    if not status.slots:
+        return Group(facts)
+    return Group(facts, Text(), counts_table(status, slots))
+
+
+def source_text(status: Status) -> str:
+    """Return the source's part of a status in words."""
+    source = status.source
+    if source.state == "none":
+        return "none; messages come by put"
+    of = f" of {source.total:,}" if source.total is not None else ""
+    eta = f", about {duration_text(source.eta_s)} left" if source.eta_s is not None else ""
+    error = f": {source.error}" if source.error else ""
+    return f"{source.state}, {source.count:,}{of} read{eta}{error}"
+
+
+def counts_table(status: Status, slots: Sequence[SlotInfo] = ()) -> Table:
+    """Return how often and how fast each set slot ran."""
+    names = {slot.slot: slot.name or "" for slot in slots}
+    table = _table("slot", "name", "calls", "errors", "skipped", "p50", "p99")
+    for counts in status.slots:
+        if not (counts.calls or counts.errors or counts.skipped):
+            continue
+        table.add_row(
+            f"f{counts.slot}",
+            names.get(counts.slot, ""),
+            f"{counts.calls:,}",
+            Text(f"{counts.errors:,}", style="red" if counts.errors else ""),
+            f"{counts.skipped:,}",
+            duration_text(counts.p50_s),
+            duration_text(counts.p99_s),
+        )
+    return table
+
+
+def slots_table(slots: Sequence[SlotInfo]) -> Table:
+    """Return what stands in each slot, with the first lines of its source."""
+    table = _table("slot", "name", "function", "gets", "revision", "source")
+    for info in slots:
+        if info.identity:
+            table.add_row(f"f{info.slot}", info.name or "", Text("identity", style="dim"), "", "", "")
+            continue
+        source = "\n".join((info.source or "").splitlines()[:8])
+        by = f"{info.revision}" + (f" by {info.author}" if info.author else "")
+        table.add_row(f"f{info.slot}", info.name or "", escape(info.function or "?"), _gets(info), by, Text(source))
+    return table
+
+
+def _gets(info: SlotInfo) -> str:
+    if info.values < 0:
+        return "all values"
+    texts = f" + {info.texts} texts" if info.texts else ""
+    return f"{info.values} value{'' if info.values == 1 else 's'}{texts}"
+
+
+def record_line(record: Record) -> Text:
+    """Return a record on one line: number, time, id, values."""
+    line = Text.assemble(
+        (f"{record.seq:>8} ", "bold"), (f"{clock_text(record.finished_at)} ", "dim"), (f"{record.oid} ", "dim")
+    )
+    if record.attempt > 1:
+        line.append(f"attempt {record.attempt} ", style="yellow")
+    if record.meta.text_bytes is not None:
+        return line.append(f"(a row of {record.meta.text_bytes:,} bytes)", style="yellow")
+    before = record.input
+    line.append(compact(before))
+    for number, value in enumerate(record.values):
+        if value == before:
+            continue  # identity, or nothing new: the line stays short
+        line.append(f"  f{number} ", style="cyan")
+        kind = outcome_kind(value)
+        line.append(compact(value) if kind == "value" else failure_text(value), style="" if kind == "value" else "red")
+        before = value
+    return line
+
+
+def failure_text(value: dict[str, Any]) -> str:
+    """Return the class and text of an outcome that is an error or a skip."""
+    detail = value["_exception"]
+    return f"{detail.get('exc_class')}: {detail.get('exc_value')}"
+
+
+def compact(value: object, width: int = 80) -> str:
+    """Return a value's JSON text, cut to ``width`` characters."""
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
