@@ -1,0 +1,133 @@
+"""A line after ``%wamp`` becomes a verb and arguments, or a usage line; never a SystemExit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from IPython.core.error import UsageError
+
+from timbr_wamp.magic.commands import REPLACED, VERBS
+from timbr_wamp.magic.parser import HelpWanted, overview, parse
+
+# fmt: off
+ASKED_FOR = {
+    "token", "connect", "disconnect", "list", "select", "status", "subscribe", "unsubscribe", "interrupt", "restart",
+    "slots", "set", "put", "start", "pause", "stop", "records", "errors",
+}
+OF_JUNO = {
+    "token", "connect", "list", "select", "status", "execute", "subscribe", "start_bridge", "stop_bridge",
+}
+# fmt: on
+
+
+def test_every_verb_that_was_promised_is_there():
+    assert set(VERBS) >= ASKED_FOR
+    assert set(VERBS) | set(REPLACED) >= OF_JUNO
+
+
+def test_words_and_options_become_arguments():
+    command = parse("connect ws://127.0.0.1:8080/ws --token ada.secret --reconnect")
+    assert command.verb == "connect"
+    assert command.arguments == {
+        "url": "ws://127.0.0.1:8080/ws",
+        "token": "ada.secret",
+        "realm": None,
+        "reconnect": True,
+    }
+
+
+def test_a_token_is_not_in_the_repr():
+    assert "secret" not in repr(parse("connect --token ada.secret"))
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments", "code"),
+    [
+        ("set 0 lambda x: x**2", {"slot": 0, "name": None}, "lambda x: x**2"),
+        ('set clean --name tidy lambda x: x["a b"]', {"slot": "clean", "name": "tidy"}, 'lambda x: x["a b"]'),
+        ("set --name=tidy 1 f", {"slot": 1, "name": "tidy"}, "f"),
+        ("put {'a': \"it's\"}", {"oid": None}, "{'a': \"it's\"}"),
+        ("put -5", {"oid": None}, "-5"),
+        ("put --oid 65f0c0ffee65f0c0ffee65f0 x", {"oid": "65f0c0ffee65f0c0ffee65f0"}, "x"),
+        ("execute --kernel lab print('--kernel')", {"kernel": "lab", "timeout_s": None}, "print('--kernel')"),
+        ("set 0", {"slot": 0, "name": None}, ""),
+    ],
+)
+def test_python_text_needs_no_quoting(line, arguments, code):
+    command = parse(line)
+    assert (command.arguments, command.code) == (arguments, code)
+
+
+def test_a_single_word_after_subscribe_is_the_callback():
+    assert parse("subscribe show").arguments == {"topic": "machine", "callback": "show"}
+    assert parse("subscribe records show").arguments == {"topic": "records", "callback": "show"}
+
+
+def test_a_cell_without_a_verb_is_run():
+    assert parse("", cell=True).verb == "execute"
+    assert parse("--kernel lab", cell=True).arguments["kernel"] == "lab"
+    assert parse("set 0", cell=True).verb == "set"
+
+
+def test_a_cell_for_a_prefix_is_run_there_as_juno_did():
+    command = parse("io.timbr.kernel.lab_4f2a9c01d3e7", cell=True)
+    assert (command.verb, command.arguments["kernel"]) == ("execute", "io.timbr.kernel.lab_4f2a9c01d3e7")
+
+
+def test_only_words_are_expanded():
+    assert parse("select $k", expand=lambda text: text.replace("$k", "lab")).arguments["kernel"] == "lab"
+    assert parse("put {1: '$k'}", expand=lambda text: text.replace("$k", "lab")).code == "{1: '$k'}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "conect",
+        "select a b",
+        "records many",
+        "records 0",
+        "stop --timeout-s never",
+        "connect --toke x",
+        "connect --token",
+        "connect 'open",
+        "set",
+        "subscribe",
+        "rollback",
+        "help nothing",
+    ],
+)
+def test_bad_arguments_give_a_usage_line(line):
+    with pytest.raises(UsageError, match=r"usage: %wamp "):
+        parse(line)
+
+
+def test_a_mistyped_verb_gets_a_suggestion():
+    with pytest.raises(UsageError, match="did you mean 'connect'"):
+        parse("conect")
+
+
+@pytest.mark.parametrize("line", ["-h", "--help", "help", "set -h", "set 0 --help", "help set"])
+def test_help_is_an_answer_and_no_exit(line):
+    with pytest.raises(HelpWanted, match="put a function in a slot"):
+        parse(line)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_stands_in_the_overview(verb):
+    with pytest.raises(HelpWanted, match=f"usage: %wamp {verb}"):
+        parse(f"{verb} -h")
+    assert f"%wamp {verb} " in overview()
+
+
+def test_every_verb_and_option_is_documented():
+    page = (Path(__file__).parents[2] / "docs/reference/magics.md").read_text(encoding="utf-8")
+    for verb in VERBS.values():
+        assert re.search(rf"^### `%wamp {verb.name}\b", page, re.MULTILINE), verb.name
+        section = re.split(r"^#+ ", page.split(f"### `%wamp {verb.name}", 1)[1], flags=re.MULTILINE)[0]
+        for argument in verb.arguments:
+            assert argument.name in section, (verb.name, argument.name)
+    for old in REPLACED:
+        assert old in page

@@ -1,0 +1,91 @@
+"""``%wamp`` in a shell: registered, completed, unloaded; and the magic function itself."""
+
+from __future__ import annotations
+
+import atexit
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from IPython.core.error import UsageError
+from IPython.core.magic import needs_local_scope, no_var_expand
+from IPython.utils.text import DollarFormatter
+
+from timbr_wamp.errors import TimbrError
+from timbr_wamp.magic.completion import callables, matcher_for
+from timbr_wamp.magic.failures import made_short
+from timbr_wamp.magic.link import Link
+from timbr_wamp.magic.parser import HelpWanted, parse
+from timbr_wamp.magic.verbs import Verbs
+from timbr_wamp.magic.views import Text
+
+#: The magic's names; the second is the one that it had in juno-magic.
+NAMES = ("wamp", "juno")
+
+_loaded: WeakKeyDictionary[Any, Wamp] = WeakKeyDictionary()
+
+
+def load(shell: Any) -> None:
+    """Add the magics and their completion to a shell. Idempotent."""
+    if shell in _loaded:
+        return
+    wamp = _loaded[shell] = Wamp(shell)
+    for name in NAMES:
+        shell.register_magic_function(wamp.wamp, "line_cell", name)
+    shell.Completer.custom_matchers.append(wamp.matcher)
+    atexit.register(wamp.link.disconnect)
+
+
+def unload(shell: Any) -> None:
+    """Take away what `load` added; end subscriptions and close the client. Idempotent."""
+    wamp = _loaded.pop(shell, None)
+    if wamp is None:
+        return
+    for name in NAMES:
+        for kind in ("line", "cell"):
+            shell.magics_manager.magics[kind].pop(name, None)
+        vars(shell.magics_manager.user_magics).pop(name, None)
+    shell.Completer.custom_matchers.remove(wamp.matcher)
+    atexit.unregister(wamp.link.disconnect)
+    wamp.link.disconnect()
+
+
+class Wamp:
+    """The magic object of one shell."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self.link = Link(shell)
+        self._verbs = Verbs(shell, self.link)
+        self.matcher = matcher_for(
+            {
+                "kernel": self.link.kernel_names,
+                "slot": self.link.slot_names,
+                "name": lambda: callables(shell.user_ns),
+            }
+        )
+
+    @no_var_expand  # type: ignore[untyped-decorator]  # IPython would garble {"dicts": 1}; `parse` expands words only
+    @needs_local_scope  # type: ignore[untyped-decorator]
+    def wamp(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> object:
+        """Control kernels and machines on a WAMP router.
+
+        ``%wamp connect`` first, then ``%wamp list`` and ``%wamp select <name>``. A cell that begins
+        with ``%%wamp`` runs on the selected kernel. ``%wamp help`` shows all verbs, ``%wamp help
+        <verb>`` explains one.
+        """
+        namespace = {**self._shell.user_ns, **(local_ns or {})}
+        try:
+            command = parse(line, cell=cell is not None, expand=lambda text: _expanded(text, namespace))
+            return self._verbs.run(command, cell, namespace)
+        except HelpWanted as wanted:
+            return Text(wanted.text)
+        except TimbrError as error:
+            raise made_short(error) from None
+
+
+def _expanded(text: str, namespace: dict[str, Any]) -> str:
+    """Replace ``$name`` and ``{expression}`` by their values in the notebook."""
+    try:
+        return str(DollarFormatter().vformat(text, (), namespace))
+    except Exception as error:  # evaluates what the notebook wrote
+        raise UsageError(f"{text.strip()}: {type(error).__name__}: {error}") from None

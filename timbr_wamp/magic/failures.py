@@ -1,0 +1,53 @@
+"""How errors show in a cell: one clear message, not forty lines of our own frames."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from timbr_wamp.contract import ExecuteReply
+from timbr_wamp.errors import TimbrError
+
+
+class RemoteCellError(Exception):
+    """A cell ended with an error on the kernel that it ran on.
+
+    What is raised is a subclass named like the error over there, so that ``%%wamp`` stops "Run
+    All" and programs (nbclient) read the name; its traceback is the remote one.
+    """
+
+    def __init__(self, evalue: str, lines: list[str]) -> None:
+        super().__init__(evalue, lines)
+        self.evalue, self.lines = evalue, lines
+
+    def __str__(self) -> str:
+        return self.evalue
+
+    def _render_traceback_(self) -> list[str]:
+        return self.lines
+
+
+def cell_error(reply: ExecuteReply) -> RemoteCellError:
+    """Return the exception that stands for a reply that is not ``ok``."""
+    if reply.status == "aborted":
+        name, value = "Aborted", "the kernel did not run the cell: an earlier one failed, or it restarts"
+    else:
+        name, value = reply.ename or "Error", reply.evalue or ""
+    kind = type(name, (RemoteCellError,), {"__module__": __name__})
+    error: RemoteCellError = kind(value, list(reply.traceback) or [f"{name}: {value}"])
+    return error
+
+
+def made_short(error: TimbrError) -> TimbrError:
+    """Return ``error``, which IPython then shows as its sentence and its remote traceback only.
+
+    Class and arguments stay, so that a notebook can catch it as any other program does.
+    """
+    error._render_traceback_ = partial(_rendered, error)  # type: ignore[attr-defined]  # IPython asks for this name
+    return error
+
+
+def _rendered(error: TimbrError) -> list[str]:
+    lines = [f"{type(error).__name__}: {error}"]
+    if error.remote_traceback:
+        lines += ["", "where it was raised:", *error.remote_traceback.rstrip().splitlines()]
+    return lines

@@ -1,0 +1,179 @@
+"""A line after ``%wamp`` → a verb and its arguments. Pure: no shell, no connection.
+
+The words follow shell quoting. Verbs that take Python take the rest of their line as it stands, so
+that code needs no quoting: ``%wamp set 0 lambda x: x["mag"] > 4``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from IPython.core.error import UsageError
+
+from timbr_wamp.magic.commands import REPLACED, VERBS, Argument, Verb
+from timbr_wamp.names import KERNEL_PREFIX
+
+_WORD = re.compile(r"\S+")
+_HELP = ("-h", "--help")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a line asks for. Arguments may hold a token, so they are not shown."""
+
+    verb: str
+    arguments: dict[str, Any] = field(default_factory=dict, repr=False)
+    #: The Python text of verbs that take some; empty when none was given.
+    code: str = ""
+
+
+class HelpWanted(Exception):
+    """Not an error: the line asks for help, and this is it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser that neither exits nor prints."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().rstrip()}")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise UsageError((message or self.format_usage()).rstrip())
+
+
+def parse(line: str, *, cell: bool = False, expand: Callable[[str], str] = str) -> Command:
+    """Return the command that a line after ``%wamp`` (``%%wamp`` with ``cell``) asks for.
+
+    Args:
+        line: the text after the magic's name.
+        cell: there is a cell below; a line without a verb then means ``execute``.
+        expand: replaces ``$name`` and ``{expression}``; Python text is never given to it.
+
+    Raises:
+        UsageError: unknown verb, or arguments that do not fit; with the usage line.
+        HelpWanted: ``help``, ``-h`` or ``--help``.
+    """
+    line = line.strip()
+    word, rest = (*line.split(None, 1), "", "")[:2]
+    if word in _HELP:
+        raise HelpWanted(overview())
+    if cell and word.startswith(KERNEL_PREFIX + "."):  # as juno-magic wrote it: %%juno PREFIX
+        word, rest = "execute", f"--kernel {line}"
+    elif cell and (not word or word.startswith("-")):
+        word, rest = "execute", line
+    if not word:
+        raise UsageError(f"a verb is missing\n{usage()}")
+    if word in REPLACED:
+        return Command(word)
+    if word not in VERBS:
+        raise UsageError(f"unknown verb {word!r}{_nearest(word)}\n{usage()}")
+    verb = VERBS[word]
+    words, code = _split(verb, rest, expand)
+    if any(word in _HELP for word in words):
+        raise HelpWanted(verb_help(verb))
+    arguments = vars(parser_of(verb).parse_args(words))
+    if verb.name == "help":
+        raise HelpWanted(_help_for(arguments["verb"]))
+    return Command(verb.name, arguments, code)
+
+
+def usage() -> str:
+    """Return the one line that names all verbs."""
+    return f"usage: %wamp VERB …   verbs: {', '.join(VERBS)}; `%wamp help VERB` explains one"
+
+
+def overview() -> str:
+    """Return one line for each verb."""
+    width = max(map(len, VERBS))
+    lines = [f"  %wamp {verb.name:<{width}}  {verb.help}" for verb in VERBS.values()]
+    return "\n".join([*lines, f"  %%wamp {'':<{width - 1}}  run the cell on the selected kernel"])
+
+
+def verb_help(verb: Verb) -> str:
+    """Return what a verb does and takes."""
+    return parser_of(verb).format_help().rstrip()
+
+
+def parser_of(verb: Verb) -> argparse.ArgumentParser:
+    """Return the parser for what stands between a verb and its Python text."""
+    code_word = "" if verb.code is None else " PYTHON …"
+    plain = _Parser(prog=f"%wamp {verb.name}", add_help=False)
+    _add_arguments(plain, verb.arguments)
+    synopsis = " ".join(plain.format_usage().split()).removeprefix("usage: ") + code_word
+    parser = _Parser(
+        prog=f"%wamp {verb.name}",
+        usage=synopsis.replace("%", "%%"),
+        description=verb.help,
+        epilog=None if verb.code is None else f"PYTHON is {verb.code}; with %%wamp {verb.name} it is the cell.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    _add_arguments(parser, verb.arguments)
+    return parser
+
+
+def _add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument]) -> None:
+    for argument in arguments:
+        help_text = argument.help.replace("%", "%%")
+        if argument.convert is None:
+            parser.add_argument(argument.name, action="store_true", help=help_text)
+        elif argument.is_option:
+            parser.add_argument(argument.name, type=argument.convert, default=argument.default, help=help_text)
+        else:
+            nargs = None if argument.required else "?"
+            parser.add_argument(
+                argument.name, type=argument.convert, nargs=nargs, default=argument.default, help=help_text
+            )
+
+
+def _split(verb: Verb, rest: str, expand: Callable[[str], str]) -> tuple[list[str], str]:
+    """Return the words for the verb's parser, and the Python text behind them."""
+    end = len(rest) if verb.code is None else _code_start(verb, rest)
+    try:
+        return shlex.split(expand(rest[:end])), rest[end:].strip()
+    except ValueError as error:
+        raise UsageError(f"{error}\n{parser_of(verb).format_usage().rstrip()}") from None
+
+
+def _code_start(verb: Verb, rest: str) -> int:
+    """Return where the options and positional arguments end and the Python text begins."""
+    options = {option.name: option for option in verb.options}
+    positionals = len(verb.positionals)
+    value_follows = False
+    for match in _WORD.finditer(rest):
+        word = match.group()
+        name, equals, _ = word.partition("=")
+        if value_follows:
+            value_follows = False
+        elif name in options:
+            value_follows = options[name].convert is not None and not equals
+        elif word in _HELP:
+            continue
+        elif positionals:
+            positionals -= 1
+        else:
+            return match.start()
+    return len(rest)
+
+
+def _nearest(word: str) -> str:
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _help_for(name: str | None) -> str:
+    if name is None:
+        return overview()
+    if name not in VERBS:
+        raise UsageError(f"unknown verb {name!r}{_nearest(name)}\n{usage()}")
+    return verb_help(VERBS[name])

@@ -1,0 +1,299 @@
+"""What verbs give back: values of the contract that read well in a notebook and in a terminal.
+
+Lists stay lists and statuses keep their attributes, so that ``rows = %wamp records 100`` can be
+computed with. Everything that came from elsewhere is escaped in HTML.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from timbr_wamp.contract import ErrorRow, KernelInfo, Record, RevisionInfo, SlotInfo, Status
+
+#: A table's cell shows so many characters of a text; the object itself has all of it.
+CELL_LIMIT = 120
+
+T = TypeVar("T")
+
+
+class Text(str):
+    """A sentence that shows without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Table(list[T], Generic[T]):
+    """A list that shows as a table. Subclasses say the columns."""
+
+    #: Headings, one a column.
+    columns: Sequence[str] = ()
+    empty = "none"
+
+    def cells(self, item: T) -> Sequence[object]:
+        """Return an item's texts, one a column."""
+        raise TypeError(f"{type(self).__name__} has no columns")
+
+    def _rows(self) -> list[list[str]]:
+        return [[_short(cell) for cell in self.cells(item)] for item in self]
+
+    def __repr__(self) -> str:
+        return text_table(self.columns, self._rows()) if self else self.empty
+
+    def _repr_html_(self) -> str:
+        return html_table(self.columns, self._rows()) if self else f"<p>{html.escape(self.empty)}</p>"
+
+
+class Kernels(Table[KernelInfo]):
+    """Kernels with all that is known of them."""
+
+    columns = ("id", "name", "host", "state", "language", "pid", "ours", "restarts", "machines", "started", "folder")
+    empty = "no kernels on the router"
+
+    def cells(self, item: KernelInfo) -> Sequence[object]:
+        """Return one kernel's cells."""
+        return (
+            item.kernel_id,
+            item.name,
+            item.host,
+            item.state,
+            f"{item.language} {item.language_version}".strip(),
+            item.pid,
+            item.ours,
+            item.restarts,
+            ", ".join(machine.name for machine in item.machines),
+            _time(item.started_at),
+            item.cwd,
+        )
+
+
+class Slots(Table[SlotInfo]):
+    """The slots of the newest revision."""
+
+    columns = ("slot", "name", "function", "source", "revision", "by", "calls", "errors", "p50", "p99")
+
+    def cells(self, item: SlotInfo) -> Sequence[object]:
+        """Return one slot's cells."""
+        counts = item.counts
+        return (
+            item.slot,
+            item.name,
+            "(identity)" if item.identity else item.function,
+            item.source,
+            item.revision or None,
+            item.author,
+            counts and counts.calls,
+            counts and counts.errors,
+            counts and _duration(counts.p50_s),
+            counts and _duration(counts.p99_s),
+        )
+
+
+class Records(Table[Record]):
+    """Records, oldest first."""
+
+    columns = ("seq", "oid", "attempt", "revision", "finished", "in", "slots")
+    empty = "no records yet"
+
+    def cells(self, item: Record) -> Sequence[object]:
+        """Return one record's cells."""
+        size = item.meta.text_bytes
+        known = size is None
+        return (
+            item.seq,
+            item.oid,
+            item.attempt,
+            item.revision,
+            _time(item.finished_at),
+            repr(item.input) if known else f"({size:,} bytes)",
+            ", ".join(_outcome(value) for value in item.values) if known else "",
+        )
+
+
+class Errors(Table[ErrorRow]):
+    """Failures of slots, oldest first."""
+
+    columns = ("seq", "oid", "attempt", "time", "task", "error", "input", "resolved")
+    empty = "no slot has failed"
+
+    def cells(self, item: ErrorRow) -> Sequence[object]:
+        """Return one failure's cells."""
+        error = f"{item.exc_class}: {item.exc_value}"
+        return (item.seq, item.oid, item.attempt, _time(item.time), item.task, error, item.input, item.resolved)
+
+
+class Revisions(Table[RevisionInfo]):
+    """The kept states of the slot table, oldest first."""
+
+    columns = ("number", "time", "by", "change", "functions")
+
+    def cells(self, item: RevisionInfo) -> Sequence[object]:
+        """Return one revision's cells."""
+        functions = ", ".join(name or "·" for name in item.functions)
+        return (item.number, _time(item.time), item.author, item.change, functions)
+
+
+class Facts:
+    """Named facts that show as a two-column table. Their names are attributes."""
+
+    def __init__(self, title: str, facts: dict[str, object]) -> None:
+        self.title = title
+        self._facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        facts = self.__dict__.get("_facts", {})
+        if name not in facts:
+            raise AttributeError(f"{self.__dict__.get('title', 'it')} has no {name!r}")
+        return facts[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *self._facts})
+
+    def _rows(self) -> list[list[str]]:
+        return [[name, _short(value)] for name, value in self._facts.items() if value not in (None, [], "")]
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n{text_table(('', ''), self._rows())}"
+
+    def _repr_html_(self) -> str:
+        return f"<b>{html.escape(self.title)}</b>{html_table((), self._rows())}"
+
+
+class MachineView(Facts):
+    """A machine's status; every attribute of `Status` can be read from it."""
+
+    def __init__(self, status: Status) -> None:
+        facts: dict[str, object] = {name: getattr(status, name) for name in status.__struct_fields__}
+        super().__init__(f"machine {status.name}: {status.state}", facts)
+        self.status = status
+
+    def _rows(self) -> list[list[str]]:
+        status = self.status
+        shown = {
+            "reason": status.reason,
+            "records": f"{status.processed:,} processed, {status.errored:,} errored, {status.dropped:,} dropped",
+            "put": f"{status.put:,}, refused {status.refused:,}",
+            "queue": f"{status.queue_size:,} of {status.queue_capacity:,}, in flight {status.in_flight}",
+            "rate_per_s": " / ".join(f"{rate:.1f}" for rate in status.rate_per_s) + " (1 / 10 / 60 s)",
+            "source": _source(status),
+            "last": f"{status.last_seq:,} ({status.last_oid})" if status.last_seq else None,
+            "revision": status.revision,
+            "run": status.run,
+        }
+        return [[name, str(value)] for name, value in shown.items() if value is not None]
+
+
+class StatusView:
+    """What ``%wamp status`` shows: connection, kernel, machine, failed callbacks.
+
+    Attributes that it lacks are those of the machine's `Status`.
+    """
+
+    def __init__(
+        self,
+        connection: Facts,
+        kernel: KernelInfo | None,
+        machine: Status | None,
+        problem: str | None,
+        callbacks: Facts,
+    ) -> None:
+        self.connection, self.kernel, self.machine = connection, kernel, machine
+        #: Why kernel or machine are not known.
+        self.problem = problem
+        self.callbacks = callbacks
+
+    def __getattr__(self, name: str) -> Any:
+        machine = self.__dict__.get("machine")
+        if machine is None or name.startswith("_"):
+            raise AttributeError(f"the status has no {name!r}" + ("" if machine else " (no machine)"))
+        return getattr(machine, name)
+
+    def _parts(self) -> list[Facts]:
+        parts = [self.connection]
+        if self.kernel is not None:
+            parts.append(kernel_facts(self.kernel))
+        if self.machine is not None:
+            parts.append(MachineView(self.machine))
+        if self.callbacks.subscriptions:
+            parts.append(self.callbacks)
+        return parts
+
+    def __repr__(self) -> str:
+        return "\n".join([*map(repr, self._parts()), *([self.problem] if self.problem else [])])
+
+    def _repr_html_(self) -> str:
+        problem = f"<p>{html.escape(self.problem)}</p>" if self.problem else ""
+        return "".join(part._repr_html_() for part in self._parts()) + problem
+
+
+def kernel_facts(kernel: KernelInfo) -> Facts:
+    """Return what is known of a kernel, for showing."""
+    facts: dict[str, object] = {name: getattr(kernel, name) for name in kernel.__struct_fields__}
+    facts["machines"] = ", ".join(f"{machine.name} ({machine.state})" for machine in kernel.machines)
+    for name in ("wamp_session", "protocol_version", "time", "language", "language_version", "kernel_id", "name"):
+        facts.pop(name)
+    facts["started_at"] = _time(kernel.started_at)
+    return Facts(f"kernel {kernel.name} ({kernel.kernel_id}): {kernel.state}", facts)
+
+
+def revision_facts(revision: RevisionInfo) -> Facts:
+    """Return a revision, for showing."""
+    return Facts(f"revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision))
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of one line a row, for terminals."""
+    lines = [columns, *rows] if any(columns) else list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if lines else []
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in HTML, every text escaped."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    style = ' style="text-align:left"'
+    body = "".join("<tr>" + "".join(f"<td{style}>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+
+
+def _short(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    text = " ".join(str(cell).split())
+    return text if len(text) <= CELL_LIMIT else text[: CELL_LIMIT - 1] + "…"
+
+
+def _outcome(value: object) -> str:
+    detail = value.get("_exception") if isinstance(value, dict) and len(value) == 1 else None
+    if isinstance(detail, dict):
+        return f"✗ {detail.get('exc_class')}"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _source(status: Status) -> str | None:
+    source = status.source
+    if source.state == "none":
+        return None
+    total = "" if source.total is None else f" of {source.total:,}"
+    error = "" if source.error is None else f"; {source.error}"
+    return f"{source.state}, {source.count:,}{total} read{error}"
+
+
+def _time(moment: float | None) -> str | None:
+    if not moment:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _duration(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds * 1000:.3g} ms"
