@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 from timbr_wamp.contract import ExecuteReply
-from timbr_wamp.errors import TimbrError
 
 
 class RemoteCellError(Exception):
@@ -37,7 +37,10 @@ def cell_error(reply: ExecuteReply) -> RemoteCellError:
     return error
 
 
-def made_short(error: TimbrError) -> TimbrError:
+E = TypeVar("E", bound=BaseException)
+
+
+def made_short(error: E) -> E:
     """Return ``error``, which IPython then shows as its sentence and its remote traceback only.
 
     Class and arguments stay, so that a notebook can catch it as any other program does.
@@ -46,8 +49,9 @@ def made_short(error: TimbrError) -> TimbrError:
     return error
 
 
-def _rendered(error: TimbrError) -> list[str]:
+def _rendered(error: BaseException) -> list[str]:
     lines = [f"{type(error).__name__}: {error}"]
-    if error.remote_traceback:
-        lines += ["", "where it was raised:", *error.remote_traceback.rstrip().splitlines()]
+    remote = getattr(error, "remote_traceback", None)
+    if remote:
+        lines += ["", "where it was raised:", *remote.rstrip().splitlines()]
     return lines

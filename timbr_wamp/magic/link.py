@@ -6,19 +6,20 @@ No words of the command line and nothing shown here: `timbr_wamp.magic.verbs` sp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import timbr_wamp
-from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
-from timbr_wamp.client.session import split_token
 from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, record_from_row
 from timbr_wamp.errors import InvalidName
 from timbr_wamp.magic.callbacks import CallbackThread, Decode, Watch, plain
 from timbr_wamp.magic.commands import KERNEL_TOPICS, MACHINE_TOPICS
 from timbr_wamp.magic.peek import Peek
 from timbr_wamp.names import DEFAULT_MACHINE, KERNEL_PREFIX, PREFIX, kernel_uri
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
 
 
 class Link:
@@ -41,7 +42,7 @@ class Link:
 
     def keep_token(self, token: str) -> str:
         """Keep a token for the next connect; return its name."""
-        name, _ = split_token(token)
+        name = _token_name(token)
         self._kept_token = token
         return name
 
@@ -54,7 +55,7 @@ class Link:
         client keeps the chosen kernel; watches end with the old client.
         """
         if token is not None:
-            split_token(token)
+            _token_name(token)
         asked = self._completed(url, token, realm)
         if self.client is not None and not again and asked == self._asked:
             return self.client
@@ -168,7 +169,7 @@ class Link:
         if topic in MACHINE_TOPICS:
             name = "" if topic == "machine" else topic
             parts = (self.machine().name, name) if name else (self.machine().name,)
-            decode = _each_record if topic == "records" else plain
+            decode: Decode = _each_record if topic == "records" else plain
             if topic in ("status", "event", "error"):
                 decode = _one(TOPICS["machine"][topic].payload)
             return kernel_uri(self.kernel().id, *parts), decode
@@ -190,6 +191,12 @@ class Link:
             return []
         slots = self.machine().slots
         return [text for slot in slots for text in (str(slot.slot), slot.name or "") if text]
+
+
+def _token_name(token: str) -> str:
+    from timbr_wamp.client.session import split_token  # autobahn: 0.3 s that %load_ext need not wait
+
+    return split_token(token)[0]
 
 
 def _one(kind: Any) -> Decode:

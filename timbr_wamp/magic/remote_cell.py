@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from timbr_wamp.client import RemoteKernel
 from timbr_wamp.contract import ExecuteReply, IopubMessage
 from timbr_wamp.errors import CallTimeout, TimbrError
-from timbr_wamp.magic.failures import cell_error
+from timbr_wamp.magic.failures import cell_error, made_short
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import RemoteKernel
 
 #: After an interrupt the remote cell has so long to end before we stop waiting.
 INTERRUPT_TIMEOUT_S = 10.0
@@ -81,7 +83,10 @@ class _Run:
     def _interrupt(self) -> None:
         # In a thread too: a second KeyboardInterrupt here must end the waiting at once.
         threading.Thread(target=self._send_interrupt, name="timbr_wamp interrupt", daemon=True).start()
-        self._ended.wait(INTERRUPT_TIMEOUT_S)
+        try:
+            self._ended.wait(INTERRUPT_TIMEOUT_S)
+        except KeyboardInterrupt:
+            raise made_short(KeyboardInterrupt("no longer waiting; the cell may go on over there")) from None
 
     def _send_interrupt(self) -> None:
         try:
@@ -129,7 +134,6 @@ class KernelOutput:
             message.msg_type,
             content,
             parent=self._parent,
-            ident=self._kernel.topic(message.msg_type),
             metadata=message.metadata,
             buffers=message.buffers or None,
         )

@@ -6,11 +6,10 @@ import builtins
 import getpass
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
-from timbr_wamp.client import Client
 from timbr_wamp.contract import Record
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.magic import views
@@ -21,6 +20,9 @@ from timbr_wamp.magic.parser import Command
 from timbr_wamp.magic.remote_cell import run_cell
 from timbr_wamp.names import KERNEL_PREFIX
 from timbr_wamp.plugins import kernel_face
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import Client
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -124,7 +126,7 @@ class Verbs:
             found = _lookup(callback, user_ns) or _lookup(callback, namespace)
             if not callable(found):
                 raise UsageError(f"{callback!r} is no function here; define it, then subscribe it by its name")
-            return found
+            return cast("Callable[..., object]", found)
 
         find()
         parent = self._shell.get_parent() if hasattr(self._shell, "get_parent") else None

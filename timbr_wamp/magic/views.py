@@ -160,7 +160,7 @@ class Facts:
         return [[name, _short(value)] for name, value in self._facts.items() if value not in (None, [], "")]
 
     def __repr__(self) -> str:
-        return f"{self.title}\n{text_table(('', ''), self._rows())}"
+        return f"{self.title}\n{text_table((), self._rows())}".rstrip()
 
     def _repr_html_(self) -> str:
         return f"<b>{html.escape(self.title)}</b>{html_table((), self._rows())}"

@@ -1,0 +1,111 @@
+"""What verbs give back: it can be computed with, reads well, and escapes what came from elsewhere."""
+
+from __future__ import annotations
+
+import atexit
+import pickle
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from timbr_wamp.contract import ErrorRow, ExecuteReply, KernelInfo, MachineBrief, Record, RecordMeta, SlotInfo, Status
+from timbr_wamp.errors import MachineFull
+from timbr_wamp.magic import views
+from timbr_wamp.magic.failures import RemoteCellError, cell_error, made_short
+
+EVIL = "<script>alert(1)</script>"
+
+
+def a_record(values: list[object], *, text_bytes: int | None = None) -> Record:
+    meta = RecordMeta(
+        run="r", seq=7, attempt=1, revision=2, received_at=1.0, finished_at=2.0, errored=False, text_bytes=text_bytes
+    )
+    return Record.make("65f0c0ffee65f0c0ffee65f0", values, meta)
+
+
+def test_records_stay_a_list_and_read_as_a_table():
+    rows = views.Records([a_record([EVIL, {"_exception": {"exc_class": "KeyError"}}])])
+    assert rows[0].seq == 7
+    assert "✗ KeyError" in repr(rows)
+    assert EVIL not in rows._repr_html_()
+    assert "&lt;script&gt;" in rows._repr_html_()
+
+
+def test_a_record_too_large_to_send_shows_its_size():
+    assert "(300,000 bytes)" in repr(views.Records([a_record([], text_bytes=300_000)]))
+
+
+def test_an_empty_table_is_a_sentence():
+    assert repr(views.Errors()) == "no slot has failed"
+    assert "no kernels" in views.Kernels()._repr_html_()
+
+
+def test_slots_show_identity_and_source():
+    slots = views.Slots([SlotInfo(slot=0), SlotInfo(slot=1, name="clean", identity=False, function="f", source=EVIL)])
+    assert "(identity)" in repr(slots)
+    assert EVIL not in slots._repr_html_()
+
+
+def test_errors_name_class_and_message():
+    row = ErrorRow(
+        run="r", seq=1, oid="o", attempt=1, revision=1, time=0.0, slot=2, task="f2", exc_class="ValueError",
+        exc_value=EVIL, exc_tb="", input="1",
+    )  # fmt: skip
+    assert "ValueError: <script>" in repr(views.Errors([row]))
+    assert EVIL not in views.Errors([row])._repr_html_()
+
+
+def a_status_view(machine: Status | None, problem: str | None = None) -> views.StatusView:
+    kernel = KernelInfo(
+        kernel_id="lab_4f2a9c01d3e7", name="demo", host="lab", state="busy",
+        machines=[MachineBrief(name="machine", state="running", run="r")],
+    )  # fmt: skip
+    nothing = views.Facts("callbacks", {"subscriptions": []})
+    return views.StatusView(views.Facts("connected", {"url": "ws://x"}), kernel, machine, problem, nothing)
+
+
+def test_a_status_view_has_the_machines_attributes():
+    view = a_status_view(Status(name="machine", run="r", state="running", processed=31))
+    assert (view.processed, view.machine.state, view.kernel.state) == (31, "running", "busy")
+    assert "demo" in repr(view)
+    assert "31 processed" in view._repr_html_()
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = view.nonsense
+
+
+def test_a_status_view_without_machine_says_why():
+    view = a_status_view(None, problem="no machine there")
+    assert "no machine there" in repr(view)
+    with pytest.raises(AttributeError, match="no machine"):
+        _ = view.processed
+
+
+def test_a_failed_remote_cell_raises_an_error_of_the_remote_name():
+    error = cell_error(
+        ExecuteReply(status="error", ename="ZeroDivisionError", evalue="division by zero", traceback=["line 1", "boom"])
+    )
+    assert isinstance(error, RemoteCellError)
+    assert (type(error).__name__, str(error)) == ("ZeroDivisionError", "division by zero")
+    assert error._render_traceback_() == ["line 1", "boom"]
+
+
+def test_an_aborted_cell_says_so():
+    assert "did not run the cell" in str(cell_error(ExecuteReply(status="aborted")))
+
+
+def test_our_errors_show_as_one_sentence_and_the_remote_traceback(capsys):
+    error = MachineFull(8)
+    error.remote_traceback = "Traceback (most recent call last):\n  over there"
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    try:
+        raise made_short(error)
+    except MachineFull:
+        shell.showtraceback()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("MachineFull: 8 messages wait already")
+    assert lines[-1] == "  over there"
+    assert len(lines) == 5
+    assert pickle.loads(pickle.dumps(error)).capacity == 8
+    shell.atexit_operations()
+    atexit.unregister(shell.atexit_operations)
