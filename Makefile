@@ -12,17 +12,15 @@ ifndef TIMBR_WAMP_ROUTER_ENV
 export TIMBR_WAMP_ROUTER_ENV := $(CURDIR)/.router-env
 endif
 
-# Files that say "this is made", and newer than what it was made from.
+# Files that say "this is made". Router environment and page see to that themselves.
 INSTALLED := .venv/.timbr-wamp-installed
 TOOLS := .venv/.timbr-wamp-tools
-PAGE := timbr_wamp/dashboard/static/index.html
 
 TOOL_EXTRAS := test,lint,bench
 PACKAGING := setup.cfg setup.py pyproject.toml
-PAGE_PARTS := $(shell find frontend -name node_modules -prune -o -type f -print 2>/dev/null)
 
 # A usable Node builds the page; where there is none, a wheel brings one.
-NODE_EXTRA = $(shell command -v npm >/dev/null 2>&1 && node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' \
+NODE_EXTRA = $(shell command -v npm >/dev/null 2>&1 && node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(a * 100 + +b < 2019))' \
 	>/dev/null 2>&1 || echo node)
 
 .DEFAULT_GOAL := help
@@ -31,13 +29,13 @@ NODE_EXTRA = $(shell command -v npm >/dev/null 2>&1 && node -e 'process.exit(+pr
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED) router-env $(PAGE)  ## router, page, a kernel with a machine on live input (SOURCE=earthquakes: real data replayed)
+demo: $(INSTALLED) router-env page  ## router, page, a kernel with a machine on live input (SOURCE=earthquakes: real data replayed)
 	@exec $(BIN)/timbr-wamp demo --source $(SOURCE) --next-free-port
 
-test: $(TOOLS) router-env $(PAGE)  ## the whole suite
+test: $(TOOLS) router-env page  ## the whole suite
 	$(BIN)/python -m pytest
 
-soak: $(TOOLS) router-env $(PAGE)  ## the long forms of the tests: chaos, conformance
+soak: $(TOOLS) router-env page  ## the long forms of the tests: chaos, conformance
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
 lint: $(TOOLS)  ## layout, mistakes, types
@@ -50,11 +48,13 @@ bench: $(TOOLS) router-env  ## measure; prints ratios
 
 docs: $(TOOLS)  ## write the generated pages anew, check names and links
 	$(BIN)/python -m timbr_wamp.contract.exports
+	$(BIN)/python -m timbr_wamp.cli.reference
 	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_generated.py
 
-page: $(PAGE)  ## build the page into the package
+page: | $(INSTALLED)  ## build the page into the package, unless it is up to date
+	@$(BIN)/python -m timbr_wamp.dashboard.build
 
-wheel: $(TOOLS) $(PAGE)  ## dist/timbr_wamp-….whl, with page, router configuration and demo data
+wheel: $(TOOLS) page  ## dist/timbr_wamp-….whl, with page, router configuration and demo data
 	rm -rf build
 	$(BIN)/python -m build --wheel
 
@@ -99,8 +99,3 @@ $(TOOLS): $(INSTALLED)
 .PHONY: router-env
 router-env: | $(INSTALLED)
 	@$(BIN)/timbr-wamp router install
-
-$(PAGE): $(PAGE_PARTS) | $(INSTALLED)
-	@echo "building the page"
-	@$(BIN)/python -m timbr_wamp.dashboard.build
-	@touch $@

@@ -95,7 +95,10 @@ def summary(intensity, anomaly, rolling, clean):
 
 
 m = Machine()
-for number, function in enumerate((clean, rolling, anomaly, intensity, summary)):
-    m.set(number, function, name=function.__name__)
+m.set(0, clean, name="clean")
+m.set(1, rolling, name="rolling")
+m.set(2, anomaly, name="anomaly")
+m.set(3, intensity, name="intensity")
+m.set(4, summary, name="summary")
 m.source = replay
 m.start()

@@ -102,7 +102,10 @@ def summary(fragile, anomaly, rolling, clean):
 
 
 m = Machine()
-for number, function in enumerate((clean, rolling, anomaly, fragile, summary)):
-    m.set(number, function, name=function.__name__)
+m.set(0, clean, name="clean")
+m.set(1, rolling, name="rolling")
+m.set(2, anomaly, name="anomaly")
+m.set(3, fragile, name="fragile")
+m.set(4, summary, name="summary")
 m.source = readings
 m.start()

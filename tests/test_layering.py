@@ -1,0 +1,157 @@
+"""The import rule (floors, downwards only), read from the source itself; nothing is imported for it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "timbr_wamp"
+
+#: Room → floor. A room imports from lower floors, and from its own room.
+FLOORS = {
+    "errors": 1,
+    "names": 2, "values": 2, "settings": 2, "plugins": 2,
+    "contract": 3, "runtime": 3, "streams": 3,
+    "machine": 4, "client": 4, "kernel": 4, "router": 4,
+    "store": 5, "cluster": 5, "connectors": 5, "magic": 5, "attach": 5, "dashboard": 5,
+    "components": 6,
+    "cli": 7, "__main__": 8,
+}  # fmt: skip
+
+#: Neighbours on one floor that may be used all the same, each with its reason.
+ALLOWED = {
+    ("settings", "names"): "a setting that becomes a name is checked as one",
+}
+
+#: Third party → the rooms or modules that may import it. What is not listed nobody may.
+THIRD_PARTIES = {
+    "orjson": {"values", "contract", "machine", "client", "components", "magic", "cli"},
+    "platformdirs": {"settings"},
+    "msgspec": {"contract", "runtime", "machine", "client", "components", "router", "magic"},
+    "psutil": {"runtime", "router", "components", "cli"},
+    "zmq": {"machine", "components", "kernel"},
+    "cloudpickle": {"machine", "client"},
+    "dask": {"machine"},
+    "autobahn": {"client"},
+    "txaio": {"client"},
+    "ipykernel": {"kernel"},
+    "IPython": {"kernel", "magic"},
+    "traitlets": {"kernel", "magic"},
+    "jupyter_client": {"components"},
+    "jupyter_core": {"components"},
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+
+#: Where even within its room a third party has one module of its own.
+ONE_MODULE = {"jupyter_client": 1}
+
+
+def _modules() -> Iterator[Path]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "static" not in path.parts and "config" not in path.relative_to(PACKAGE).parts:
+            yield path
+
+
+def _room(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield ``(line, absolute module)`` of each import, also those inside functions and for type checkers."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            assert node.module is not None
+            if node.module == "timbr_wamp":
+                yield from ((node.lineno, f"timbr_wamp.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, node.module
+
+
+MODULES = pytest.mark.parametrize("path", list(_modules()), ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+@MODULES
+def test_imports_go_downwards(path: Path) -> None:
+    room = _room(path)
+    if room == "__init__":
+        return  # the lazy names of the package itself: strings, and imports for type checkers
+    if path.parent.name == "demo":
+        return  # a startup file for kernels: a user's program
+    wrong = []
+    for line, module in _imports(path):
+        parts = module.split(".")
+        if parts[0] != "timbr_wamp":
+            continue
+        other = parts[1] if len(parts) > 1 else "__init__"
+        if other in (room, "__version__", "__init__") or (room, other) in ALLOWED:
+            continue
+        if FLOORS.get(other, 0) >= FLOORS[room]:
+            wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} (floor {FLOORS[room]}) imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+@MODULES
+def test_third_parties_stay_in_their_rooms(path: Path) -> None:
+    if path.parent.name == "demo":
+        return
+    room = _room(path)
+    wrong = []
+    for line, module in _imports(path):
+        top = module.partition(".")[0]
+        if top in ("timbr_wamp", "__future__") or top in sys.stdlib_module_names:
+            continue
+        if room not in THIRD_PARTIES.get(top, set()):
+            wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("library", "count"), ONE_MODULE.items())
+def test_some_third_parties_have_one_module(library: str, count: int) -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in _modules()
+        if any(module.partition(".")[0] == library for _, module in _imports(path))
+    }
+    assert len(users) <= count, users
+
+
+def test_twisted_speaks_only_in_the_router() -> None:
+    speakers = {
+        path.relative_to(ROOT).parts[0]
+        for folder in ("timbr_wamp", "router-config")
+        for path in (ROOT / folder).rglob("*.py")
+        for _, module in _imports(path)
+        if module.partition(".")[0] in ("twisted", "crossbar") or module.startswith("autobahn.twisted")
+    }
+    assert speakers <= {"router-config"}
+
+
+def test_the_router_component_needs_nothing_of_ours() -> None:
+    wrong = [
+        f"{path.name}:{line}"
+        for path in (ROOT / "router-config").rglob("*.py")
+        for line, module in _imports(path)
+        if module.partition(".")[0] == "timbr_wamp"
+    ]
+    assert not wrong, "the router's own environment has no timbr_wamp"
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {_room(path) for path in _modules()} - {"__init__"}
+    assert rooms <= set(FLOORS)
+
+
+@MODULES
+def test_a_module_says_what_it_is(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not tree.body or ast.get_docstring(tree), "its first lines say nothing"
