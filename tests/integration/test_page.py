@@ -1,0 +1,278 @@
+"""The page in real Chromium, served by the real router, over a real kernel's machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import timbr_wamp
+from tests.conftest import require_service
+from timbr_wamp.dashboard import page_dir
+from timbr_wamp.errors import TimbrError
+from timbr_wamp.router import Router, TokenStore, free_port
+from timbr_wamp.settings import Settings, load_settings
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = Path("/usr/bin/chromium")
+RUNNING, PAUSED, UNKNOWN = (f'[data-testid=light]:text-is("{text}")' for text in ("Running", "Paused", "Not known"))
+#: Runs in the kernel: a slow live source, markup as data, and a slot that fails on every seventh.
+STARTUP = '''
+import itertools, time
+from timbr_wamp import Machine
+
+def ticks():
+    for n in itertools.count(1):
+        yield n
+        time.sleep(0.02)
+
+def label(n):
+    """Markup that must stay text: <script>alert(1)</script>"""
+    return {"n": n, "text": "<b id='markup'>bold</b>"}
+
+def fail_on_sevenths(labelled):
+    return 1 / (labelled["n"] % 7)
+
+machine = Machine(stages=4, bufsize=64)
+machine[0] = label
+machine[1] = fail_on_sevenths
+machine.source = ticks
+machine.start()
+'''
+
+
+def installed() -> None:
+    """Raise an OSError when something that these tests need is missing."""
+    if not CHROMIUM.is_file():
+        raise FileNotFoundError(f"{CHROMIUM}: apt-get install chromium")
+    if shutil.which("node") is None:
+        raise FileNotFoundError("node is not on the PATH")
+    if page_dir() is None or not (ROOT / "frontend/node_modules/playwright-core").is_dir():
+        raise FileNotFoundError("the page is not built: make page")
+
+
+class Browser:
+    """Chromium, by ``tests/node/browser.mjs``."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            ["node", str(ROOT / "tests/node/browser.mjs"), str(CHROMIUM)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __call__(self, verb: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": verb, **arguments}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        assert "error" not in answer, f"{verb} {arguments}: {answer}"
+        return answer["value"]
+
+    def close(self) -> None:
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(timeout=20)
+
+
+@dataclass
+class Stack:
+    """A router, a host, a kernel with a machine, and a token of each role."""
+
+    settings: Settings
+    router: Router
+    tokens: dict[str, str]
+    kernel_id: str
+
+    def link(self, role: str) -> str:
+        return f"{self.router.page_url}#token={self.tokens[role]}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    require_service("Chromium with the page's packages", installed)
+    chromium = Browser()
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="module")
+def stack(crossbar: Path) -> Iterator[Stack]:
+    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    settings = load_settings(
+        environ={}, host="lab", crossbar=crossbar, runtime_dir=folder / "run", data_dir=folder / "data"
+    )
+    router = Router.start(settings, port=free_port(), page_dir=page_dir())
+    store = TokenStore(Path(router.node_dir))
+    tokens = {"admin": router.admin_token} | {r: store.create(f"a_{r}", r) for r in ("viewer", "operator")}
+    host = start_host(settings, router)
+    startup = folder / "startup.py"
+    startup.write_text(STARTUP)
+    with timbr_wamp.connect(router.url, router.admin_token, settings=settings) as client:
+        kernel_id = until(lambda: client.start_kernel("ticker", startup=str(startup))).id
+    yield Stack(settings, router, tokens, kernel_id)
+    try:
+        if router.poll() is None:
+            with timbr_wamp.connect(router.url, router.admin_token, settings=settings) as client:
+                client.kernel(kernel_id).shutdown()
+    finally:
+        host.terminate()
+        host.wait(timeout=20)
+        router.stop()
+        shutil.rmtree(folder)
+
+
+def start_host(settings: Settings, router: Router) -> subprocess.Popen[bytes]:
+    environ = os.environ | {
+        "TIMBR_WAMP_URL": router.unix_url,
+        "TIMBR_WAMP_TOKEN": router.host_token,
+        "TIMBR_WAMP_HOST": router.host_token.partition(".")[0],
+        "TIMBR_WAMP_RUNTIME_DIR": str(settings.runtime_dir),
+        "TIMBR_WAMP_DATA_DIR": str(settings.data_dir),
+    }
+    return subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], env=environ, stdin=subprocess.DEVNULL)
+
+
+def until(attempt: Any, timeout_s: float = 30.0) -> Any:
+    """Return what ``attempt`` returns as soon as it does not raise an error of ours."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return attempt()
+        except TimbrError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def number(browser: Browser, name: str) -> int:
+    return int(browser("text", selector=f"[data-testid=count-{name}]").replace(",", ""))
+
+
+def test_an_admin_sees_the_machine_run(stack, browser, tmp_path):
+    browser("open", url=stack.link("admin"))
+    browser("wait", selector=RUNNING)
+    assert browser("address") == stack.router.page_url, "the token has left the address bar"
+    assert "admin" in browser("text", selector="[data-testid=link]")
+    browser("wait", selector='role=list[name="Latest errors"] >> text=ZeroDivisionError')
+    browser("wait", selector='role=list[name="Latest records"] >> li >> nth=5')
+    assert number(browser, "put") > 0
+    assert number(browser, "errored") > 0
+    browser("click", selector="[data-testid=slot-0] summary")
+    assert "<script>alert(1)</script>" in browser("text", selector="[data-testid=slot-0] pre")
+    browser("click", selector='role=list[name="Latest errors"] >> summary')
+    assert "fail_on_sevenths" in browser("text", selector='role=list[name="Latest errors"] >> pre')
+    browser("screenshot", path=str(tmp_path / "page.png"))
+    assert browser("problems") == []
+
+
+def test_what_the_machine_says_is_text_and_never_markup(stack, browser):
+    browser("open", url=stack.link("viewer"))
+    browser("wait", selector='role=list[name="Latest records"] >> li >> nth=5')
+    browser("click", selector='role=button[name="Hold"]')
+    browser("click", selector='role=list[name="Latest records"] >> summary')
+    assert "<b id='markup'>" in browser("text", selector=".values pre >> nth=1")
+    assert browser("count", selector="#markup") == 0
+    assert browser("problems") == []
+
+
+def test_an_operator_pauses_and_resumes_but_writes_no_code(stack, browser):
+    browser("open", url=stack.link("operator"))
+    browser("wait", selector=RUNNING)
+    browser("click", selector='role=button[name="Pause"]')
+    browser("wait", selector=PAUSED)
+    assert not browser("enabled", selector='role=button[name="Pause"]')
+    browser("wait", selector='role=list[name="Latest events"] >> text=by a_operator')
+    browser("click", selector='role=button[name="Resume"]')
+    browser("wait", selector=RUNNING)
+    browser("click", selector="[data-testid=slot-0] summary")
+    assert browser("count", selector='role=button[name="Edit"]') == 0
+
+
+def test_a_viewer_sees_all_and_can_do_nothing(stack, browser):
+    browser("open", url=stack.link("viewer"))
+    browser("wait", selector=RUNNING)
+    for name in ("Start", "Pause", "Resume", "Stop"):
+        assert not browser("enabled", selector=f'role=button[name="{name}"]'), name
+    assert browser("count", selector='role=button[name="Try again"]') == 0
+
+
+def test_an_admin_writes_a_slot_and_reads_at_the_field_why_bad_source_is_refused(stack, browser):
+    browser("open", url=stack.link("admin"))
+    browser("wait", selector=RUNNING)
+    browser("click", selector="[data-testid=slot-2] summary")
+    browser("click", selector='[data-testid=slot-2] >> role=button[name="Write a function"]')
+    browser("fill", selector="#slot-2-source", text="def halve(x:\n    return x / 2\n")
+    browser("click", selector='[data-testid=slot-2] >> role=button[name="Set"]')
+    browser("wait", selector="[data-testid=slot-2] >> role=alert")
+    assert "does not compile" in browser("text", selector="[data-testid=slot-2] >> role=alert")
+    browser("fill", selector="#slot-2-source", text="def halve(x):\n    return x / 2\n")
+    browser("click", selector='[data-testid=slot-2] >> role=button[name="Set"]')
+    browser("wait", selector='[data-testid=slot-2] .title:text-is("halve")')
+    assert "return x / 2" in browser("text", selector="[data-testid=slot-2] pre")
+    with timbr_wamp.connect(stack.router.url, stack.tokens["admin"], settings=stack.settings) as client:
+        slot = client.kernel(stack.kernel_id).machine().slots[2]
+    assert (slot.function, slot.author) == ("halve", "admin")
+
+
+def test_without_a_token_that_is_known_the_page_asks_for_one(stack, browser):
+    browser("open", url=stack.router.page_url)
+    browser("wait", selector="#token")
+    browser("fill", selector="#token", text="admin.not_the_secret")
+    browser("click", selector='role=button[name="Connect"]')
+    browser("wait", selector='role=alert >> text="did not accept"')
+    browser("fill", selector="#token", text=stack.tokens["viewer"])
+    browser("click", selector='role=button[name="Connect"]')
+    browser("wait", selector=RUNNING)
+    browser("reload")  # the token is kept for this tab
+    browser("wait", selector=RUNNING)
+
+
+def test_a_script_with_another_wamp_library_reads_complete_records(stack):
+    require_service("the page's packages", installed)
+    done = subprocess.run(
+        ["node", "tests/node/wampy_client.mjs", "--url", stack.router.url, "--kernel-id", stack.kernel_id,
+         "--count", "100", "--timeout-s", "30"],
+        cwd=ROOT, env=os.environ | {"TIMBR_WAMP_TOKEN": stack.tokens["viewer"]}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, last = map(json.loads, done.stdout.splitlines())
+    assert first["subscribed"]
+    assert last["count"] == last["distinct"] >= 100
+    assert last["ordered"]
+
+
+def test_the_light_goes_out_with_the_router_and_comes_back_with_it(stack, browser):
+    browser("open", url=stack.link("admin"))
+    browser("wait", selector=RUNNING)
+    port = int(re.search(r":(\d+)", stack.router.page_url)[1])
+    os.kill(stack.router.pid, signal.SIGKILL)
+    browser("wait", selector='[data-testid=link]:has-text("No connection to the router")')
+    browser("wait", selector=UNKNOWN)
+    for name in ("Start", "Pause", "Resume", "Stop"):
+        assert not browser("enabled", selector=f'role=button[name="{name}"]'), name
+    stack.router.stop()
+    again = until(lambda: Router.start(stack.settings, port=port, page_dir=page_dir()))
+    try:
+        browser("wait", selector=RUNNING, timeout_ms=40_000)
+        before = number(browser, "put")
+        browser("wait", selector=f'[data-testid=count-put]:not(:text-is("{before:,}"))')
+        with timbr_wamp.connect(again.url, stack.tokens["admin"], settings=stack.settings) as client:
+            client.kernel(stack.kernel_id).shutdown()
+    finally:
+        again.stop()
