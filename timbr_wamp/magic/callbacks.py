@@ -1,6 +1,6 @@
 """Functions of the notebook that are called for each event of a topic.
 
-The client's loop thread only queues; one daemon thread calls. Prints of a callback go to the cell
+They run in the client's callback thread, one after the other. Prints of a callback go to the cell
 that subscribed it: in ipykernel a thread otherwise prints into whichever cell ran last. A callback
 that fails is shown there and logged, once for the same error, and counted (``%wamp status``); it
 stays subscribed, since a function redefined under the same name may well go right.
@@ -9,29 +9,18 @@ stays subscribed, since a function redefined under the same name may well go rig
 from __future__ import annotations
 
 import logging
-import queue
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 logger = logging.getLogger(__name__)
 
-#: Events that may wait for callbacks; later ones are dropped and counted.
-QUEUE_LIMIT = 1000
-#: `CallbackThread.close` waits so long for the callback under way.
-CLOSE_TIMEOUT_S = 2.0
-
-
+#: Arguments by position and by name.
+Words: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 #: An event's arguments → the arguments of each call; several when it is a batch.
-Decode: TypeAlias = Callable[[Sequence[Any]], Iterable[tuple[Any, ...]]]
-
-
-def plain(args: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Call once, with the event's arguments as they are."""
-    return [tuple(args)]
+Decode: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], Iterable[Words]]
 
 
 class Ending(Protocol):
@@ -41,105 +30,66 @@ class Ending(Protocol):
         """End it."""
 
 
-@dataclass(eq=False)
 class Watch:
     """One subscription: a topic, a function's name, and how it went so far."""
 
-    topic: str
-    callback: str
-    #: Finds the function; called for each event, so that redefining it takes effect.
-    find: Callable[[], Callable[..., object]] = field(repr=False)
-    #: The ``execute_request`` of the cell that subscribed; None outside ipykernel.
-    parent: Any = field(default=None, repr=False)
-    decode: Decode = field(default=plain, repr=False)
-    calls: int = 0
-    failures: int = 0
-    #: Events lost because callbacks were slower than the topic.
-    dropped: int = 0
-    last_error: str | None = None
-    ending: Ending | None = field(default=None, repr=False)
-    ended: bool = False
+    def __init__(self, shell: Any, topic: str, callback: str, find: Callable[[], Callable[..., object]]) -> None:
+        self.topic, self.callback = topic, callback
+        self.calls = self.failures = 0
+        self.last_error: str | None = None
+        self._shell, self._find = shell, find
+        # The request of the cell that subscribes; a terminal has none, nor a need for one.
+        self._cell = shell.get_parent() if hasattr(shell, "set_thread_parent") else None
+        self._decode: Decode = _as_it_is
+        self._ending: Ending | None = None
+        self._ended = False
 
     def __repr__(self) -> str:
-        parts = [f"{self.topic} → {self.callback}: {self.calls} calls"]
-        parts += [f"{self.failures} failed, last with {self.last_error}"] if self.failures else []
-        parts += [f"{self.dropped} events dropped"] if self.dropped else []
-        return ", ".join(parts)
+        failed = f", {self.failures} failed, last with {self.last_error}" if self.failures else ""
+        return f"{self.topic} → {self.callback}: {self.calls} calls{failed}"
 
+    def begin(self, subscribe: Callable[[Callable[..., None]], Ending], decode: Decode | None = None) -> None:
+        """Subscribe. ``decode`` makes the calls' arguments of an event's; None: one call with them."""
+        self._decode = decode or _as_it_is
+        self._ending = subscribe(self._on_event)
 
-Job: TypeAlias = tuple[Watch, Sequence[Any], dict[str, object]]
+    def end(self) -> None:
+        """Unsubscribe; events that wait are not called. Idempotent."""
+        self._ended, ending, self._ending = True, self._ending, None
+        if ending is not None:
+            ending.unsubscribe()
 
-
-class CallbackThread:
-    """One daemon thread that calls the callbacks of all watches, in the order of the events."""
-
-    def __init__(self, shell: Any) -> None:
-        self._shell = shell
-        self._jobs: queue.Queue[Job | None] = queue.Queue(QUEUE_LIMIT)
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def submit(self, watch: Watch, args: Sequence[Any], kwargs: dict[str, object]) -> None:
-        """Queue one event for a watch's function. Any thread; never blocks."""
-        if watch.ended:
-            return
-        self._start()
-        try:
-            self._jobs.put_nowait((watch, args, kwargs))
-        except queue.Full:
-            watch.dropped += 1
-            if watch.dropped == 1:
-                logger.warning("callback %s is too slow for %s; events are dropped", watch.callback, watch.topic)
-
-    def close(self) -> None:
-        """End the thread: what waits is not called. Idempotent; waits for a call under way, bounded."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        while thread.is_alive():
+    def _on_event(self, *args: Any, **kwargs: Any) -> None:
+        with self._in_cell():
             try:
-                self._jobs.put_nowait(None)
-                break
-            except queue.Full:
-                self._drop_one()
-        if thread is not threading.current_thread():
-            thread.join(CLOSE_TIMEOUT_S)
+                for call_args, call_kwargs in self._decode(args, kwargs):
+                    if self._ended:
+                        return
+                    self.calls += 1
+                    self._find()(*call_args, **call_kwargs)
+            except Exception as error:  # the notebook's code may do anything
+                self._failed(error)
 
-    def _drop_one(self) -> None:
+    @contextmanager
+    def _in_cell(self) -> Iterator[None]:
+        """Let this thread print into the cell that subscribed."""
+        if self._cell is None:
+            yield
+            return
+        tokens = self._shell.set_thread_parent(self._cell)
         try:
-            self._jobs.get_nowait()
-        except queue.Empty:
-            return  # the thread took it just now, and there is room
+            yield
+        finally:
+            self._shell.reset_thread_parent(tokens)
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="timbr_wamp callbacks", daemon=True)
-                self._thread.start()
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        text = f"{type(error).__name__}: {error}"
+        if text != self.last_error:
+            logger.exception("callback %s for %s failed", self.callback, self.topic)
+            sys.stderr.write(f"callback {self.callback} for {self.topic} failed:\n{traceback.format_exc()}")
+        self.last_error = text
 
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            watch, args, kwargs = job
-            pinned = watch.parent is not None and hasattr(self._shell, "set_thread_parent")
-            tokens = self._shell.set_thread_parent(watch.parent) if pinned else None
-            try:
-                self._call(watch, args, kwargs)
-            finally:
-                if pinned:
-                    self._shell.reset_thread_parent(tokens)
 
-    def _call(self, watch: Watch, args: Sequence[Any], kwargs: dict[str, object]) -> None:
-        try:
-            for arguments in watch.decode(args):
-                if watch.ended:
-                    return
-                watch.calls += 1
-                watch.find()(*arguments, **kwargs)
-        except Exception as error:  # the notebook's code may do anything
-            watch.failures += 1
-            text = f"{type(error).__name__}: {error}"
-            if watch.last_error != text:
-                logger.exception("callback %s for %s failed", watch.callback, watch.topic)
-                sys.stderr.write(f"callback {watch.callback} for {watch.topic} failed:\n{traceback.format_exc()}")
-            watch.last_error = text
+def _as_it_is(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Words]:
+    return [(tuple(args), dict(kwargs))]

@@ -13,8 +13,8 @@ from IPython.utils.text import DollarFormatter
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.magic.completion import callables, matcher_for
 from timbr_wamp.magic.failures import made_short
-from timbr_wamp.magic.link import Link
 from timbr_wamp.magic.parser import HelpWanted, parse
+from timbr_wamp.magic.state import ShellState
 from timbr_wamp.magic.verbs import Verbs
 from timbr_wamp.magic.views import Text
 
@@ -32,7 +32,7 @@ def load(shell: Any) -> None:
     for name in NAMES:
         shell.register_magic_function(wamp.wamp, "line_cell", name)
     shell.Completer.custom_matchers.append(wamp.matcher)
-    atexit.register(wamp.link.disconnect)
+    atexit.register(wamp.state.disconnect)
 
 
 def unload(shell: Any) -> None:
@@ -45,8 +45,8 @@ def unload(shell: Any) -> None:
             shell.magics_manager.magics[kind].pop(name, None)
         vars(shell.magics_manager.user_magics).pop(name, None)
     shell.Completer.custom_matchers.remove(wamp.matcher)
-    atexit.unregister(wamp.link.disconnect)
-    wamp.link.disconnect()
+    atexit.unregister(wamp.state.disconnect)
+    wamp.state.disconnect()
 
 
 class Wamp:
@@ -54,12 +54,12 @@ class Wamp:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self.link = Link(shell)
-        self._verbs = Verbs(shell, self.link)
+        self.state = ShellState()
+        self._verbs = Verbs(shell, self.state)
         self.matcher = matcher_for(
             {
-                "kernel": self.link.kernel_names,
-                "slot": self.link.slot_names,
+                "kernel": self.state.kernel_names,
+                "slot": self.state.slot_names,
                 "name": lambda: callables(shell.user_ns),
             }
         )

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
-from timbr_wamp.contract import Record
+from timbr_wamp.contract import FunctionRef, Record
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.magic import views
 from timbr_wamp.magic.callbacks import Watch
 from timbr_wamp.magic.commands import REPLACED
-from timbr_wamp.magic.link import Link
 from timbr_wamp.magic.parser import Command
 from timbr_wamp.magic.remote_cell import run_cell
+from timbr_wamp.magic.state import ShellState
 from timbr_wamp.names import KERNEL_PREFIX
 from timbr_wamp.plugins import kernel_face
 
@@ -40,8 +40,8 @@ def _takes_code(method: F) -> F:
 class Verbs:
     """The verbs of one shell. Only from the shell's thread."""
 
-    def __init__(self, shell: Any, link: Link) -> None:
-        self._shell, self._link = shell, link
+    def __init__(self, shell: Any, state: ShellState) -> None:
+        self._shell, self._state = shell, state
 
     def run(self, command: Command, cell: str | None, namespace: Namespace) -> object:
         """Do what a command asks for; ``cell`` is the text below a cell magic.
@@ -75,44 +75,44 @@ class Verbs:
                 token = getpass.getpass("token (<name>.<secret>): ")
             except (StdinNotImplementedError, EOFError):
                 raise UsageError("nobody can be asked here; set TIMBR_WAMP_TOKEN in the environment") from None
-        name = self._link.keep_token(token.strip())
+        name = self._state.keep_token(token.strip())
         return views.Text(f"token of {name!r} kept for the next `%wamp connect`")
 
     def verb_connect(self, url: str | None, token: str | None, realm: str | None, reconnect: bool) -> views.Facts:
-        client = self._link.connect(url, token, realm, again=reconnect)
-        if self._link.selected is None and len(client.kernels()) == 1:
-            self._link.select(None)
+        client = self._state.connect(url, token, realm, again=reconnect)
+        if self._state.selected is None and len(client.kernels()) == 1:
+            self._state.select(None)
         return self._connection()
 
     def verb_disconnect(self) -> views.Text:
-        return views.Text("disconnected" if self._link.disconnect() else "was not connected")
+        return views.Text("disconnected" if self._state.disconnect() else "was not connected")
 
     def verb_list(self, details: bool, raw: bool) -> object:
-        kernels = self._link.opened().kernels()
+        kernels = self._state.opened().kernels()
         if raw:
             return [f"{KERNEL_PREFIX}.{info.kernel_id}" for info in kernels]
         return views.Kernels(kernels) if details else kernels
 
     def verb_select(self, kernel: str | None, machine: str | None) -> views.Facts:
-        chosen = self._link.select(kernel, machine)
+        chosen = self._state.select(kernel, machine)
         return views.kernel_facts(chosen.info())
 
     def verb_status(self) -> views.StatusView:
         info = machine = problem = None
-        if self._link.client is not None:
+        if self._state.client is not None:
             try:
-                info = self._link.kernel().info()
-                machine = self._link.machine().status
+                info = self._state.kernel().info()
+                machine = self._state.machine().status
             except TimbrError as error:
                 problem = str(error)
-        watches: dict[str, object] = {"subscriptions": list(self._link.watches)}
+        watches: dict[str, object] = {"subscriptions": list(self._state.watches)}
         return views.StatusView(self._connection(), info, machine, problem, views.Facts("callbacks", watches))
 
     def _connection(self) -> views.Facts:
-        client: Client | None = self._link.client
+        client: Client | None = self._state.client
         if client is None:
             return views.Facts("not connected; `%wamp connect` does it", {})
-        selected = self._link.selected
+        selected = self._state.selected
         kernel = f"{selected.name} ({selected.id})" if selected else "none; `%wamp list`, `%wamp select <name>`"
         facts = {"url": client.url, "authid": client.authid, "role": client.role, "kernel": kernel}
         return views.Facts("connected" if client.connected else "connection lost; trying again", facts)
@@ -129,87 +129,86 @@ class Verbs:
             return cast("Callable[..., object]", found)
 
         find()
-        parent = self._shell.get_parent() if hasattr(self._shell, "get_parent") else None
-        watch = Watch(topic, callback, find, parent)
-        self._link.watch(watch)
+        watch = Watch(self._shell, topic, callback, find)
+        self._state.watch(watch)
         return watch
 
     def verb_unsubscribe(self, topic: str | None, callback: str | None) -> views.Text:
-        ended = self._link.unwatch(topic, callback)
+        ended = self._state.unwatch(topic, callback)
         if not ended and topic is not None:
-            known = ", ".join(f"{watch.topic} {watch.callback}" for watch in self._link.watches) or "none"
+            known = ", ".join(f"{watch.topic} {watch.callback}" for watch in self._state.watches) or "none"
             raise UsageError(f"no such subscription; there are: {known}")
         return views.Text(f"{len(ended)} subscription{'s' * (len(ended) != 1)} ended")
 
     # --- kernel -------------------------------------------------------------------------------
 
     def verb_interrupt(self) -> views.Text:
-        kernel = self._link.kernel()
+        kernel = self._state.kernel()
         kernel.interrupt()
         return views.Text(f"interrupted {kernel.name} ({kernel.id})")
 
     def verb_restart(self) -> views.Text:
-        kernel = self._link.kernel()
+        kernel = self._state.kernel()
         kernel.restart()
         return views.Text(f"restarted {kernel.name} ({kernel.id})")
 
     @_takes_code
     def verb_execute(self, code: str, namespace: Namespace, kernel: str | None, timeout_s: float | None) -> None:
-        target = self._link.kernel() if kernel is None else self._link.find(kernel)
+        target = self._state.kernel() if kernel is None else self._state.find(kernel)
         run_cell(self._shell, target, code, timeout_s)
 
     # --- machine ------------------------------------------------------------------------------
 
     def verb_slots(self) -> views.Slots:
-        return views.Slots(self._link.machine().slots)
+        return views.Slots(self._state.machine().slots)
 
     @_takes_code
     def verb_set(self, code: str, namespace: Namespace, slot: int | str, name: str | None) -> views.Facts:
-        machine = self._link.machine()
+        machine = self._state.machine()
         text = code.strip()
         if _DOTTED.fullmatch(text) and (found := _lookup(text, namespace)) is not None:
             revision = machine.set(slot, found, name=name)
         elif _REFERENCE.fullmatch(text):
-            revision = machine.set(slot, reference=text, name=name)
+            revision = machine.set(slot, FunctionRef(kind="reference", text=text), name=name)
         else:
             revision = machine.set(slot, code, name=name)
         return views.revision_facts(revision)
 
     def verb_delete(self, slot: int | str) -> views.Text:
-        del self._link.machine()[slot]
+        del self._state.machine()[slot]
         return views.Text(f"slot {slot} is identity")
 
     def verb_revisions(self) -> views.Revisions:
-        return views.Revisions(self._link.machine().revisions)
+        return views.Revisions(self._state.machine().revisions)
 
     def verb_rollback(self, number: int) -> views.Facts:
-        return views.revision_facts(self._link.machine().rollback(number))
+        return views.revision_facts(self._state.machine().rollback(number))
 
     @_takes_code
     def verb_put(self, code: str, namespace: Namespace, oid: str | None) -> views.Text:
-        return views.Text(self._link.machine().put(_value(code, namespace), oid=oid))
+        return views.Text(self._state.machine().put(_value(code, namespace), oid=oid))
 
     @_takes_code
     def verb_call(self, code: str, namespace: Namespace) -> Record:
-        return self._link.machine()(_value(code, namespace))
+        return self._state.machine()(_value(code, namespace))
 
     def verb_start(self) -> views.MachineView:
-        return views.MachineView(self._link.machine().start())
+        return views.MachineView(self._state.machine().start())
 
     def verb_pause(self) -> views.MachineView:
-        return views.MachineView(self._link.machine().pause())
+        return views.MachineView(self._state.machine().pause())
 
     def verb_resume(self) -> views.MachineView:
-        return views.MachineView(self._link.machine().resume())
+        return views.MachineView(self._state.machine().resume())
 
     def verb_stop(self, drain: bool, timeout_s: float) -> views.MachineView:
-        return views.MachineView(self._link.machine().stop(drain=drain, timeout_s=timeout_s))
+        return views.MachineView(self._state.machine().stop(drain=drain, timeout=timeout_s))
 
     def verb_records(self, n: int) -> views.Records:
-        return views.Records(self._link.machine().recent(n))
+        return views.Records(self._state.machine().recent(n))
 
     def verb_errors(self, n: int) -> views.Errors:
-        return views.Errors(self._link.machine().errors_newest(n))
+        return views.Errors(self._state.machine().errors_newest(n))
 
 
 def _lookup(dotted: str, namespace: Mapping[str, Any]) -> Any:

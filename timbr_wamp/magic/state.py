@@ -1,11 +1,11 @@
-"""What a notebook is linked to: the client that ``%wamp`` opened, the chosen kernel, the watches.
+"""What a shell has: the client that ``%wamp`` opened, the chosen kernel and machine, the watches.
 
 No words of the command line and nothing shown here: `timbr_wamp.magic.verbs` speaks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 import timbr_wamp
 from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, record_from_row
 from timbr_wamp.errors import InvalidName
-from timbr_wamp.magic.callbacks import CallbackThread, Decode, Watch, plain
+from timbr_wamp.magic.callbacks import Decode, Watch, Words
 from timbr_wamp.magic.commands import KERNEL_TOPICS, MACHINE_TOPICS
 from timbr_wamp.magic.peek import Peek
 from timbr_wamp.names import DEFAULT_MACHINE, KERNEL_PREFIX, PREFIX, kernel_uri
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
 
 
-class Link:
-    """One shell's way to the router. From the shell's thread; its peeks from any."""
+class ShellState:
+    """What one shell has. From the shell's thread; its peeks from any."""
 
-    def __init__(self, shell: Any) -> None:
-        self._callbacks = CallbackThread(shell)
+    def __init__(self) -> None:
         #: Given by ``%wamp token``, for the next connect.
         self._kept_token: str | None = None
         #: What the last connect was given; None for what it took from the settings.
@@ -86,7 +85,6 @@ class Link:
     def disconnect(self) -> bool:
         """End watches and client; tell whether there was one. Idempotent."""
         self.unwatch()
-        self._callbacks.close()
         self._kernel = self._machine_name = None
         client, self.client = self.client, None
         for peek in (self.kernel_names, self.slot_names):
@@ -104,14 +102,14 @@ class Link:
         return self._kernel
 
     def select(self, kernel: str | None, machine: str | None = None) -> RemoteKernel:
-        """Choose a kernel by id, name or the beginning of an id; None: the only one there is.
+        """Choose a kernel by id, name or the beginning of an id; None: the chosen, or only one.
 
         Raises:
             UnknownKernel: no such kernel.
             AmbiguousKernel: several fit.
         """
-        if kernel is None and machine is not None and self._kernel is not None:
-            chosen = self._kernel
+        if kernel is None and self._kernel is not None:
+            chosen, machine = self._kernel, machine or self._machine_name
         else:
             chosen = self.find(kernel)
         self._kernel, self._machine_name = chosen, machine
@@ -141,14 +139,9 @@ class Link:
     def watch(self, watch: Watch) -> None:
         """Begin to call a watch's function; a watch of the same topic and callback ends first."""
         uri, decode = self._topic(watch.topic)
-
-        def on_event(*args: object, **kwargs: object) -> None:
-            kwargs.pop("details", None)
-            self._callbacks.submit(watch, args, kwargs)
-
-        watch.decode = decode
+        client = self.opened()
         self.unwatch(watch.topic, watch.callback)
-        watch.ending = self.opened().on(uri, on_event)
+        watch.begin(lambda on_event: client.on(uri, on_event), decode)
         self.watches.append(watch)
 
     def unwatch(self, topic: str | None = None, callback: str | None = None) -> list[Watch]:
@@ -156,26 +149,24 @@ class Link:
         ended = [w for w in self.watches if topic in (None, w.topic) and callback in (None, w.callback)]
         self.watches = [watch for watch in self.watches if watch not in ended]
         for watch in ended:
-            watch.ended = True
-            if watch.ending is not None:
-                watch.ending.unsubscribe()
+            watch.end()
         return ended
 
-    def _topic(self, topic: str) -> tuple[str, Callable[[Sequence[Any]], Iterable[tuple[Any, ...]]]]:
+    def _topic(self, topic: str) -> tuple[str, Decode | None]:
         """Return a topic's URI, and what makes calls of an event's arguments."""
         if topic in KERNEL_TOPICS:
             kind = KernelInfo if topic == "state" else IopubMessage
-            return kernel_uri(self.kernel().id, topic), _one(kind)
+            return kernel_uri(self.kernel().id, topic), _typed(kind)
         if topic in MACHINE_TOPICS:
             name = "" if topic == "machine" else topic
             parts = (self.machine().name, name) if name else (self.machine().name,)
-            decode: Decode = _each_record if topic == "records" else plain
+            decode: Decode | None = _each_record if topic == "records" else None
             if topic in ("status", "event", "error"):
-                decode = _one(TOPICS["machine"][topic].payload)
+                decode = _typed(TOPICS["machine"][topic].payload)
             return kernel_uri(self.kernel().id, *parts), decode
         if not topic.startswith(PREFIX + "."):
             raise InvalidName(topic, f"one of {', '.join((*MACHINE_TOPICS, *KERNEL_TOPICS))}, or a URI {PREFIX}.…")
-        return topic, plain
+        return topic, None
 
     # --- for Tab ------------------------------------------------------------------------------
 
@@ -199,13 +190,15 @@ def _token_name(token: str) -> str:
     return split_token(token)[0]
 
 
-def _one(kind: Any) -> Decode:
-    def decode(args: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return [(msgspec.convert(args[0], kind, strict=False),)]
+def _typed(kind: Any) -> Decode:
+    """Return what makes one value of the contract of an event, whichever way it was published."""
+
+    def decode(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Words]:
+        return [((msgspec.convert(args[0] if args else kwargs, kind, strict=False),), {})]
 
     return decode
 
 
-def _each_record(args: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
-    batch = msgspec.convert(args[0], RecordsBatch, strict=False)
-    return ((record_from_row(row),) for row in batch.rows)
+def _each_record(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[Words]:
+    batch = msgspec.convert(args[0] if args else kwargs, RecordsBatch, strict=False)
+    return (((record_from_row(row),), {}) for row in batch.rows)
