@@ -69,15 +69,17 @@ def create_authenticator(config: dict[str, Any], controller: object) -> Callable
     """Return the function that Crossbar asks about each ticket (``"type": "function"``)."""
     realm = config["realm"]
 
-    async def authenticate(authid: str | None, details: dict[str, Any]) -> dict[str, Any]:
+    async def authenticate(asked_realm: str | None, authid: str | None, details: dict[str, Any]) -> dict[str, Any]:
+        if asked_realm != realm:
+            raise ApplicationError("wamp.error.no_such_realm", "there is no such realm here")
         component = await _desk.component()
         role = await component.role_of(authid, details.get("ticket"))
         if role is None:
             raise ApplicationError("wamp.error.not_authorized", "this token is not known here")
         return {"realm": realm, "role": role, "authid": authid}
 
-    def authenticator(asked_realm: str, authid: str | None, details: dict[str, Any]) -> Deferred[Any]:
-        return ensureDeferred(authenticate(authid, details))
+    def authenticator(asked_realm: str | None, authid: str | None, details: dict[str, Any]) -> Deferred[Any]:
+        return ensureDeferred(authenticate(asked_realm, authid, details))
 
     return authenticator
 

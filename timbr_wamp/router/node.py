@@ -217,10 +217,13 @@ def _pid_in(path: Path) -> int | None:
 
 
 def _is_crossbar_of(pid: int, node_dir: Path) -> bool:
-    """Tell whether a process is a router of this folder, and not another that got its number."""
+    """Tell whether a process is a router of this folder, and not another that got its number.
+
+    By its working folder: Crossbar overwrites its command line.
+    """
     try:
-        return str(node_dir) in psutil.Process(pid).cmdline()
-    except psutil.Error:
+        return Path(psutil.Process(pid).cwd()).samefile(node_dir)
+    except (psutil.Error, OSError):
         return False
 
 

@@ -1,0 +1,330 @@
+"""Nothing is open: who may join, and what each role may do, against the real router."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+import pytest
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.types import PublishOptions, RegisterOptions
+from plain_wamp import PlainSession, Refused, in_loop, kernel_info, session
+
+from timbr_wamp.names import new_kernel_id
+from timbr_wamp.router import Router, TokenStore
+
+pytestmark = pytest.mark.integration
+
+NOT_AUTHORIZED = "wamp.error.not_authorized"
+ACKNOWLEDGED = PublishOptions(acknowledge=True)
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def token(router: Router) -> Iterator[Callable[..., str]]:
+    """Make tokens for one test: ``token("viewer")``."""
+    store, made = TokenStore(router.node_dir), []
+
+    def make(role: str, name: str | None = None) -> str:
+        name = name or f"{role}_{next(_numbers)}"
+        made.append(name)
+        return store.create(name, role)
+
+    yield make
+    for name in {info.name for info in store.list()} & set(made):
+        store.revoke(name)
+
+
+async def refused(attempt: object, reason: str = NOT_AUTHORIZED) -> None:
+    with pytest.raises(ApplicationError) as caught:
+        await attempt
+    assert caught.value.error == reason
+
+
+# --- joining ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["admin.wrong", "nobody.wrong", "admin.", "Admin!.x"])
+@in_loop
+async def test_a_wrong_token_does_not_join(router: Router, wrong: str) -> None:
+    with pytest.raises(Refused) as caught:
+        async with session(router.url, wrong):
+            pass
+    assert caught.value.args[0] == NOT_AUTHORIZED
+    assert "wrong" not in caught.value.args[1]
+
+
+@in_loop
+async def test_nobody_joins_without_a_token(router: Router) -> None:
+    with pytest.raises(Refused):
+        async with session(router.url, None):
+            pass
+
+
+@in_loop
+async def test_a_token_joins_the_nodes_realm_alone(router: Router) -> None:
+    with pytest.raises(Refused):
+        async with session(router.url, router.admin_token, realm="crossbar"):
+            pass
+
+
+@in_loop
+async def test_the_role_is_the_tokens_whatever_the_client_asks_for(router: Router, token: Callable[..., str]) -> None:
+    class Greedy(PlainSession):
+        def onConnect(self) -> None:
+            self.join(self.config.realm, ["ticket"], self.token.partition(".")[0], authrole="admin")
+
+    async with session(router.url, token("viewer"), kind=Greedy) as viewer:
+        assert viewer.details.authrole == "viewer"
+
+
+@in_loop
+async def test_a_new_token_joins_at_once(router: Router, token: Callable[..., str]) -> None:
+    async with session(router.url, token("viewer")) as viewer:
+        assert isinstance(await viewer.call("io.timbr.kernel.list"), list)
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "null"])
+@in_loop
+async def test_pages_from_elsewhere_may_not_open_the_websocket(router: Router, origin: str) -> None:
+    with pytest.raises(Refused):
+        async with session(router.url, router.admin_token, origin=origin):
+            pass
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+@in_loop
+async def test_our_own_page_may_open_the_websocket(router: Router, name: str) -> None:
+    port = router.url.split(":")[2].split("/")[0]
+    async with session(router.url, router.admin_token, origin=f"http://{name}:{port}") as admin:
+        assert admin.details.authrole == "admin"
+
+
+# --- revoking --------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_revoking_a_token_ends_its_sessions_with_the_reason(router: Router, token: Callable[..., str]) -> None:
+    text = token("viewer", "short_lived")
+    async with session(router.url, text) as first, session(router.url, text) as second:
+        TokenStore(router.node_dir).revoke("short_lived")
+        reasons = await asyncio.wait_for(asyncio.gather(first.left, second.left), 5.0)
+        assert reasons == ["io.timbr.error.token_revoked"] * 2
+    with pytest.raises(Refused):
+        async with session(router.url, text):
+            pass
+
+
+@in_loop
+async def test_revoking_a_token_leaves_others_alone(router: Router, token: Callable[..., str]) -> None:
+    kept, gone = token("viewer"), token("viewer", "gone")
+    async with session(router.url, kept) as other, session(router.url, gone) as leaving:
+        TokenStore(router.node_dir).revoke("gone")
+        await asyncio.wait_for(leaving.left, 5.0)
+        assert isinstance(await other.call("io.timbr.kernel.list"), list)
+
+
+@in_loop
+async def test_a_token_made_again_ends_the_sessions_of_the_former(router: Router, token: Callable[..., str]) -> None:
+    former = token("viewer", "again")
+    async with session(router.url, former) as old:
+        TokenStore(router.node_dir).revoke("again")
+        newer = TokenStore(router.node_dir).create("again", "operator")
+        async with session(router.url, newer) as new:
+            assert new.details.authrole == "operator"
+            assert await asyncio.wait_for(old.left, 5.0) == "io.timbr.error.token_revoked"
+            await new.call("io.timbr.kernel.list")
+
+
+@in_loop
+async def test_a_client_that_ignores_the_goodbye_gets_nothing_more(router: Router, token: Callable[..., str]) -> None:
+    class Deaf(PlainSession):
+        goodbyes = 0
+
+        def onMessage(self, message: object) -> None:
+            if type(message).__name__ == "Goodbye" and not self.goodbyes:
+                self.goodbyes += 1
+                self.told.set()
+            elif type(message).__name__ == "Unsubscribed" and message.request == 0:  # type: ignore[attr-defined]
+                self.unsubscribed.set()
+            else:
+                super().onMessage(message)
+
+    lab = token("host", "lab_deaf")
+    kernel_id = new_kernel_id("lab_deaf")
+    topic = f"io.timbr.kernel.{kernel_id}.state"
+    viewer_token = token("viewer", "deaf")
+    async with session(router.url, lab) as bridge, session(router.url, viewer_token, kind=Deaf) as viewer:
+        viewer.told, viewer.unsubscribed = asyncio.Event(), asyncio.Event()
+        await viewer.listen(topic)
+        await bridge.publish(topic, {"state": "idle"}, options=ACKNOWLEDGED)
+        assert await viewer.event() == {"state": "idle"}
+        TokenStore(router.node_dir).revoke("deaf")
+        await asyncio.wait_for(viewer.told.wait(), 5.0)
+        await refused(viewer.call("io.timbr.kernel.list"))
+        await asyncio.wait_for(viewer.unsubscribed.wait(), 10.0)
+        await bridge.publish(topic, {"state": "busy"}, options=ACKNOWLEDGED)
+        await refused(viewer.call("io.timbr.kernel.list"))  # in order after any event
+        assert viewer.events.empty()
+        viewer.cut()
+
+
+# --- viewer, operator, admin -----------------------------------------------------------------
+
+K = "io.timbr.kernel.lab_aaaaaaaaaaaa"
+READ = ("io.timbr.kernel.list", f"{K}.info", f"{K}.machine.status", f"{K}.second.records", "io.timbr.host.lab.list")
+OPERATE = (f"{K}.interrupt", f"{K}.machine.put", f"{K}.machine.start")
+ADMIN = (f"{K}.execute", f"{K}.shutdown", f"{K}.machine.slot_set", f"{K}.machine.trial", "io.timbr.host.lab.start")
+NOBODY = ("io.timbr.node.authorize", "io.timbr.node.announce", "wamp.session.kill", "wamp.session.add_testament")
+HARMLESS = {"wamp.error.no_such_procedure", "wamp.error.invalid_argument", "wamp.error.runtime_error"}
+
+
+async def may_call(caller: PlainSession, uri: str) -> bool:
+    """Tell whether the router lets the call through; nobody answers to most of these."""
+    outcome: object = (await asyncio.gather(caller.call(uri), return_exceptions=True))[0]
+    reason = outcome.error if isinstance(outcome, ApplicationError) else None
+    assert reason in HARMLESS | {NOT_AUTHORIZED, None}, outcome
+    return reason != NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed"),
+    [("viewer", {*READ}), ("operator", {*READ, *OPERATE}), ("admin", {*READ, *OPERATE, *ADMIN})],
+)
+@in_loop
+async def test_a_role_calls_what_its_class_allows(
+    router: Router, token: Callable[..., str], role: str, allowed: set[str]
+) -> None:
+    async with session(router.url, token(role)) as caller:
+        for uri in (*READ, *OPERATE, *ADMIN, *NOBODY, f"{K}.state.status", f"{K}.log.put"):
+            expected = uri in allowed or (role == "admin" and uri.startswith(f"{K}."))
+            assert await may_call(caller, uri) is expected, uri
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
+@in_loop
+async def test_people_neither_register_nor_publish(router: Router, token: Callable[..., str], role: str) -> None:
+    async with session(router.url, token(role)) as person:
+        await refused(person.register(lambda: None, f"{K}.machine.status"))
+        await refused(person.publish(f"{K}.machine.status", 1, options=ACKNOWLEDGED))
+        await refused(person.publish("io.timbr.kernel.discovery", 1, options=ACKNOWLEDGED))
+
+
+@in_loop
+async def test_a_viewer_subscribes_to_read_topics_exactly(router: Router, token: Callable[..., str]) -> None:
+    async with session(router.url, token("viewer")) as viewer:
+        for topic in ("io.timbr.kernel.discovery", f"{K}.state", f"{K}.machine", f"{K}.machine.records"):
+            await viewer.listen(topic)
+        await refused(viewer.listen(f"{K}.iopub"))
+        await refused(viewer.listen("wamp.session.on_join"))
+        for prefix in ("", "io.timbr.kernel.", f"{K}.machine"):
+            await refused(viewer.listen(prefix, match="prefix"))
+        await refused(viewer.listen("io.timbr.kernel..state", match="wildcard"))
+
+
+@in_loop
+async def test_an_admin_may_subscribe_by_patterns(router: Router) -> None:
+    async with session(router.url, router.admin_token) as admin:
+        await admin.listen("io.timbr.kernel.", match="prefix")
+        await admin.listen("io.timbr.kernel..state", match="wildcard")
+        await admin.listen(f"{K}.iopub")
+
+
+# --- hosts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [("lab_x", "lab_x_2"), ("lab_x_2", "lab_x"), ("lab_x", "lab_x_aaaaaaaaaaaa"), ("lab_x_aaaaaaaaaaaa", "lab_x")],
+)
+@in_loop
+async def test_a_host_stays_in_its_own_prefix(router: Router, token: Callable[..., str], own: str, other: str) -> None:
+    mine, theirs = new_kernel_id(own), new_kernel_id(other)
+    async with session(router.url, token("host", own)) as bridge:
+        await bridge.register(lambda: 1, f"io.timbr.kernel.{mine}.ping")
+        await bridge.register(lambda: 1, f"io.timbr.kernel.{mine}.machine.status")
+        await bridge.register(lambda: 1, f"io.timbr.host.{own}.list")
+        await bridge.publish(f"io.timbr.kernel.{mine}.state", {}, options=ACKNOWLEDGED)
+        for uri in (
+            f"io.timbr.kernel.{theirs}.ping",
+            f"io.timbr.kernel.{mine}_2.ping",
+            f"io.timbr.kernel.{own}.ping",
+            f"io.timbr.host.{other}.list",
+            f"io.timbr.stream.{other}.x",
+            "io.timbr.kernel.list",
+            "io.timbr.node.authorize",
+        ):
+            await refused(bridge.register(lambda: 1, uri, options=RegisterOptions(force_reregister=True)))
+            await refused(bridge.publish(uri, 1, options=ACKNOWLEDGED))
+        await refused(bridge.call("io.timbr.node.announce", kernel_info(theirs)), "io.timbr.error.not_authorized")
+
+
+@pytest.mark.parametrize(("uri", "match"), [("ping", "prefix"), ("", "prefix"), (".status", "wildcard")])
+@in_loop
+async def test_a_host_may_not_register_patterns(
+    router: Router, token: Callable[..., str], uri: str, match: str
+) -> None:
+    name = f"host_{next(_numbers)}"
+    async with session(router.url, token("host", name)) as bridge:
+        pattern = f"io.timbr.kernel.{new_kernel_id(name)}.{uri}"
+        await refused(bridge.register(lambda: 1, pattern, options=RegisterOptions(match=match)))
+
+
+@in_loop
+async def test_a_host_calls_and_hears_only_what_a_bridge_needs(router: Router, token: Callable[..., str]) -> None:
+    name = f"host_{next(_numbers)}"
+    kernel_id = new_kernel_id(name)
+    async with session(router.url, token("host", name)) as bridge:
+        topic = f"io.timbr.kernel.{kernel_id}.machine.records"
+        assert await bridge.call("wamp.subscription.match", topic) is None
+        for meta in ("on_create", "on_subscribe", "on_unsubscribe", "on_delete"):
+            await bridge.listen(f"wamp.subscription.{meta}")
+        await bridge.listen("io.timbr.kernel.discovery")
+        for uri in (f"{K}.execute", f"io.timbr.kernel.{kernel_id}.execute", "wamp.session.list", "wamp.session.kill"):
+            await refused(bridge.call(uri))
+        for secret_topic in (f"{K}.iopub", "wamp.session.on_join"):
+            await refused(bridge.listen(secret_topic))
+        await refused(bridge.listen("io.timbr.", match="prefix"))
+
+
+# --- what can be seen ------------------------------------------------------------------------
+
+
+@in_loop
+async def test_secrets_are_in_0600_files_alone_and_never_in_the_log(router: Router, token: Callable[..., str]) -> None:
+    text = token("viewer")
+    async with session(router.url, text):
+        pass
+    with pytest.raises(Refused):
+        async with session(router.url, text + "x"):
+            pass
+    secrets = [each.partition(".")[2] for each in (router.admin_token, router.host_token, text)]
+    found = []
+    for folder in (router.node_dir, router.settings.runtime_dir):
+        for path in (each for each in folder.rglob("*") if each.is_file()):
+            content = path.read_bytes()
+            if any(secret.encode() in content for secret in secrets):
+                found.append(path.name)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert sorted(found) == ["local-tokens.json", "node.json"]
+    assert not any(secret in repr(router) for secret in secrets)
+    for pid in (router.pid, os.getpid()):
+        with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+            assert not any(secret in file.read() for secret in secrets)
+
+
+@in_loop
+async def test_the_answer_to_http_names_no_version(router: Router) -> None:
+    port = int(router.url.split(":")[2].split("/")[0])
+    for path in ("/", "/ws", "/missing"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+        answer = (await asyncio.wait_for(reader.read(), 10.0)).decode().lower()
+        writer.close()
+        await writer.wait_closed()
+        for word in ("twisted", "crossbar", "autobahn"):
+            assert word not in answer, (path, answer)

@@ -1,0 +1,212 @@
+"""What the node component decides, without a router: the files of ``router-config/`` as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timbr_wamp.contract.exports import access_table
+from timbr_wamp.names import new_kernel_id
+from timbr_wamp.router import ROLES, TokenStore
+
+CONFIG = Path(__file__).parents[2] / "router-config"
+
+
+@pytest.fixture(scope="module")
+def modules() -> Any:
+    """``timbr_access`` and ``timbr_presence`` as the router's worker imports them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(CONFIG)
+        yield {name: _loaded(name) for name in ("timbr_access", "timbr_presence")}
+
+
+def _loaded(name: str) -> ModuleType:
+    spec = util.spec_from_file_location(name, CONFIG / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    import sys
+
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def access(modules: Any) -> Any:
+    return modules["timbr_access"].Access(json.loads(json.dumps(access_table())))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def presence(modules: Any, clock: Clock) -> Any:
+    return modules["timbr_presence"].Presence(clock)
+
+
+def info(kernel_id: str, **changes: Any) -> dict[str, Any]:
+    return {"kernel_id": kernel_id, "name": "n", "host": kernel_id[:-13], "state": "idle", **changes}
+
+
+# --- access ----------------------------------------------------------------------------------
+
+
+def test_roles_are_the_same_on_both_sides(modules: Any) -> None:
+    assert modules["timbr_access"].ROLES == ROLES
+
+
+@given(st.sampled_from(ROLES), st.sampled_from(["call", "register", "publish", "subscribe"]), st.text(max_size=60))
+def test_texts_that_are_no_uris_of_ours_are_refused(modules: Any, role: str, action: str, uri: str) -> None:
+    access = modules["timbr_access"].Access(access_table())
+    assert not access.allows(role, "lab", action, uri, "exact")
+    if role == "host":
+        assert not access.allows(role, "lab", action, uri, "prefix")
+
+
+@pytest.mark.parametrize("tail", ["\n", ".", "..ping", ".Ping", " ", ".ping\n", "_2.ping"])
+def test_a_hosts_prefix_is_matched_to_its_end(access: Any, tail: str) -> None:
+    assert not access.allows("host", "lab", "register", "io.timbr.kernel.lab_0123456789ab" + tail, "exact")
+
+
+def test_what_the_contract_does_not_know_is_for_nobody_but_admins(access: Any) -> None:
+    for name in ("secret", "machine.secret"):
+        uri = f"io.timbr.kernel.lab_0123456789ab.{name}"
+        assert [role for role in ROLES if access.allows(role, "lab", "call", uri, "exact")] == ["admin"]
+
+
+def test_each_role_may_do_all_that_the_lesser_one_may(access: Any) -> None:
+    for scope in ("kernel", "machine", "host"):
+        for name in access_table()[scope]["procedures"]:
+            head = {"kernel": "kernel.lab_0123456789ab", "machine": "kernel.lab_0123456789ab.m", "host": "host.lab"}
+            uri = f"io.timbr.{head[scope]}.{name}"
+            viewer, operator, admin = (
+                access.allows(role, "x", "call", uri, "exact") for role in ("viewer", "operator", "admin")
+            )
+            assert viewer <= operator <= admin
+            assert admin
+
+
+# --- tokens ----------------------------------------------------------------------------------
+
+
+def test_refreshing_names_the_tokens_that_no_longer_count(modules: Any, tmp_path: Path) -> None:
+    store = TokenStore(tmp_path / "node")
+    ada = store.create("ada", "viewer").partition(".")[2]
+    tokens = modules["timbr_access"].Tokens(tmp_path / "node" / "tokens.json")
+    assert tokens.role_of("ada", ada) == "viewer"
+    store.create("bob", "admin")
+    assert tokens.refresh() == []
+    store.revoke("ada")
+    store.create("ada", "viewer")
+    assert tokens.refresh() == ["ada"]
+    assert tokens.role_of("ada", ada) is None
+    assert tokens.role_of("nobody", ada) is None
+    assert tokens.role_of("bob", None) is None
+
+
+def test_a_file_that_cannot_be_read_changes_nothing_and_a_missing_one_revokes_all(modules: Any, tmp_path: Path) -> None:
+    secret = TokenStore(tmp_path / "node").create("ada", "viewer").partition(".")[2]
+    path = tmp_path / "node" / "tokens.json"
+    tokens = modules["timbr_access"].Tokens(path)
+    path.write_text("{")
+    with pytest.raises(ValueError):
+        tokens.refresh()
+    assert tokens.role_of("ada", secret) == "viewer"
+    os.unlink(path)
+    assert tokens.refresh() == ["ada"]
+    assert tokens.role_of("ada", secret) is None
+
+
+# --- presence --------------------------------------------------------------------------------
+
+
+def test_offline_kernels_are_forgotten_after_a_day(presence: Any, clock: Clock) -> None:
+    presence.joined(1)
+    presence.announce("lab", 1, info("lab_0123456789ab"))
+    presence.left(1)
+    clock.now += 24 * 3600.0
+    assert len(presence.kernels()) == 1
+    clock.now += 1.0
+    assert presence.kernels() == []
+
+
+def test_only_so_many_offline_kernels_are_kept_the_newest(presence: Any, modules: Any, clock: Clock) -> None:
+    limit = modules["timbr_presence"].MAX_OFFLINE
+    ids = [new_kernel_id("lab") for _ in range(limit + 10)]
+    for number, kernel_id in enumerate(ids):
+        clock.now += 1.0
+        presence.joined(number)
+        presence.announce("lab", number, info(kernel_id))
+        presence.left(number)
+    assert [kernel["kernel_id"] for kernel in presence.kernels()] == ids[10:]
+
+
+def test_the_list_stays_under_the_routers_message_limit(presence: Any, modules: Any) -> None:
+    presence.joined(1)
+    refused = None
+    for _ in range(1000):
+        try:
+            presence.announce("lab", 1, info(new_kernel_id("lab"), cwd="x" * 10_000))
+        except modules["timbr_presence"].Refused as error:
+            refused = error
+            break
+    assert refused is not None
+    assert refused.uri == "io.timbr.error.invalid_argument"
+    assert len(json.dumps(presence.kernels())) < 4 * 1024 * 1024 - 4096
+
+
+def test_a_session_that_left_says_nothing_more(presence: Any, modules: Any) -> None:
+    presence.joined(1)
+    presence.left(1)
+    assert not presence.claim("lab_0123456789ab", 1)
+    with pytest.raises(modules["timbr_presence"].Refused):
+        presence.announce("lab", 1, info("lab_0123456789ab"))
+    assert presence.left(1) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from(["join", "announce", "leave"]), st.integers(0, 4)), max_size=40))
+def test_the_newest_session_that_spoke_is_the_one_that_is_listed(modules: Any, steps: list[tuple[str, int]]) -> None:
+    presence = modules["timbr_presence"].Presence(lambda: 0.0)
+    here: list[int] = []  # in the order of joining
+    newest_spoken, serial, aliases = -1, 0, {}
+    for verb, who in steps:
+        if verb == "join" and who not in aliases:
+            serial += 1
+            aliases[who] = serial
+            presence.joined(serial)
+            here.append(serial)
+        elif verb == "announce" and who in aliases:
+            session = aliases[who]
+            try:
+                presence.announce("lab", session, info("lab_0123456789ab", name=str(session)))
+                assert session >= newest_spoken
+                newest_spoken = session
+            except modules["timbr_presence"].Refused:
+                assert session < newest_spoken
+        elif verb == "leave" and who in aliases:
+            session = aliases.pop(who)
+            offline = presence.left(session)
+            assert bool(offline) is (session == newest_spoken)
+        listed = presence.kernels()
+        assert [kernel["name"] for kernel in listed] == ([str(newest_spoken)] if newest_spoken > 0 else [])
+        online = newest_spoken in aliases.values()
+        assert all((kernel["state"] == "offline") is not online for kernel in listed)
