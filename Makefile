@@ -16,12 +16,12 @@ endif
 INSTALLED := .venv/.timbr-wamp-installed
 TOOLS := .venv/.timbr-wamp-tools
 
-TOOL_EXTRAS := test,lint,bench
+TOOL_EXTRAS := [test,lint,bench]
 PACKAGING := setup.cfg setup.py pyproject.toml
 
 # A usable Node builds the page; where there is none, a wheel brings one.
 NODE_EXTRA = $(shell command -v npm >/dev/null 2>&1 && node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(a * 100 + +b < 2019))' \
-	>/dev/null 2>&1 || echo node)
+	>/dev/null 2>&1 || echo '[node]')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak lint bench docs page wheel clean distclean
@@ -67,12 +67,12 @@ distclean: clean  ## remove the environments too
 
 # --- what the targets above need ---------------------------------------------------------------
 
-# $(call install,EXTRAS): this package, editable, with its extras.
+# $(call install,[EXTRAS]): this package, editable.
 define install
 @if command -v uv >/dev/null 2>&1; then \
-	uv pip install --quiet --python $(BIN)/python -e '.[$(1)]'; \
+	uv pip install --quiet --python $(BIN)/python -e '.$(1)'; \
 else \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(1)'; \
 fi
 endef
 

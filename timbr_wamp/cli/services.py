@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from timbr_wamp.cli.frame import note, router_options, set_up_logging, settings_from
+from timbr_wamp.errors import NoRouter
+
+if TYPE_CHECKING:
+    from timbr_wamp.settings import Settings
 
 
 @click.command()
@@ -46,17 +54,49 @@ def bridge(
     shutdown_interval_s: float | None,
     debug: bool,
 ) -> None:
-    """Put a running kernel on the router: FILE is its connection file, or a part of that file's name.
+    """Put a running kernel on the router: FILE is its Jupyter connection file, or the id of a kernel of ours.
 
     The token (role host) comes from TIMBR_WAMP_TOKEN, else from the router that runs here.
     """
     if (file is None) == (kernel_id is None):
-        raise click.UsageError("give a connection file, or --kernel-id")
+        raise click.UsageError("give a connection file or a kernel id")
     if token is not None:
         note("timbr-wamp: a token among the arguments is seen by all users here; set TIMBR_WAMP_TOKEN instead")
     if debug:
         set_up_logging("debug")
     settings = settings_from(url=url, realm=realm, token=token, shutdown_interval_s=shutdown_interval_s)
-    from timbr_wamp.components.bridge import bridge_main
+    from timbr_wamp import runtime
+    from timbr_wamp.components.bridge import BridgeOptions, run_bridge
 
-    ctx.exit(bridge_main(settings, file=file, kernel_id=kernel_id, name=name))
+    where, secret = _router_for_hosts(settings)
+    if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():
+        file, kernel_id = None, file
+    options = BridgeOptions(
+        runtime_dir=settings.runtime_dir,
+        url=where,
+        realm=settings.realm,
+        token=secret,
+        host=secret.partition(".")[0],
+        kernel_id=kernel_id,
+        connection_file=Path(file) if file is not None else None,
+        name=name,
+        shutdown_interval_s=settings.shutdown_interval_s,
+    )
+    ctx.exit(asyncio.run(run_bridge(options)))
+
+
+def _router_for_hosts(settings: Settings) -> tuple[str, str]:
+    """Return URL and token: those of the settings, where they have none the local router's for hosts.
+
+    Raises:
+        NoRouter: nothing is configured, and none runs here.
+    """
+    from timbr_wamp import runtime
+
+    node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
+    here = node if node is not None and node.alive() else None
+    url = settings.url or (here.unix_url if here else None)
+    token = settings.token or (here.host_token if here else None)
+    if url is None or token is None:
+        raise NoRouter("TIMBR_WAMP_URL, TIMBR_WAMP_TOKEN, and a router that runs here")
+    return url, token
