@@ -80,6 +80,8 @@ class BridgeFile(ProcessFile, kw_only=True):
     """The bridge of one kernel."""
 
     kernel_id: str
+    #: The subshell that it keeps in the kernel; the next bridge ends it when this one could not.
+    subshell_id: str | None = None
 
 
 class MachineFile(ProcessFile, kw_only=True):

@@ -365,9 +365,17 @@ class KernelLink:
         )
         self._on_iopub(output)
         if request is not None and request.on_output is not None and not request.done.is_set():
-            request.on_output(output)
+            self._give(request, output)
         if kind == "status":
             self._on_status(content.get("execution_state"), parent, request)
+
+    def _give(self, request: _Request, output: IopubMessage) -> None:
+        assert request.on_output is not None
+        try:
+            request.on_output(output)
+        except Exception as error:  # a callback; its caller is gone, or cannot take it: the cell goes on
+            logger.warning("kernel %s: output of a cell was not given out: %s", self._kernel_id, error)
+            request.on_output = None
 
     def _on_status(self, state: str | None, parent: Message, request: _Request | None) -> None:
         if parent.get("msg_type") != "execute_request" or "subshell_id" in parent:

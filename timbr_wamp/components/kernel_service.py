@@ -1,0 +1,108 @@
+"""The kernel behind the contract's `KernelApi`, and how any procedure of the table is answered.
+
+Arguments are checked here, at the bridge: a caller's mistake never reaches the kernel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from timbr_wamp.components.relay import fitting
+from timbr_wamp.contract import (
+    CompleteReply,
+    ExecuteReply,
+    InspectReply,
+    IopubMessage,
+    IsCompleteReply,
+    KernelInfo,
+    Procedure,
+    to_builtins,
+)
+
+if TYPE_CHECKING:
+    from timbr_wamp.client.connection import CallInfo
+    from timbr_wamp.client.links import Endpoint
+    from timbr_wamp.components.keeper import Keeper
+
+
+def answer(procedure: Procedure, perform: Callable[[dict[str, Any], CallInfo], Awaitable[Any]]) -> Endpoint:
+    """Return an endpoint that checks the caller's arguments, performs, and replies in builtins."""
+
+    async def endpoint(args: tuple[Any, ...], kwargs: dict[str, Any], call: CallInfo) -> Any:
+        return to_builtins(await perform(procedure.bind(args, kwargs), call))
+
+    return endpoint
+
+
+class KernelService:
+    """Answers for one kernel; see `timbr_wamp.contract.KernelApi` for what each method means.
+
+    Args:
+        info: makes the kernel's present description.
+        ended: called when the kernel was ended on request; the bridge then has nothing left to do.
+    """
+
+    def __init__(self, keeper: Keeper, info: Callable[[], KernelInfo], ended: Callable[[], None]) -> None:
+        self._keeper, self._info, self._ended = keeper, info, ended
+
+    async def info(self, call: CallInfo) -> KernelInfo:
+        return self._info()
+
+    async def ping(self, call: CallInfo) -> float:
+        return time.time()
+
+    async def interrupt(self, call: CallInfo) -> None:
+        await self._keeper.link.interrupt()
+
+    async def restart(self, call: CallInfo) -> KernelInfo:
+        await self._keeper.restart()
+        return self._info()
+
+    async def shutdown(self, call: CallInfo) -> None:
+        await self._keeper.shutdown()
+        self._ended()
+
+    async def execute(
+        self,
+        call: CallInfo,
+        code: str,
+        silent: bool = False,
+        store_history: bool = True,
+        timeout_s: float | None = None,
+    ) -> ExecuteReply:
+        reply = await self._keeper.link.execute(code, silent=silent, store_history=store_history, timeout_s=timeout_s)
+        return msgspec.convert(reply, ExecuteReply, strict=False)
+
+    async def execute_interactive(
+        self,
+        call: CallInfo,
+        code: str,
+        silent: bool = False,
+        store_history: bool = True,
+        timeout_s: float | None = None,
+    ) -> ExecuteReply:
+        def on_output(message: IopubMessage) -> None:
+            if call.progress is not None:
+                for part in fitting(message):
+                    call.progress(to_builtins(part))
+
+        reply = await self._keeper.link.execute(
+            code, silent=silent, store_history=store_history, timeout_s=timeout_s, on_output=on_output
+        )
+        return msgspec.convert(reply, ExecuteReply, strict=False)
+
+    async def complete(self, call: CallInfo, code: str, cursor_pos: int | None = None) -> CompleteReply:
+        return msgspec.convert(await self._keeper.link.complete(code, cursor_pos), CompleteReply, strict=False)
+
+    async def inspect(
+        self, call: CallInfo, code: str, cursor_pos: int | None = None, detail_level: int = 0
+    ) -> InspectReply:
+        reply = await self._keeper.link.inspect(code, cursor_pos, detail_level)
+        return msgspec.convert(reply, InspectReply, strict=False)
+
+    async def is_complete(self, call: CallInfo, code: str) -> IsCompleteReply:
+        return msgspec.convert(await self._keeper.link.is_complete(code), IsCompleteReply, strict=False)
