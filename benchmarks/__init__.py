@@ -1,0 +1,1 @@
+"""Figures of the project, each a ratio or bound measured side by side in one run: ``make bench``."""

@@ -1,0 +1,105 @@
+"""A whole house for the figures: ``timbr-wamp up``, one kernel, one machine, and what is asked of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import timbr_wamp
+from benchmarks.common import ROOT, scratch_folder
+from timbr_wamp import runtime
+from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
+from timbr_wamp.router import free_port
+
+#: Nothing here takes longer, or something is broken.
+LIMIT_S = 180.0
+
+
+@dataclass(frozen=True)
+class House:
+    """What `up` printed, and a connected client."""
+
+    url: str
+    token: str
+    client: Client
+    kernel: RemoteKernel
+    machine: RemoteMachine
+    environ: dict[str, str]
+
+    def kernel_run(self, code: str) -> str:
+        """Run code in the kernel; return what it printed."""
+        texts: list[str] = []
+        reply = self.kernel.run(
+            code, on_output=lambda m: texts.append(m.content.get("text", "")) if m.msg_type == "stream" else None,
+            timeout_s=LIMIT_S,
+        )  # fmt: skip
+        assert reply.status == "ok", (code, reply.ename, reply.evalue)
+        return "".join(texts)
+
+    def bridge_pid(self) -> int:
+        """Return the process id of the kernel's bridge."""
+        path = runtime.bridge_file(scratch_path(self.environ), self.kernel.id)
+        file = runtime.read_file(path, runtime.BridgeFile)
+        assert file is not None
+        return file.pid
+
+
+def scratch_path(environ: dict[str, str]) -> Any:
+    """Return the house's runtime folder."""
+    from pathlib import Path
+
+    return Path(environ["TIMBR_WAMP_RUNTIME_DIR"])
+
+
+@contextmanager
+def house(*, bufsize: int = 1024) -> Iterator[House]:
+    """Start everything in folders of its own; a kernel with a machine of the three slots; end it all."""
+    folder = scratch_folder()
+    environ = {
+        **os.environ, "TIMBR_WAMP_RUNTIME_DIR": str(folder / "run"), "TIMBR_WAMP_DATA_DIR": str(folder / "data"),
+        "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "timbr_wamp", "up", "--json", "--stop-kernels", "--port", str(free_port())],
+        env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        with timbr_wamp.connect(said["url"], said["token"], timeout_s=20) as client:
+            kernel = client.start_kernel(name="bench")
+            code = (
+                "import timbr_wamp, benchmarks.common as c\n"
+                f"m = timbr_wamp.Machine(bufsize={bufsize})\nm[0:3] = c.SLOTS\nm.start()"
+            )
+            assert kernel.execute(code, timeout_s=60).status == "ok"
+            wait_until(lambda: bool(kernel.machines()), 10)
+            yield House(said["url"], said["token"], client, kernel, kernel.machine(), environ)
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(40)
+        finally:
+            process.kill()
+            process.wait(5)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for a condition, with a limit."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def quantile(values: list[float], part: float) -> float:
+    """Return the value below which ``part`` of the values lie."""
+    return sorted(values)[min(int(len(values) * part), len(values) - 1)]

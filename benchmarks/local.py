@@ -1,0 +1,210 @@
+"""The machine alone, published over ipc to a subscriber in another process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import orjson
+import zmq
+from streamz import Stream
+
+from benchmarks.common import (
+    ROUNDS,
+    SLOTS,
+    Figure,
+    clean,
+    earthquakes,
+    energy,
+    label,
+    median_ratio,
+    scratch_folder,
+    subscriber,
+    wait_for,
+)
+from timbr_wamp import Machine
+from timbr_wamp.machine.publisher import SEND_HIGH_WATER_MARK
+from timbr_wamp.names import new_oid
+
+STAGES = 8
+
+
+@contextmanager
+def published(expected: int) -> Iterator[Callable[[bytes, bytes, bytes], None]]:
+    """Give a function that sends three frames to a subscriber in another process."""
+    context = zmq.Context()
+    socket = context.socket(zmq.PUB)
+    socket.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
+    endpoint = f"ipc://{scratch_folder()}/pub"
+    socket.bind(endpoint)
+
+    def send(oid: bytes, text: bytes, meta: bytes) -> None:
+        socket.send(oid, zmq.SNDMORE)
+        socket.send(text, zmq.SNDMORE)
+        socket.send(meta)
+
+    with subscriber(endpoint, expected) as process:
+        greet(socket, process)
+        yield send
+    socket.close(0)
+    context.term()
+
+
+def greet(socket: zmq.Socket[bytes], process: Any) -> None:
+    """Wait until the subscriber's connection carries messages."""
+    poller = zmq.Poller()
+    poller.register(process.stdout, zmq.POLLIN)
+    for _ in range(1000):
+        socket.send_multipart([b"hello", b"", b""])
+        if poller.poll(10):
+            wait_for(process, "hello")
+            return
+    raise AssertionError("the subscriber never connected")
+
+
+def by_hand(messages: list[dict[str, Any]]) -> float:
+    """Return messages per second of a loop written for just these three functions."""
+    with published(len(messages)) as send:
+        dumps, begun = orjson.dumps, time.perf_counter()
+        for seq, message in enumerate(messages, 1):
+            received = time.time()
+            oid = new_oid(received)
+            text = dumps(message)
+            f0 = clean(message)
+            f0_text = dumps(f0)
+            f1 = energy(f0)
+            f1_text = dumps(f1)
+            f2_text = dumps(label(f1, f0))
+            whole = b"[" + b",".join((text, f0_text, f1_text, *(f2_text,) * 6)) + b"]"
+            send(oid.encode(), whole, dumps(meta(seq, received)))
+        return len(messages) / (time.perf_counter() - begun)
+
+
+def meta(seq: int, received: float) -> dict[str, Any]:
+    """Return the third frame's content."""
+    return {
+        "run": "24db7f11694501a9", "seq": seq, "attempt": 1, "revision": 3, "received_at": received,
+        "finished_at": time.time(), "errored": False,
+    }  # fmt: skip
+
+
+@contextmanager
+def served(messages: list[dict[str, Any]]) -> Iterator[Machine]:
+    """Give a machine with the three slots and a subscriber in another process."""
+    os.environ["TIMBR_WAMP_RUNTIME_DIR"] = str(scratch_folder())
+    with Machine(STAGES, serve=True) as machine:
+        machine[0:3] = SLOTS
+        with subscriber(str(machine.endpoint), len(messages)) as process:
+            assert machine._wire is not None
+            greet(machine._wire.publisher._socket, process)
+            yield machine
+            assert machine.status.processed == len(messages), machine.status
+
+
+def pulling(messages: list[dict[str, Any]]) -> float:
+    """Return messages per second of a machine that pulls a ready source."""
+    with served(messages) as machine:
+        begun = time.perf_counter()
+        machine.source = messages
+        machine.start()
+        assert machine.wait(120)
+        return len(messages) / (time.perf_counter() - begun)
+
+
+def putting(messages: list[dict[str, Any]]) -> float:
+    """Return messages per second of a machine fed by `put` from another thread."""
+    with served(messages) as machine:
+        machine.start()
+
+        def feed() -> None:
+            for message in messages:
+                machine.put(message, block=True, timeout=60)
+
+        begun = time.perf_counter()
+        thread = threading.Thread(target=feed)
+        thread.start()
+        thread.join()
+        assert machine.wait(120)
+        return len(messages) / (time.perf_counter() - begun)
+
+
+def by_streamz(messages: list[dict[str, Any]]) -> float:
+    """Return messages per second of a streamz pipeline that publishes the same three frames."""
+    with published(len(messages)) as send:
+        seq = 0
+
+        def begin(message: dict[str, Any]) -> tuple[float, str, list[Any], list[bytes]]:
+            received = time.time()
+            return received, new_oid(received), [message], [orjson.dumps(message)]
+
+        def stage(function: Callable[..., Any], count: int, state: Any) -> Any:
+            value = function(*state[2][: -count - 1 : -1])
+            state[2].append(value)
+            state[3].append(orjson.dumps(value))
+            return state
+
+        def publish(state: Any) -> None:
+            nonlocal seq
+            seq += 1
+            received, oid, _, texts = state
+            send(oid.encode(), b"[" + b",".join(texts) + b"]", orjson.dumps(meta(seq, received)))
+
+        source = Stream()
+        node = source.map(begin)
+        for function, count in ((clean, 1), (energy, 1), (label, 2), *((same, 1),) * 5):
+            node = node.map(functools.partial(stage, function, count))
+        node.sink(publish)
+        begun = time.perf_counter()
+        for message in messages:
+            source.emit(message)
+        return len(messages) / (time.perf_counter() - begun)
+
+
+def same(value: Any) -> Any:
+    """Return ``value``: an unset slot, as the ancestors ran it."""
+    return value
+
+
+def by_dask(messages: list[dict[str, Any]]) -> float:
+    """Return messages per second of one Dask graph a message, as the ancestors did."""
+    functions = [clean, energy, label, *(same,) * 5]
+    wanted = [1, 1, 2, *(1,) * 5]
+    with published(len(messages)) as send:
+        begun = time.perf_counter()
+        for seq, message in enumerate(messages, 1):
+            received = time.time()
+            graph: dict[str, Any] = {"in": (same, message), "in_s": (orjson.dumps, "in")}
+            names = ["in"]
+            for number, (function, count) in enumerate(zip(functions, wanted, strict=True)):
+                graph[f"f{number}"] = (function, *names[: -count - 1 : -1])
+                graph[f"f{number}_s"] = (orjson.dumps, f"f{number}")
+                names.append(f"f{number}")
+            texts = dask.get(graph, [f"{name}_s" for name in names])
+            send(new_oid(received).encode(), b"[" + b",".join(texts) + b"]", orjson.dumps(meta(seq, received)))
+        return len(messages) / (time.perf_counter() - begun)
+
+
+def figures() -> list[Figure]:
+    """Measure and return the core's figures."""
+    many, few = earthquakes(15), earthquakes()[:400]
+    (pulled, put, streamz_ratio), values = median_ratio(
+        ROUNDS, lambda: by_hand(many), lambda: pulling(many), lambda: putting(many), lambda: by_streamz(many)
+    )
+    dask_rates = [by_dask(few) for _ in range(ROUNDS)]
+    against_streamz = statistics.median(m / s for m, s in zip(values[1], values[3], strict=True))
+    against_dask = statistics.median(m / d for m, d in zip(values[1], dask_rates, strict=True))
+    del streamz_ratio
+    rate = f"{statistics.median(values[1]):,.0f}/s against {statistics.median(values[0]):,.0f}/s"
+    return [
+        Figure("machine pulling a ready source ÷ a loop written by hand", pulled, ">=", 0.80, note=rate),
+        Figure("machine fed by put from another thread ÷ the loop by hand", put, ">=", 0.55),
+        Figure("machine ÷ streamz doing the same", against_streamz, ">=", 1.5),
+        Figure("machine ÷ one Dask get_sync graph a message", against_dask, ">=", 30.0),
+    ]

@@ -1,0 +1,248 @@
+"""From the machine in its kernel over bridge and router to a WAMP subscriber, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from autobahn.asyncio.component import Component
+
+from benchmarks.common import ROUNDS, Figure, subscriber
+from benchmarks.house import House, house, quantile
+from timbr_wamp.names import kernel_uri
+
+#: Times the week of earthquakes: as many as the machine's ring holds.
+TIMES = 8
+MESSAGES = TIMES * 1707
+#: For latencies: so many messages, at this rate.
+PACED, RATE = 5_000, 1_000
+
+
+@contextmanager
+def wamp_subscriber(at: House) -> Iterator[subprocess.Popen[str]]:
+    """Run `benchmarks.wamp_subscriber`, subscribed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.wamp_subscriber", at.url, at.kernel.id],
+        env={**at.environ, "TIMBR_WAMP_TOKEN": at.token}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert said(process) == "ready"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def said(process: subprocess.Popen[str]) -> Any:
+    """Return the next line of the subscriber, those about revisions left out."""
+    assert process.stdout is not None
+    while True:
+        line = process.stdout.readline().strip()
+        assert line, "the subscriber ended"
+        if not line.startswith('["revision"'):
+            return json.loads(line) if line.startswith("{") else line
+
+
+def ask(process: subprocess.Popen[str], count: int) -> None:
+    """Let the subscriber count ``count`` records from now on."""
+    assert process.stdin is not None
+    process.stdin.write(f"{count}\n")
+    process.stdin.flush()
+    assert said(process) == "counting"
+
+
+FEED = f"m.set_source(c.earthquakes({TIMES}), replace=True)"
+
+
+def bare(at: House, endpoint: str) -> float:
+    """Return records per second at a ZeroMQ subscriber."""
+    with subscriber(endpoint, MESSAGES) as process:
+        at.kernel_run("for _ in range(50): m._wire.publisher._socket.send_multipart([b'hello', b'', b''])\n"
+                      "import time; time.sleep(0.5)")  # fmt: skip
+        begun = time.perf_counter()
+        at.kernel_run(FEED)
+        assert process.stdout is not None
+        while (line := process.stdout.readline().strip()) != "all":
+            assert line == "hello", line
+        return MESSAGES / (time.perf_counter() - begun)
+
+
+def over_wamp(at: House, process: subprocess.Popen[str]) -> float:
+    """Return complete records per second at a WAMP subscriber."""
+    ask(process, MESSAGES)
+    begun = time.perf_counter()
+    at.kernel_run(FEED)
+    found = said(process)
+    elapsed = time.perf_counter() - begun
+    assert found["gaps"] == 0, found
+    return MESSAGES / elapsed
+
+
+def throughput(at: House) -> Figure:
+    """Complete records over WAMP against a bare ZeroMQ subscriber."""
+    endpoint = at.kernel_run("print(m.endpoint)").strip()
+    plain: list[float] = []
+    wamp: list[float] = []
+    for _ in range(ROUNDS):
+        plain.append(bare(at, endpoint))
+        with wamp_subscriber(at) as process:
+            wamp.append(over_wamp(at, process))
+    ratio = statistics.median(w / p for w, p in zip(wamp, plain, strict=True))
+    note = f"{statistics.median(wamp):,.0f}/s against {statistics.median(plain):,.0f}/s"
+    return Figure("complete records at a WAMP subscriber ÷ at a bare ZeroMQ one", ratio, ">=", 0.6, note=note)
+
+
+def latency(at: House) -> Figure:
+    """From put to the WAMP subscriber, at a thousand messages a second."""
+    code = f"""
+import time
+quakes, begun = c.earthquakes(), time.perf_counter()
+for number in range({PACED}):
+    m.put(quakes[number % 1707], block=True, timeout=10)
+    left = begun + number / {RATE} - time.perf_counter()
+    if left > 0: time.sleep(left)
+"""
+    with wamp_subscriber(at) as process:
+        found = []
+        for _ in range(ROUNDS):
+            ask(process, PACED)
+            at.kernel_run(code)
+            found.append(said(process))
+    p99 = statistics.median(f["p99_s"] for f in found) * 1000
+    p50 = statistics.median(f["p50_s"] for f in found) * 1000
+    return Figure("put → WAMP subscriber at 1,000/s, p99", p99, "<=", 60, "ms", f"p50 {p50:.1f} ms")
+
+
+async def calls_per_s(session: Any, uri: str, count: int) -> float:
+    """Return sequential calls per second."""
+    begun = time.perf_counter()
+    for _ in range(count):
+        await session.call(uri)
+    return count / (time.perf_counter() - begun)
+
+
+ECHO = """
+import asyncio, os, sys
+from autobahn.asyncio.component import Component
+from autobahn.wamp.types import RegisterOptions
+url, uri, name, secret = sys.argv[1], sys.argv[2], *os.environ["TIMBR_WAMP_TOKEN"].split(".", 1)
+component = Component(transports=[{"type": "websocket", "url": url, "serializers": ["msgpack"]}], realm="timbr",
+                      authentication={"ticket": {"authid": name, "ticket": secret}})
+@component.on_join
+async def joined(session, details):
+    await session.register(lambda: payload, uri)
+    print("ready", flush=True)
+payload = {"put": 1, "processed": 1, "state": "running", "rate_per_s": [1.0, 1.0, 1.0], "slots": []}
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+component.start(loop)
+loop.run_forever()
+"""
+
+
+async def with_session(at: House, work: Any) -> Any:
+    """Run ``work(session)`` with a bare autobahn session."""
+    name, secret = at.token.split(".", 1)
+    component = Component(
+        transports=[{"type": "websocket", "url": at.url, "serializers": ["msgpack"]}], realm="timbr",
+        authentication={"ticket": {"authid": name, "ticket": secret}},
+    )  # fmt: skip
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    @component.on_join  # type: ignore[untyped-decorator]
+    async def joined(session: Any, details: Any) -> None:
+        try:
+            result.set_result(await work(session))
+        except Exception as error:  # it goes to who awaits the result
+            result.set_exception(error)
+
+    component.start(asyncio.get_running_loop())
+    try:
+        return await asyncio.wait_for(result, 170)
+    finally:
+        await component.stop()
+
+
+def status_calls(at: House) -> list[Figure]:
+    """``status`` over WAMP against a bare echo, idle; then its p99 while the machine runs at full speed."""
+    from benchmarks.house import scratch_path
+    from timbr_wamp import runtime
+
+    node = runtime.read_file(runtime.node_file(scratch_path(at.environ)), runtime.NodeFile)
+    assert node is not None
+    host = node.host_token.split(".", 1)[0]
+    echo_uri = f"io.timbr.kernel.{host}_0123456789ab.ping"
+    status_uri = kernel_uri(at.kernel.id, "machine", "status")
+    echo = subprocess.Popen(
+        [sys.executable, "-c", ECHO, at.url, echo_uri], env={**os.environ, "TIMBR_WAMP_TOKEN": node.host_token},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert echo.stdout is not None
+        assert echo.stdout.readline().strip() == "ready"
+
+        async def compare(session: Any) -> float:
+            ratios = []
+            for _ in range(ROUNDS):
+                base = await calls_per_s(session, echo_uri, 300)
+                ratios.append(await calls_per_s(session, status_uri, 300) / base)
+            return statistics.median(ratios)
+
+        ratio = asyncio.run(with_session(at, compare))
+    finally:
+        echo.kill()
+        echo.wait()
+
+    async def durations(session: Any) -> list[float]:
+        found = []
+        for _ in range(1000):
+            begun = time.perf_counter()
+            await session.call(status_uri)
+            found.append(time.perf_counter() - begun)
+        return found
+
+    at.kernel_run("import itertools; m.set_source(itertools.cycle(c.earthquakes()), replace=True)")
+    busy = asyncio.run(with_session(at, durations))
+    rate = at.machine.status.rate_per_s[0]
+    at.kernel_run("del m.source; assert m.wait(30)")
+    p99 = quantile(busy, 0.99) * 1000
+    return [
+        Figure("status over WAMP ÷ a bare autobahn echo, calls a second", ratio, ">=", 0.5),
+        Figure("status over WAMP while the machine runs at full speed, p99", p99, "<=", 50, "ms", f"at {rate:,.0f}/s"),
+    ]
+
+
+def slot_change(at: House) -> Figure:
+    """From the call that sets a slot to the first record it made, at the WAMP subscriber; the worst of twenty."""
+    at.kernel_run(
+        "def paced():\n    import time\n    quakes = c.earthquakes()\n    for n in range(10**9):\n"
+        "        time.sleep(0.001)\n        yield quakes[n % 1707]\nm.set_source(paced, replace=True)"
+    )
+    found = []
+    with wamp_subscriber(at) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the revision that there is
+        for number in range(20):
+            begun = time.time()
+            at.machine[3] = f"lambda label: [{number}, label]"
+            kind, _, seen = json.loads(process.stdout.readline())
+            assert kind == "revision"
+            found.append((seen - begun) * 1000)
+    at.kernel_run("del m.source; del m[3]; assert m.wait(30)")
+    median = statistics.median(found)
+    return Figure("a live slot change, seen at the WAMP subscriber, worst of 20", max(found), "<=", 50, "ms",
+                  f"median {median:.1f} ms")  # fmt: skip
+
+
+def figures() -> list[Figure]:
+    """Measure and return the figures of the whole way."""
+    with house() as at:
+        return [throughput(at), latency(at), *status_calls(at), slot_change(at)]
