@@ -1,0 +1,73 @@
+"""Where users' callbacks run: a thread of their own, so that they may block and call the client.
+
+In the loop's thread a slow callback would hold up every call. The queue before it is bounded: a
+callback that is too slow loses the oldest events, which is counted and logged. Live topics are at
+most once by nature; `RemoteMachine.records` is for those who may miss nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+#: Events that wait for callbacks, all callbacks of a client together.
+QUEUE_LIMIT = 10_000
+
+Job = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
+
+
+class Callbacks:
+    """Runs callbacks one after the other in a daemon thread, which starts with the first."""
+
+    def __init__(self, limit: int = QUEUE_LIMIT) -> None:
+        self._jobs: deque[Job] = deque()
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        #: Events that no callback saw since they came too fast.
+        self.dropped = 0
+
+    def post(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Let ``function`` be called soon. Any thread; never blocks."""
+        with self._changed:
+            if self._closed:
+                return
+            if len(self._jobs) >= self._limit:
+                self._jobs.popleft()
+                self.dropped += 1
+                if self.dropped == 1 or self.dropped % self._limit == 0:
+                    logger.warning("callbacks are too slow: %d events dropped so far", self.dropped)
+            self._jobs.append((function, args, kwargs))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="timbr-wamp-callbacks", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Drop what waits, and end the thread after the callback under way. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._jobs.clear()
+            self._changed.notify()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._jobs and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                function, args, kwargs = self._jobs.popleft()
+            try:
+                function(*args, **kwargs)
+            except Exception:  # a callback: foreign code
+                logger.exception("callback %r failed", function)

@@ -1,0 +1,71 @@
+"""A list of kernels that reads well, in a terminal and in a notebook; and how one is chosen from it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+from timbr_wamp.contract import KernelInfo
+from timbr_wamp.errors import AmbiguousKernel, UnknownKernel
+
+_COLUMNS = ("id", "name", "state", "host", "pid", "machines")
+
+
+class KernelList(list[KernelInfo]):
+    """Kernels on the router."""
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no kernels on the router; start one with `timbr-wamp kernel` or client.start_kernel()"
+        rows = [_COLUMNS, *map(_cells, self)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(kernel)) + "</tr>" for kernel in self
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def choose(kernels: Iterable[KernelInfo], wanted: str | None) -> KernelInfo:
+    """Return the kernel whose id or name is ``wanted``, or of which it is the only beginning.
+
+    None means the only one that is there; offline ones do not count for that.
+
+    Raises:
+        UnknownKernel: none fits.
+        AmbiguousKernel: several fit.
+    """
+    kernels = list(kernels)
+    if wanted is None:
+        return _only([kernel for kernel in kernels if kernel.state != "offline"], "(any)", kernels)
+    for kernel in kernels:
+        if kernel.kernel_id == wanted:
+            return kernel
+    named = [kernel for kernel in kernels if kernel.name == wanted]
+    if len(named) > 1:  # an offline one does not stand in the way of its successor
+        named = [kernel for kernel in named if kernel.state != "offline"] or named
+    if not named:
+        named = [kernel for kernel in kernels if kernel.kernel_id.startswith(wanted) or kernel.name.startswith(wanted)]
+    return _only(named, wanted, kernels)
+
+
+def _only(fitting: list[KernelInfo], wanted: str, all_of_them: list[KernelInfo]) -> KernelInfo:
+    if not fitting:
+        raise UnknownKernel(wanted, [_label(kernel) for kernel in all_of_them])
+    if len(fitting) > 1:
+        raise AmbiguousKernel(wanted, [_label(kernel) for kernel in fitting])
+    return fitting[0]
+
+
+def _label(kernel: KernelInfo) -> str:
+    return f"{kernel.kernel_id} ({kernel.name}, {kernel.state})"
+
+
+def _cells(kernel: KernelInfo) -> tuple[str, ...]:
+    machines = ", ".join(f"{machine.name}: {machine.state}" for machine in kernel.machines)
+    return (kernel.kernel_id, kernel.name, kernel.state, kernel.host, str(kernel.pid or ""), machines)

@@ -1,0 +1,190 @@
+"""One asyncio loop in one daemon thread a process, shared by all clients, and the doors into it.
+
+Started when the first client needs it, ended when the last one is closed or the process exits.
+Nothing is printed from its thread: a notebook would show it in the wrong cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from timbr_wamp.errors import CalledFromLoop, CallTimeout, ForkedClient, LoopClosed
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: What still runs in the loop gets so long to end when the loop ends.
+END_TIMEOUT_S = 5.0
+
+
+class BackgroundLoop:
+    """An asyncio loop in a daemon thread of its own. Made by `acquire_loop`."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._closed = False
+        self._users = 0
+        self._thread = threading.Thread(target=self._run, name="timbr-wamp-client", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[..., Awaitable[T]], *args: object, timeout_s: float | None) -> T:
+        """Run the coroutine function in the loop's thread and return what it gives.
+
+        Any thread but the loop's own, where it would wait for itself. With ``timeout_s=None`` the
+        coroutine's own limits hold. An interrupt (Ctrl-C) cancels it.
+
+        Raises:
+            CalledFromLoop: called from the loop's own thread.
+            CallTimeout: nothing came back in ``timeout_s`` seconds; the call was cancelled.
+            LoopClosed: the loop ended first, so nothing ever will.
+            ForkedClient: this process is a child of the one that made the loop.
+        """
+        if self.is_here():
+            raise CalledFromLoop(_name(function))
+        return self.result(self.submit(function, *args), _name(function), timeout_s)
+
+    def result(self, future: concurrent.futures.Future[T], what: str, timeout_s: float | None) -> T:
+        """Wait for what `submit` returned; otherwise like `call`."""
+        try:
+            return future.result(timeout_s)
+        except concurrent.futures.CancelledError:
+            raise LoopClosed(what) from None
+        except TimeoutError:
+            if future.done():  # the coroutine's own error
+                raise
+            future.cancel()
+            raise CallTimeout(what, timeout_s or 0.0) from None
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    async def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run the coroutine function in the loop's thread; awaitable in any loop, also this one.
+
+        Raises:
+            LoopClosed: the loop has ended.
+            ForkedClient: see `call`.
+        """
+        if self.is_here():
+            return await function(*args)
+        future = self.submit(function, *args)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise LoopClosed(_name(function)) from None
+            raise
+
+    def submit(self, function: Callable[..., Awaitable[T]], *args: object) -> concurrent.futures.Future[T]:
+        """Begin to run the coroutine function in the loop's thread. Any thread.
+
+        Raises:
+            LoopClosed: the loop has ended.
+            ForkedClient: see `call`.
+        """
+        self.check()
+        if self._closed:
+            raise LoopClosed(_name(function))
+
+        async def invoke() -> T:
+            return await function(*args)
+
+        coroutine = invoke()
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # closed in this very moment
+            coroutine.close()
+            raise LoopClosed(_name(function)) from None
+
+    def is_here(self) -> bool:
+        """Tell whether the calling thread is the loop's own."""
+        return threading.get_ident() == self._thread.ident
+
+    def check(self) -> None:
+        """Raise `ForkedClient` in a child of the process that made the loop: its thread is not there."""
+        if os.getpid() != self._pid:
+            raise ForkedClient(self._pid, os.getpid())
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._end())
+            self._loop.close()
+
+    async def _end(self) -> None:
+        """Cancel what still runs and wait for it: a task that is merely dropped complains on stderr."""
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=END_TIMEOUT_S)
+            if late:
+                logger.warning("%d tasks did not end in %.0f s", len(late), END_TIMEOUT_S)
+        await self._loop.shutdown_asyncgens()
+
+    def _stop(self) -> None:
+        """End loop and thread. Not from the loop's own thread."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(END_TIMEOUT_S + 1.0)
+
+
+class _Shared:
+    """The process's loop and its users."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.loop: BackgroundLoop | None = None
+        self.exit_registered = False
+
+
+_shared = _Shared()
+os.register_at_fork(after_in_child=lambda: _shared.__init__())  # type: ignore[misc]
+
+
+def acquire_loop() -> BackgroundLoop:
+    """Return the process's loop, started if need be. Each call wants one `release_loop`. Any thread."""
+    with _shared.lock:
+        if _shared.loop is None:
+            _shared.loop = BackgroundLoop()
+        if not _shared.exit_registered:
+            _shared.exit_registered = True
+            atexit.register(_stop_at_exit)
+        _shared.loop._users += 1
+        return _shared.loop
+
+
+def release_loop(loop: BackgroundLoop) -> None:
+    """Give ``loop`` back; it ends with its last user. Any thread but the loop's own."""
+    with _shared.lock:
+        loop._users -= 1
+        last = loop._users == 0
+        if last and _shared.loop is loop:
+            _shared.loop = None
+    if last:
+        loop._stop()
+
+
+def _stop_at_exit() -> None:
+    with _shared.lock:
+        loop, _shared.loop = _shared.loop, None
+    if loop is not None:
+        loop._stop()
+
+
+def _name(function: Callable[..., Any]) -> str:
+    function = getattr(function, "func", function)  # of a partial
+    return str(getattr(function, "__qualname__", function))

@@ -1,0 +1,278 @@
+"""`RemoteMachine`: a machine in a kernel on the router, that reads like `timbr_wamp.Machine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from timbr_wamp.client.aio_machine import AsyncMachine
+from timbr_wamp.client.connection import Subscription
+from timbr_wamp.client.functions import reference as module_reference
+from timbr_wamp.client.link import Link
+from timbr_wamp.client.live import LiveSubscription
+from timbr_wamp.client.records import Records, RecordStream
+from timbr_wamp.contract import (
+    ErrorRow,
+    Event,
+    PutResult,
+    Record,
+    RevisionInfo,
+    SlotInfo,
+    SourceStatus,
+    Status,
+    TrialRow,
+)
+from timbr_wamp.errors import InvalidArgument
+
+
+class RemoteMachine:
+    """A machine in a kernel on the router. Any thread but the client's own; calls block.
+
+    ``m[0] = f`` sends the function: by value when it is of ``__main__`` or a notebook, a text as
+    source text. ``m[0:2] = [f, g]`` is one revision, ``del m[0]`` makes a slot identity, ``m[0]``
+    and ``m["clean"]`` tell what is in a slot, ``m(x)`` runs a message and publishes nothing.
+
+    All raise `NotConnected`, `ConnectionLost`, `NoMachine`, `NoSuchProcedure` (the kernel is gone),
+    `NotAuthorized`, and what the contract lists for the procedure, with the remote traceback.
+    """
+
+    def __init__(self, link: Link, machine: AsyncMachine) -> None:
+        self._link = link
+        #: The same verbs as coroutines.
+        self.aio = machine
+
+    def __repr__(self) -> str:
+        return repr(self.aio)
+
+    @property
+    def name(self) -> str:
+        """Name within its kernel."""
+        return self.aio.name
+
+    # --- looking ----------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """State and counters, taken at one instant."""
+        return self._link.wait(self.aio.status)
+
+    @property
+    def running(self) -> bool:
+        """The worker thread lives and gave a heartbeat within the last seconds."""
+        return self.status.running
+
+    @property
+    def slots(self) -> list[SlotInfo]:
+        """The slots of the newest revision."""
+        return self._link.wait(self.aio.slots)
+
+    @property
+    def errors(self) -> list[ErrorRow]:
+        """The newest failures, oldest of them first."""
+        return self._link.wait(self.aio.errors)
+
+    @property
+    def revisions(self) -> list[RevisionInfo]:
+        """The kept revisions of the slot table, oldest first."""
+        return self._link.wait(self.aio.revisions)
+
+    def events(self, n: int = 100) -> list[Event]:
+        """Return the newest events, oldest of them first."""
+        return self._link.wait(self.aio.events, n)
+
+    def recent(self, n: int = 50) -> list[Record]:
+        """Return the newest records, oldest of them first."""
+        return self._link.wait(self.aio.recent, n)
+
+    def record(self, run: str, seq: int) -> Record:
+        """Return one record whole, also one whose text is too large for a batch."""
+        return self._link.wait(self.aio.record, run, seq)
+
+    def records(
+        self,
+        after_seq: int | None = None,
+        run: str | None = None,
+        *,
+        timeout_s: float | None = None,
+        status: bool = False,
+    ) -> Records:
+        """Return all records from here on, in order, as an iterator; it is subscribed on return.
+
+        Complete: what the live way loses is asked for again, also across a lost link, a restarted
+        router, bridge or kernel. Where records are gone for good comes one `Gap`; where a new
+        numbering begins, `RunChanged`. A record whose text is too large for a batch comes without
+        values and with ``meta.text_bytes``; `record` fetches it.
+
+        Args:
+            after_seq: begin after that number; 0 with the oldest kept; None with the next one.
+            run: the run that ``after_seq`` counts in; None for the present one.
+            timeout_s: end after so long without anything; None never ends.
+            status: yield each new `Status` as well.
+        """
+        stream = RecordStream(self._link, self.aio.kernel_id, self.name, run=run, after_seq=after_seq, status=status)
+        self._link.wait(stream.start)
+        return Records(self._link, stream, timeout_s)
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def put(self, message: Any, block: bool = False, timeout: float | None = None, oid: str | None = None) -> str:
+        """Queue a message; return its id.
+
+        The id is made here, so that a put whose answer was lost with the link is safely repeated
+        once the link is back.
+
+        Args:
+            block: wait for room, at most ``timeout`` seconds when given.
+            oid: an id of your own; one that is known already is not put twice.
+
+        Raises:
+            MachineFull: no room, or none in time.
+            PayloadTooLarge: nothing was sent.
+        """
+        return self._link.wait(self.aio.put, message, block, timeout, oid)
+
+    def put_many(self, messages: Sequence[Any], oids: Sequence[str] | None = None, timeout_s: float = 0.0) -> PutResult:
+        """Queue messages in order, waiting at most ``timeout_s`` for room; those without are refused."""
+        return self._link.wait(self.aio.put_many, messages, oids, timeout_s)
+
+    def __call__(self, message: Any, *, include_serialized: bool = False) -> Record:
+        """Run a message through the slots and return its record; count and publish nothing."""
+        return self._link.wait(self.aio.call, message, include_serialized=include_serialized)
+
+    def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
+        """Put kept messages again, each as the next attempt under its own oid; return the oids."""
+        return self._link.wait(self.aio.replay, run, seqs)
+
+    def retry_errors(self, oids: Sequence[str] | None = None) -> list[str]:
+        """Put unresolved errored messages again as the next attempt; return their oids. None: all."""
+        return self._link.wait(self.aio.retry_errors, oids)
+
+    # --- running ----------------------------------------------------------------------------
+
+    def start(self) -> Status:
+        """Start processing; a running machine stays so."""
+        return self._link.wait(self.aio.start)
+
+    def stop(self, drain: bool = False, timeout: float = 5.0) -> Status:
+        """Stop; with ``drain`` finish what waits first. The queue is kept."""
+        return self._link.wait(self.aio.stop, drain, timeout)
+
+    def pause(self) -> Status:
+        """Stop after the message under way; the rest waits."""
+        return self._link.wait(self.aio.pause)
+
+    def resume(self) -> Status:
+        """Go on after a pause."""
+        return self._link.wait(self.aio.resume)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is queued or under way and the source is exhausted; False at the timeout."""
+        return self._link.wait(self.aio.wait, timeout)
+
+    def configure(self, *, bufsize: int | None = None, stages: int | None = None) -> Status:
+        """Change the queue's capacity, or the number of slots."""
+        return self._link.wait(self.aio.configure, bufsize=bufsize, stages=stages)
+
+    # --- slots ------------------------------------------------------------------------------
+
+    def __getitem__(self, slot: int | str) -> SlotInfo:
+        return self._link.wait(self.aio.slot, slot)
+
+    def __setitem__(self, slot: int | str | slice, function: object) -> None:
+        if isinstance(slot, slice):
+            self._link.wait(self.aio.set, _first_of(slot, function), list(function))  # type: ignore[call-overload]
+        elif function is None:
+            self._link.wait(self.aio.delete, slot)
+        else:
+            self._link.wait(self.aio.set, slot, function)
+
+    def __delitem__(self, slot: int | str) -> None:
+        self._link.wait(self.aio.delete, slot)
+
+    def set(
+        self,
+        slot: int | str,
+        function: object = None,
+        *,
+        source: str | None = None,
+        reference: str | None = None,
+        name: str | None = None,
+    ) -> RevisionInfo:
+        """Put a function in a slot: a callable, source text, or ``module:name`` as ``reference``.
+
+        Raises:
+            InvalidArgument: not exactly one of the three was given.
+            SlotOutOfRange, UnknownSlot, NotCallable, InvalidSource: the machine says so.
+        """
+        given = [one for one in (function, source, reference) if one is not None]
+        if len(given) != 1:
+            raise InvalidArgument("function", "give exactly one of function, source and reference")
+        what = module_reference(reference) if reference is not None else given[0]
+        return self._link.wait(self.aio.set, slot, what, name=name)
+
+    def rollback(self, number: int) -> RevisionInfo:
+        """Make an earlier slot table the newest revision."""
+        return self._link.wait(self.aio.rollback, number)
+
+    def trial(self, slot: int | str, function: object, n: int = 5) -> list[TrialRow]:
+        """Run a function on the newest ``n`` kept records as if it were in the slot; change nothing."""
+        return self._link.wait(self.aio.trial, slot, function, n)
+
+    # --- source -----------------------------------------------------------------------------
+
+    @property
+    def source(self) -> SourceStatus:
+        """Where messages come from; assign source text, a generator function or a picklable iterable."""
+        return self.status.source
+
+    @source.setter
+    def source(self, source: object) -> None:
+        self.set_source(source)
+
+    @source.deleter
+    def source(self) -> None:
+        self._link.wait(self.aio.delete_source)
+
+    def set_source(self, source: object, *, total: int | None = None, replace: bool = False) -> Status:
+        """Set where messages come from; ``total`` is how many there will be, when that is known.
+
+        Raises:
+            SourceActive: there is one already, and ``replace`` was not said.
+        """
+        return self._link.wait(self.aio.set_source, source, total=total, replace=replace)
+
+    # --- live topics ------------------------------------------------------------------------
+
+    def on_record(self, callback: Callable[[str, list[Any]], object]) -> LiveSubscription:
+        """Call ``callback(oid, [in, f0, …])`` for records as they come: some may be missed.
+
+        Callbacks run one after the other in a thread of the client, and may call it.
+        """
+        return self._live(self._link.wait(self.aio.on_record, callback))
+
+    def on_status(self, callback: Callable[[Status], object]) -> LiveSubscription:
+        """Call ``callback(status)`` now and on each change, at most 4 times a second."""
+        return self._live(self._link.wait(self.aio.on_status, callback))
+
+    def on_event(self, callback: Callable[[Event], object]) -> LiveSubscription:
+        """Call ``callback(event)`` for what changes the machine's state."""
+        return self._live(self._link.wait(self.aio.on_event, callback))
+
+    def on_error(self, callback: Callable[[ErrorRow], object]) -> LiveSubscription:
+        """Call ``callback(error)`` for slots' failures, at most 10 a second; `errors` has them all."""
+        return self._live(self._link.wait(self.aio.on_error, callback))
+
+    def _live(self, subscription: Subscription) -> LiveSubscription:
+        return LiveSubscription(self._link, subscription)
+
+
+def _first_of(slots: slice, functions: object) -> int:
+    """Return the first slot of ``m[first:end] = functions``; the lengths must agree."""
+    first = 0 if slots.start is None else slots.start
+    if slots.step not in (None, 1) or not isinstance(first, int) or first < 0:
+        raise InvalidArgument("slot", "a slice of slots reads m[first:end], without step")
+    if not isinstance(functions, (list, tuple)) or not functions:
+        raise InvalidArgument("function", "a slice of slots wants a list of functions")
+    if slots.stop is not None and slots.stop - first != len(functions):
+        raise InvalidArgument("function", f"{len(functions)} functions for slots {first} to {slots.stop - 1}")
+    return first
