@@ -35,6 +35,8 @@ BRIDGE_STOP_S = 5.0
 ROUTER_STOP_S = 10.0
 #: A second Ctrl-C shortens each of those waits to this.
 HURRIED_STOP_S = 0.5
+#: A router that ends by itself is started again, so often within this time; then it is an error.
+ROUTER_RESTARTS, ROUTER_RESTARTS_WITHIN_S = 5, 300.0
 #: How often the children are looked at.
 WATCH_INTERVAL_S = 0.5
 LOG_TAIL_LINES = 15
@@ -50,6 +52,9 @@ class House:
         self._host: subprocess.Popen[bytes] | None = None
         self._host_log: Path | None = None
         self._hurry = threading.Event()
+        self._page: Path | None = None
+        #: When the router ended by itself, `time.monotonic`.
+        self._router_ends: list[float] = []
 
     @property
     def router(self) -> Router:
@@ -79,7 +84,30 @@ class House:
         page = page_dir()
         if page is None:
             self._report("the page is not built, so the router shows a placeholder; build it with: make page")
+        self._page = page
         self._router = Router.start(self._settings, next_free_port=next_free_port, page_dir=page, report=self._report)
+
+    def _router_again(self) -> None:
+        """Start the router again on its port, unless that was needed too often.
+
+        Host, bridges and clients find it by themselves; what flows meanwhile waits in the machines.
+
+        Raises:
+            ServiceEnded: it ended too often.
+            PortBusy, RouterStartFailed: as they say.
+        """
+        from timbr_wamp.router import Router
+
+        now = time.monotonic()
+        self._router_ends = [at for at in self._router_ends if now - at < ROUTER_RESTARTS_WITHIN_S] + [now]
+        status = self.router.poll()
+        if len(self._router_ends) > ROUTER_RESTARTS:
+            raise ServiceEnded("the router", f"ended by itself {len(self._router_ends)} times (status {status})", "")
+        self._report(f"the router ended by itself (status {status}); starting it again")
+        port = self.router.port
+        self.router.stop(timeout_s=HURRIED_STOP_S)
+        self._router = None
+        self._router = Router.start(self._settings, port=port, page_dir=self._page, report=self._report)
 
     def start_host(self, client: Client) -> None:
         """Start the host as a child process; return when it answers on the router.
@@ -132,12 +160,14 @@ class House:
                 time.sleep(0.05)
 
     def watch(self) -> None:
-        """Wait until a child ends. Interrupted by `KeyboardInterrupt`.
+        """Wait until the host ends, and start the router again when that does. Interrupted by `KeyboardInterrupt`.
 
         Raises:
             ServiceEnded: which child, and the tail of its log.
         """
         while True:
+            if self._router is not None and self._router.poll() is not None:
+                self._router_again()
             if (ended := self.ended()) is not None:
                 raise ended
             time.sleep(WATCH_INTERVAL_S)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -148,6 +149,13 @@ class Router:
             host_token=self.host_token,
         )
         runtime.write_file(runtime.node_file(self.settings.runtime_dir), content)
+
+    @property
+    def port(self) -> int:
+        """The TCP port of page and websocket."""
+        port = urlsplit(self.url).port
+        assert port is not None  # we chose it
+        return port
 
     def poll(self) -> int | None:
         """Return the exit status if the router ended, None while it runs."""
