@@ -35,6 +35,9 @@ const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 8_000;
 /** A join that lasted so long makes the next delay short again. */
 const STABLE_MS = 10_000;
+/** A router that has just started may not be able to decide yet who may subscribe. */
+const ASK_AGAIN_MS = 1_000;
+const NOT_ALLOWED = "wamp.error.not_authorized";
 /** Reasons to ask for another token rather than to try again. */
 const REJECTED = /^wamp\.error\.(not_authorized|authentication_failed|authentication_denied|no_such_principal|no_auth_method|authentication_required)$/;
 
@@ -185,9 +188,17 @@ export class Connection {
       const result = await session.subscribe(topic, onEvent, { match: "exact", get_retained: true });
       return result.subscriptionId;
     } catch (error) {
-      if (session === this.session) console.warn(`cannot subscribe ${topic}:`, asFailure(error).message);
+      const failure = asFailure(error);
+      if (session === this.session) console.warn(`cannot subscribe ${topic}:`, failure.message);
+      if (failure.uri !== NOT_ALLOWED) setTimeout(() => this.again(session, topic), ASK_AGAIN_MS);
       return null;
     }
+  }
+
+  private again(session: Session, topic: string): void {
+    if (session !== this.session || this.subscribed.get(topic) !== null) return;
+    this.subscribed.delete(topic);
+    void this.settle(topic);
   }
 }
 

@@ -49,7 +49,7 @@ export function withDiscovery(kernels: readonly KernelInfo[], { kind, kernel }: 
 
 /** Whether a kernel can answer. */
 export function isThere(kernel: KernelInfo | undefined): boolean {
-  return kernel !== undefined && kernel.state !== "offline" && kernel.state !== "dead";
+  return kernel?.state === "idle" || kernel?.state === "busy";
 }
 
 export function kernelOf(view: View): KernelInfo | undefined {

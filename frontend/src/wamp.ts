@@ -20,6 +20,8 @@ export interface WampOptions {
 
 /** The list is asked for again so often: it heals what was missed, and notices a dead connection. */
 const CHECK_INTERVAL_MS = 15_000;
+/** A router that has just started may not know its kernels yet. */
+const ASK_AGAIN_MS = 1_000;
 const PREFIX = "io.timbr.kernel";
 
 export class WampApi implements Api {
@@ -27,6 +29,7 @@ export class WampApi implements Api {
   private readonly listeners = new Set<() => void>();
   private readonly connection: Connection;
   private readonly check: ReturnType<typeof setInterval>;
+  private soon: ReturnType<typeof setTimeout> | undefined;
   private wanted: Selection | null = null;
   private following = true;
   /** Ends the subscriptions of the machine selected. */
@@ -49,7 +52,7 @@ export class WampApi implements Api {
     this.connection.subscribe(NODE_URIS.discovery, ({ args }) => {
       this.setKernels(model.withDiscovery(this.view.kernels, args[0] as Discovery));
     });
-    this.check = setInterval(() => void this.refresh(), CHECK_INTERVAL_MS);
+    this.check = setInterval(() => void this.onCheck(), CHECK_INTERVAL_MS);
     this.connection.open();
   }
 
@@ -64,6 +67,7 @@ export class WampApi implements Api {
 
   close(): void {
     clearInterval(this.check);
+    clearTimeout(this.soon);
     this.connection.close();
   }
 
@@ -102,6 +106,11 @@ export class WampApi implements Api {
     if (this.view.selected) await this.askAll();
   }
 
+  private async onCheck(): Promise<void> {
+    await this.refresh();
+    if (this.view.machine?.trouble) await this.askAll();
+  }
+
   /** Ask for the list of kernels; a router that does not answer is left. */
   private async refresh(): Promise<void> {
     if (!this.connection.joined) return;
@@ -109,8 +118,13 @@ export class WampApi implements Api {
       this.setKernels(model.sortedKernels(await this.connection.call<KernelInfo[]>(NODE_URIS.list)));
     } catch (error) {
       const failure = error as Failure;
+      if (failure.uri === "io.timbr.error.not_connected") return;
+      console.warn("cannot list kernels:", failure.message);
       if (failure.uri === "io.timbr.error.call_timeout") this.connection.drop("the router no longer answers");
-      else if (failure.uri !== "io.timbr.error.not_connected") console.warn("cannot list kernels:", failure.message);
+      else if (failure.uri !== "wamp.error.not_authorized") {
+        clearTimeout(this.soon);
+        this.soon = setTimeout(() => void this.onCheck(), ASK_AGAIN_MS);
+      }
     }
   }
 
@@ -135,7 +149,11 @@ export class WampApi implements Api {
       this.unwatch.push(this.connection.subscribe(topic, ({ args, retained }) => f(args[0], retained)));
     };
     on(`${kernel}.state`, (info) => this.setKernels(model.withKernel(this.view.kernels, info as KernelInfo)));
-    on(`${machine}.status`, (status, retained) => this.learn(status as Status, !retained));
+    on(`${machine}.status`, (status, retained) => {
+      const back = !retained && this.view.machine?.trouble;
+      this.learn(status as Status, !retained);
+      if (back) void this.askAll();
+    });
     on(`${machine}.event`, (event) => this.changeMachine((m) => model.withEvents(m, [event as Event])));
     on(`${machine}.error`, (row) => this.changeMachine((m) => model.withErrors(m, [row as ErrorRow])));
     this.follow();

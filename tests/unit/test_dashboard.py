@@ -66,7 +66,7 @@ def fake_node(folder: Path, version: str) -> Path:
 
 def test_a_node_that_is_new_enough_is_used(tmp_path):
     node = build.find_node(str(fake_node(tmp_path, "v22.3.0")))
-    assert (node.node, node.npm, node.version) == (tmp_path / "node", tmp_path / "npm", (22, 3))
+    assert (node.node, node.npm, node.version) == (tmp_path / "node", (tmp_path / "npm",), (22, 3))
 
 
 def test_without_a_usable_node_one_sentence_says_what_to_install(tmp_path, monkeypatch):

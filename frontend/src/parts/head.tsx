@@ -48,7 +48,7 @@ function aboutText(view: View, status: Status | null, shown: Light, now_ms: numb
   if (!status) return "Waiting for the machine’s first answer.";
   if (shown === "unknown") {
     const heard_at = view.machine?.heard_at ?? 0;
-    return heard_at ? `Last heard of ${duration((now_ms - heard_at) / 1000)} ago.` : "Not heard of since this page opened.";
+    return heard_at ? `Last heard of ${duration(Math.max(1, Math.round((now_ms - heard_at) / 1000)))} ago.` : "Not heard of since this page opened.";
   }
   return `Up ${duration(Math.floor(status.uptime_s))} · revision ${status.revision} · run ${status.run}`;
 }
