@@ -693,6 +693,32 @@ class NoConnectionFile(TimbrError, FileNotFoundError):
         return f"connection file {self.path}: {self.problem}; `jupyter --runtime-dir` shows where kernels keep theirs"
 
 
+class AlreadyHosted(TimbrError):
+    """Another host runs from this runtime folder."""
+
+    uri = ERROR_PREFIX + "already_hosted"
+
+    def __init__(self, folder: str, pid: int) -> None:
+        super().__init__(folder, pid)
+        self.folder, self.pid = folder, pid
+
+    def __str__(self) -> str:
+        return f"a host runs already (process {self.pid}) from {self.folder}; use it, or end it first"
+
+
+class HostStartFailed(TimbrError):
+    """The host process ended or did not come up in time."""
+
+    uri = ERROR_PREFIX + "host_start_failed"
+
+    def __init__(self, reason: str, log_tail: str = "") -> None:
+        super().__init__(reason, log_tail)
+        self.reason, self.log_tail = reason, log_tail
+
+    def __str__(self) -> str:
+        return f"the host did not start: {self.reason}" + (f"\n{self.log_tail}" if self.log_tail else "")
+
+
 # --- router ----------------------------------------------------------------------------------
 
 

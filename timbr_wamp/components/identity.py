@@ -6,7 +6,6 @@ connection file's path, remembered beside the runtime files, so that a later bri
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timbr_wamp import runtime
+from timbr_wamp.components import processes
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
 from timbr_wamp.names import checked_kernel_id, host_of, new_kernel_id
 from timbr_wamp.runtime import BridgeFile, KernelFile
@@ -99,7 +99,7 @@ def held(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
     """
     path = runtime.bridge_file(runtime.private_folder(runtime_dir), kernel_id)
     lock = path.with_suffix(".lock")
-    descriptor = _locked(lock)
+    descriptor = processes.lock(lock)
     before = runtime.read_file(path, BridgeFile)
     if descriptor is None:
         raise AlreadyBridged(kernel_id, before.pid if before is not None else 0)
@@ -109,22 +109,6 @@ def held(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
     finally:
         path.unlink(missing_ok=True)
         lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _locked(lock: Path) -> int | None:
-    """Return the descriptor of the locked file; None when somebody else holds it."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                return descriptor
-        except FileNotFoundError:
-            pass  # its holder removed it between our opening and locking: what we hold counts for nobody
-        except OSError:
-            os.close(descriptor)
-            return None
         os.close(descriptor)
 
 

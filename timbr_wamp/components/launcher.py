@@ -12,28 +12,21 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import zmq
 
 from timbr_wamp import runtime
+from timbr_wamp.components import processes
 from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
 from timbr_wamp.names import checked_kernel_id
 from timbr_wamp.runtime import KernelFile
-
-#: After SIGTERM a kernel has this long, after SIGKILL the system.
-TERM_S = 3.0
-KILL_S = 5.0
-LOG_TAIL_BYTES = 2000
+from timbr_wamp.settings import ENV_PREFIX
 
 #: ``<folder>/<12 hex>-<port number of one digit>``, as jupyter_client names ipc sockets.
 _SOCKET_NAME_BYTES = 14
@@ -55,13 +48,14 @@ def start_kernel(
 
     Args:
         startup: a Python or IPython file, run in the kernel after this and each later start.
+        cwd: its working folder, this process's own when None.
         environ: its environment, `os.environ` when None; tokens are taken out.
 
     Raises:
         KernelStartFailed: the folder or the startup file is not there, or no process could be made.
     """
     checked_kernel_id(kernel_id)
-    where = Path(cwd or Path.home()).expanduser()
+    where = Path(cwd or Path.cwd()).expanduser()
     if not where.is_dir():
         raise KernelStartFailed(f"no such folder: {where}")
     command = [sys.executable, "-m", "ipykernel_launcher", "--ext=timbr_wamp.kernel"]
@@ -81,7 +75,8 @@ def start_kernel(
         name=name or kernel_id,
         connection_file=str(connection_file),
         command=[*command, "-f", str(connection_file)],
-        environment={key: value for key, value in source.items() if key not in _NOT_INHERITED},
+        environment={key: value for key, value in source.items() if key not in _NOT_INHERITED}
+        | {f"{ENV_PREFIX}RUNTIME_DIR": str(runtime_dir)},  # its machines leave their files where bridges look
         cwd=str(where),
         started_at=time.time(),
         startup=startup,
@@ -103,21 +98,11 @@ def restart_kernel(runtime_dir: Path, content: KernelFile) -> KernelFile:
 
 def end_process(content: KernelFile) -> bool:
     """End the kernel's process and those that its cells started; tell whether it is gone."""
-    if not content.alive():
-        return True
-    process = psutil.Process(content.pid)
-    for number, wait_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
-        _signal(content, number)
-        try:
-            process.wait(wait_s)
-        except psutil.TimeoutExpired:
-            continue
-        return True
-    return not content.alive()
+    return processes.end(content.pid, content.process_started)
 
 
 def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
-    """Remove a dead kernel's files and sockets. Its log stays until the id's folder is cleaned with it."""
+    """Remove a dead kernel's files, sockets and log."""
     connection_file = Path(content.connection_file)
     address = _read_json(connection_file)
     if address.get("transport") == "ipc":
@@ -134,51 +119,22 @@ def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
 
 def log_tail(content: KernelFile) -> str:
     """Return the end of the kernel's log file, for error messages."""
-    try:
-        with open(content.log_file or os.devnull, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
+    return processes.log_tail(Path(content.log_file or os.devnull))
 
 
 def _spawn(runtime_dir: Path, content: KernelFile) -> KernelFile:
-    log = os.open(content.log_file or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        process = subprocess.Popen(
+        content.pid, content.process_started = processes.spawn(
             content.command,
+            environment=content.environment,
+            log_file=Path(content.log_file or os.devnull),
             cwd=content.cwd,
-            env=content.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
         )
     except OSError as error:
         raise KernelStartFailed(f"{content.command[0]}: {error.strerror}") from error
-    finally:
-        os.close(log)
-    # Whoever starts it must collect it when it ends, or it stays a zombie; the thread ends with it.
-    threading.Thread(target=process.wait, name=f"collect-{process.pid}", daemon=True).start()
-    content.pid = process.pid
-    content.process_started = runtime.process_started(process.pid) or 0.0
     content.started_at = time.time()
     runtime.write_file(runtime.kernel_file(runtime_dir, content.kernel_id), content)
     return content
-
-
-def _signal(content: KernelFile, number: signal.Signals) -> None:
-    if not content.alive():
-        return
-    try:
-        # it leads a session of its own, so this reaches what its cells started and nobody else
-        if os.getpgid(content.pid) == content.pid:
-            os.killpg(content.pid, number)
-        else:
-            os.kill(content.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _write_connection_file(runtime_dir: Path, kernel_id: str) -> Path:
