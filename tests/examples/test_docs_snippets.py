@@ -1,0 +1,260 @@
+"""What the documentation shows is what happens: its Python runs, prints what it says, its commands exist.
+
+Python blocks of a page run one after the other in one namespace. A ``text`` block right below one is
+what it prints; ``…`` in it stands for anything. A comment ``<!-- not run: reason -->`` right above a
+block leaves it out; ``<!-- needs: demo -->`` on a page gives it a router with the demo's kernel.
+Links, and that all Python compiles, are checked by `tests/test_docs.py`.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import doctest
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import click
+import pytest
+
+from timbr_wamp.cli import main
+from timbr_wamp.cli.up import startup_file
+from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect
+from timbr_wamp.components.host import HostProcess
+from timbr_wamp.machine import Machine
+from timbr_wamp.router import Router
+from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    page for page in (ROOT / "README.md", *DOCS.glob("tutorial/*.md"), *DOCS.glob("how-to/*.md")) if page.exists()
+)
+CONSOLE_PAGES = sorted({*PAGES, *DOCS.glob("**/*.md"), *ROOT.glob("*.md")})
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_NOT_RUN = re.compile(r"<!-- not run: .+? -->\s*\Z")
+_NEEDS_DEMO = "<!-- needs: demo -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    #: Line of the page that its first line is, from 1.
+    line: int
+    run: bool
+    #: What it is said to print; None: nobody says.
+    prints: str | None = None
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page, each with the output that stands right below it."""
+    text = page.read_text(encoding="utf-8")
+    fences = list(_FENCE.finditer(text))
+    blocks = []
+    for fence, after in zip_longest(fences, fences[1:]):
+        is_output = after is not None and after[1] == "text" and not text[fence.end() : after.start()].strip()
+        blocks.append(
+            Block(
+                fence[1],
+                fence[2],
+                text.count("\n", 0, fence.start()) + 2,
+                not _NOT_RUN.search(text[: fence.start()]),
+                after[2] if is_output else None,
+            )
+        )
+    return blocks
+
+
+def run_page(page: Path) -> None:
+    """Run a page's Python in order, in one namespace, and compare what it prints."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks_of(page):
+        if block.language != "python" or not block.run:
+            continue
+        printed = io.StringIO()
+        # blank lines first: tracebacks and `inspect.getsource` then find the page's own lines
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+        with contextlib.redirect_stdout(printed):
+            exec(code, namespace)
+        if block.prints is not None:
+            check_output(block.prints, printed.getvalue(), f"{page}:{block.line}")
+
+
+def check_output(wanted: str, got: str, where: str) -> None:
+    """Fail unless the output is what the page says."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.OutputChecker().check_output(wanted.replace("…", "..."), got, flags), (
+        f"{where} prints\n{got}\nbut the page says\n{wanted}"
+    )
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def needs_demo(page: Path) -> bool:
+    return _NEEDS_DEMO in page.read_text(encoding="utf-8")
+
+
+# --- Python ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not needs_demo(page)], ids=name_of)
+def test_a_page_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run_page(page)
+
+
+@pytest.fixture(scope="module")
+def demo(router: Router, settings: Settings) -> Iterator[RemoteKernel]:
+    """The demo's kernel on earthquakes, on a router and host as `timbr-wamp demo` starts them."""
+    host = HostProcess.start(settings, url=router.unix_url, token=router.host_token, stop_kernels=True)
+    try:
+        with connect(settings=settings) as client:
+            yield client.start_kernel(name="demo", startup=str(startup_file("earthquakes")))
+    finally:
+        host.stop()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("page", [page for page in PAGES if needs_demo(page)], ids=name_of)
+def test_a_page_does_what_it_says_on_a_node(page: Path, demo: RemoteKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run_page(page)
+
+
+# --- JavaScript --------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+def test_the_javascript_page_runs_in_node(demo: RemoteKernel, router: Router, tmp_path: Path) -> None:
+    modules = ROOT / "frontend" / "node_modules"
+    node = shutil.which("node")
+    if node is None or not (modules / "wampy").is_dir() or not (modules / "ws").is_dir():
+        assert not os.environ.get("CI"), "Node.js and frontend/node_modules are missing: make page"
+        pytest.skip("Node.js or frontend/node_modules is missing: make page")
+    (tmp_path / "node_modules").symlink_to(modules)
+    page = DOCS / "how-to" / "use-from-javascript.md"
+    scripts = [block for block in blocks_of(page) if block.language == "js" and block.run]
+    for number, block in enumerate(scripts):
+        script = tmp_path / f"script{number}.mjs"
+        script.write_text(block.text, encoding="utf-8")
+        done = subprocess.run(
+            [node, script, router.url, demo.id],
+            env={**os.environ, "TIMBR_WAMP_TOKEN": router.admin_token},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        if block.prints is not None:
+            check_output(block.prints, done.stdout, f"{page}:{block.line}")
+
+
+# --- commands ----------------------------------------------------------------------------------
+
+
+def commands_in(page: Path) -> list[str]:
+    """Return the commands after ``$`` in console blocks, continued lines joined."""
+    texts = [block.text.replace("\\\n", " ") for block in blocks_of(page) if block.language == "console"]
+    return [line[2:] for text in texts for line in text.splitlines() if line.startswith("$ ")]
+
+
+def words_of(command: str) -> list[str]:
+    """Return the words of the first program of a shell line, without variables set for it.
+
+    >>> words_of("A=1 timbr-wamp put demo '{}' | cat")
+    ['timbr-wamp', 'put', 'demo', '{}']
+    """
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;<>()")
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in lexer:
+        if set(word) <= set("|&;<>()"):
+            break
+        if words or not re.match(r"[A-Z_]+=", word):
+            words.append(word)
+    return words
+
+
+@pytest.mark.parametrize("page", [page for page in CONSOLE_PAGES if commands_in(page)], ids=name_of)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in commands_in(page):
+        program, *words = words_of(line)
+        if program == "make":
+            assert {word for word in words if "=" not in word} <= targets, line
+        elif program == "wampify":
+            parse(["bridge", *words], line)
+        elif program == "timbr-wamp":
+            parse(words, line)
+
+
+def parse(words: list[str], line: str) -> None:
+    """Let click read a command line, without doing what it says."""
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        while words and words[0].startswith("-"):
+            words = words[1:]  # the group's own flags
+        found = command.commands.get(words[0]) if words else None
+        assert found is not None, f"no such command: {line}"
+        command, words = found, words[1:]
+    try:
+        command.make_context(command.name, list(words))
+    except click.exceptions.Exit:
+        return  # --help
+    except click.UsageError as error:
+        pytest.fail(f"{line}: {error.format_message()}")
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_in_the_configuration_reference() -> None:
+    page = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)`", page, re.MULTILINE)
+    assert rows == [(name, ENV_PREFIX + name.upper()) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("page", "documented"),
+    [("machine.md", Machine), ("client.md", Client), ("client.md", RemoteKernel), ("client.md", RemoteMachine)],
+)
+def test_every_verb_is_in_its_reference(page: str, documented: type) -> None:
+    text = (DOCS / "reference" / page).read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", text))))
+    assert not sorted(name for name in dir(documented) if not name.startswith("_") and name not in words)
+
+
+def test_every_verb_has_an_asynchronous_twin_where_the_reference_says_so() -> None:
+    text = (DOCS / "reference" / "client.md").read_text(encoding="utf-8")
+    assert "`client.aio`" in text
+    public = {name for name in dir(Client) if not name.startswith("_")} - {"aio"}
+    assert public <= set(dir(AsyncClient))
+
+
+def test_every_dependency_has_its_reason() -> None:
+    text = (DOCS / "explanation" / "dependencies.md").read_text(encoding="utf-8")
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lists = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    ours = [match[0] for lines in lists for line in lines.splitlines() if (match := re.match(r"[A-Za-z][\w.-]*", line))]
+    package = json.loads((ROOT / "frontend" / "package.json").read_text(encoding="utf-8"))
+    missing = [
+        name for name in (*ours, *package["dependencies"], *package["devDependencies"]) if f"`{name}`" not in text
+    ]
+    assert not missing
