@@ -9,7 +9,7 @@ export interface SourceStatus {
   error: string | null;
 }
 
-/** How often a slot ran, and how fast. Times are of every sixteenth message. */
+/** How often a slot ran, and how fast. Times are of a sample, one message in 32. */
 export interface SlotCounts {
   slot: number;
   calls: number;

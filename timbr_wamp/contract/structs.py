@@ -77,7 +77,7 @@ class SourceStatus(msgspec.Struct, kw_only=True):
 
 
 class SlotCounts(msgspec.Struct, kw_only=True):
-    """How often a slot ran, and how fast. Times are of every sixteenth message."""
+    """How often a slot ran, and how fast. Times are of a sample, one message in 32."""
 
     slot: int
     calls: int = 0
