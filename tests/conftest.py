@@ -29,6 +29,12 @@ LEAK_LIMIT_S = 5.0
 LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
+@pytest.fixture(scope="session", name="require_service")
+def _require_service() -> Callable[[str, Callable[[], object]], None]:
+    """``require_service("Redis", probe)``: `probe` raises OSError when the service is not there."""
+    return require_service
+
+
 def require_service(name: str, probe: Callable[[], object]) -> None:
     """Skip the test when a service is not there; where ``CI`` is set, fail."""
     try:

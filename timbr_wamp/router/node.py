@@ -10,7 +10,6 @@ import errno
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -70,6 +69,7 @@ class Router:
     admin_token: str = field(repr=False)
     host_token: str = field(repr=False)
     _process: subprocess.Popen[bytes] = field(repr=False)
+    _controller: psutil.Process = field(repr=False)
 
     @classmethod
     def start(
@@ -114,6 +114,7 @@ class Router:
         plan.write()
         report(f"starting the router on port {plan.port}")
         process = _spawn(crossbar, plan.node_dir)
+        controller = psutil.Process(process.pid)
         try:
             _wait_until_answering(process, plan, admin_token)
             router = cls(
@@ -126,10 +127,11 @@ class Router:
                 admin_token=admin_token,
                 host_token=host_token,
                 _process=process,
+                _controller=controller,
             )
             router._write_runtime_file()
         except BaseException:
-            _end(process.pid, process.wait, timeout_s=KILL_LIMIT_S)
+            _end(controller, process.wait, timeout_s=KILL_LIMIT_S)
             raise
         return router
 
@@ -163,7 +165,7 @@ class Router:
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the router: politely, after ``timeout_s`` by force. Idempotent."""
-        _end(self.pid, self._process.wait, timeout_s=timeout_s)
+        _end(self._controller, self._process.wait, timeout_s=timeout_s)
         _remove_traces(self.settings.runtime_dir, self.pid, Path(self.unix_url.removeprefix("rs+unix://")))
 
     def __enter__(self) -> Router:
@@ -179,7 +181,7 @@ def stop_node(settings: Settings, timeout_s: float = 10.0) -> bool:
     if node is None or not node.alive():
         return False
     process = psutil.Process(node.pid)
-    _end(node.pid, process.wait, timeout_s=timeout_s)
+    _end(process, process.wait, timeout_s=timeout_s)
     _remove_traces(settings.runtime_dir, node.pid, Path(node.unix_url.removeprefix("rs+unix://")))
     return True
 
@@ -316,18 +318,26 @@ def _log_tail(node_dir: Path) -> str:
         return ""
 
 
-def _end(pid: int, wait: Callable[..., object], *, timeout_s: float) -> None:
-    """End a router's processes: the controller first, which ends its worker; then whatever is left."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        try:
-            wait(timeout=timeout_s)
-        except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
-            logger.warning("router %d did not end in %.1f s; killed", pid, timeout_s)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)  # its session's group: also a worker that outlived its controller
+def _end(controller: psutil.Process, wait: Callable[..., object], *, timeout_s: float) -> None:
+    """End a router's processes: the controller politely, which ends its worker; by force what stays.
+
+    psutil knows processes by their start time too, so that a reused number is never hit.
+    """
+    family: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):  # a worker ends by itself when its controller is gone
+        family = controller.children(recursive=True)
+        controller.terminate()
+    deadline = time.monotonic() + timeout_s
+    with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
+        wait(timeout=timeout_s)
+    _, alive = psutil.wait_procs([controller, *family], timeout=max(0.0, deadline - time.monotonic()))
+    for process in alive:
+        logger.warning("process %d of the router did not end in %.1f s; killed", process.pid, timeout_s)
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
         wait(timeout=KILL_LIMIT_S)
+    psutil.wait_procs(alive, timeout=KILL_LIMIT_S)
 
 
 def _remove_traces(runtime_dir: Path, pid: int, socket_path: Path) -> None:
