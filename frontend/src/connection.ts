@@ -213,7 +213,7 @@ function asFailure(error: unknown): Failure {
     message?: string;
   };
   const uri = errorUri ?? "io.timbr.error.not_connected";
-  if (uri === "wamp.error.no_such_procedure") return new Failure("Nobody answers there.", uri);
+  if (uri === "wamp.error.no_such_procedure") return new Failure("Nobody on the router answers for it.", uri);
   const text = argsDict?.["message"] ?? argsList?.[0] ?? details?.["message"] ?? (errorUri || message) ?? uri;
   return new Failure(String(text), uri);
 }

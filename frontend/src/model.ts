@@ -42,8 +42,8 @@ export function withKernel(kernels: readonly KernelInfo[], kernel: KernelInfo): 
   return sortedKernels([...kernels.filter((known) => known.kernel_id !== kernel.kernel_id), kernel]);
 }
 
-export function withDiscovery(kernels: readonly KernelInfo[], { kind, kernel }: Discovery): KernelInfo[] {
-  if (kind === "went") return kernels.filter((known) => known.kernel_id !== kernel.kernel_id);
+/** Also one that went stays, as offline: it may come back, and the router still lists it. */
+export function withDiscovery(kernels: readonly KernelInfo[], { kernel }: Discovery): KernelInfo[] {
   return withKernel(kernels, kernel);
 }
 

@@ -2,7 +2,7 @@
 
 import type { Status } from "../contract";
 import { count, duration } from "../format";
-import { light, may, kernelOf, type Light } from "../model";
+import { isThere, kernelOf, light, may, type Light } from "../model";
 import type { Api, Verb, View } from "../seam";
 import { Problem, useAction } from "./common";
 
@@ -44,7 +44,10 @@ function stateText(status: Status | null): string {
 }
 
 function aboutText(view: View, status: Status | null, shown: Light, now_ms: number): string {
-  if (view.machine?.trouble) return `The machine does not answer: ${view.machine.trouble}`;
+  const kernel = kernelOf(view);
+  if (view.link.state === "open" && kernel && !isThere(kernel))
+    return `The kernel is ${kernel.state}${kernel.reason ? `: ${kernel.reason}` : "."}`;
+  if (view.machine?.trouble) return `No answer from the machine. ${view.machine.trouble}`;
   if (!status) return "Waiting for the machine’s first answer.";
   if (shown === "unknown") {
     const heard_at = view.machine?.heard_at ?? 0;
