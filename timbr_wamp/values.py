@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import math
 from collections.abc import Mapping, Sequence, Set
+from itertools import islice
 from typing import TypeAlias, cast
 
 import orjson
@@ -24,8 +25,9 @@ DEPTH_LIMIT = 100
 #: So much of a ``repr`` goes into a placeholder.
 REPR_LIMIT = 200
 
-#: How every value of ours becomes JSON.
-JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+#: How every value of ours becomes JSON. Dataclasses pass by orjson, to us: orjson 3.13 ends the process
+#: with a segmentation fault on one with ``__slots__`` whose fields are not all set.
+JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 _dumps = orjson.dumps
@@ -43,8 +45,8 @@ def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES) -> bytes:
     b'{"__type__":"complex","__repr__":"(1+2j)"}'
     """
     try:
-        text = _dumps(value, None, JSON_OPTIONS)
-    except (TypeError, ValueError, RecursionError):
+        text = _dumps(value, _set_fields, JSON_OPTIONS)
+    except Exception:  # what orjson does not know, or foreign code that it called
         text = _dumps(json_safe(value), None, JSON_OPTIONS)
     if len(text) > limit_bytes:
         text = _dumps({"__type__": type(value).__qualname__, "__too_large__": len(text)})
@@ -67,16 +69,36 @@ def placeholder(value: object) -> JsonValue:
         text = repr(value)
     except Exception as error:  # a foreign __repr__ may do anything
         text = f"<repr raised {type(error).__name__}>"
-    return {"__type__": type(value).__qualname__, "__repr__": _clean(text[:REPR_LIMIT])}
+    return {"__type__": type(value).__qualname__, "__repr__": clean_text(text[:REPR_LIMIT])}
+
+
+def clean_text(text: str) -> str:
+    """Return ``text`` without lone surrogates, which UTF-8 cannot carry: file names may hold them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _set_fields(value: object) -> dict[str, object]:
+    """Return the fields of a dataclass that have a value. Raises TypeError for anything else."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise TypeError
+    names = [field.name for field in dataclasses.fields(value)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 def _safe(value: object, above: set[int], depth: int) -> JsonValue:
+    try:
+        return _safe_or_raise(value, above, depth)
+    except Exception:  # foreign code: items(), __iter__, __str__ and the like may do anything
+        return placeholder(value)
+
+
+def _safe_or_raise(value: object, above: set[int], depth: int) -> JsonValue:
     if value is None or isinstance(value, (bool, str, int, float)):
         return _safe_scalar(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"__type__": type(value).__qualname__, "__bytes__": len(value), "__repr__": repr(bytes(value[:32]))}
     if isinstance(value, BaseException):
-        return {"__type__": type(value).__qualname__, "__repr__": _clean(str(value)[:REPR_LIMIT])}
+        return {"__type__": type(value).__qualname__, "__repr__": clean_text(str(value)[:REPR_LIMIT])}
     if depth >= DEPTH_LIMIT or id(value) in above:
         return {"__type__": type(value).__qualname__, "__repr__": "<nested too deep, or in itself>"}
     above.add(id(value))
@@ -90,7 +112,7 @@ def _safe_scalar(value: bool | str | int | float | None) -> JsonValue:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, str):
-        return _clean(value)
+        return clean_text(value)
     if isinstance(value, int):
         plain = int(value)
         return plain if _INT_MIN <= plain <= _INT_MAX else placeholder(plain)
@@ -102,21 +124,17 @@ def _safe_container(value: object, above: set[int], depth: int) -> JsonValue:
     if isinstance(value, Mapping):
         return {_key(key): _safe(item, above, depth) for key, item in list(value.items())}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _safe(getattr(value, f.name), above, depth) for f in dataclasses.fields(value)}
-    if isinstance(value, (Sequence, Set)):
-        return [_safe(item, above, depth) for item in list(value)]
+        return {name: _safe(item, above, depth) for name, item in _set_fields(value).items()}
+    if isinstance(value, (Sequence, Set)):  # a sequence that never raises IndexError ends where its length says
+        return [_safe(item, above, depth) for item in list(islice(value, len(value)))]
     if isinstance(value, (datetime.date, datetime.time, datetime.datetime)):
         return value.isoformat()
-    try:  # what orjson knows and we do not list: numpy, UUID, enums
-        return cast(JsonValue, orjson.loads(_dumps(value, None, JSON_OPTIONS)))
-    except (TypeError, ValueError, RecursionError):
-        return placeholder(value)
+    # What orjson knows and we do not list: numpy, UUID, enums.
+    return cast(JsonValue, orjson.loads(_dumps(value, None, JSON_OPTIONS)))
 
 
 def _key(key: object) -> str:
-    return _clean(key if isinstance(key, str) else str(key))
-
-
-def _clean(text: str) -> str:
-    """Return ``text`` without lone surrogates, which UTF-8 cannot carry."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        return clean_text(key if isinstance(key, str) else str(key))
+    except Exception as error:  # a foreign __str__ may do anything
+        return f"<{type(key).__qualname__}: its text raised {type(error).__name__}>"
