@@ -16,7 +16,7 @@ from typing import Any
 
 import platformdirs
 
-from timbr_wamp.errors import InvalidSetting
+from timbr_wamp.errors import InvalidName, InvalidSetting
 from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid
 
 APP = "timbr_wamp"
@@ -142,6 +142,10 @@ def _converted(name: str, value: object, origin: str) -> object:
             return int(str(value))
         if name == "shutdown_interval_s":
             return float(str(value))
+        if name == "host":
+            return checked_authid(str(value))
+    except InvalidName as error:
+        raise InvalidSetting(name, origin, str(error)) from None
     except ValueError:
         raise InvalidSetting(name, origin, f"{value!r} is not a number") from None
     return str(value)
