@@ -1,0 +1,196 @@
+"""What tests of machines share: gates, a clock that the test moves, observers that can be waited for.
+
+Nothing here sleeps: every wait is for the thing itself, and fails loudly at its limit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from timbr_wamp.contract import Event, Record, Status, record_from_row
+from timbr_wamp.machine import Machine
+from timbr_wamp.machine.machine import wire_row
+from timbr_wamp.machine.protocols import Row
+
+#: How long a test waits for what must come.
+LIMIT_S = 5.0
+
+
+class Gate:
+    """A slot function that lets each message pass only when the test says so."""
+
+    def __init__(self) -> None:
+        self._entered = threading.Semaphore(0)
+        self._leave = threading.Semaphore(0)
+        self._open = threading.Event()
+
+    def __call__(self, value: object) -> object:
+        self._entered.release()
+        while not self._open.is_set() and not self._leave.acquire(timeout=0.02):
+            pass
+        return value
+
+    def wait_until_entered(self, timeout_s: float = LIMIT_S) -> None:
+        """Wait until one more message has come."""
+        assert self._entered.acquire(timeout=timeout_s), "no message entered the gate"
+
+    def let_one_pass(self) -> None:
+        """Let one message go on."""
+        self._leave.release()
+
+    def open(self) -> None:
+        """Let all messages go on, from now on."""
+        self._open.set()
+
+
+class ManualClock:
+    """UTC seconds that only the test moves."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self._now = now
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> float:
+        """Let time pass; a negative figure is a clock that was set back."""
+        self._now += seconds
+        return self._now
+
+
+class Recorder:
+    """A sink and hook that keeps what it is told, and can be waited for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.rows: list[Row] = []
+        self.events: list[Event] = []
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        with self._changed:
+            self.rows.extend(rows)
+            self._changed.notify_all()
+
+    def on_event(self, event: Event) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    @property
+    def records(self) -> list[Record]:
+        """The records so far."""
+        return [record_from_row(wire_row(row)) for row in self.rows]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of the events so far."""
+        return [event.kind for event in self.events]
+
+    def wait_for(self, count: int, timeout_s: float = LIMIT_S) -> list[Record]:
+        """Return the records as soon as there are ``count``."""
+        with self._changed:
+            enough = self._changed.wait_for(lambda: len(self.rows) >= count, timeout_s)
+        assert enough, f"{len(self.rows)} of {count} records came"
+        return self.records
+
+    def wait_for_event(self, kind: str, timeout_s: float = LIMIT_S) -> Event:
+        """Return the first event of that kind as soon as there is one."""
+
+        def found() -> Event | None:
+            return next((event for event in self.events if event.kind == kind), None)
+
+        with self._changed:
+            event = self._changed.wait_for(found, timeout_s)
+        assert event is not None, f"no event {kind!r} came, but {self.kinds}"
+        return event
+
+
+def assert_lawful(status: Status) -> None:
+    """Fail unless the counts of a status add up."""
+    held = status.processed + status.errored + status.dropped + status.queue_size + status.in_flight
+    assert status.put == held, f"{status.put} put, but {held} accounted for: {status}"
+    counts = (status.put, status.processed, status.errored, status.dropped, status.refused, status.in_flight)
+    assert min(counts) >= 0, status
+
+
+def wait_until(true: Callable[[], object], what: str, timeout_s: float = LIMIT_S) -> None:
+    """Wait for what nobody announces: look at it every few milliseconds."""
+    tick = threading.Event()
+    for _ in range(int(timeout_s / 0.005)):
+        if true():
+            return
+        tick.wait(0.005)
+    raise AssertionError(f"{what}: not within {timeout_s} s")
+
+
+def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Running:
+    """Run a call in a thread; `Running.result` gives what it returned or raised."""
+    return Running(function, args, kwargs)
+
+
+class Running:
+    """A call under way in a thread of its own."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._call = (function, args, kwargs)
+        self._outcome: tuple[bool, Any] | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        function, args, kwargs = self._call
+        try:
+            self._outcome = (True, function(*args, **kwargs))
+        except BaseException as error:
+            self._outcome = (False, error)
+
+    @property
+    def done(self) -> bool:
+        """It has returned or raised."""
+        return self._outcome is not None
+
+    def result(self, timeout_s: float = LIMIT_S) -> Any:
+        """Return what the call returned, or raise what it raised."""
+        self._thread.join(timeout_s)
+        assert self._outcome is not None, f"{self._call[0]} did not end within {timeout_s} s"
+        went_well, outcome = self._outcome
+        if not went_well:
+            raise outcome
+        return outcome
+
+
+class Machines:
+    """Make machines that are closed at the end of the test, and whose counts must add up then."""
+
+    def __init__(self) -> None:
+        self._made: list[Machine] = []
+        self._gates: list[Gate] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Machine:
+        kwargs.setdefault("serve", False)
+        machine = Machine(*args, **kwargs)
+        self._made.append(machine)
+        return machine
+
+    def gate(self) -> Gate:
+        """Return a gate that is opened at the end of the test."""
+        gate = Gate()
+        self._gates.append(gate)
+        return gate
+
+    def close(self) -> None:
+        """Close all, and check their counts."""
+        for gate in self._gates:
+            gate.open()
+        for machine in self._made:
+            machine.close()
+            status = machine.status
+            assert_lawful(status)
+            assert status.in_flight == 0, status
+
+
+def seqs(records: Iterable[Record]) -> list[int]:
+    """Return the records' numbers."""
+    return [record.seq for record in records]
