@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
-from timbr_wamp.contract import FunctionRef, Record
+from timbr_wamp.contract import Record
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.magic import views
 from timbr_wamp.magic.callbacks import Watch
@@ -114,7 +114,7 @@ class Verbs:
             return views.Facts("not connected; `%wamp connect` does it", {})
         selected = self._state.selected
         kernel = f"{selected.name} ({selected.id})" if selected else "none; `%wamp list`, `%wamp select <name>`"
-        facts = {"url": client.url, "authid": client.authid, "role": client.role, "kernel": kernel}
+        facts: dict[str, object] = {"url": client.url, "authid": client.authid, "role": client.role, "kernel": kernel}
         return views.Facts("connected" if client.connected else "connection lost; trying again", facts)
 
     # --- callbacks ----------------------------------------------------------------------------
@@ -169,9 +169,9 @@ class Verbs:
         if _DOTTED.fullmatch(text) and (found := _lookup(text, namespace)) is not None:
             revision = machine.set(slot, found, name=name)
         elif _REFERENCE.fullmatch(text):
-            revision = machine.set(slot, FunctionRef(kind="reference", text=text), name=name)
+            revision = machine.set(slot, reference=text, name=name)
         else:
-            revision = machine.set(slot, code, name=name)
+            revision = machine.set(slot, source=code, name=name)
         return views.revision_facts(revision)
 
     def verb_delete(self, slot: int | str) -> views.Text:
@@ -208,7 +208,7 @@ class Verbs:
         return views.Records(self._state.machine().recent(n))
 
     def verb_errors(self, n: int) -> views.Errors:
-        return views.Errors(self._state.machine().errors_newest(n))
+        return views.Errors(self._state.machine().errors[-n:])
 
 
 def _lookup(dotted: str, namespace: Mapping[str, Any]) -> Any:

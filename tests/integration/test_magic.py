@@ -1,0 +1,478 @@
+"""``%wamp`` as people use it: a real notebook kernel, a real router, a real kernel with a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import zmq
+from jupyter_client.session import Session
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+import timbr_wamp
+from timbr_wamp.client import Client, RemoteKernel
+from timbr_wamp.components import launcher
+from timbr_wamp.names import new_kernel_id
+from timbr_wamp.router import Router
+from timbr_wamp.settings import Settings
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+STARTUP = """
+import timbr_wamp
+m = timbr_wamp.Machine(4)
+m.start()
+"""
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
+    """Wait for a condition, with a limit that fails loudly."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+class Notebook:
+    """A notebook with a live kernel; cells are added and run one by one."""
+
+    def __init__(self) -> None:
+        self.notebook = nbformat.v4.new_notebook()
+        self.client = NotebookClient(self.notebook, kernel_name="python3", timeout=60)
+        self.cell: Any = None
+
+    def __call__(self, source: str) -> str:
+        """Run a new cell; return the texts of its output. Raises CellExecutionError as "Run All" would."""
+        self.cell = nbformat.v4.new_code_cell(source)
+        self.notebook.cells.append(self.cell)
+        self.client.execute_cell(self.cell, len(self.notebook.cells) - 1)
+        return self.text()
+
+    def text(self, cell: Any = None) -> str:
+        """Return the texts of a cell's output so far, the last one's when none is given."""
+        cell = self.cell if cell is None else cell
+        texts = []
+        for output in cell.outputs:
+            texts += [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
+        return "\n".join(text for text in texts if text)
+
+    def fails(self, source: str) -> CellExecutionError:
+        """Run a cell that fails; return the error."""
+        with pytest.raises(CellExecutionError) as caught:
+            self(source)
+        return caught.value
+
+    def kinds(self) -> list[str]:
+        """Return the last cell's outputs' types."""
+        return [output["output_type"] for output in self.cell.outputs]
+
+
+@pytest.fixture(scope="module")
+def client(router: Router, settings: Settings) -> Iterator[Client]:
+    """A client beside the notebook, to look at what it did."""
+    with timbr_wamp.connect(settings=settings) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def demo(client: Client, settings: Settings) -> Iterator[RemoteKernel]:
+    """A kernel named demo with a machine, on the router."""
+    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    (folder / "startup.py").write_text(STARTUP)
+    kernel_id = new_kernel_id("lab")
+    with on_router(settings, kernel_id, "demo", startup=str(folder / "startup.py")):
+        wait_until(lambda: machines_of(client, kernel_id), 30, "the kernel's machine is on the router")
+        yield client.kernel(kernel_id)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def on_router(settings: Settings, kernel_id: str, name: str, startup: str | None = None) -> Iterator[None]:
+    """Start a kernel and its bridge; end both."""
+    file = launcher.start_kernel(settings.runtime_dir, kernel_id, name=name, startup=startup)
+    bridge = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "bridge", "--kernel-id", kernel_id])
+    try:
+        yield
+    finally:
+        bridge.terminate()
+        bridge.wait(10)
+        launcher.end_process(file)
+
+
+def machines_of(client: Client, kernel_id: str) -> list[str]:
+    """Return the names of a kernel's machines as the router knows them."""
+    return [brief.name for info in client.kernels() if info.kernel_id == kernel_id for brief in info.machines]
+
+
+@pytest.fixture(scope="module")
+def kernel_of_notebook(demo: RemoteKernel) -> Iterator[Notebook]:
+    """One notebook kernel for all tests: starting one takes seconds."""
+    notebook = Notebook()
+    with notebook.client.setup_kernel():
+        yield notebook
+
+
+@pytest.fixture
+def notebook(kernel_of_notebook: Notebook) -> Iterator[Notebook]:
+    """The notebook with the magics just loaded and connected; they are unloaded afterwards."""
+    kernel_of_notebook("%load_ext timbr_wamp")
+    kernel_of_notebook("%wamp connect")
+    yield kernel_of_notebook
+    kernel_of_notebook("%unload_ext timbr_wamp")
+
+
+# --- connection --------------------------------------------------------------------------------
+
+
+def test_connecting_finds_the_local_router_and_selects_the_only_kernel(notebook, demo):
+    shown = notebook("%wamp connect")
+    assert "connected" in shown
+    assert demo.id in shown
+
+
+def test_connecting_again_keeps_the_connection_and_reconnect_replaces_it(notebook, demo):
+    notebook("from timbr_wamp.magic.extension import _loaded; state = _loaded[get_ipython()].state")
+    notebook("before = state.client\nc = %wamp connect")
+    assert notebook("state.client is before") == "True"
+    notebook("c = %wamp connect --reconnect")
+    assert notebook("state.client is before, before.connected, state.selected.id") == f"(False, False, '{demo.id}')"
+
+
+def test_a_token_is_asked_for_kept_and_never_shown(notebook, router):
+    notebook(f"token = {router.admin_token!r}")
+    shown = notebook("%wamp token $token")
+    assert router.admin_token.partition(".")[0] in shown
+    assert router.admin_token.partition(".")[2] not in shown
+    assert "connected" in notebook("%wamp connect")
+    assert "TIMBR_WAMP_TOKEN" in str(notebook.fails("%wamp token"))
+
+
+def test_a_wrong_token_is_one_clear_sentence(notebook):
+    error = notebook.fails("%wamp connect --reconnect --token nobody.nothing")
+    assert error.ename == "TokenRejected"
+    assert len(notebook.cell.outputs[-1]["traceback"]) == 1
+    assert "nothing" not in str(notebook.cell.outputs)
+    assert "connected" in notebook("%wamp status")
+
+
+def test_kernels_are_listed_selected_and_found_by_what_people_know(notebook, demo):
+    assert "demo" in notebook("%wamp list")
+    assert demo.id in notebook("%wamp list --details")
+    assert notebook("%wamp list --raw") == f"['io.timbr.kernel.{demo.id}']"
+    assert "demo" in notebook("%wamp select demo")
+    assert "demo" in notebook(f"%wamp select io.timbr.kernel.{demo.id}")
+    assert notebook.fails("%wamp select nobody").ename == "UnknownKernel"
+    assert "demo" in notebook("%juno select demo")
+
+
+def test_with_two_kernels_one_must_be_chosen(notebook, settings, client):
+    other = new_kernel_id("lab")
+    with on_router(settings, other, "other"):
+        wait_until(lambda: len([k for k in client.kernels() if k.state == "idle"]) == 2, 30, "two kernels")
+        notebook("%wamp disconnect")
+        error = notebook.fails("%wamp slots")
+        assert error.ename == "AmbiguousKernel"
+        assert "demo" in notebook("%wamp select demo")
+        assert notebook.fails("%wamp select other\n%wamp slots").ename == "NoMachine"
+        assert "no machine" in notebook("%wamp status")
+
+
+def test_everything_reconnects_by_itself_after_disconnect(notebook):
+    assert notebook("%wamp disconnect") == "disconnected"
+    assert notebook("%wamp disconnect") == "was not connected"
+    assert "not connected" in notebook("%wamp status")
+    assert "(identity)" in notebook("%wamp slots")
+
+
+# --- the machine -------------------------------------------------------------------------------
+
+
+def test_slots_are_set_from_text_names_and_cells(notebook, demo):
+    machine = demo.machine()
+    notebook("def double(x): return 2 * x")
+    assert "set 0" in notebook("%wamp set 0 double")
+    notebook("%wamp set 1 --name half lambda x: x / 2")
+    notebook("%%wamp set 2\ndef labelled(x):\n    return {'value': x}")
+    notebook("%wamp set 3 json:dumps")
+    assert machine(21).values == (42, 21.0, {"value": 21.0}, '{"value": 21.0}')
+    assert "half" in notebook("%wamp slots")
+    assert "return 2 * x" in machine.slots[0].source
+    assert notebook("r = %wamp call 21\nr.values[0]") == "42"
+    notebook("%wamp delete half\n%wamp delete 2\n%wamp delete 3")
+    assert machine(21).values == (42, 42, 42, 42)
+    number = machine.status.revision
+    notebook("%wamp set 0 lambda x: -x")
+    assert "set 0" in notebook("%wamp revisions")
+    notebook(f"%wamp rollback {number}")
+    assert machine(21).values[0] == 42
+
+
+def test_messages_are_put_recorded_and_their_failures_shown(notebook, demo):
+    machine = demo.machine()
+    before = machine.status.processed
+    notebook("%wamp set 0 lambda x: 1 / x['n']")
+    notebook("n = 4\noid = %wamp put {'n': n}")
+    notebook("%wamp put {'n': 0}")
+    wait_until(lambda: machine.status.processed + machine.status.errored >= before + 2, 10, "both are done")
+    assert "0.25" in notebook("%wamp records")
+    assert notebook("rows = %wamp records 2\nrows[0].oid == oid, rows[0].values[0], len(rows)") == "(True, 0.25, 2)"
+    assert "ZeroDivisionError" in notebook("%wamp errors")
+    assert "text/html" in notebook.cell.outputs[0]["data"]
+    notebook("%wamp delete 0")
+
+
+def test_the_machine_is_paused_resumed_stopped_and_started(notebook, demo):
+    assert "paused" in notebook("%wamp pause")
+    assert notebook("s = %wamp status\ns.state, s.machine.name, s.kernel.name") == "('paused', 'machine', 'demo')"
+    assert "running" in notebook("%wamp resume")
+    assert "stopped" in notebook("%wamp stop --drain")
+    assert "running" in notebook("%wamp start")
+    assert demo.machine().status.state == "running"
+
+
+def test_a_slot_that_is_not_there_is_one_clear_sentence(notebook):
+    error = notebook.fails("%wamp set 99 lambda x: x")
+    assert error.ename == "SlotOutOfRange"
+    assert notebook.cell.outputs[-1]["traceback"][0].startswith("SlotOutOfRange: no slot 99")
+    assert notebook.fails("%wamp set 0 lambda x x").ename == "InvalidSource"
+
+
+@pytest.mark.parametrize(
+    "line", ["", "conect", "records many", "connect --toke x", "set", "put", "put 1 +", "subscribe nowhere"]
+)
+def test_bad_arguments_give_a_usage_error_and_the_kernel_lives(notebook, line):
+    assert notebook.fails(f"%wamp {line}").ename == "UsageError"
+    assert notebook("1 + 1") == "2"
+
+
+def test_help_is_shown_and_start_bridge_says_what_replaced_it(notebook):
+    assert "usage: %wamp set" in notebook("%wamp set -h")
+    assert "%wamp subscribe" in notebook("%wamp help")
+    assert notebook.fails("%juno start_bridge").ename == "UsageError"
+    assert "timbr-wamp bridge /" in notebook.text()
+
+
+# --- callbacks ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def heard(notebook: Notebook) -> Iterator[list[tuple[str, str]]]:
+    """Collect ``(msg_id of the cell, text)`` of all streams: nbclient drops what comes after a cell's end."""
+    info = json.loads(Path(notebook.client.km.connection_file).read_text())
+    session = Session(key=info["key"].encode())
+    texts: list[tuple[str, str]] = []
+    done = threading.Event()
+
+    def listen() -> None:
+        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.subscribe(b"")
+            socket.connect(f"tcp://{info['ip']}:{info['iopub_port']}")
+            while not done.is_set():
+                if socket.poll(100):
+                    _, frames = session.feed_identities(socket.recv_multipart())
+                    message = session.deserialize(frames)
+                    if message["msg_type"] == "stream":
+                        texts.append((message["parent_header"].get("msg_id"), message["content"]["text"]))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    notebook("print('connected')")
+    wait_until(lambda: notebook("print('connected')") and texts, 10, "the listener is connected")
+    try:
+        yield texts
+    finally:
+        done.set()
+        thread.join(10)
+
+
+#: Puts messages until a condition on the first subscription holds: the first event after subscribing
+#: may be missed, as the machine's side hears of the subscription a moment later.
+UNTIL = """
+import time
+deadline = time.monotonic() + 10
+while True:
+    status = get_ipython().run_line_magic("wamp", "status")
+    if status.callbacks.subscriptions[0].{condition}:
+        break
+    assert time.monotonic() < deadline
+    get_ipython().run_line_magic("wamp", "put 'm'")
+    time.sleep(0.05)
+print("mine")
+"""
+MSG_ID = "get_ipython().get_parent()['header']['msg_id']"
+
+
+def test_callbacks_print_into_the_cell_that_subscribed(notebook):
+    with heard(notebook) as texts:
+        notebook("def show(record): print('record', record.input)")
+        cell = notebook(f"w = %wamp subscribe records show\n{MSG_ID}").strip("'")
+        assert notebook(UNTIL.format(condition="calls >= 3")) == "mine\n"
+        wait_until(lambda: notebook("0") and any("record m" in text for _, text in texts), 10, "it is printed")
+        notebook("%wamp unsubscribe")
+    assert {parent for parent, text in texts if "record" in text} == {cell}
+
+
+def test_a_failing_callback_is_shown_in_its_cell_and_counted(notebook):
+    with heard(notebook) as texts:
+        notebook("def bad(oid, values): 1 / 0")
+        cell = notebook(f"w = %wamp subscribe bad\n{MSG_ID}").strip("'")
+        notebook(UNTIL.format(condition="failures"))
+        assert "failed, last with ZeroDivisionError" in notebook("%wamp status")
+        shown = lambda: [parent for parent, text in texts if "bad for machine failed" in text]  # noqa: E731
+        wait_until(lambda: notebook("0") and shown(), 10, "it is shown")
+        assert shown() == [cell]
+    assert "1 subscription ended" in notebook("%wamp unsubscribe machine bad")
+    assert notebook.fails("%wamp unsubscribe machine bad").ename == "UsageError"
+
+
+# --- remote cells ------------------------------------------------------------------------------
+
+
+def test_a_remote_cells_output_is_this_cells_output(notebook, demo):
+    notebook(
+        "%%wamp\n"
+        "import os, sys\n"
+        "from IPython.display import display, clear_output\n"
+        "print('gone'); clear_output()\n"
+        "print('to stdout'); print('to stderr', file=sys.stderr); sys.stdout.flush()\n"
+        "handle = display('first', display_id=True); handle.update('second')\n"
+        "os.getpid()"
+    )
+    assert notebook.text().count("to stdout") == notebook.text().count("to stderr") == 1
+    assert "gone" not in notebook.text()
+    assert {"stream", "display_data", "execute_result"} == set(notebook.kinds())
+    by_kind = {output["output_type"]: output for output in notebook.cell.outputs}
+    assert by_kind["display_data"]["data"]["text/plain"] == "'second'"
+    assert by_kind["execute_result"]["data"]["text/plain"] == str(demo.info().pid)
+    assert by_kind["execute_result"]["execution_count"] == notebook.cell.execution_count
+
+
+def test_what_was_printed_here_before_stands_before(notebook):
+    assert notebook("print('here')\n%wamp execute print('there')\nprint('here again')").split() == [
+        "here",
+        "there",
+        "here",
+        "again",
+    ]
+
+
+def test_a_remote_error_is_an_error_of_that_name_with_the_remote_traceback(notebook):
+    error = notebook.fails("%%wamp\nprint('before')\ndef divide(): return 1 / 0\ndivide()")
+    assert (error.ename, error.evalue) == ("ZeroDivisionError", "division by zero")
+    assert "before" in notebook.text()
+    traceback = "".join(notebook.cell.outputs[-1]["traceback"])
+    assert "divide" in traceback
+    assert "timbr_wamp/magic" not in traceback
+
+
+@contextmanager
+def meanwhile(action: Callable[[], None]) -> Iterator[None]:
+    """Do something in a thread while the body runs; what it raises is raised."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(60)
+    assert not errors, errors
+
+
+def test_interrupting_the_local_cell_interrupts_the_remote_one(notebook):
+    pid = int(notebook("import os; os.getpid()"))
+    notebook("pass")
+    last = notebook.cell
+
+    def interrupt() -> None:
+        wait_until(lambda: notebook.cell is not last and "begun" in notebook.text(), 20, "the remote cell runs")
+        os.kill(pid, signal.SIGINT)
+
+    with meanwhile(interrupt):
+        error = notebook.fails(
+            "%%wamp\nimport time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('finally')"
+        )
+    assert error.ename == "KeyboardInterrupt"
+    assert "finally" in notebook.text()
+    assert notebook("%wamp execute 6 * 7") == "42"
+
+
+#: Ends at the second interrupt.
+STUBBORN = """%%wamp
+import time
+ignored = 0
+print("begun", flush=True)
+while ignored < 2:
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        ignored += 1
+        print("ignored", flush=True)
+"""
+
+
+def test_a_second_interrupt_stops_waiting(notebook, demo):
+    pid = int(notebook("import os; os.getpid()"))
+    notebook("pass")
+    last = notebook.cell
+
+    def interrupt_twice() -> None:
+        wait_until(lambda: notebook.cell is not last and "begun" in notebook.text(), 20, "the remote cell runs")
+        os.kill(pid, signal.SIGINT)
+        wait_until(lambda: "ignored" in notebook.text(), 20, "the first interrupt arrived")
+        os.kill(pid, signal.SIGINT)
+
+    with meanwhile(interrupt_twice):
+        error = notebook.fails(STUBBORN)
+    assert error.ename == "KeyboardInterrupt"
+    assert "may go on over there" in notebook.cell.outputs[-1]["traceback"][0]
+    assert "interrupted demo" in notebook("%wamp interrupt")
+    wait_until(lambda: demo.info().state == "idle", 20, "it ended")
+
+
+# --- coming and going --------------------------------------------------------------------------
+
+
+def test_unloading_takes_away_magics_callbacks_and_client(kernel_of_notebook):
+    notebook = kernel_of_notebook
+    notebook("%load_ext timbr_wamp")
+    notebook("%wamp connect")
+    notebook("from timbr_wamp.magic.extension import _loaded; client = _loaded[get_ipython()].state.client")
+    notebook("%load_ext timbr_wamp")
+    notebook("%reload_ext timbr_wamp")
+    assert notebook("client.connected") == "False"
+    notebook("%unload_ext timbr_wamp")
+    assert notebook.fails("%wamp status").ename == "UsageError"
+    assert notebook.fails("%juno status").ename == "UsageError"
+
+
+def test_a_terminal_ipython_shows_remote_output_too(demo, tmp_path):
+    code = "%load_ext timbr_wamp\n%wamp execute print('there'); 6 * 7\n"
+    (tmp_path / "script.ipy").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--colors=nocolor", "script.ipy"],
+        cwd=tmp_path, env={**os.environ, "IPYTHONDIR": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "there" in done.stdout
+    assert "42" in done.stdout
+    assert done.returncode == 0, done.stderr
