@@ -90,10 +90,17 @@ def connecting(function: Callable[..., T]) -> Callable[..., T]:
     """Add the router's options to a command and hand it a connected `Client` first; close it afterwards."""
 
     @router_options
-    @click.option("--connect-timeout", "timeout_s", type=float, default=10.0, show_default=True, help="In seconds.")
+    @click.option(
+        "--connect-timeout",
+        "connect_timeout_s",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="Seconds to wait for the router.",
+    )
     @functools.wraps(function)
-    def run(*args: Any, url: str | None, realm: str | None, timeout_s: float, **kwargs: Any) -> T:
-        with connected(settings_from(url=url, realm=realm), timeout_s) as client:
+    def run(*args: Any, url: str | None, realm: str | None, connect_timeout_s: float, **kwargs: Any) -> T:
+        with connected(settings_from(url=url, realm=realm), connect_timeout_s) as client:
             return function(client, *args, **kwargs)
 
     return run

@@ -107,17 +107,18 @@ def execute(ctx: click.Context, client: Client, kernel: str, code: str, timeout_
 
     Ends with status 1 when the code raises. Ctrl-C interrupts the code.
     """
+    ending = click.get_current_context().exit
     chosen = client.kernel(kernel)
     try:
         reply = chosen.run(_code(code), on_output=_print_as_json if as_json else _print_output, timeout_s=timeout_s)
     except KeyboardInterrupt:
         chosen.interrupt()
         note("timbr-wamp: interrupted")
-        ctx.exit(130)
+        ending(130)
     if as_json:
         print_json(reply, line=True)
     if reply.status != "ok":
-        ctx.exit(1)
+        ending(1)
 
 
 def _code(text: str) -> str:

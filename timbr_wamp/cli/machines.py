@@ -8,6 +8,7 @@ import queue
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def _watch_screen(remote: RemoteMachine) -> None:
     heard = time.monotonic()
     with Live(status_view(shown, slots), console=console(), auto_refresh=False, transient=False) as live:
         for newest in _statuses(remote):
-            if newest is not None:
+            if newest is not None and newest.time >= shown.time:  # the retained one may be an old one
                 if newest.revision != shown.revision:
                     slots = remote.slots
                 shown, heard = newest, time.monotonic()
@@ -90,17 +91,12 @@ def _statuses(remote: RemoteMachine) -> Iterator[Status | None]:
             news.get_nowait()  # only the newest is of interest; this callback is the only writer
         news.put_nowait(newest)
 
-    subscription = remote.on_status(keep_newest)
-    try:
+    with suppress(KeyboardInterrupt), remote.on_status(keep_newest):
         while True:
             try:
                 yield news.get(timeout=1.0)
             except queue.Empty:
                 yield None
-    except KeyboardInterrupt:
-        return
-    finally:
-        subscription.cancel()
 
 
 @click.command()
@@ -141,13 +137,14 @@ def tail(
 def _records(remote: RemoteMachine, after_seq: int | None, idle_s: float | None) -> Iterator[Record]:
     """Yield the records; tell gaps and new numberings on stderr."""
     from timbr_wamp.client import Gap, RunChanged
+    from timbr_wamp.contract import Record
 
     for item in remote.records(after_seq=after_seq, timeout_s=idle_s):
         if isinstance(item, Gap):
             note(f"timbr-wamp: records {item.first} to {item.last} of run {item.run} are gone")
         elif isinstance(item, RunChanged):
-            note(f"timbr-wamp: a new numbering begins: {item}")
-        else:
+            note(f"timbr-wamp: a new numbering begins: run {item.run}")
+        elif isinstance(item, Record):
             yield item
 
 

@@ -1,0 +1,463 @@
+"""The installed command, as a user types it: a whole node comes up, is used, and ends in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from timbr_wamp.cli import main
+from timbr_wamp.errors import NoRouter
+from timbr_wamp.router import free_port as pick_free_port
+
+pytestmark = pytest.mark.integration
+
+#: The whole node is up within this time on a busy computer; usually in 8 s.
+UP_LIMIT_S = 60.0
+COMMAND_LIMIT_S = 30.0
+
+MACHINE = """
+from timbr_wamp import Machine
+
+m = Machine()
+m.set(0, lambda x: x * 2, name="double")
+m.start()
+"""
+
+
+class Home:
+    """Folders of one node, and the command run in them."""
+
+    def __init__(self, crossbar: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("TIMBR_WAMP_")}
+        self.environ |= {f"TIMBR_WAMP_{kind.upper()}_DIR": str(self.folder / kind) for kind in ("data", "config")}
+        self.environ |= {
+            "TIMBR_WAMP_RUNTIME_DIR": str(self.folder / "run"),
+            "TIMBR_WAMP_HOST": "lab",
+            "TIMBR_WAMP_CROSSBAR": str(crossbar),
+            "NO_COLOR": "1",
+            "COLUMNS": "120",
+        }
+
+    def run(self, *words: str, status: int = 0, stdin: str | None = None, **environ: str) -> str:
+        """Run a command to its end; return its stdout, or its stderr when it should fail."""
+        done = subprocess.run(
+            [sys.executable, "-m", "timbr_wamp", *words],
+            env=self.environ | environ,
+            cwd=self.folder,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_LIMIT_S,
+        )
+        assert done.returncode == status, f"{words}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr or words[0] == "exec"
+        return done.stderr if status else done.stdout
+
+    def json(self, *words: str) -> Any:
+        """Run a command with ``--json``; return what it printed."""
+        return json.loads(self.run(*words, "--json"))
+
+    def popen(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command that runs until it is ended."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "timbr_wamp", *words],
+            env=self.environ,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @contextmanager
+    def up(self, *words: str, command: str = "up") -> Iterator[dict[str, Any]]:
+        """Run ``up --json``; give what it says; end it with Ctrl-C and check that it ends well."""
+        process = self.popen(command, "--json", "--port", str(pick_free_port()), *words)
+        told = first_line(process, UP_LIMIT_S)
+        try:
+            yield {**json.loads(told), "process": process}
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
+        assert process.returncode == 0, stderr
+        assert "ending the router" in stderr
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes that belong to this home, by their environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("TIMBR_WAMP_RUNTIME_DIR") == self.environ["TIMBR_WAMP_RUNTIME_DIR"]
+                if mine and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def close(self) -> None:
+        """End what is left, remove the folders."""
+        left = self.processes()
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=5.0)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def first_line(process: subprocess.Popen[str], limit_s: float) -> str:
+    """Return the first line of a process's stdout; fail with its stderr when it ends, or is too slow."""
+    import threading
+
+    watchdog = threading.Timer(limit_s, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+    finally:
+        watchdog.cancel()
+        watchdog.join()
+    if not line:
+        _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
+        pytest.fail(f"no line on stdout in {limit_s} s, status {process.returncode}:\n{stderr}")
+    return line
+
+
+@pytest.fixture(scope="module")
+def home(crossbar: Path) -> Iterator[Home]:
+    """A home with a node that is up, and in it the kernel ``lab`` with a machine that doubles."""
+    made = Home(crossbar)
+    try:
+        (made.folder / "machine.py").write_text(MACHINE)
+        with made.up("--stop-kernels"):
+            made.run("kernel", "start", "--name", "lab", "--startup", "machine.py")
+            yield made
+        assert made.processes() == [], "--stop-kernels leaves nothing"
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def empty_home(crossbar: Path) -> Iterator[Home]:
+    """A home where nothing runs yet."""
+    made = Home(crossbar)
+    yield made
+    made.close()
+
+
+# --- arguments -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["no_such_command"],
+        ["put"],
+        ["put", "kernel"],
+        ["exec", "kernel"],
+        ["bridge"],
+        ["bridge", "file.json", "--kernel-id", "lab_4f2a9c01d3e7"],
+        ["up", "--port", "0"],
+        ["up", "--port", "many"],
+        ["demo", "--source", "lottery"],
+        ["token", "create", "--name", "ada"],
+        ["token", "create", "--name", "ada", "--role", "king"],
+        ["status", "--no-such-option"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_status_2_and_a_usage_line(words: list[str]) -> None:
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+
+
+def test_without_a_router_a_sentence_says_what_to_do() -> None:
+    result = CliRunner().invoke(main, ["list"], env={"TIMBR_WAMP_RUNTIME_DIR": "/tmp/nothing_runs_here"})
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("timbr-wamp: no router")
+    assert "timbr-wamp up" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = CliRunner().invoke(main, ["--debug", "list"], env={"TIMBR_WAMP_RUNTIME_DIR": "/tmp/nothing_runs_here"})
+    assert isinstance(result.exception, NoRouter)
+
+
+def test_a_wrong_setting_is_named_with_where_it_came_from() -> None:
+    result = CliRunner().invoke(main, ["doctor"], env={"TIMBR_WAMP_PORT": "eighty"})
+    assert result.exit_code == 1
+    assert "TIMBR_WAMP_PORT" in result.stderr
+
+
+def test_a_token_among_the_arguments_is_warned_of() -> None:
+    environ = {"TIMBR_WAMP_RUNTIME_DIR": "/tmp/nothing_runs_here"}
+    result = CliRunner().invoke(main, ["bridge", "--token", "ada.secret", "file.json"], env=environ)
+    assert "TIMBR_WAMP_TOKEN" in result.stderr
+    assert "secret" not in result.stderr.replace("ada.secret", "") or "ada.secret" not in result.stderr
+
+
+def test_the_old_name_of_bridge_is_installed() -> None:
+    script = Path(sys.executable).with_name("wampify")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
+    assert done.returncode == 0
+    assert all(option in done.stdout for option in ("--wamp-url", "--wamp-realm", "--token", "--shutdown-interval"))
+
+
+# --- a node that is up -----------------------------------------------------------------------
+
+
+@pytest.mark.timeout(180)
+def test_the_page_answers_and_its_token_is_in_the_fragment(home: Home) -> None:
+    status = home.json("router", "status")
+    with urllib.request.urlopen(status["page_url"], timeout=10) as answer:
+        assert answer.status == 200
+        assert b"<!doctype html>" in answer.read().lower()
+
+
+def test_list_names_the_kernel_and_its_machine(home: Home) -> None:
+    (kernel,) = home.json("list")
+    assert kernel["name"] == "lab"
+    assert kernel["host"] == "lab"
+    assert [machine["name"] for machine in kernel["machines"]] == ["machine"]
+    assert "lab" in home.run("list")
+
+
+def test_exec_prints_what_the_code_prints(home: Home) -> None:
+    assert home.run("exec", "lab", "print('to stdout'); 6 * 7") == "to stdout\n42\n"
+
+
+def test_exec_of_code_that_raises_ends_with_status_1(home: Home) -> None:
+    assert "ZeroDivisionError" in home.run("exec", "lab", "1 / 0", status=1)
+
+
+def test_exec_reads_a_file_and_stdin(home: Home) -> None:
+    (home.folder / "code.py").write_text("print('from a file')")
+    assert home.run("exec", "lab", "@code.py") == "from a file\n"
+    assert home.run("exec", "lab", "-", stdin="print('from stdin')") == "from stdin\n"
+
+
+def test_exec_for_programs(home: Home) -> None:
+    *messages, reply = map(json.loads, home.run("exec", "lab", "--json", "print(1)").splitlines())
+    assert reply["status"] == "ok"
+    assert [m["content"]["text"] for m in messages if m["msg_type"] == "stream"] == ["1\n"]
+
+
+def test_put_and_tail(home: Home) -> None:
+    before = home.json("status", "lab")["last_seq"]
+    oid = home.run("put", "lab", "21").strip()
+    records = home.run("tail", "lab", "--all", "--count", str(before + 1), "--json").splitlines()
+    newest = json.loads(records[-1])
+    assert newest["oid"] == oid
+    assert newest["values"]["in"] == 21
+    assert newest["values"]["f0"] == 42
+
+
+def test_put_reads_lines_from_stdin(home: Home) -> None:
+    before = home.json("status", "lab")["put"]
+    oids = home.run("put", "lab", "-", stdin="".join(f"{number}\n" for number in range(300))).split()
+    assert len(set(oids)) == 300
+    assert home.json("status", "lab")["put"] == before + 300
+
+
+def test_put_of_what_is_not_json_is_refused(home: Home) -> None:
+    assert "not JSON" in home.run("put", "lab", "{broken", status=2)
+    assert "line 2" in home.run("put", "lab", "-", stdin="1\n{broken\n", status=2)
+
+
+def test_tail_of_one_slot_prints_its_values(home: Home) -> None:
+    home.run("put", "lab", "5")
+    for name in ("f0", "0", "double"):
+        values = home.run("tail", "lab", "--all", "--slot", name, "--idle", "1").split()
+        assert values[-1] == "10"
+    assert "no slot 99" in home.run("tail", "lab", "--slot", "f99", status=1)
+    assert "no slot is named" in home.run("tail", "lab", "--slot", "treble", status=1)
+
+
+def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
+    home.run("set", "lab", "1", "lambda x: x + 1", "--name", "more")
+    slots = home.json("slots", "lab")
+    assert slots[1]["name"] == "more"
+    assert slots[1]["source"] == "lambda x: x + 1"
+    assert "lambda x: x + 1" in home.run("slots", "lab")
+    (home.folder / "slot.py").write_text("def less(x):\n    return x - 1\n")
+    assert home.json("set", "lab", "more", "@slot.py")["change"]
+    assert "less" in home.json("slots", "lab")[1]["function"]
+    home.run("set", "lab", "1", "")
+    assert home.json("slots", "lab")[1]["identity"]
+
+
+@pytest.mark.parametrize(
+    ("slot", "source", "said"),
+    [("99", "lambda x: x", "no slot 99"), ("0", "def broken(", "does not compile"), ("0", "3", "callable")],
+)
+def test_a_slot_that_cannot_be_set_is_told_of_in_one_sentence(home: Home, slot: str, source: str, said: str) -> None:
+    assert said in home.run("set", "lab", slot, source, status=1)
+
+
+def test_status_for_people_and_programs(home: Home) -> None:
+    assert home.json("status", "lab")["state"] == "running"
+    assert "running" in home.run("status")  # the only kernel
+
+
+def test_watch_gives_one_status_a_line(home: Home) -> None:
+    watching = home.popen("watch", "lab", "--json")
+    try:
+        assert json.loads(first_line(watching, COMMAND_LIMIT_S))["name"] == "machine"
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, stderr = watching.communicate(timeout=COMMAND_LIMIT_S)
+    assert "Traceback" not in stderr
+
+
+def test_an_unknown_kernel_is_named_with_those_there_are(home: Home) -> None:
+    said = home.run("status", "no_such_kernel", status=1)
+    assert "no kernel 'no_such_kernel'" in said
+    assert "lab" in said
+
+
+def test_a_machine_that_is_not_there(home: Home) -> None:
+    assert "no_such_machine" in home.run("status", "lab", "--machine", "no_such_machine", status=1)
+
+
+def test_kernel_restart_runs_the_startup_file_again(home: Home) -> None:
+    before = home.json("list")[0]
+    after = home.json("kernel", "restart", "lab")
+    assert after["kernel_id"] == before["kernel_id"]
+    assert after["pid"] != before["pid"]
+    assert home.run("exec", "lab", "m.name") == "'machine'\n"
+
+
+def test_kernel_interrupt_ends_a_cell(home: Home) -> None:
+    sleeping = home.popen("exec", "lab", "print('asleep', flush=True)\nimport time\ntime.sleep(60)")
+    assert first_line(sleeping, COMMAND_LIMIT_S) == "asleep\n"
+    home.run("kernel", "interrupt", "lab")
+    _, stderr = sleeping.communicate(timeout=COMMAND_LIMIT_S)
+    assert sleeping.returncode == 1
+    assert "KeyboardInterrupt" in stderr
+
+
+def test_ctrl_c_in_exec_interrupts_the_code(home: Home) -> None:
+    sleeping = home.popen("exec", "lab", "print('asleep', flush=True)\nimport time\ntime.sleep(60)")
+    assert first_line(sleeping, COMMAND_LIMIT_S) == "asleep\n"
+    sleeping.send_signal(signal.SIGINT)
+    sleeping.communicate(timeout=COMMAND_LIMIT_S)
+    assert sleeping.returncode == 130
+    assert home.run("exec", "lab", "1 + 1") == "2\n"
+
+
+def test_tokens_come_and_go(home: Home) -> None:
+    token = home.run("token", "create", "--role", "viewer", "--name", "ada").strip()
+    assert {"name": "ada", "role": "viewer"}.items() <= next(
+        t for t in home.json("token", "list") if t["name"] == "ada"
+    ).items()
+    assert token not in home.run("token", "list")
+    url = home.json("router", "status")["url"]
+    as_viewer = {"TIMBR_WAMP_TOKEN": token, "TIMBR_WAMP_URL": url}
+    assert "lab" in home.run("list", **as_viewer)
+    assert "may not" in home.run("set", "lab", "0", "lambda x: x", status=1, **as_viewer)
+    assert "exists" in home.run("token", "create", "--role", "viewer", "--name", "ada", status=1)
+    home.run("token", "revoke", "ada")
+    assert "rejected" in home.run("list", status=1, **as_viewer)
+    assert "no token is named" in home.run("token", "revoke", "ada", status=1)
+
+
+def test_doctor_finds_nothing_wrong(home: Home) -> None:
+    findings = {finding["what"]: finding for finding in home.json("doctor")}
+    assert {finding["verdict"] for finding in findings.values()} <= {"ok", "note"}
+    assert findings["connection"]["verdict"] == "ok"
+    assert findings["host"]["verdict"] == "ok"
+
+
+def test_doctor_says_what_to_do_about_a_folder_that_others_can_open(home: Home) -> None:
+    folder = home.folder / "open"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    done = CliRunner().invoke(main, ["doctor"], env={**home.environ, "TIMBR_WAMP_RUNTIME_DIR": str(folder)})
+    assert done.exit_code == 1
+    assert "chmod 700" in done.stdout
+
+
+def test_a_second_up_is_refused_with_a_sentence(home: Home) -> None:
+    said = home.run("up", "--port", str(pick_free_port()), status=1)
+    assert said.startswith("timbr-wamp: timbr-wamp is up already")
+
+
+# --- coming up and ending --------------------------------------------------------------------
+
+
+@pytest.mark.timeout(180)
+def test_kernels_outlive_up_and_the_next_up_finds_them(empty_home: Home) -> None:
+    with empty_home.up():
+        kernel_id = empty_home.run("kernel", "start", "--name", "lasting").strip()
+        empty_home.run("exec", "lasting", "kept = 42")
+        pid = empty_home.json("list")[0]["pid"]
+    assert [process.pid for process in empty_home.processes()] == [pid]
+    with empty_home.up("--stop-kernels"):
+        (kernel,) = wait_for(lambda: empty_home.json("list"))
+        assert (kernel["kernel_id"], kernel["pid"]) == (kernel_id, pid)
+        assert empty_home.run("exec", "lasting", "kept") == "42\n"
+    assert empty_home.processes() == []
+
+
+@pytest.mark.timeout(120)
+def test_a_router_that_dies_ends_the_rest_with_a_sentence(empty_home: Home) -> None:
+    process = empty_home.popen("up", "--json", "--port", str(pick_free_port()))
+    told = json.loads(first_line(process, UP_LIMIT_S))
+    os.kill(told["pid"], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
+    assert process.returncode == 1
+    assert "timbr-wamp: the router ended by itself" in stderr
+    assert empty_home.processes() == []
+
+
+@pytest.mark.timeout(120)
+def test_a_busy_port_is_named_and_the_next_free_one_taken_on_request(empty_home: Home) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"port {port} is taken" in empty_home.run("up", "--port", port, status=1)
+        with empty_home.up("--next-free-port", "--port", port) as told:
+            assert f":{port}/" not in told["page_url"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("source", ["metrics", "earthquakes"])
+def test_the_demo_processes_and_ends_with_its_kernel(empty_home: Home, source: str) -> None:
+    with empty_home.up("--source", source, command="demo") as told:
+        assert told["kernels"] == ["demo"]
+        assert "#token=" in told["page_url"]
+        records = empty_home.run("tail", "demo", "--all", "--json", "--count", "25").splitlines()
+        slots = [slot["name"] for slot in empty_home.json("slots", "demo")]
+    assert [json.loads(record)["seq"] for record in records] == list(range(1, 26))
+    assert slots[:3] == ["clean", "rolling", "anomaly"]
+    assert empty_home.processes() == []
+
+
+def wait_for(look: Callable[[], Any], limit_s: float = COMMAND_LIMIT_S) -> Any:
+    """Return what ``look`` gives once it gives something; each look is a process, so it needs no pause."""
+    import time
+
+    deadline = time.monotonic() + limit_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it never came"
+    return found
