@@ -96,7 +96,11 @@ class Connection:
     @property
     def joined(self) -> bool:
         """There is a wamp session, with everything registered and subscribed."""
-        return self._joined.is_set()
+        return self._joined.is_set() and self._attached() is not None
+
+    def _attached(self) -> SafeSession | None:
+        """Return the session if it may be used: one that is about to end takes nothing more."""
+        return self._session if self._session is not None and self._session.is_attached() else None
 
     @property
     def session_id(self) -> int | None:
@@ -197,7 +201,7 @@ class Connection:
             NotAuthorized, NoSuchProcedure: the router says so.
             TimbrError: what the callee raised.
         """
-        session = self._session
+        session = self._attached()
         if session is None:
             raise self._absent()
         if on_progress is not None:
@@ -222,7 +226,7 @@ class Connection:
             NotAuthorized: the role may not subscribe to it.
             CallTimeout: the router gave no answer.
         """
-        return await self._links.subscribe(self._session, _checked_uri(topic), handler, get_retained)
+        return await self._links.subscribe(self._attached(), _checked_uri(topic), handler, get_retained)
 
     async def register(self, uri: str, endpoint: Endpoint) -> Registration:
         """Answer calls with ``await endpoint(args, kwargs, CallInfo)``; return what undoes it.
@@ -236,7 +240,7 @@ class Connection:
             InvalidArgument: it is registered here already.
             CallTimeout: the router gave no answer.
         """
-        return await self._links.register(self._session, _checked_uri(uri), endpoint)
+        return await self._links.register(self._attached(), _checked_uri(uri), endpoint)
 
     def publish(self, topic: str, /, *args: Any, retain: bool = False, **kwargs: Any) -> bool:
         """Send an event; return False when there is no wamp session. Never blocks.
@@ -247,7 +251,7 @@ class Connection:
             PayloadTooLarge: nothing was sent.
             InvalidArgument: it holds what msgpack cannot carry.
         """
-        session = self._session
+        session = self._attached()
         if session is None:
             return False
         if retain:
@@ -269,7 +273,7 @@ class Connection:
         Raises:
             NotConnected, ConnectionLost, CallTimeout, NotAuthorized, PayloadTooLarge, InvalidArgument.
         """
-        session = self._session
+        session = self._attached()
         if session is None:
             raise self._absent()
         options = PublishOptions(acknowledge=True, retain=retain or None)
@@ -356,6 +360,7 @@ class Connection:
             session.leave()
             await asyncio.wait([session.ended], timeout=LEAVE_TIMEOUT_S)
         session.drop()
+        await session.end_invocations(LEAVE_TIMEOUT_S)
         if was_ours and self._on_leave is not None:
             reason = session.ended.result() if session.ended.done() else "closed"
             try:

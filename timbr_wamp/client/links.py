@@ -244,6 +244,14 @@ async def _all(requests: Iterable[Awaitable[None]]) -> None:
             raise result
 
 
+class _Answer(ApplicationError):  # type: ignore[misc]
+    """An error on its way to a caller."""
+
+    def __str__(self) -> str:
+        # autobahn's own, which autobahn calls for its log, replaces the traceback by dots.
+        return str(self.error)
+
+
 def _endpoint(endpoint: Endpoint) -> Callable[..., Awaitable[Any]]:
     """Return ``endpoint`` as autobahn calls it; its errors leave with our URIs."""
 
@@ -255,11 +263,11 @@ def _endpoint(endpoint: Endpoint) -> Callable[..., Awaitable[Any]]:
         try:
             return await endpoint(args, kwargs, call)
         except asyncio.CancelledError:  # the caller cancelled; the router already told it so
-            raise ApplicationError("wamp.error.canceled", "cancelled") from None
+            raise _Answer("wamp.error.canceled", "cancelled") from None
         except Exception as error:  # an endpoint: foreign code
             if not isinstance(error, TimbrError):
                 logger.exception("the endpoint of %s failed", call.procedure)
             uri, error_args, error_kwargs = to_wire(error)
-            raise ApplicationError(uri, *error_args, **error_kwargs) from None
+            raise _Answer(uri, *error_args, **error_kwargs) from None
 
     return invoke

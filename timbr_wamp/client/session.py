@@ -143,6 +143,14 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
         socket_transport = getattr(self._transport, "transport", None)
         return int(socket_transport.get_write_buffer_size()) if socket_transport is not None else 0
 
+    async def end_invocations(self, timeout_s: float) -> None:
+        """Cancel what still runs for callers: nobody can hear their answer any more."""
+        running = [invocation.on_reply for invocation in self._invocations.values()]
+        for future in running:
+            future.cancel()
+        if running:
+            await asyncio.wait(running, timeout=timeout_s)
+
     def drop(self) -> None:
         """Close the transport without a goodbye."""
         socket_transport = getattr(self._transport, "transport", None)
