@@ -706,19 +706,6 @@ class AlreadyHosted(TimbrError):
         return f"a host runs already (process {self.pid}) from {self.folder}; use it, or end it first"
 
 
-class HostStartFailed(TimbrError):
-    """The host process ended or did not come up in time."""
-
-    uri = ERROR_PREFIX + "host_start_failed"
-
-    def __init__(self, reason: str, log_tail: str = "") -> None:
-        super().__init__(reason, log_tail)
-        self.reason, self.log_tail = reason, log_tail
-
-    def __str__(self) -> str:
-        return f"the host did not start: {self.reason}" + (f"\n{self.log_tail}" if self.log_tail else "")
-
-
 # --- router ----------------------------------------------------------------------------------
 
 

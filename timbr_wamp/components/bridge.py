@@ -12,6 +12,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,21 +85,24 @@ class BridgeOptions:
 async def run_bridge(options: BridgeOptions) -> int:
     """Bridge a kernel until SIGTERM, SIGINT or its end; return the process's exit code.
 
-    What goes wrong is said in one sentence on stderr.
+    SIGUSR1 restarts the kernel, SIGUSR2 ends it and the bridge: so a host asks. What goes wrong is said
+    in one sentence on stderr.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set}
     try:
         who = options.identity()
+        bridge = Bridge(options, who)
+        handlers |= {signal.SIGUSR1: bridge.restart_kernel, signal.SIGUSR2: bridge.end_kernel}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         with identity.held(options.runtime_dir, who.kernel_id) as old_subshell:
-            await Bridge(options, who).run(stop, old_subshell=old_subshell)
+            await bridge.run(stop, old_subshell=old_subshell)
     except TimbrError as error:
         print(error, file=sys.stderr)
         return 1
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
     return 0
 
@@ -131,6 +135,7 @@ class Bridge:
         self._iopub_topic = kernel_uri(who.kernel_id, "iopub")
         self._iopub_seq = 0
         self._stop = asyncio.Event()
+        self._work: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._last_call = self._alive_at = time.monotonic()
 
@@ -159,9 +164,9 @@ class Bridge:
             ]
             await self._wait_for_end(work)
         finally:
-            for task in work:
+            for task in {*work, *self._work}:
                 task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+            await asyncio.gather(*work, *self._work, return_exceptions=True)
             await self._connection.close()
             for relay in self._machines.values():
                 await relay.use(None)
@@ -181,6 +186,30 @@ class Bridge:
         finally:
             refused.cancel()
             stopped.cancel()
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel soon; what goes wrong shows in its state."""
+        self._start(self._keeper.restart())
+
+    def end_kernel(self) -> None:
+        """End the kernel, then this bridge, soon."""
+
+        async def end() -> None:
+            await self._keeper.shutdown()
+            self._stop.set()
+
+        self._start(end())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except TimbrError as error:
+                logger.error("kernel %s: %s", self._kernel_id, error)
+
+        task = asyncio.create_task(logged())
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
 
     # --- state -------------------------------------------------------------------------------
 
