@@ -2,8 +2,8 @@
 
 Python blocks of a page run one after the other in one namespace. A ``text`` block right below one is
 what it prints; ``…`` in it stands for anything. A comment ``<!-- not run: reason -->`` right above a
-block leaves it out; ``<!-- needs: demo -->`` on a page gives it a router with the demo's kernel.
-Links, and that all Python compiles, are checked by `tests/test_docs.py`.
+block leaves it out. A page that connects finds a router with the demo's kernel. Links, and that all
+Python compiles, are checked by `tests/test_docs.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -26,10 +28,10 @@ from pathlib import Path
 import click
 import pytest
 
+from timbr_wamp import runtime
 from timbr_wamp.cli import main
 from timbr_wamp.cli.up import startup_file
 from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect
-from timbr_wamp.components.host import HostProcess
 from timbr_wamp.machine import Machine
 from timbr_wamp.router import Router
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
@@ -43,7 +45,9 @@ CONSOLE_PAGES = sorted({*PAGES, *DOCS.glob("**/*.md"), *ROOT.glob("*.md")})
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _NOT_RUN = re.compile(r"<!-- not run: .+? -->\s*\Z")
-_NEEDS_DEMO = "<!-- needs: demo -->"
+_IPYTHON = re.compile(r"^\s*[%!]", re.MULTILINE)
+#: The host is there within this.
+HOST_START_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +83,28 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def run_page(page: Path) -> None:
-    """Run a page's Python in order, in one namespace, and compare what it prints."""
+    """Run a page's Python in order, in one namespace; compare what it prints, close what it leaves open."""
     namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks_of(page):
-        if block.language != "python" or not block.run:
-            continue
-        printed = io.StringIO()
-        # blank lines first: tracebacks and `inspect.getsource` then find the page's own lines
-        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
-        with contextlib.redirect_stdout(printed):
-            exec(code, namespace)
-        if block.prints is not None:
-            check_output(block.prints, printed.getvalue(), f"{page}:{block.line}")
+    with contextlib.ExitStack() as opened:
+        for block in python_of(page):
+            printed = io.StringIO()
+            # blank lines first: tracebacks and `inspect.getsource` then find the page's own lines
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            try:
+                with contextlib.redirect_stdout(printed):
+                    exec(code, namespace)
+            finally:
+                for value in namespace.values():
+                    if isinstance(value, (Machine, Client)):
+                        opened.callback(value.close)
+            if block.prints is not None:
+                check_output(block.prints, printed.getvalue(), f"{page}:{block.line}")
+
+
+def python_of(page: Path) -> list[Block]:
+    """Return the Python blocks of a page that are to run; IPython's own lines are no Python."""
+    blocks = [block for block in blocks_of(page) if block.language == "python" and block.run]
+    return [block for block in blocks if not _IPYTHON.search(block.text)]
 
 
 def check_output(wanted: str, got: str, where: str) -> None:
@@ -105,33 +119,60 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def needs_demo(page: Path) -> bool:
-    return _NEEDS_DEMO in page.read_text(encoding="utf-8")
+def connects(page: Path) -> bool:
+    return any("timbr_wamp.connect(" in block.text for block in python_of(page))
 
 
 # --- Python ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not needs_demo(page)], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if not connects(page)], ids=name_of)
 def test_a_page_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     run_page(page)
 
 
 @pytest.fixture(scope="module")
-def demo(router: Router, settings: Settings) -> Iterator[RemoteKernel]:
-    """The demo's kernel on earthquakes, on a router and host as `timbr-wamp demo` starts them."""
-    host = HostProcess.start(settings, url=router.unix_url, token=router.host_token, stop_kernels=True)
+def host(router: Router, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A host on the session's router, as `timbr-wamp up` starts one."""
+    log = tmp_path_factory.mktemp("host") / "host.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], stdout=file, stderr=file)
+    path, deadline = runtime.host_file(settings.runtime_dir), time.monotonic() + HOST_START_S
     try:
-        with connect(settings=settings) as client:
-            yield client.start_kernel(name="demo", startup=str(startup_file("earthquakes")))
+        while not path.exists():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"no host in {HOST_START_S:g} s: {log.read_text()}"
+            time.sleep(0.02)
+        yield
     finally:
-        host.stop()
+        process.terminate()
+        process.wait(HOST_START_S)
+
+
+@pytest.fixture(scope="module")
+def demo(host: None, settings: Settings) -> Iterator[RemoteKernel]:
+    """The demo's kernel, on earthquakes."""
+    with connect(settings=settings) as client:
+        kernel = client.start_kernel(name="demo", startup=str(startup_file("earthquakes")))
+        yield kernel
+        kernel.shutdown()
+
+
+@pytest.fixture
+def unchanged_demo(demo: RemoteKernel) -> Iterator[RemoteKernel]:
+    """The demo's kernel; what a page changes in its slots is taken back after it."""
+    machine = demo.machine()
+    before = machine.status.revision
+    yield demo
+    machine.rollback(before)
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("page", [page for page in PAGES if needs_demo(page)], ids=name_of)
-def test_a_page_does_what_it_says_on_a_node(page: Path, demo: RemoteKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if connects(page)], ids=name_of)
+def test_a_page_does_what_it_says_on_a_node(
+    page: Path, unchanged_demo: RemoteKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     run_page(page)
 
@@ -169,9 +210,15 @@ def test_the_javascript_page_runs_in_node(demo: RemoteKernel, router: Router, tm
 
 
 def commands_in(page: Path) -> list[str]:
-    """Return the commands after ``$`` in console blocks, continued lines joined."""
-    texts = [block.text.replace("\\\n", " ") for block in blocks_of(page) if block.language == "console"]
-    return [line[2:] for text in texts for line in text.splitlines() if line.startswith("$ ")]
+    """Return the commands after ``$`` in console blocks, and all of sh blocks, continued lines joined."""
+    commands = []
+    for block in blocks_of(page):
+        lines = block.text.replace("\\\n", " ").splitlines()
+        if block.language == "console":
+            commands += [line[2:] for line in lines if line.startswith("$ ")]
+        elif block.language == "sh":
+            commands += [line for line in lines if line.strip()]
+    return commands
 
 
 def words_of(command: str) -> list[str]:
