@@ -58,9 +58,12 @@ def refusal(function: object) -> str | None:
     """Return why ``function`` cannot be a slot, None when it can."""
     if not callable(function):
         return "is not callable"
-    inner = getattr(function, "func", function)
-    if inspect.isgeneratorfunction(inner):
+    inner = function
+    while hasattr(inner, "func"):  # functools.partial
+        inner = inner.func
+    kinds = (inner, inspect.getattr_static(type(inner), "__call__", None))  # functions, and objects that are called
+    if any(inspect.isgeneratorfunction(kind) for kind in kinds):
         return "is a generator function: one message gives one value; return a list"
-    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+    if any(inspect.iscoroutinefunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
         return "is asynchronous, which slots are not yet; wrap it in asyncio.run"
     return None

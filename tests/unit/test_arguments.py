@@ -1,0 +1,200 @@
+"""A slot function gets as many values as it requires, newest first, then JSON texts.
+
+Every slot below is the fourth (f3) of a machine whose input is "in" and whose earlier slots gave
+"f0", "f1" and "f2".
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+
+import pytest
+
+from timbr_wamp.errors import NotCallable
+from timbr_wamp.machine import Machine
+
+
+class Method:
+    def one(self, a):
+        return [a]
+
+    def two(self, a, b):
+        return [a, b]
+
+    @classmethod
+    def of_class(cls, a, b):
+        return [a, b]
+
+    @staticmethod
+    def static(a):
+        return [a]
+
+
+class Callable:
+    def __call__(self, a, b):
+        return [a, b]
+
+
+class Made:
+    def __init__(self, a, b=0):
+        self.given = [a, b]
+
+    def __eq__(self, other):
+        return [*self.given] == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def default(a=None):
+    return [a]
+
+
+def one_and_default(a, b=5):
+    return [a, b]
+
+
+def keyword_only(a, *, k=1):
+    return [a, k]
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+
+    return wrapper
+
+
+@wrapped
+def decorated(a, b):
+    return [a, b]
+
+
+ALL = ["f2", "f1", "f0", "in"]
+
+
+@pytest.mark.parametrize(
+    ("function", "result"),
+    [
+        (lambda: "nothing", "nothing"),
+        (lambda a: [a], ALL[:1]),
+        (lambda a, b: [a, b], ALL[:2]),
+        (lambda a, b, c: [a, b, c], ALL[:3]),
+        (lambda a, b, c, d: [a, b, c, d], ALL),
+        (lambda *a: list(a), ALL),
+        (lambda a, *rest: [a, *rest], ALL),
+        (lambda a, b, /: [a, b], ALL[:2]),
+        (lambda **options: sorted(options), []),
+        (lambda a, **options: [a], ALL[:1]),
+        (default, ALL[:1]),
+        (one_and_default, ["f2", 5]),
+        (keyword_only, ["f2", 1]),
+        (lambda a, b, c, d, s: [a, b, c, d, s], [*ALL, '"f2"']),
+        (lambda a, b, c, d, s, t: [a, b, c, d, s, t], [*ALL, '"f2"', '"f1"']),
+        (
+            lambda a, b, c, d, s, t, u, v: [a, b, c, d, s, t, u, v],
+            [*ALL, '"f2"', '"f1"', '"f0"', '"in"'],
+        ),
+        (Method().one, ALL[:1]),
+        (Method().two, ALL[:2]),
+        (Method.of_class, ALL[:2]),
+        (Method.static, ALL[:1]),
+        (Callable(), ALL[:2]),
+        (functools.partial(lambda a, b, c: [a, b, c], 0), [0, "f2", "f1"]),
+        (functools.partial(lambda a, b, k=1: [a, b, k], k=2), ["f2", "f1", 2]),
+        (functools.partial(Method().two), ALL[:2]),
+        (decorated, ALL[:2]),
+        (str, "f2"),
+        (len, 2),
+        (list, ["f", "2"]),
+        (tuple, ("f", "2")),
+        (repr, "'f2'"),
+        (bool, True),
+        (operator.itemgetter(1), "2"),
+        (operator.methodcaller("upper"), "F2"),
+        (str.upper, "F2"),
+        ("-".join, "f-2"),
+        (Made, ["f2", 0]),
+    ],
+)
+def test_a_callable_of_any_kind_gets_what_it_requires(function, result):
+    with Machine(serve=False) as machine:
+        machine[0:3] = [lambda a: "f0", lambda a: "f1", lambda a: "f2"]
+        machine[3] = function
+        assert machine("in").values[3] == result
+
+
+@pytest.mark.parametrize(("function", "result"), [(float, 2.0), (int, 2), (math.sqrt, 2**0.5), (round, 2), (abs, 2)])
+def test_builtins_of_numbers_get_the_newest_value_alone(function, result):
+    with Machine(serve=False) as machine:
+        machine[3] = function
+        assert machine(2).values[3] == result
+
+
+def test_print_takes_all_values(capsys):
+    with Machine(serve=False) as machine:
+        machine[0] = lambda message: "f0"
+        machine[1] = print
+        assert machine("in").values[1] is None
+    assert capsys.readouterr().out == "f0 in\n"
+
+
+def test_the_first_slot_has_only_the_message_and_its_text():
+    with Machine(serve=False) as machine:
+        machine[0] = lambda message, text: [message, text]
+        assert machine({"a": 1}).values[0] == [{"a": 1}, '{"a":1}']
+
+
+def test_more_parameters_than_there_are_values_and_texts_is_an_error_of_the_message():
+    with Machine(serve=False) as machine:
+        machine[0] = lambda a, b, c: a
+        record = machine(1)
+        assert record.errored
+        assert record.outcomes[0].value["_exception"]["exc_class"] == "TypeError"
+
+
+def test_texts_are_what_was_published_also_after_a_slot_changed_the_value():
+    with Machine(serve=False) as machine:
+        machine[0] = lambda message: [1]
+        machine[1] = lambda f0: f0.append(2)
+        machine[2] = lambda f1, f0, message, f1_s, f0_s, in_s: [f0, f0_s]
+        assert machine("in").values[2] == [[1, 2], "[1]"]
+
+
+async def coroutine(a):
+    return a
+
+
+def generator(a):
+    yield a
+
+
+async def async_generator(a):
+    yield a
+
+
+class AsyncCallable:
+    async def __call__(self, a):
+        return a
+
+
+class GeneratorCallable:
+    def __call__(self, a):
+        yield a
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        5, "text", [1], coroutine, generator, async_generator, functools.partial(coroutine),
+        functools.partial(functools.partial(generator)), AsyncCallable(), GeneratorCallable(),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_slot_is_refused_and_changes_nothing(thing):
+    with Machine(serve=False) as machine:
+        with pytest.raises(NotCallable, match="slot 2"):
+            machine[2] = thing
+        assert machine.revision == 0
+        assert machine(1).values == (1,) * 8
