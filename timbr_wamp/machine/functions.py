@@ -63,6 +63,8 @@ def _from_reference(text: str) -> Any:
             thing = getattr(thing, name)
     except (ImportError, AttributeError) as error:
         raise InvalidSource(f"{text!r} cannot be found: {error}") from error
+    except (Exception, SystemExit) as error:  # the module's own code
+        raise InvalidSource(f"importing {text!r} raised {type(error).__name__}: {error}") from error
     return thing
 
 
@@ -81,7 +83,7 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
         return _last_value(tree, filename, globals_)
     except InvalidSource:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the sender's code; its `exit()` must not leave him without an answer
         line = _line_of(error, filename)
         raise InvalidSource(
             f"the source text raised {type(error).__name__}: {error}", line, linecache.getline(filename, line or 0)
@@ -100,8 +102,9 @@ def _last_value(tree: ast.Module, filename: str, globals_: dict[str, Any]) -> An
     exec(compile(tree, filename, "exec"), globals_)
     if isinstance(last, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return globals_[last.name]
-    if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name):
-        return globals_[last.targets[0].id]
+    target = last.targets[0] if isinstance(last, ast.Assign) else getattr(last, "target", None)
+    if isinstance(last, (ast.Assign, ast.AnnAssign)) and isinstance(target, ast.Name) and target.id in globals_:
+        return globals_[target.id]
     raise InvalidSource(
         "the source text gives no function: its last statement must be a def, or an expression such as a lambda",
         last.lineno,
