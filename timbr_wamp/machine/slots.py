@@ -179,7 +179,8 @@ class SlotTable:
             InvalidName: a slot name that another slot bears, or that is no identifier.
         """
         names, sources = names or {}, sources or {}
-        made = {n: self._slot(n, f, names.get(n), sources.get(n), author) for n, f in functions.items()}
+        slots = [self._slot(n, f, names.get(n), sources.get(n), author) for n, f in functions.items()]
+        made = {slot.number: slot for slot in slots}
         with self._lock:
             return self._replace(made, author, change or _change_text(functions))
 
