@@ -18,7 +18,7 @@ import orjson
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.protocols import Clock, Entry, Failure, Finished
 from timbr_wamp.machine.slots import Revision, Step
-from timbr_wamp.values import JSON_OPTIONS, to_json
+from timbr_wamp.values import JSON_OPTIONS, clean_text, to_json
 
 #: The exception class that a skipped slot shows.
 SKIPPED = UpstreamError.__name__
@@ -122,7 +122,7 @@ class Careful:
         self._revision = revision
         self._timed = timed
         self._values = [message] * lead if values is None else values
-        self._texts = [to_json(message)] * lead if texts is None else texts
+        self._texts = [text_of(message)] * lead if texts is None else texts
         #: For each value the slot whose failure it stands for; None: a real value.
         self._broken: list[str | None] = [None] * len(self._values)
         self._failures: list[Failure] = []
@@ -143,7 +143,7 @@ class Careful:
                 continue
             if self._timed:
                 step.slot.tally.timings.append(perf_counter() - before)
-            self._append(step, value, to_json(value), None)
+            self._append(step, value, text_of(value), None)
         return self._values, self._texts, self._failures
 
     def fail(self, step: Step, error: BaseException) -> None:
@@ -163,7 +163,7 @@ class Careful:
 
     def _append_exception(self, step: Step, name: str, text: str, trace: str | None, because: str) -> None:
         value = {"_exception": {"exc_class": name, "exc_value": text, "exc_tb": trace, "task": step.slot.task}}
-        self._append(step, value, to_json(value), because)
+        self._append(step, value, text_of(value), because)
 
     def _append(self, step: Step, value: object, text: bytes, because: str | None) -> None:
         count = step.carry + 1
@@ -180,11 +180,11 @@ def traceback_text(error: BaseException) -> str:
         lines = traceback.format_exception(type(error), error, inner, limit=-TRACEBACK_FRAMES)
     except Exception as failure:  # a foreign __str__ may raise anything
         lines = [f"{type(error).__qualname__} (its text raised {type(failure).__name__})"]
-    return "".join(lines)[-TRACEBACK_LIMIT:]
+    return clean_text("".join(lines)[-TRACEBACK_LIMIT:])
 
 
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)[:2000]
+        return clean_text(str(error)[:2000])
     except Exception as failure:  # a foreign __str__ may raise anything
         return f"<its text raised {type(failure).__name__}>"
