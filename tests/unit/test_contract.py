@@ -1,0 +1,163 @@
+"""The one table: what calls are checked against, and what is made from it."""
+
+from __future__ import annotations
+
+import pickle
+
+import msgspec
+import orjson
+import pytest
+
+from timbr_wamp import contract
+from timbr_wamp.contract import MACHINE, PROCEDURES, RESERVED_NAMES, TOPICS, Access, Record, RecordMeta, RecordRow
+from timbr_wamp.contract.exports import access_table, typescript, uri_text, wire_reference
+from timbr_wamp.errors import InvalidArgument, TimbrError
+from timbr_wamp.machine import Machine
+from timbr_wamp.machine.service import MachineService
+
+ALL = [procedure for table in PROCEDURES.values() for procedure in table.values()]
+
+
+def test_arguments_are_bound_by_place_and_by_name_and_defaults_stay_away():
+    assert MACHINE["records"].bind(["r", 5], {}) == {"run": "r", "after_seq": 5}
+    assert MACHINE["records"].bind([], {"run": "r", "after_seq": 5, "limit": 1})["limit"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "word"),
+    [
+        ("records", [], {}, "run"),
+        ("records", ["r", 1, 2, 3], {}, "too many"),
+        ("records", ["r", 1], {"colour": 1}, "colour"),
+        ("records", ["r", "one"], {}, "after_seq"),
+        ("records", ["r", True], {}, "after_seq"),
+        ("records", ["r", 1.5], {}, "after_seq"),
+        ("put_many", [5], {}, "messages"),
+        ("slot_set", [0, "lambda x: x"], {}, "function"),
+        ("slot_set", [0, {"kind": "pickle"}], {}, "function"),
+        ("slot_set", [None, {"kind": "source"}], {}, "slot"),
+    ],
+)
+def test_a_bad_argument_is_refused_by_its_name(name, args, kwargs, word):
+    with pytest.raises(InvalidArgument, match=word):
+        MACHINE[name].bind(args, kwargs)
+
+
+def test_structs_may_travel_as_maps():
+    bound = MACHINE["slot_set"].bind([0, {"kind": "source", "text": "lambda x: x"}], {})
+    assert bound["function"] == contract.FunctionRef(kind="source", text="lambda x: x")
+    several = MACHINE["slot_set"].bind([0, [{"kind": "source", "text": "f"}, None]], {})
+    assert several["function"][1] is None
+
+
+def test_a_whole_number_serves_where_seconds_are_wanted():
+    assert MACHINE["stop"].bind([False, 5], {}) == {"drain": False, "timeout_s": 5.0}
+
+
+@pytest.mark.parametrize("procedure", ALL, ids=lambda p: f"{p.scope}.{p.name}")
+def test_every_procedure_says_what_it_does_and_its_types_are_ones_that_travel(procedure):
+    assert procedure.doc.splitlines()[0].endswith(".")
+    assert set(procedure.types) == {parameter.name for parameter in procedure.parameters}
+    msgspec.json.schema(procedure.result_type)
+    for error in procedure.errors:
+        assert issubclass(error, TimbrError)
+
+
+def test_the_machine_answers_every_procedure_of_its_contract_with_the_type_it_promises():
+    with Machine(serve=False) as machine:
+        machine.put(1)
+        machine.get()
+        service = MachineService(machine, "me", lambda value: None)
+        source = contract.FunctionRef(kind="source", text="[1, 2]")
+        function = contract.FunctionRef(kind="source", text="lambda x: x")
+        arguments = {
+            "slot": (0,), "records": (machine.run, 0), "record": (machine.run, 1), "put": (1,), "put_many": ([1],),
+            "call": (1,), "replay": (machine.run, [1]), "slot_set": (0, function), "slot_delete": (0,),
+            "trial": (0, function), "rollback": (0,), "source_set": (source,),
+        }  # fmt: skip
+        order = [n for n in MACHINE if n not in ("pause", "resume", "stop")] + ["start", "pause", "resume", "stop"]
+        for name in order:
+            value = contract.to_builtins(getattr(service, name)(*arguments.get(name, ())))
+            packed = msgspec.msgpack.decode(msgspec.msgpack.encode(value))
+            MACHINE[name].result(packed)
+
+
+def test_names_of_the_kernels_own_procedures_and_topics_are_reserved():
+    assert {"state", "iopub", "execute", "interrupt", "log"} <= RESERVED_NAMES
+    assert "machine" not in RESERVED_NAMES
+    with pytest.raises(InvalidArgument, match="iopub"):
+        Machine(name="iopub", serve=False)
+
+
+def test_the_access_table_covers_every_procedure_and_topic_and_nothing_that_runs_code_is_below_admin():
+    table = access_table()
+    for scope in PROCEDURES:
+        assert len(table[scope]["procedures"]) == len(PROCEDURES[scope])
+        assert len(table[scope]["topics"]) == len(TOPICS[scope])
+    for procedure in ALL:
+        if any(name in procedure.name for name in ("execute", "slot_set", "source_set", "trial", "shutdown")):
+            assert procedure.access is Access.ADMIN
+    assert table["node"]["procedures"]["io.timbr.kernel.list"] == "read"
+
+
+def test_typescript_and_the_reference_name_everything():
+    script, reference = typescript(), wire_reference()
+    for procedure in ALL:
+        assert f"  {procedure.name}: {{ args:" in script
+        assert uri_text(procedure.scope, procedure.name) in reference
+    for name in ("Status", "RecordRow", "ErrorRow", "KernelInfo"):
+        assert f" {name} " in script
+        assert f"### {name}" in reference
+
+
+def test_results_keep_bytes_and_write_rows_as_arrays():
+    row = RecordRow(1, "a" * 24, "[1]", "{}")
+    assert contract.to_builtins([row]) == [[1, "a" * 24, "[1]", "{}"]]
+    assert contract.to_builtins(contract.FunctionRef(kind="cloudpickle", data=b"x"))["data"] == b"x"
+
+
+META = RecordMeta(run="r", seq=7, attempt=2, revision=3, received_at=1.0, finished_at=2.0, errored=True)
+
+
+def record_of(values: list[object], serialized: bool = False) -> Record:
+    row = RecordRow(7, "a" * 24, orjson.dumps(values).decode(), orjson.dumps(contract.to_builtins(META)).decode())
+    return contract.record_from_row(row, include_serialized=serialized)
+
+
+def test_a_record_reads_as_the_tuple_of_id_message_and_values():
+    record = record_of([14, 196, 197])
+    oid, message, f0, f1 = record
+    assert (oid, message, f0, f1) == ("a" * 24, 14, 196, 197)
+    assert record == ("a" * 24, 14, 196, 197)
+    assert record.values == (196, 197)
+    assert record.texts == ()
+    assert (record.run, record.seq, record.attempt, record.revision, record.errored) == ("r", 7, 2, 3, True)
+
+
+def test_a_record_with_texts_has_them_after_the_values():
+    record = record_of([14, "x"], serialized=True)
+    assert tuple(record) == ("a" * 24, 14, "x", "14", '"x"')
+    assert record.values == ("x",)
+    assert record.texts == ("14", '"x"')
+
+
+def test_a_record_tells_values_errors_and_skips_apart():
+    error = {"_exception": {"exc_class": "ValueError", "exc_value": "", "exc_tb": "", "task": "f0"}}
+    skip = {"_exception": {"exc_class": "UpstreamError", "exc_value": "", "exc_tb": None, "task": "f1"}}
+    kinds = [outcome.kind for outcome in record_of([1, error, skip, {"_exception": 1}, {"a": 1}]).outcomes]
+    assert kinds == ["error", "skipped", "value", "value"]
+
+
+def test_a_record_survives_pickling():
+    record = pickle.loads(pickle.dumps(record_of([1, 2], serialized=True)))
+    assert record == record_of([1, 2], serialized=True)
+    assert record.meta == META
+    assert record.values == (2,)
+
+
+def test_a_row_too_large_for_the_wire_gives_a_record_that_tells_its_size():
+    meta = orjson.dumps({**contract.to_builtins(META), "text_bytes": 5_000_000}).decode()
+    record = contract.record_from_row(RecordRow(7, "a" * 24, None, meta))
+    assert record.oid == "a" * 24
+    assert record.values == ()
+    assert record.meta.text_bytes == 5_000_000
