@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TypeVar
 
@@ -37,11 +38,18 @@ def cell_error(reply: ExecuteReply) -> RemoteCellError:
     return error
 
 
+#: Files in a traceback's text, and those that only tell how we work: then the sentence says all.
+_FILE = re.compile(r'^ *File "([^"]+)", line \d+', re.MULTILINE)
+_OURS = re.compile(
+    r"[/\\]timbr_wamp[/\\](client|components|contract|kernel|machine|router)[/\\]"
+    r"|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
+)
+
 E = TypeVar("E", bound=BaseException)
 
 
 def made_short(error: E) -> E:
-    """Return ``error``, which IPython then shows as its sentence and its remote traceback only.
+    """Return ``error``, which IPython then shows as its sentence, and its remote traceback if users' code is in it.
 
     Class and arguments stay, so that a notebook can catch it as any other program does.
     """
@@ -51,7 +59,7 @@ def made_short(error: E) -> E:
 
 def _rendered(error: BaseException) -> list[str]:
     lines = [f"{type(error).__name__}: {error}"]
-    remote = getattr(error, "remote_traceback", None)
-    if remote:
+    remote = getattr(error, "remote_traceback", None) or ""
+    if any(not _OURS.search(file) for file in _FILE.findall(remote)):
         lines += ["", "where it was raised:", *remote.rstrip().splitlines()]
     return lines

@@ -6,12 +6,13 @@ import builtins
 import getpass
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
 from timbr_wamp.contract import Record
-from timbr_wamp.errors import TimbrError
+from timbr_wamp.errors import AmbiguousKernel, TimbrError, UnknownKernel
 from timbr_wamp.magic import views
 from timbr_wamp.magic.callbacks import Watch
 from timbr_wamp.magic.commands import REPLACED
@@ -79,9 +80,9 @@ class Verbs:
         return views.Text(f"token of {name!r} kept for the next `%wamp connect`")
 
     def verb_connect(self, url: str | None, token: str | None, realm: str | None, reconnect: bool) -> views.Facts:
-        client = self._state.connect(url, token, realm, again=reconnect)
-        if self._state.selected is None and len(client.kernels()) == 1:
-            self._state.select(None)
+        self._state.connect(url, token, realm, again=reconnect)
+        with suppress(UnknownKernel, AmbiguousKernel):  # the view says that none is selected
+            self._state.kernel()
         return self._connection()
 
     def verb_disconnect(self) -> views.Text:
