@@ -1,0 +1,229 @@
+"""A host on a real router: starts, lists, restarts and stops kernels, and takes up what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bridging import Remote, connected, run, until
+
+from timbr_wamp import runtime
+from timbr_wamp.client.connection import Connection
+from timbr_wamp.components import launcher, processes
+from timbr_wamp.components.ward import BridgeEnvironment
+from timbr_wamp.errors import KernelStartFailed, NoSuchProcedure, UnknownKernel
+from timbr_wamp.names import host_uri
+from timbr_wamp.router import Router
+from timbr_wamp.runtime import BridgeFile, HostFile, KernelFile
+from timbr_wamp.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+
+class HostChild:
+    """A host as users start it: ``python -m timbr_wamp host``."""
+
+    def __init__(self, settings: Settings, router: Router) -> None:
+        self._log = settings.runtime_dir / f"log-test-{secrets.token_hex(4)}.txt"
+        variables = BridgeEnvironment(
+            settings.runtime_dir, router.unix_url, settings.realm, router.host_token, "info"
+        ).variables()
+        command = [sys.executable, "-m", "timbr_wamp", "host"]
+        self.pid, self.started = processes.spawn(command, environment=variables, log_file=self._log)
+
+    @property
+    def alive(self) -> bool:
+        return runtime.process_alive(self.pid, self.started)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def __enter__(self) -> HostChild:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ended = processes.end(self.pid, self.started, term_s=20.0)
+        log = self._log.read_text()
+        self._log.unlink()
+        assert ended, log
+
+
+@pytest.fixture(autouse=True)
+def _no_kernel_is_left(settings: Settings) -> Iterator[None]:
+    yield
+    folder = settings.runtime_dir
+    for bridge in runtime.living(folder, "bridge-", BridgeFile).values():
+        assert processes.end(bridge.pid, bridge.process_started, term_s=10.0)
+    for path in folder.glob("kernel-*.json"):
+        file = runtime.read_file(path, KernelFile)
+        if file is not None:
+            assert launcher.end_process(file)
+            launcher.forget_kernel(folder, file)
+
+
+async def ask(connection: Connection, name: str, /, **arguments: Any) -> Any:
+    """Call the host; wait for it to come if it is not there yet."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return await connection.call(host_uri("lab", name), timeout_s=40.0, **arguments)
+        except NoSuchProcedure:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+def bridge_of(settings: Settings, kernel_id: str) -> BridgeFile:
+    file = runtime.read_file(runtime.bridge_file(settings.runtime_dir, kernel_id), BridgeFile)
+    assert file is not None
+    return file
+
+
+def test_kernels_are_started_listed_restarted_and_stopped(settings: Settings, router: Router, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            startup = tmp_path / "startup.py"
+            startup.write_text("fruit = 'apple'")
+            info = await ask(connection, "start", name="pump", startup=str(startup), cwd=str(tmp_path))
+            assert (info["name"], info["state"], info["host"], info["cwd"]) == ("pump", "idle", "lab", str(tmp_path))
+            remote = Remote(connection, info["kernel_id"])
+            assert (await remote.call("execute", "assert fruit == 'apple'; fruit = 'pear'"))["status"] == "ok"
+            listed = await ask(connection, "list")
+            assert [kernel["kernel_id"] for kernel in listed] == [info["kernel_id"]]
+            again = await ask(connection, "restart", kernel_id=info["kernel_id"])
+            assert (again["kernel_id"], again["restarts"]) == (info["kernel_id"], 1)
+            assert again["pid"] != info["pid"]
+            assert (await remote.call("execute", "assert fruit == 'apple'"))["status"] == "ok"
+            await ask(connection, "stop", kernel_id=info["kernel_id"])
+            assert await ask(connection, "list") == []
+            assert not runtime.kernel_file(settings.runtime_dir, info["kernel_id"]).exists()
+            with pytest.raises(NoSuchProcedure):
+                await remote.call("info")
+            with pytest.raises(UnknownKernel):
+                await ask(connection, "stop", kernel_id=info["kernel_id"])
+
+    with HostChild(settings, router):
+        run(work())
+
+
+def test_a_kernel_that_cannot_start_is_told_why(settings: Settings, router: Router, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            with pytest.raises(KernelStartFailed, match="no such startup file"):
+                await ask(connection, "start", startup="/nowhere")
+            startup = tmp_path / "startup.py"
+            startup.write_text("import os, sys\nsys.__stderr__.write('no licence')\nos._exit(1)")
+            with pytest.raises(KernelStartFailed, match="ended at once"):
+                await ask(connection, "start", startup=str(startup))
+            assert await ask(connection, "list") == []
+            assert list(settings.runtime_dir.glob("kernel-*.json")) == []
+
+    with HostChild(settings, router):
+        run(work())
+
+
+def test_a_bridge_that_is_killed_is_started_again(settings: Settings, router: Router) -> None:
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            info = await ask(connection, "start")
+            kernel_id = info["kernel_id"]
+            before = bridge_of(settings, kernel_id)
+            os.kill(before.pid, signal.SIGKILL)
+            await until(lambda: bridge_of(settings, kernel_id).pid != before.pid)
+            assert (await Remote(connection, kernel_id).there())["pid"] == info["pid"]
+
+    with HostChild(settings, router):
+        run(work())
+
+
+def test_kernels_outlive_their_host_and_the_next_one_adopts_them(settings: Settings, router: Router) -> None:
+    async def begin() -> Any:
+        async with connected(router, settings) as connection:
+            info = await ask(connection, "start", name="pump")
+            await Remote(connection, info["kernel_id"]).call("execute", "kept = 1")
+            return info
+
+    async def adopted(before: Any) -> None:
+        async with connected(router, settings) as connection:
+            info = await Remote(connection, before["kernel_id"]).there()
+            assert (info["pid"], info["name"]) == (before["pid"], "pump")
+            reply = await Remote(connection, before["kernel_id"]).call("execute", "assert kept == 1")
+            assert reply["status"] == "ok"
+            await until_listed(connection, before["kernel_id"])
+
+    with HostChild(settings, router):
+        info = run(begin())
+    assert not runtime.host_file(settings.runtime_dir).exists()
+    assert runtime.process_alive(info["pid"], runtime.process_started(info["pid"]) or 0.0)
+    assert not runtime.bridge_file(settings.runtime_dir, info["kernel_id"]).exists()
+    with HostChild(settings, router) as second:
+        run(adopted(info))
+        # killed, it leaves the bridge as well; the third one takes both over as they are
+        bridge = bridge_of(settings, info["kernel_id"])
+        second.signal(signal.SIGKILL)
+    with HostChild(settings, router):
+        run(adopted(info))
+        assert bridge_of(settings, info["kernel_id"]).pid == bridge.pid
+
+
+async def until_listed(connection: Connection, kernel_id: str) -> None:
+    deadline = time.monotonic() + 15
+    while kernel_id not in [k["kernel_id"] for k in await ask(connection, "list") if k["state"] == "idle"]:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+def test_a_kernel_that_was_shut_down_leaves_the_list(settings: Settings, router: Router) -> None:
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            info = await ask(connection, "start")
+            await Remote(connection, info["kernel_id"]).call("shutdown")
+            deadline = time.monotonic() + 15
+            while await ask(connection, "list"):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+
+    with HostChild(settings, router):
+        run(work())
+
+
+def test_what_a_dead_kernel_left_is_removed_at_the_start(settings: Settings, router: Router) -> None:
+    file = launcher.start_kernel(settings.runtime_dir, "lab_0123456789ab")
+    assert launcher.end_process(file)
+
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            assert await ask(connection, "list") == []
+            assert not list(settings.runtime_dir.glob("*lab_0123456789ab*"))
+
+    with HostChild(settings, router):
+        run(work())
+
+
+def test_a_second_host_is_refused_in_one_sentence(settings: Settings, router: Router) -> None:
+    async def work(second: HostChild) -> None:
+        await until(lambda: not second.alive)
+        assert "a host runs already" in second.log
+        assert "Traceback" not in second.log
+
+    with HostChild(settings, router):
+        run(settled(settings))
+        with HostChild(settings, router) as second:
+            run(work(second))
+
+
+async def settled(settings: Settings) -> None:
+    """Wait until the host says that it is there."""
+    path = runtime.host_file(settings.runtime_dir)
+    await until(lambda: runtime.read_file(path, HostFile) is not None)

@@ -1,0 +1,179 @@
+"""What a bridge decides: interest, pace of the status, sampling, caps, messages that fit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timbr_wamp.components.keeper import RestartLimit
+from timbr_wamp.components.relay import (
+    ERRORS_PER_S,
+    EVENTS_PER_S,
+    STATUS_LONGEST_S,
+    STATUS_SHORTEST_S,
+    Cap,
+    Interest,
+    Sampler,
+    StatusPacer,
+    fitting,
+)
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, IopubMessage, Status, to_builtins
+
+K = "io.timbr.kernel.lab_0123456789ab"
+
+
+# --- interest --------------------------------------------------------------------------------
+
+
+def test_a_topic_is_wanted_while_any_subscription_that_fits_has_a_subscriber() -> None:
+    interest = Interest()
+    interest.follow([f"{K}.machine"])
+    assert not interest.wanted(f"{K}.machine")
+    assert interest.counted(f"{K}.machine", {7: 0, 8: 2})
+    assert interest.wanted(f"{K}.machine")
+    assert not interest.counted(f"{K}.machine", {7: 1, 8: 0})
+    assert interest.counted(f"{K}.machine", {7: 0, 8: 0})
+    assert not interest.wanted(f"{K}.machine")
+
+
+def test_a_subscription_without_subscribers_as_a_retained_event_leaves_it_is_not_interest() -> None:
+    interest = Interest()
+    interest.follow([f"{K}.machine.status"])
+    assert not interest.counted(f"{K}.machine.status", {7: 0})
+    assert interest.changed(7) == [f"{K}.machine.status"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "match", "fits"),
+    [
+        (f"{K}.machine", "exact", True),
+        (f"{K}.machine.records", "exact", False),
+        ("io.timbr.kernel.", "prefix", True),
+        (f"{K}.mach", "prefix", True),
+        (f"{K}.other", "prefix", False),
+        ("io.timbr.kernel..machine", "wildcard", True),
+        ("io.timbr.kernel.", "wildcard", False),
+        ("io.timbr.kernel..other", "wildcard", False),
+    ],
+)
+def test_a_new_subscription_asks_to_count_the_topics_that_it_fits(uri: str, match: str, fits: bool) -> None:
+    interest = Interest()
+    interest.follow([f"{K}.machine"])
+    assert bool(interest.created(uri, match)) == fits
+
+
+def test_a_topic_that_was_let_go_takes_no_counts() -> None:
+    interest = Interest()
+    interest.follow(["a.b"])
+    interest.forget(["a.b"])
+    assert not interest.counted("a.b", {1: 1})
+    assert interest.topics == []
+
+
+# --- status ----------------------------------------------------------------------------------
+
+
+def a_status(seq: int = 0, **options: object) -> Status:
+    return msgspec.structs.replace(Status(name="machine", run="r", state="idle", last_seq=seq), **options)
+
+
+def test_the_first_status_goes_out_even_when_nobody_listens() -> None:
+    assert StatusPacer().due(a_status(), 0.0, listened=False)
+
+
+def test_nobody_listening_only_a_change_of_nature_goes_out() -> None:
+    pacer = StatusPacer()
+    pacer.due(a_status(), 0.0, listened=False)
+    assert not pacer.due(a_status(5), 10.0, listened=False)
+    assert pacer.due(a_status(5, state="running"), 20.0, listened=False)
+    assert pacer.due(a_status(5, state="running", revision=2), 30.0, listened=False)
+
+
+def test_listened_to_changes_go_out_but_never_faster_than_the_shortest_pause() -> None:
+    pacer = StatusPacer()
+    sent = [now / 100 for now in range(1000) if pacer.due(a_status(now), now / 100, listened=True)]
+    assert all(b - a >= STATUS_SHORTEST_S for a, b in pairwise(sent))
+    assert len(sent) == 40
+
+
+def test_listened_to_an_unchanged_status_goes_out_at_the_longest_pause() -> None:
+    pacer = StatusPacer()
+    pacer.due(a_status(), 0.0, listened=True)
+    assert not pacer.due(a_status(), STATUS_LONGEST_S - 0.1, listened=True)
+    assert pacer.due(a_status(), STATUS_LONGEST_S, listened=True)
+
+
+# --- sampling --------------------------------------------------------------------------------
+
+
+def test_below_the_cap_everything_goes_out() -> None:
+    sampler = Sampler()
+    for tick in range(100):
+        assert sampler.take([tick], tick * 0.02) == [tick]
+        assert sampler.n == 1
+
+
+@given(rate=st.integers(300, 20_000), chunk=st.integers(20, 200))
+def test_above_the_cap_about_the_allowed_number_goes_out(rate: int, chunk: int) -> None:
+    sampler, sent, now = Sampler(), 0, 0.0
+    seconds = 5
+    for _ in range(rate * seconds // chunk):
+        sent += len(sampler.take(range(chunk), now))
+        now += chunk / rate
+    # the first window lets a burst of one second's worth through before it knows better
+    assert sent <= EVENTS_PER_S * (seconds + 2) * 1.5
+    assert sent >= EVENTS_PER_S * seconds * 0.2
+
+
+def test_after_a_quiet_while_nothing_is_left_out() -> None:
+    sampler = Sampler()
+    sampler.take(range(10_000), 0.0)
+    assert sampler.n > 1
+    assert list(sampler.take([1], 10.0)) == [1]
+    assert sampler.n == 1
+
+
+def test_a_cap_lets_a_burst_and_then_the_rate_through() -> None:
+    cap = Cap()
+    passed = [now / 100 for now in range(1000) if cap.allow(now / 100)]
+    assert len(passed) == pytest.approx(ERRORS_PER_S * 11, abs=2)
+
+
+def test_a_restart_limit_forgets_what_is_long_ago() -> None:
+    limit = RestartLimit(2, 10.0)
+    assert [limit.allow(now) for now in (0.0, 1.0, 2.0, 10.0, 10.5, 11.0)] == [True, True, False, True, False, True]
+
+
+# --- messages that fit -----------------------------------------------------------------------
+
+
+def sizes(messages: list[IopubMessage]) -> list[int]:
+    return [len(msgspec.msgpack.encode(to_builtins(message))) for message in messages]
+
+
+def test_a_message_that_fits_is_passed_on_as_it_is() -> None:
+    message = IopubMessage(msg_type="stream", content={"name": "stdout", "text": "x"})
+    assert fitting(message) == [message]
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "𝄞"])
+def test_a_large_text_is_cut_and_nothing_of_it_is_lost(letter: str) -> None:
+    text = letter * PAYLOAD_LIMIT_BYTES
+    parts = fitting(IopubMessage(msg_type="stream", content={"name": "stdout", "text": text}, parent_id="p"))
+    assert "".join(part.content["text"] for part in parts) == text
+    assert {(part.content["name"], part.parent_id) for part in parts} == {("stdout", "p")}
+    assert max(sizes(parts)) < PAYLOAD_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("kind", ["display_data", "execute_result", "update_display_data", "error", "comm_msg"])
+def test_any_other_large_message_says_how_large_it_is(kind: str) -> None:
+    large = "x" * PAYLOAD_LIMIT_BYTES
+    content = {"data": {"text/plain": large}, "ename": "E", "evalue": large, "traceback": [large]}
+    (part,) = fitting(IopubMessage(msg_type=kind, content=content, buffers=[b"y" * PAYLOAD_LIMIT_BYTES]))
+    assert part.msg_type == kind
+    assert sizes([part])[0] < 2000
+    assert "2,0" in str(part.content) or "too_large" in part.content or "4,1" in str(part.content)
