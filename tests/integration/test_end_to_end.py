@@ -134,7 +134,7 @@ def node_reader(url: str, token: str, kernel_id: str) -> subprocess.Popen[str]:
 
 def prepared(client: Client) -> RemoteMachine:
     """Return the machine of a new kernel, with one slot and nothing else."""
-    kernel = client.start_kernel(name="flow")
+    kernel = client.start_kernel(name="flow", host="lab")
     kernel.execute("import timbr_wamp; m = timbr_wamp.Machine()", timeout_s=30)
     wait_until(lambda: [brief.name for brief in kernel.machines()] == ["machine"], 10, "the bridge sees the machine")
     machine = kernel.machine()
@@ -196,7 +196,7 @@ def test_nothing_is_lost_when_router_and_bridge_are_killed(own_settings: Setting
 def test_the_thirty_first_message_over_wamp(own_settings: Settings) -> None:
     features = ROOT / "examples/data/earthquakes.json"
     with up(own_settings) as house, timbr_wamp.connect(house["url"], house["token"]) as client:
-        kernel = client.start_kernel(name="quakes")
+        kernel = client.start_kernel(name="quakes", host="lab")
         kernel.execute("import timbr_wamp; m = timbr_wamp.Machine()", timeout_s=30)
         wait_until(lambda: len(kernel.machines()) == 1, 10, "the bridge sees the machine")
         machine = kernel.machine()
