@@ -43,7 +43,8 @@ class Ledger:
     """A bounded queue of entries with its counts. Any thread.
 
     Writers that wait for room are woken when half of the queue is free, and all at once: a wake-up
-    costs more than a message.
+    costs more than a message. What is taken makes room at once, so what is given back by a reader
+    that stops may stand above the capacity: at most one micro-batch.
     """
 
     def __init__(self, capacity: int, name: str = "machine") -> None:
@@ -145,7 +146,7 @@ class Ledger:
             else:
                 entries = [queue.popleft() for _ in range(limit)]
             self._in_flight += len(entries)
-            if self._writers and len(queue) <= self._capacity // 2:
+            if self._writers and (len(queue) <= self._capacity // 2 or limit == 1):
                 self._freed.notify_all()
             return entries
 
@@ -168,11 +169,11 @@ class Ledger:
                 self._settled.notify_all()
 
     def wake(self) -> None:
-        """Make a waiting `take` and waiting `wait_settled` look around."""
+        """Make all that wait look around: readers, writers (for the room of a reader that stopped), `wait_change`."""
         with self._lock:
             self._woken += 1
-            self._arrived.notify_all()
-            self._settled.notify_all()
+            for condition in (self._arrived, self._freed, self._settled):
+                condition.notify_all()
 
     # --- everybody ---
 
