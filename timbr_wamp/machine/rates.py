@@ -20,9 +20,12 @@ class Rates:
     def note(self, now: float, count: int) -> None:
         """Remember that the count was ``count`` at ``now``."""
         last, before = self._points[-1]
-        if now - last < RESOLUTION_S:
+        if 0.0 <= now - last < RESOLUTION_S:
             return
         with self._lock:
+            if now < last:  # the clock was set back: what was before cannot be placed any more
+                self._points.clear()
+                self._points.append((now, before))
             if now - last > 2 * RESOLUTION_S:  # nothing was noted, so nothing happened, until just now
                 self._points.append((now - RESOLUTION_S, before))
             self._points.append((now, count))
@@ -38,7 +41,8 @@ class Rates:
         start, first = self._points[0]
         for time, value in reversed(self._points):
             if time <= now - span_s:
-                start, first = time, value
+                # A point far before the span was followed by silence: the count is its own when the span begins.
+                start, first = max(time, now - span_s - 2 * RESOLUTION_S), value
                 break
         elapsed = now - start
         return (count - first) / elapsed if elapsed > 0 else 0.0
