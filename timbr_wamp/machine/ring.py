@@ -14,8 +14,9 @@ from timbr_wamp.machine.protocols import Row
 #: Records kept for readers that missed some.
 RING_ROWS = 16_384
 RING_BYTES = 64 * 1024 * 1024
-#: Failures kept, with their messages, for retrying.
+#: Failures kept, with their messages, for retrying; and as much of those messages, by their texts.
 ERRORS_KEPT = 1_000
+ERRORS_BYTES = 64 * 1024 * 1024
 
 
 class RecordRing:
@@ -91,14 +92,17 @@ class Failed:
     attempt: int
     #: Put again, and not through yet.
     retrying: bool = False
+    #: Size of the message's text.
+    size_bytes: int = 0
 
 
 class ErrorRing:
     """The newest failed attempts. Any thread."""
 
-    def __init__(self, kept: int = ERRORS_KEPT) -> None:
+    def __init__(self, kept: int = ERRORS_KEPT, limit_bytes: int = ERRORS_BYTES) -> None:
         self._lock = threading.Lock()
-        self._failed: deque[Failed] = deque(maxlen=kept)
+        self._failed: deque[Failed] = deque()
+        self._kept, self._limit_bytes, self._bytes = kept, limit_bytes, 0
         #: Failures ever added; what a reader has seen.
         self.number = 0
 
@@ -108,6 +112,9 @@ class ErrorRing:
             if failed.attempt > 1:
                 self._settle(failed.oid, resolved=False)
             self._failed.append(failed)
+            self._bytes += failed.size_bytes
+            while len(self._failed) > self._kept or (self._bytes > self._limit_bytes and len(self._failed) > 1):
+                self._bytes -= self._failed.popleft().size_bytes
             self.number += len(failed.rows)
 
     def resolve(self, oid: str) -> None:
@@ -132,8 +139,10 @@ class ErrorRing:
         """Return the present `number`, and the kept failures after ``number``."""
         with self._lock:
             new = self.number - number
+            if new <= 0:
+                return self.number, []
             rows = [row for failed in self._failed for row in failed.rows]
-            return self.number, rows[-new:] if new > 0 else []
+            return self.number, rows[-new:]
 
     def open(self, wanted: Callable[[str], bool]) -> list[Failed]:
         """Return the unresolved attempts that nobody retries yet, and mark them as being retried."""

@@ -323,7 +323,7 @@ class Worker:
                     slot=slot, task=task, exc_class=exc_class, exc_value=exc_value, exc_tb=exc_tb, input=preview,
                 )
             )  # fmt: skip
-        self.errors.add(Failed(rows, oid, message, attempt))
+        self.errors.add(Failed(rows, oid, message, attempt, size_bytes=len(texts[0])))
 
 
 def _shortened(texts: Sequence[bytes]) -> bytes:

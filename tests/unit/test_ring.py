@@ -1,0 +1,134 @@
+"""The newest records and failures, bounded in number and bytes."""
+
+from __future__ import annotations
+
+from timbr_wamp.contract import ErrorRow
+from timbr_wamp.machine.ring import ErrorRing, Failed, RecordRing
+
+
+def rows(first: int, last: int, size: int = 10) -> list:
+    return [(n, f"{n:024x}", b"x" * size, b"{}") for n in range(first, last + 1)]
+
+
+def numbers(found: list) -> list[int]:
+    return [row[0] for row in found]
+
+
+def test_an_empty_ring_keeps_nothing_and_says_so():
+    ring = RecordRing()
+    assert ring.after(0, 10, 1000) == (1, 0, [])
+    assert ring.newest(5) == []
+    assert ring.get(1) is None
+
+
+def test_the_oldest_rows_give_way_by_number():
+    ring = RecordRing(rows=5)
+    ring.extend(rows(1, 3))
+    assert (ring.first_seq, ring.last_seq) == (1, 3)
+    ring.extend(rows(4, 12))
+    first, last, found = ring.after(0, 100, 10_000)
+    assert (first, last, numbers(found)) == (8, 12, [8, 9, 10, 11, 12])
+    assert ring.get(7) is None
+    assert ring.get(8) is not None
+
+
+def test_the_oldest_rows_give_way_by_bytes_and_the_newest_stays_whatever_its_size():
+    ring = RecordRing(rows=100, limit_bytes=100)
+    ring.extend(rows(1, 20))
+    assert numbers(ring.newest(100)) == list(range(11, 21))
+    ring.extend(rows(21, 21, size=500))
+    assert numbers(ring.newest(100)) == [21]
+    ring.extend(rows(22, 25))
+    assert numbers(ring.newest(100)) == [22, 23, 24, 25]
+    ring.extend(rows(26, 300))
+    assert len(ring.newest(1000)) == 10
+
+
+def test_a_reader_gets_rows_after_a_number_within_its_limits():
+    ring = RecordRing()
+    ring.extend(rows(1, 20))
+    assert numbers(ring.after(5, 3, 1000)[2]) == [6, 7, 8]
+    assert numbers(ring.after(5, 100, 35)[2]) == [6, 7, 8]
+    assert numbers(ring.after(5, 100, 1)[2]) == [6], "at least one, or it would never get on"
+    assert ring.after(20, 100, 1000) == (1, 20, [])
+    assert ring.after(500, 100, 1000) == (1, 20, [])
+
+
+def test_the_newest_rows_come_oldest_first():
+    ring = RecordRing()
+    ring.extend(rows(1, 20))
+    assert numbers(ring.newest(3)) == [18, 19, 20]
+    assert ring.newest(0) == ring.newest(-1) == []
+
+
+def failed(oid: str, attempt: int = 1, size: int = 10, slots: int = 1) -> Failed:
+    errors = [
+        ErrorRow(
+            run="r", seq=1, oid=oid, attempt=attempt, revision=1, time=0.0, slot=n, task=f"f{n}", exc_class="E",
+            exc_value="", exc_tb="", input="",
+        )
+        for n in range(slots)
+    ]  # fmt: skip
+    return Failed(errors, oid, "message of " + oid, attempt, size_bytes=size)
+
+
+def opened(ring: ErrorRing) -> list[str]:
+    return [entry.oid for entry in ring.open(lambda oid: True)]
+
+
+def test_failures_are_counted_and_read_after_a_number():
+    ring = ErrorRing()
+    ring.add(failed("a", slots=2))
+    number, found = ring.since(0)
+    assert (number, len(found)) == (2, 2)
+    ring.add(failed("b"))
+    number, found = ring.since(number)
+    assert (number, [row.oid for row in found]) == (3, ["b"])
+    assert ring.since(3) == (3, [])
+    assert ring.since(1 << 62) == (3, [])
+    assert [row.oid for row in ring.rows(2)] == ["a", "b"]
+    assert ring.rows(0) == []
+
+
+def test_a_failure_is_opened_once_until_it_is_settled():
+    ring = ErrorRing()
+    ring.add(failed("a"))
+    ring.add(failed("b"))
+    (first, second) = ring.open(lambda oid: True)
+    assert opened(ring) == []
+    ring.reopen(second)
+    assert opened(ring) == ["b"]
+    ring.resolve("a")
+    assert [row.resolved for row in ring.rows(9)] == [True, False]
+    assert opened(ring) == []
+    assert first.message == "message of a"
+
+
+def test_when_the_next_attempt_fails_too_only_that_one_can_be_opened():
+    ring = ErrorRing()
+    ring.add(failed("a"))
+    opened(ring)
+    ring.add(failed("a", attempt=2))
+    (again,) = ring.open(lambda oid: True)
+    assert again.attempt == 2
+    ring.resolve("a")
+    assert [row.resolved for row in ring.rows(9)] == [True, True]
+
+
+def test_failures_are_bounded_in_number():
+    ring = ErrorRing(kept=3)
+    for n in range(10):
+        ring.add(failed(str(n)))
+    assert [row.oid for row in ring.rows(99)] == ["7", "8", "9"]
+    assert ring.number == 10
+
+
+def test_failures_are_bounded_in_bytes_of_their_messages():
+    ring = ErrorRing(kept=100, limit_bytes=100)
+    for n in range(10):
+        ring.add(failed(str(n), size=40))
+    assert [row.oid for row in ring.rows(99)] == ["8", "9"]
+    ring.add(failed("huge", size=5000))
+    assert [row.oid for row in ring.rows(99)] == ["huge"], "the newest stays, whatever its size"
+    ring.add(failed("small", size=1))
+    assert [row.oid for row in ring.rows(99)] == ["small"]
