@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from machine_kit import Gate, Machines, ManualClock, Recorder
+from machine_kit import Gate, Machines, ManualClock, Recorder, wait_until
 
 from timbr_wamp.machine import Machine
 
@@ -46,3 +48,28 @@ def machine(machines: Machines, records: Recorder) -> Machine:
 def clock() -> ManualClock:
     """A clock that only the test moves."""
     return ManualClock()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves threads which hold up the exit, or child processes.
+
+    In place of the whole suite's own fixture, which looks at every process of the computer: too slow
+    for hundreds of small tests.
+    """
+    threads_before, children_before = set(threading.enumerate()), _children()
+    yield
+
+    def left() -> tuple[list[str], set[int]]:
+        threads = [t.name for t in threading.enumerate() if t not in threads_before and not t.daemon]
+        return threads, _children() - children_before
+
+    wait_until(lambda: not any(left()), f"left behind: {left()}")
+
+
+def _children() -> set[int]:
+    files = Path("/proc/self/task").glob("*/children")
+    try:
+        return {int(pid) for file in files for pid in file.read_text().split()}
+    except OSError:  # a thread that ended meanwhile; there are none where /proc is not
+        return _children()
