@@ -1,0 +1,143 @@
+"""What a reader of all records and a putter see when bridge, kernel or router is killed under them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+import timbr_wamp
+from timbr_wamp import runtime
+from timbr_wamp.client import Client, RemoteKernel, RunChanged
+from timbr_wamp.contract import Record
+from timbr_wamp.errors import TimbrError
+from timbr_wamp.router import Router
+from timbr_wamp.router import free_port as pick_free_port
+from timbr_wamp.settings import ENV_PREFIX, Settings
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+class House:
+    """A router, a host and a kernel with a machine, for one test alone: they are killed and restarted."""
+
+    def __init__(self, settings: Settings, startup: Path) -> None:
+        self.settings = settings
+        self.port = pick_free_port()
+        self.router = Router.start(settings, port=self.port)
+        environ = {
+            **os.environ,
+            f"{ENV_PREFIX}RUNTIME_DIR": str(settings.runtime_dir),
+            f"{ENV_PREFIX}DATA_DIR": str(settings.data_dir),
+        }
+        self.host = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], env=environ)
+        self.client: Client | None = None
+        self.kernel: RemoteKernel | None = None
+        try:
+            wait_until(runtime.host_file(settings.runtime_dir).exists)
+            self.client = timbr_wamp.connect(settings=settings)
+            self.kernel = self.client.start_kernel("pump", str(startup))
+            wait_until(lambda: self.machine_is_there())
+            self.machine = self.kernel.machine()
+            self.machine.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def machine_is_there(self) -> bool:
+        try:
+            return bool(self.kernel and self.kernel.machines())
+        except TimbrError:
+            return False
+
+    def kill_bridge(self) -> None:
+        assert self.kernel is not None
+        path = runtime.bridge_file(self.settings.runtime_dir, self.kernel.id)
+        file = runtime.read_file(path, runtime.BridgeFile)
+        assert file is not None
+        os.kill(file.pid, signal.SIGKILL)
+
+    def restart_router(self) -> None:
+        processes = [*psutil.Process(self.router.pid).children(recursive=True), psutil.Process(self.router.pid)]
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes[:-1], timeout=10.0)
+        self.router.stop()
+        self.router = Router.start(self.settings, port=self.port)
+
+    def close(self) -> None:
+        if self.client is not None:
+            with suppress(TimbrError):
+                if self.kernel is not None:
+                    self.kernel.shutdown()
+            self.client.close()
+        self.host.terminate()
+        self.host.wait(30)
+        self.router.stop()
+
+
+@pytest.fixture
+def house(own_settings: Settings, tmp_path: Path) -> Iterator[House]:
+    startup = tmp_path / "machines.py"
+    startup.write_text("import timbr_wamp\nm = timbr_wamp.Machine(stages=3, bufsize=2000)\n")
+    made = House(own_settings, startup)
+    yield made
+    made.close()
+
+
+def test_a_killed_bridge_costs_no_record_and_puts_are_repeated(house: House):
+    machine = house.machine
+    with machine.records(timeout_s=40.0) as records:
+        oids = [machine.put(number) for number in range(50)]
+        house.kill_bridge()
+        oids += [machine.put(number) for number in range(50, 100)]
+        seen = [next(records) for _ in range(100)]
+    assert [record.oid for record in seen] == oids
+    assert [record.input for record in seen] == list(range(100))
+
+
+def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: House):
+    machine = house.machine
+    with machine.records(timeout_s=60.0) as records:
+        machine.set_source(
+            "def numbers():\n    import time\n    for n in range(300):\n        time.sleep(0.01)\n        yield n"
+        )
+        first = [next(records) for _ in range(20)]
+        house.restart_router()
+        oid = machine.put("after")
+        seen = first + [next(records) for _ in range(281)]
+    assert all(isinstance(record, Record) for record in seen)
+    assert [record.input for record in seen if record.input != "after"] == list(range(300))
+    assert [record.oid for record in seen if record.input == "after"] == [oid]
+
+
+def test_a_restarted_kernel_begins_a_new_run(house: House):
+    machine = house.machine
+    with machine.records(timeout_s=60.0) as records:
+        machine.put("old")
+        assert next(records).input == "old"
+        house.kernel.restart()
+        wait_until(house.machine_is_there)
+        machine.start()
+        machine.put("new")
+        items = [next(records)]
+        while not isinstance(items[-1], Record):
+            items.append(next(records))
+    assert [type(item) for item in items] == [RunChanged, Record]
+    assert (items[-1].input, items[-1].seq) == ("new", 1)
