@@ -453,6 +453,30 @@ def test_a_second_interrupt_stops_waiting(notebook, demo):
     wait_until(lambda: demo.info().state == "idle", 20, "it ended")
 
 
+def test_a_restarted_kernel_keeps_its_id_and_stays_selected(notebook, settings, client):
+    kernel_id = new_kernel_id("lab")
+    with on_router(settings, kernel_id, "again"):  # not the others' one: they find no new process left behind
+        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == kernel_id], 30, "it is there")
+        notebook("%wamp select again")
+        before = client.kernel(kernel_id).info().pid
+        assert notebook("%wamp restart") == f"restarted again ({kernel_id})"
+        pid = int(notebook("%wamp execute import os; os.getpid()"))
+        assert pid == client.kernel(kernel_id).info().pid != before
+
+
+def test_tab_knows_kernels_and_slots(notebook, demo):
+    demo.machine().set(1, source="lambda x: x", name="tidy")
+    notebook(
+        "from IPython.core.completer import provisionalcompleter\n"
+        "def offered(text):\n"
+        "    with provisionalcompleter():\n"
+        "        return [c.text for c in get_ipython().Completer.completions(text, len(text))]"
+    )
+    assert notebook("offered('%wamp select de')") == "['demo']"
+    assert notebook("offered('%wamp delete ti')") == "['tidy']"
+    notebook("%wamp delete tidy")
+
+
 # --- coming and going --------------------------------------------------------------------------
 
 
@@ -478,4 +502,4 @@ def test_a_terminal_ipython_shows_remote_output_too(demo, tmp_path):
     )  # fmt: skip
     assert "there" in done.stdout
     assert "42" in done.stdout
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,7 +31,6 @@ def load(shell: Any) -> None:
     for name in NAMES:
         shell.register_magic_function(wamp.wamp, "line_cell", name)
     shell.Completer.custom_matchers.append(wamp.matcher)
-    atexit.register(wamp.state.disconnect)
 
 
 def unload(shell: Any) -> None:
@@ -45,7 +43,6 @@ def unload(shell: Any) -> None:
             shell.magics_manager.magics[kind].pop(name, None)
         vars(shell.magics_manager.user_magics).pop(name, None)
     shell.Completer.custom_matchers.remove(wamp.matcher)
-    atexit.unregister(wamp.state.disconnect)
     wamp.state.disconnect()
 
 
