@@ -1,0 +1,197 @@
+"""What the client makes of functions, arguments, kernels and settings before anything is sent."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from timbr_wamp import runtime
+from timbr_wamp.client.client import connect, find_router
+from timbr_wamp.client.functions import as_source, function_ref, reference, source_text
+from timbr_wamp.client.kernels import KernelList, choose
+from timbr_wamp.client.link import _words
+from timbr_wamp.client.session import split_token
+from timbr_wamp.contract import KERNEL, MACHINE, FunctionRef, KernelInfo, MachineBrief
+from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, InvalidToken, NoRouter, UnknownKernel
+from timbr_wamp.runtime import NodeFile
+from timbr_wamp.settings import Settings
+
+# --- functions -----------------------------------------------------------------------------------
+
+
+def test_a_function_travels_by_value_with_its_source():
+    factor = 3
+
+    def triple(x):
+        return x * factor
+
+    ref = function_ref(triple)
+    assert ref.kind == "cloudpickle"
+    assert cloudpickle.loads(ref.data)(4) == 12
+    assert ref.text == "def triple(x):\n    return x * factor\n"
+    assert as_source(ref) == FunctionRef(kind="source", text=ref.text)
+
+
+def test_a_lambda_brings_just_its_expression():
+    square = lambda x: x**2  # noqa: E731
+    pair = [lambda x: x + 1, lambda y: y - 1]
+    assert source_text(square) == "lambda x: x**2"
+    assert source_text(pair[0]) == "lambda x: x + 1"
+    assert source_text(pair[1]) == "lambda y: y - 1"
+    twins = [lambda x: x + 1, lambda x: x - 1]
+    assert source_text(twins[0]) is None  # which of the two cannot be told
+
+
+def test_texts_and_references_travel_as_they_are():
+    assert function_ref("lambda x: x") == FunctionRef(kind="source", text="lambda x: x")
+    assert reference("math:sqrt") == FunctionRef(kind="reference", text="math:sqrt")
+    ref = function_ref(math.sqrt)
+    assert (ref.kind, ref.text) == ("cloudpickle", None)
+    assert as_source(ref) is None
+    assert function_ref(ref) is ref
+
+
+def test_what_cannot_be_pickled_is_refused_with_the_way_out():
+    with pytest.raises(InvalidArgument, match="source text"):
+        function_ref(x for x in range(3))
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def test_arguments_go_by_position_without_trailing_defaults():
+    assert _words(MACHINE["status"], (), {}) == []
+    assert _words(MACHINE["errors"], (50,), {}) == []
+    assert _words(MACHINE["errors"], (), {"n": 7}) == [7]
+    assert _words(MACHINE["stop"], (), {"timeout_s": 2.0}) == [False, 2.0]
+    assert _words(KERNEL["execute"], ("1", False, True, None), {}) == ["1"]
+    message = {"a": object()}
+    assert _words(MACHINE["put"], (message, None), {})[0] is message  # not walked through
+    ref = FunctionRef(kind="source", text="x")
+    assert _words(MACHINE["slot_set"], (0, [ref, None]), {}) == [
+        0,
+        [{"kind": "source", "text": "x", "data": None, "python": None}, None],
+    ]
+    with pytest.raises(InvalidArgument):
+        _words(MACHINE["slot_set"], (), {})
+    with pytest.raises(InvalidArgument):
+        _words(MACHINE["errors"], ("many",), {})
+
+
+# --- kernels -------------------------------------------------------------------------------------
+
+
+def kernel(kernel_id: str, name: str, state: str = "idle") -> KernelInfo:
+    return KernelInfo(kernel_id=kernel_id, name=name, host="lab", state=state)
+
+
+PUMP, PUMP2, OLD = (
+    kernel("lab_0123456789ab", "pump"),
+    kernel("lab_1123456789ab", "pump2"),
+    kernel("lab_2123456789ab", "pump", "offline"),
+)
+
+
+def test_a_kernel_is_chosen_by_id_name_or_unique_beginning():
+    kernels = [PUMP, PUMP2, OLD]
+    assert choose(kernels, "lab_1123456789ab") is PUMP2
+    assert choose(kernels, "lab_11") is PUMP2
+    assert choose(kernels, "pump2") is PUMP2
+    assert choose(kernels, "pump") is PUMP  # its offline predecessor does not count
+    assert choose([PUMP, OLD], None) is PUMP
+    assert choose([OLD], "pump") is OLD
+    with pytest.raises(AmbiguousKernel) as raised:
+        choose(kernels, "lab_")
+    assert len(raised.value.candidates) == 3
+    with pytest.raises(AmbiguousKernel):
+        choose(kernels, None)
+    with pytest.raises(UnknownKernel, match="pump2"):
+        choose(kernels, "nobody")
+    with pytest.raises(UnknownKernel):
+        choose([], None)
+
+
+def test_a_list_of_kernels_reads_well_and_escapes_html():
+    wild = KernelInfo(
+        kernel_id="lab_0123456789ab",
+        name="<script>alert(1)</script>",
+        host="lab",
+        state="idle",
+        machines=[MachineBrief(name="machine", run="r", state="running")],
+    )
+    listed = KernelList([wild, PUMP2])
+    assert "<script>" not in listed._repr_html_()
+    assert "&lt;script&gt;" in listed._repr_html_()
+    lines = repr(listed).splitlines()
+    assert len(lines) == 3
+    assert "machine: running" in lines[1]
+    assert "timbr-wamp" in repr(KernelList())
+
+
+# --- where to connect ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(runtime_dir=tmp_path / "run", data_dir=tmp_path / "data", host="lab")
+
+
+def write_node(settings: Settings, pid: int) -> NodeFile:
+    node = NodeFile(
+        pid=pid,
+        process_started=runtime.own_start(),
+        url="ws://127.0.0.1:1/ws",
+        unix_url="rs+unix:///run/r.sock",
+        page_url="http://127.0.0.1:1/",
+        realm="local",
+        node_dir="/node",
+        token="admin.secret",
+        host_token="lab.secret",
+    )
+    runtime.write_file(runtime.node_file(settings.runtime_dir), node)
+    return node
+
+
+def test_without_anything_there_is_no_router(settings: Settings):
+    with pytest.raises(NoRouter, match="timbr-wamp up"):
+        connect(settings=settings)
+    write_node(settings, pid=2**22 - 7)  # dead
+    with pytest.raises(NoRouter):
+        connect(settings=settings)
+
+
+def test_the_local_routers_file_is_the_default_and_its_token_stays_home(settings: Settings):
+    node = write_node(settings, os.getpid())
+    target = find_router(None, None, None, settings)
+    assert (target.url, target.realm, target.token) == (node.url, "local", "admin.secret")
+    assert "secret" not in repr(target)
+    assert find_router(node.unix_url, None, None, settings).token == "admin.secret"
+    assert find_router(None, "vic.other", "realm", settings).token == "vic.other"
+    with pytest.raises(InvalidToken):  # never sent to another router
+        find_router("ws://example.org/ws", None, None, settings)
+
+
+def test_settings_come_before_the_local_routers_file(settings: Settings):
+    write_node(settings, os.getpid())
+    given = Settings(
+        url="ws://example.org/ws",
+        token="ada.s",
+        realm="theirs",
+        runtime_dir=settings.runtime_dir,
+        data_dir=settings.data_dir,
+        host="lab",
+    )
+    target = find_router(None, None, None, given)
+    assert (target.url, target.realm, target.token) == ("ws://example.org/ws", "theirs", "ada.s")
+    assert find_router("ws://other/ws", "x.y", None, given).url == "ws://other/ws"
+
+
+def test_a_token_is_a_name_and_a_secret():
+    assert split_token("ada.x.y\n") == ("ada", "x.y")
+    for text in ("", "ada", "ada.", ".x"):
+        with pytest.raises(InvalidToken):
+            split_token(text)
