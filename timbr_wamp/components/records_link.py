@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ Rows = Sequence[Sequence[Any]]
 
 #: Records read before other tasks get a turn.
 TURN_ROWS = 200
-#: Records buffered in ZeroMQ while the router is slow; later ones wait in the machine's ring.
+#: Batches (of at most 256 KB and a row) that wait here while the router is slow. Beyond, records stay in
+#: ZeroMQ, and those that do not fit there in the machine's ring: to fetch them later costs twice as much.
+HELD_BATCHES = 64
 RECEIVE_HIGH_WATER_MARK = 2_000
 #: Rows of one refill; the machine bounds its pages in bytes.
 REFILL_ROWS = 1_000
@@ -51,7 +54,7 @@ class RecordsLink:
     Args:
         complete: deliver every record, in order; else what comes, as it comes.
         on_batch: gets consecutive records as wire rows; may not block.
-        clear: False while the router is behind: nothing is read then.
+        clear: False while the router is behind: nothing is given to ``on_batch`` then.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class RecordsLink:
         self._feed = Feed(refill_rows=REFILL_ROWS) if complete else None
         self._batcher = Batcher()
         self._flush: asyncio.TimerHandle | None = None
+        self._held: deque[Batch] = deque()
+        self._release: asyncio.TimerHandle | None = None
         self._refills: set[asyncio.Task[None]] = set()
         self._socket = context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -76,7 +81,7 @@ class RecordsLink:
         encrypt(self._socket, file)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.connect(file.pub)
-        self._reader = Reader(self._socket, self._drain, clear=clear)
+        self._reader = Reader(self._socket, self._drain, clear=self._has_room)
 
     def on_status(self, run: str, last_seq: int) -> None:
         """Take the machine's word for its newest record, so that a lost last one is noticed too."""
@@ -86,8 +91,9 @@ class RecordsLink:
     def close(self) -> None:
         """Stop reading; what was read and not given out yet is dropped. Idempotent."""
         self._reader.close()
-        if self._flush is not None:
-            self._flush.cancel()
+        for timer in (self._flush, self._release):
+            if timer is not None:
+                timer.cancel()
         for task in self._refills:
             task.cancel()
 
@@ -135,10 +141,10 @@ class RecordsLink:
             self._follow(instructions)
 
     def _deliver(self, run: str, rows: Rows, sizes: Sequence[int]) -> None:
-        now, add, publish = self._loop.time(), self._batcher.add, self._on_batch
+        now, add = self._loop.time(), self._batcher.add
         for row, size in zip(rows, sizes, strict=True):
             for batch in add(run, row, size, now):
-                publish(batch)
+                self._give(batch)
         if self._flush is None and (due := self._batcher.due) is not None:
             self._flush = self._loop.call_at(due, self._flush_due)
 
@@ -146,9 +152,27 @@ class RecordsLink:
         self._flush = None
         batch = self._batcher.flush(self._loop.time())
         if batch is not None:
-            self._on_batch(batch)
+            self._give(batch)
         elif (due := self._batcher.due) is not None:
             self._flush = self._loop.call_at(due, self._flush_due)
+
+    def _give(self, batch: Batch) -> None:
+        if not self._held and self._clear():
+            self._on_batch(batch)
+            return
+        self._held.append(batch)
+        if self._release is None:
+            self._release = self._loop.call_later(HOLD_S, self._give_held)
+
+    def _give_held(self) -> None:
+        self._release = None
+        while self._held and self._clear():
+            self._on_batch(self._held.popleft())
+        if self._held:
+            self._release = self._loop.call_later(HOLD_S, self._give_held)
+
+    def _has_room(self) -> bool:
+        return len(self._held) < HELD_BATCHES
 
     # --- what rarely happens -----------------------------------------------------------------
 
@@ -166,7 +190,7 @@ class RecordsLink:
 
     async def _refill(self, refill: Refill) -> None:
         assert self._feed is not None
-        while not self._clear():
+        while not self._has_room():
             await asyncio.sleep(HOLD_S)
         run, asked = refill.run, [refill.run, refill.after_seq, refill.limit]
         try:
