@@ -25,7 +25,8 @@ from timbr_wamp.components.identity import Identity
 from timbr_wamp.components.interest import Counter
 from timbr_wamp.components.keeper import Keeper
 from timbr_wamp.components.kernel_service import KernelService, answer
-from timbr_wamp.components.machine_link import MachineLink, machine_files
+from timbr_wamp.components.machine_files import machine_files
+from timbr_wamp.components.machine_link import MachineLink
 from timbr_wamp.components.machine_relay import MachineRelay, send
 from timbr_wamp.components.relay import fitting
 from timbr_wamp.contract import KERNEL, RESERVED_NAMES, IopubMessage, KernelInfo, to_builtins
@@ -149,7 +150,7 @@ class Bridge:
         work: list[asyncio.Task[None]] = []
         try:
             await self._keeper.open(old_subshell=old_subshell)
-            identity.note(self._options.runtime_dir, self._kernel_id, self._keeper.subshell_id)
+            self._changed()
             self._interest.follow([self._iopub_topic])
             await self._register_kernel()
             await self._add_machine(DEFAULT_MACHINE)
@@ -244,9 +245,13 @@ class Bridge:
     async def _keep_telling(self) -> None:
         """Publish the kernel's state and announce it, at each change."""
         topic, announce = kernel_uri(self._kernel_id, "state"), f"{NODE_PREFIX}.announce"
+        noted: str | None = None
         while True:
             await self._news.wait()
             self._news.clear()
+            if (subshell_id := self._keeper.subshell_id) != noted:
+                noted = subshell_id
+                identity.note(self._options.runtime_dir, self._kernel_id, noted)
             if not self._connection.joined:
                 continue  # told when we are
             info = to_builtins(self.info())
@@ -331,7 +336,10 @@ class Bridge:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            await self._look_for_machines()
+            try:
+                await self._look_for_machines()
+            except TimbrError as error:  # the router does not answer just now; the next look finds it again
+                logger.warning("kernel %s: its machines: %s", self._kernel_id, error)
 
     async def _look_for_machines(self) -> None:
         """Take up machines that came, let go of those that went."""
@@ -364,11 +372,14 @@ class Bridge:
         relay = MachineRelay(
             self._kernel_id, name, self._connection, self._interest, on_brief=self._changed, called=self._called
         )
-        self._machines[name] = relay
+        self._machines[name], self._registrations[name] = relay, []
         self._interest.follow(relay.topics)
-        self._registrations[name] = [
-            await self._connection.register(uri, endpoint) for uri, endpoint in relay.procedures.items()
-        ]
+        try:
+            for uri, endpoint in relay.procedures.items():
+                self._registrations[name].append(await self._connection.register(uri, endpoint))
+        except TimbrError:
+            await self._remove_machine(name)
+            raise
 
     async def _remove_machine(self, name: str) -> None:
         self._interest.forget(self._machines.pop(name).topics)

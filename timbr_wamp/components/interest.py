@@ -9,7 +9,7 @@ from typing import Any
 
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.components.relay import Interest
-from timbr_wamp.errors import TimbrError
+from timbr_wamp.errors import CallTimeout, TimbrError
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Counter(Interest):
             "on_delete": lambda _, number: self._count(self.changed(number)),
         }
         for name, handler in events.items():
-            await self._connection.subscribe(_META + name, _plain(handler))
+            await self._hear(_META + name, _plain(handler))
         self.begin()  # what happened before these subscriptions
         while True:
             await self._news.wait()
@@ -75,6 +75,15 @@ class Counter(Interest):
             changed = [self.counted(topic, counts) for topic, counts in zip(topics, results, strict=True)]
             if any(changed):
                 self._on_change()
+
+    async def _hear(self, topic: str, handler: Callable[..., None]) -> None:
+        while True:
+            try:
+                await self._connection.subscribe(topic, handler)
+            except CallTimeout as error:
+                logger.warning("%s", error)
+            else:
+                return
 
     def _count(self, topics: Iterable[str]) -> None:
         self._uncounted.update(topics)

@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from timbr_wamp.components import launcher
-from timbr_wamp.components.kernel_link import SILENT_S, KernelLink
+from timbr_wamp.components.heartbeat import SILENT_S
+from timbr_wamp.components.kernel_link import KernelLink
 from timbr_wamp.contract import IopubMessage, KernelStateName
 from timbr_wamp.errors import CallTimeout, KernelDead, KernelStartFailed, NotOurs, TimbrError
 from timbr_wamp.kernel.startup import ERROR_ATTRIBUTE

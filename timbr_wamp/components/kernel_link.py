@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous import AsyncKernelClient
 
+from timbr_wamp.components.heartbeat import watch_heartbeat
 from timbr_wamp.contract import IopubMessage
 from timbr_wamp.errors import CallTimeout, KernelDead, NoConnectionFile
 
@@ -35,9 +35,6 @@ SHORT_S = 10.0
 OUTPUT_TAIL_S = 10.0
 #: What cannot be handed to the socket within this time has nobody at its other end.
 SEND_S = 2.0
-BEAT_S = 1.0
-#: So long without a heartbeat, and a kernel whose process we cannot see counts as dead.
-SILENT_S = 5.0
 #: While requests wait, the kernel is asked this often who it is: a restart behind our back ends them.
 PROBE_S = 5.0
 #: iopub messages that wait for us; above, ZeroMQ drops.
@@ -64,7 +61,7 @@ class KernelLink:
         kernel_id: for errors and logs.
         on_iopub: gets every message of the kernel's output, in order.
         on_state: called when `busy`, `silent` or `incarnation` changed.
-        pace: awaited between turns of reading output; blocks while those who take it cannot keep up.
+        pace: awaited after each message of output; blocks while those who take it cannot keep up.
     """
 
     def __init__(
@@ -280,8 +277,8 @@ class KernelLink:
             socket.linger = 0
         self._start(self._read(self._shell, self._on_reply))
         self._start(self._read(self._control, self._on_reply))
-        self._start(self._read(iopub, self._on_output))
-        self._start(self._watch_heartbeat())
+        self._start(self._read(iopub, self._on_output, self._pace))
+        self._start(watch_heartbeat(client.connect_hb, self._set_silent))
         self._start(self._probe())
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -329,7 +326,12 @@ class KernelLink:
 
     # --- reading -----------------------------------------------------------------------------
 
-    async def _read(self, socket: zmq.asyncio.Socket, handle: Callable[[Message], None]) -> None:
+    async def _read(
+        self,
+        socket: zmq.asyncio.Socket,
+        handle: Callable[[Message], None],
+        pace: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         turn = 0
         while True:
             frames = await socket.recv_multipart()
@@ -341,10 +343,11 @@ class KernelLink:
                 continue
             self._check_incarnation(message)
             handle(message)
+            if pace is not None:
+                await pace()
             turn += 1
             if turn % TURN_MESSAGES == 0:
                 await asyncio.sleep(0)  # a socket with messages ready never lets go by itself
-                await self._pace()
 
     def _on_reply(self, message: Message) -> None:
         request = self._requests.get(message["parent_header"].get("msg_id", ""))
@@ -409,24 +412,6 @@ class KernelLink:
             self._set_cell(None)
             self._on_state()
             self._start(self._open_subshell())
-
-    async def _watch_heartbeat(self) -> None:
-        heard = time.monotonic()
-        while True:
-            # a REQ socket that got no answer can never send again: each miss takes a new one
-            with self._client.connect_hb() as socket:
-                socket.linger = 0
-                with contextlib.suppress(TimeoutError):
-                    while True:
-                        await asyncio.wait_for(self._beat(socket), BEAT_S)
-                        heard = time.monotonic()
-                        self._set_silent(False)
-                        await asyncio.sleep(BEAT_S)
-            self._set_silent(time.monotonic() - heard > SILENT_S)
-
-    async def _beat(self, socket: zmq.asyncio.Socket) -> None:
-        await socket.send(b"ping")
-        await socket.recv()
 
     def _set_silent(self, silent: bool) -> None:
         if silent != self.silent:

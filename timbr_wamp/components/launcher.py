@@ -22,6 +22,7 @@ import zmq
 
 from timbr_wamp import runtime
 from timbr_wamp.components import processes
+from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
 from timbr_wamp.names import checked_kernel_id
@@ -102,7 +103,8 @@ def end_process(content: KernelFile) -> bool:
 
 
 def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
-    """Remove a dead kernel's files, sockets and log."""
+    """Remove a dead kernel's files, sockets and log, and those of its machines."""
+    machine_files(runtime_dir, Path(content.connection_file))
     connection_file = Path(content.connection_file)
     address = _read_json(connection_file)
     if address.get("transport") == "ipc":

@@ -1,4 +1,4 @@
-"""One machine of a kernel: found by its runtime file, asked by its control socket, followed while wanted.
+"""One machine of a kernel: asked by its control socket, followed while wanted.
 
 Nothing is read of a machine that nobody watches, but one long poll every two seconds for its state.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
-from timbr_wamp import runtime
 from timbr_wamp.client.feed import Batch
 from timbr_wamp.components.control_link import ControlLink
 from timbr_wamp.components.records_link import RecordsLink
@@ -35,32 +32,6 @@ CALM_S = 2.0
 RETRY_S = 1.0
 #: Beyond every number: a poll after it tells where the numbers are.
 _NEWEST = 1 << 62
-
-
-def machine_files(runtime_dir: Path, connection_file: Path) -> dict[str, MachineFile]:
-    """Return the living machines of the kernel with that connection file, by name; the newest of each.
-
-    Files and sockets of dead processes are removed.
-    """
-    kernel, found = os.path.realpath(connection_file), dict[str, MachineFile]()
-    for path in runtime_dir.glob("machine-*.json"):
-        file = runtime.read_file(path, MachineFile)
-        if file is None:
-            continue
-        if not file.alive():
-            _clean(path, file)
-        elif file.connection_file is not None and os.path.realpath(file.connection_file) == kernel:
-            other = found.get(file.name)
-            if other is None or other.opened_at < file.opened_at:
-                found[file.name] = file
-    return found
-
-
-def _clean(path: Path, file: MachineFile) -> None:
-    path.unlink(missing_ok=True)
-    for endpoint in (file.pub, file.control):
-        if endpoint.startswith("ipc://"):
-            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

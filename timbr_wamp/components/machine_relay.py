@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 
 from timbr_wamp.client.feed import Batch
@@ -54,6 +55,7 @@ class MachineRelay(MachineSink):
         self._on_brief, self._called = on_brief, called
         self._topics = {topic: self._uri(topic) for topic in TOPICS["machine"]}
         self._brief: MachineBrief | None = None
+        self._status: Status | None = None
         self._pacer, self._sampler, self._errors = StatusPacer(), Sampler(), Cap()
         #: The machine that there is now.
         self.link: MachineLink | None = None
@@ -77,7 +79,10 @@ class MachineRelay(MachineSink):
     async def use(self, link: MachineLink | None) -> None:
         """Take another machine, or none, in place of the present one."""
         old, self.link = self.link, link
-        self._brief, self._pacer = None, StatusPacer()
+        if link is None and self._status is not None:
+            gone = msgspec.structs.replace(self._status, state="stopped", running=False, reason="the machine is gone")
+            send(self._connection, self._topics["status"], to_builtins(gone), retain=True)
+        self._brief, self._status, self._pacer = None, None, StatusPacer()
         self.refresh()
         if old is not None:
             await old.close()
@@ -107,6 +112,7 @@ class MachineRelay(MachineSink):
             send(self._connection, self._topics[""], oid, values, **keywords)
 
     def on_status(self, status: Status) -> None:
+        self._status = status
         listened = self._interest.wanted(self._topics["status"])
         if self._pacer.due(status, time.monotonic(), listened=listened):
             send(self._connection, self._topics["status"], to_builtins(status), retain=True)

@@ -124,6 +124,7 @@ class Ward:
             self._file = await asyncio.to_thread(
                 launcher.restart_kernel, self._environment.runtime_dir, self._current()
             )
+            self._given_up = False
             await asyncio.to_thread(self._spawn)
         return await self.ready()
 
@@ -153,8 +154,8 @@ class Ward:
         if not runtime.kernel_file(self._environment.runtime_dir, self._kernel_id).exists():
             return False  # ended on request, by its bridge
         now = time.monotonic()
-        if self._given_up or now < self._next_spawn:
-            return True
+        if self._given_up or now < self._next_spawn or not self._connection.joined:
+            return True  # without a router it would end again
         if not self._respawns.allow(now):
             self._given_up = True
             logger.error("the bridge of kernel %s ended too often: %s", self._kernel_id, processes.log_tail(self._log))

@@ -1,0 +1,35 @@
+"""Find the machines of a kernel by the runtime files that they write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from timbr_wamp import runtime
+from timbr_wamp.runtime import MachineFile
+
+
+def machine_files(runtime_dir: Path, connection_file: Path) -> dict[str, MachineFile]:
+    """Return the living machines of the kernel with that connection file, by name; the newest of each.
+
+    Files and sockets of dead processes are removed.
+    """
+    kernel, found = os.path.realpath(connection_file), dict[str, MachineFile]()
+    for path in runtime_dir.glob("machine-*.json"):
+        file = runtime.read_file(path, MachineFile)
+        if file is None:
+            continue
+        if not file.alive():
+            _clean(path, file)
+        elif file.connection_file is not None and os.path.realpath(file.connection_file) == kernel:
+            other = found.get(file.name)
+            if other is None or other.opened_at < file.opened_at:
+                found[file.name] = file
+    return found
+
+
+def _clean(path: Path, file: MachineFile) -> None:
+    path.unlink(missing_ok=True)
+    for endpoint in (file.pub, file.control):
+        if endpoint.startswith("ipc://"):
+            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
