@@ -87,8 +87,10 @@ export function withStatus(machine: MachineView, status: Status, now_ms: number,
   return { ...before, status, heard_at: now_ms, points: [...kept, point], trouble: null };
 }
 
+/** Fold in a record; each message stands there once, with its latest attempt. */
 export function withRecord(machine: MachineView, record: RecordView, sampled: number): MachineView {
-  return { ...machine, records: [record, ...machine.records].slice(0, RECORDS_KEPT), sampled };
+  const others = machine.records.filter((known) => known.oid !== record.oid);
+  return { ...machine, records: [record, ...others].slice(0, RECORDS_KEPT), sampled };
 }
 
 /** Fold in what was asked for; records that came live meanwhile stay in front. */

@@ -2,7 +2,7 @@
 
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { kernelOf } from "./model";
+import { kernelOf, light } from "./model";
 import { Charts } from "./parts/charts";
 import { Counters } from "./parts/counters";
 import { Errors } from "./parts/errors";
@@ -55,7 +55,7 @@ function Page({ api }: { api: Api }) {
       <Banner view={view} />
       <div class="layout">
         <Kernels api={api} view={view} />
-        <main class={view.link.state === "open" ? "" : "stale"}>
+        <main class={light(view, now_ms) === "unknown" ? "stale" : ""}>
           <Machine api={api} view={view} now_ms={now_ms} />
         </main>
       </div>

@@ -1,6 +1,7 @@
 /** The kernels on the router, and which machine is looked at. */
 
 import type { KernelInfo } from "../contract";
+import { isThere } from "../model";
 import type { Api, View } from "../seam";
 
 const STATE_TEXT: Record<KernelInfo["state"], string> = {
@@ -59,7 +60,7 @@ function Kernel({ api, view, kernel }: { api: Api; view: View; kernel: KernelInf
               onClick={() => void api.send({ kind: "select", kernel_id: kernel.kernel_id, machine })}
             >
               {brief ? machine : "no machine"}
-              {brief && !stale && <span class="muted"> {brief.state}</span>}
+              {brief && !stale && isThere(kernel) && <span class="muted"> {brief.state}</span>}
             </button>
           );
         })}

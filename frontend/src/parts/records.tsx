@@ -28,7 +28,7 @@ export function Records({ api, machine }: { api: Api; machine: MachineView }) {
     <Panel title="Records" aside={aside}>
       <ul class="rows" aria-label="Latest records">
         {frozen.current.map((record) => (
-          <Record key={record.key} record={record} slots={machine.slots} />
+          <Record key={record.key} record={record} slots={machine.slots} onOpen={() => paused || toggle()} />
         ))}
       </ul>
       {frozen.current.length === 0 && <p class="muted">None yet.</p>}
@@ -36,11 +36,22 @@ export function Records({ api, machine }: { api: Api; machine: MachineView }) {
   );
 }
 
-function Record({ record, slots }: { record: RecordView; slots: readonly SlotInfo[] }) {
+interface RecordProps {
+  record: RecordView;
+  slots: readonly SlotInfo[];
+  /** Who reads one wants the list to stand still. */
+  onOpen: () => void;
+}
+
+function Record({ record, slots, onOpen }: RecordProps) {
   const [open, setOpen] = useState(false);
+  const onToggle = (now_open: boolean): void => {
+    setOpen(now_open);
+    if (now_open) onOpen();
+  };
   return (
     <li class={record.errored ? "record errored" : "record"}>
-      <details onToggle={(event) => setOpen(event.currentTarget.open)}>
+      <details onToggle={(event) => onToggle(event.currentTarget.open)}>
         <summary>
           <code class="oid" title={record.oid}>
             {record.oid.slice(-8)}
