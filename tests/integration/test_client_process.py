@@ -96,3 +96,17 @@ def test_connecting_without_blocking_the_loop(router: Router, settings: Settings
             assert isinstance(await client.kernels(), list)
 
     asyncio.run(main())
+
+
+def test_a_client_may_close_itself_in_its_own_callback(router: Router, settings: Settings):
+    client = timbr_wamp.connect(settings=settings)
+    closed = threading.Event()
+
+    def close(details: object) -> None:
+        client.close()
+        closed.set()
+
+    client.on("wamp.session.on_join", close)
+    timbr_wamp.connect(settings=settings).close()
+    assert closed.wait(10.0)
+    assert not client.connected

@@ -6,6 +6,7 @@ into the background loop here. A synchronous face runs the same coroutine in tha
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import inspect
 import logging
@@ -64,7 +65,7 @@ class Link:
         try:
             await self._loop.run(self.connection.open, timeout_s)
         except BaseException:
-            self._release()
+            await asyncio.to_thread(self._release)
             raise
 
     def close(self) -> None:
@@ -78,7 +79,7 @@ class Link:
         """Say goodbye and give the loop back. Idempotent."""
         if not self._released:
             await self._loop.run(self.connection.close)
-            self._release()
+            await asyncio.to_thread(self._release)  # it waits for threads
 
     def _release(self) -> None:
         if not self._released:

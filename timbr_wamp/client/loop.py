@@ -134,12 +134,13 @@ class BackgroundLoop:
         await self._loop.shutdown_asyncgens()
 
     def _stop(self) -> None:
-        """End loop and thread. Not from the loop's own thread."""
+        """End loop and thread; from the loop's own thread without waiting for it."""
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(END_TIMEOUT_S + 1.0)
+        if not self.is_here():
+            self._thread.join(END_TIMEOUT_S + 1.0)
 
 
 class _Shared:
@@ -168,7 +169,7 @@ def acquire_loop() -> BackgroundLoop:
 
 
 def release_loop(loop: BackgroundLoop) -> None:
-    """Give ``loop`` back; it ends with its last user. Any thread but the loop's own."""
+    """Give ``loop`` back; it ends with its last user. Any thread."""
     with _shared.lock:
         loop._users -= 1
         last = loop._users == 0

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from timbr_wamp.client.connection import Subscription
@@ -221,32 +222,46 @@ def _items(buffered: list[_Buffered]) -> Iterator[Item]:
             yield part
 
 
-class Records:
-    """Iterate over all records; see `RemoteMachine.records`. One consumer; any thread.
-
-    Made with `close`, or by ``with``; an iterator that is thrown away closes itself.
-    """
+class _Reading:
+    """What both kinds of iterators share: the stream, what was taken of it, and whether it is over."""
 
     def __init__(self, link: Link, stream: RecordStream, timeout_s: float | None) -> None:
         self._link, self._stream, self._timeout_s = link, stream, timeout_s
         self._ready: Iterator[Item] = iter(())
+        self._over = False
+
+    def __del__(self) -> None:
+        if not self._over:
+            try:
+                self._link.submit(self._stream.close)
+            except TimbrError:
+                return  # the client is closed already, and the stream with it
+
+
+class Records(_Reading):
+    """Iterate over all records; see `RemoteMachine.records`. One consumer; any thread.
+
+    Ended by `close`, by ``with``, or when it is thrown away.
+    """
 
     def __iter__(self) -> Records:
         return self
 
     def __next__(self) -> Item:
-        while True:
+        while not self._over:
             for item in self._ready:
                 return item
-            buffered = self._link.wait(self._stream.take, self._timeout_s)
+            self._ready = _items(buffered := self._link.wait(self._stream.take, self._timeout_s))
             if not buffered:
                 self.close()
-                raise StopIteration
-            self._ready = _items(buffered)
+        raise StopIteration
 
     def close(self) -> None:
         """Unsubscribe. Idempotent."""
-        self._link.wait(self._stream.close)
+        if not self._over:
+            self._over = True
+            with suppress(LoopClosed):  # with the client, the stream was closed too
+                self._link.wait(self._stream.close)
 
     def __enter__(self) -> Records:
         return self
@@ -254,22 +269,12 @@ class Records:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        try:
-            self._link.submit(self._stream.close)
-        except TimbrError:
-            return  # the client is closed already, and the stream with it
 
-
-class AsyncRecords:
+class AsyncRecords(_Reading):
     """Iterate over all records with ``async for``, in any loop. One consumer.
 
-    It begins at `start`, or when the first one is asked for.
+    It begins at `start` or ``async with``, or else when the first one is asked for.
     """
-
-    def __init__(self, link: Link, stream: RecordStream, timeout_s: float | None) -> None:
-        self._link, self._stream, self._timeout_s = link, stream, timeout_s
-        self._ready: Iterator[Item] = iter(())
 
     async def start(self) -> AsyncRecords:
         """Begin now; what is put after this is seen. Idempotent."""
@@ -280,18 +285,20 @@ class AsyncRecords:
         return self
 
     async def __anext__(self) -> Item:
-        while True:
+        while not self._over:
             for item in self._ready:
                 return item
-            buffered = await self._link.run(self._stream.take, self._timeout_s)
+            self._ready = _items(buffered := await self._link.run(self._stream.take, self._timeout_s))
             if not buffered:
                 await self.aclose()
-                raise StopAsyncIteration
-            self._ready = _items(buffered)
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Unsubscribe. Idempotent."""
-        await self._link.run(self._stream.close)
+        if not self._over:
+            self._over = True
+            with suppress(LoopClosed):
+                await self._link.run(self._stream.close)
 
     async def __aenter__(self) -> AsyncRecords:
         return await self.start()

@@ -28,11 +28,11 @@ from timbr_wamp.errors import (
     from_wire,
 )
 
-#: A router that refuses to let us join for one of these would do so again.
+#: A router that refuses to let us join for one of these would do so again. Not among them:
+#: ``authentication_failed``, which says that the router itself could not come to an end with it.
 FATAL_REFUSALS = frozenset(
     {
         "wamp.error.not_authorized",
-        "wamp.error.authentication_failed",
         "wamp.error.no_auth_method",
         "wamp.error.no_matching_auth_method",
         "wamp.error.no_such_principal",

@@ -20,7 +20,7 @@ txaio.use_asyncio()  # before autobahn.wamp.serializer, which otherwise refuses 
 
 from autobahn.asyncio.rawsocket import WampRawSocketClientFactory, WampRawSocketClientProtocol  # noqa: E402
 from autobahn.asyncio.websocket import WampWebSocketClientFactory, WampWebSocketClientProtocol  # noqa: E402
-from autobahn.wamp.exception import SerializationError, TransportLost  # noqa: E402
+from autobahn.wamp.exception import ProtocolError, SerializationError, TransportLost  # noqa: E402
 from autobahn.wamp.message import Cancel, Error, Goodbye, Invocation, Yield  # noqa: E402
 from autobahn.wamp.serializer import MsgPackSerializer  # noqa: E402
 
@@ -162,7 +162,8 @@ class WebSocketTransport(_Sender, WampWebSocketClientProtocol):  # type: ignore[
             for message in self._serializer.unserialize(payload, isBinary):
                 self._session.onMessage(message)
         except Exception as error:  # a broken peer; autobahn fails the connection too
-            logger.warning("closing the link: the router sent what makes no sense: %s", error)
+            unexpected = not isinstance(error, ProtocolError)
+            logger.warning("closing the link: a message made no sense: %s", error, exc_info=unexpected)
             self._bailout(1002, "protocol error")
 
     def connection_lost(self, exc: Exception | None) -> None:
