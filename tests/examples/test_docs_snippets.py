@@ -31,12 +31,15 @@ import pytest
 from timbr_wamp import runtime
 from timbr_wamp.cli import main
 from timbr_wamp.cli.up import startup_file
-from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect
+from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect, records
 from timbr_wamp.client.aio import AsyncKernel
 from timbr_wamp.client.aio_machine import AsyncMachine
-from timbr_wamp.machine import Machine
+from timbr_wamp.components import keeper, relay, ward
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES
+from timbr_wamp.machine import Machine, control, events, ledger, plan, ring, slots, worker
 from timbr_wamp.router import Router
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
+from timbr_wamp.values import VALUE_LIMIT_BYTES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -315,3 +318,42 @@ def test_every_dependency_has_its_reason() -> None:
         name for name in (*ours, *package["dependencies"], *package["devDependencies"]) if f"`{name}`" not in text
     ]
     assert not missing
+
+
+#: What the pages say, by the constants that decide it.
+NUMBERS = {
+    "reference/machine.md": [
+        f"1 to {slots.STAGES_LIMIT}",
+        f"newest {slots.REVISIONS_KEPT} are kept",
+        f"newest {ring.RING_ROWS:,} records (at most {ring.RING_BYTES >> 20} MiB",
+        f"{ring.ERRORS_KEPT:,} failed messages and {events.EVENTS_KEPT:,} events",
+        f"last {ledger.KNOWN_OIDS:,} given ones",
+        f"one message in {plan.TIMED_EVERY}",
+        f"over {VALUE_LIMIT_BYTES >> 20} MiB",
+    ],
+    "explanation/limits.md": [
+        f"newest {ring.RING_ROWS:,} records ({ring.RING_BYTES >> 20} MiB)",
+        f"{slots.REVISIONS_KEPT} revisions",
+        f"At most {slots.STAGES_LIMIT} slots",
+        f"{VALUE_LIMIT_BYTES >> 20} MiB of JSON",
+        f"{ROW_LIMIT_BYTES >> 10} KiB of text",
+        f"event | {PAYLOAD_LIMIT_BYTES >> 20} MiB",
+    ],
+    "explanation/delivery.md": [
+        f"above {relay.EVENTS_PER_S:g} records a second",
+        f"last {ledger.KNOWN_OIDS:,} such oids",
+        f"{records.BUFFER_ROWS:,} rows wait",
+    ],
+    "explanation/architecture.md": [f"at most {worker.BATCH_MESSAGES}", f"pool, at most {control.POOL_LIMIT}"],
+    "how-to/read-every-record.md": [f"newest {ring.RING_ROWS:,} records", f"over {ROW_LIMIT_BYTES >> 10} KiB"],
+    "how-to/restart-and-adopt-kernels.md": [
+        f"at most {keeper.RESTART_LIMIT} times in {keeper.RESTART_WINDOW_S:g} s",
+        f"at most {ward.RESPAWN_LIMIT} times in {ward.RESPAWN_WINDOW_S / 60:g} minutes",
+    ],
+}
+
+
+@pytest.mark.parametrize("page", NUMBERS)
+def test_numbers_are_those_of_the_code(page: str) -> None:
+    text = " ".join((DOCS / page).read_text(encoding="utf-8").split())
+    assert [number for number in NUMBERS[page] if number not in text] == []
