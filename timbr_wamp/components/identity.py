@@ -47,17 +47,29 @@ def of_ours(runtime_dir: Path, kernel_id: str) -> Identity:
 def of_connection_file(runtime_dir: Path, connection_file: Path, host: str) -> Identity:
     """Return the identity of the kernel behind a connection file; a new one the first time.
 
+    A bare name that is no file here is looked for where Jupyter keeps its connection files.
+
     Raises:
         NoConnectionFile: the file is not there.
     """
-    path = Path(os.path.realpath(connection_file))
-    if not path.is_file():
-        raise NoConnectionFile(str(connection_file), "no such file")
+    path = _found(connection_file)
     for kernel_path in runtime_dir.glob("kernel-*.json"):
         file = runtime.read_file(kernel_path, KernelFile)
         if file is not None and os.path.realpath(file.connection_file) == str(path):
             return Identity(file.kernel_id, path, file)
     return Identity(_remembered_id(runtime_dir, path, host), path, None)
+
+
+def _found(connection_file: Path) -> Path:
+    candidates = [connection_file]
+    if connection_file.parent == Path():
+        from jupyter_core.paths import jupyter_runtime_dir  # only who gives a bare name pays
+
+        candidates += [Path(jupyter_runtime_dir(), name.format(connection_file)) for name in ("{}", "kernel-{}.json")]
+    for path in candidates:
+        if path.is_file():
+            return Path(os.path.realpath(path))
+    raise NoConnectionFile(str(connection_file), "no such file")
 
 
 def _remembered_id(runtime_dir: Path, connection_file: Path, host: str) -> str:

@@ -26,7 +26,7 @@ from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
 from timbr_wamp.names import checked_kernel_id
-from timbr_wamp.runtime import KernelFile
+from timbr_wamp.runtime import BridgeFile, KernelFile
 from timbr_wamp.settings import ENV_PREFIX
 
 #: ``<folder>/<12 hex>-<port number of one digit>``, as jupyter_client names ipc sockets.
@@ -105,6 +105,7 @@ def end_process(content: KernelFile) -> bool:
 def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
     """Remove a dead kernel's files, sockets and log, and those of its machines."""
     machine_files(runtime_dir, Path(content.connection_file))
+    _forget_bridge(runtime.bridge_file(runtime_dir, content.kernel_id))
     connection_file = Path(content.connection_file)
     address = _read_json(connection_file)
     if address.get("transport") == "ipc":
@@ -117,6 +118,14 @@ def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
     runtime.kernel_file(runtime_dir, content.kernel_id).unlink(missing_ok=True)
     if content.log_file:
         Path(content.log_file).unlink(missing_ok=True)
+
+
+def _forget_bridge(path: Path) -> None:
+    """Remove what a bridge that was killed left behind."""
+    bridge = runtime.read_file(path, BridgeFile)
+    if bridge is not None and not bridge.alive():
+        path.unlink(missing_ok=True)
+        path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def log_tail(content: KernelFile) -> str:
