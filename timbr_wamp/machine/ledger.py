@@ -43,8 +43,8 @@ class Ledger:
     """A bounded queue of entries with its counts. Any thread.
 
     Writers that wait for room are woken when half of the queue is free, and all at once: a wake-up
-    costs more than a message. What is taken makes room at once, so what is given back by a reader
-    that stops may stand above the capacity: at most one micro-batch.
+    costs more than a message. What is taken makes room at once, so what a reader that stops gives
+    back may stand above the capacity, and so may what the reader itself offers: one micro-batch each.
     """
 
     def __init__(self, capacity: int, name: str = "machine") -> None:
@@ -94,16 +94,20 @@ class Ledger:
                 self._arrived.notify()
             return True
 
-    def offer(self, entries: Sequence[Entry], timeout_s: float) -> int:
+    def offer(self, entries: Sequence[Entry], timeout_s: float, *, beyond: bool = False) -> int:
         """Queue as many entries as there is room for now, from the first on; return how many.
 
         Waits at most ``timeout_s`` while there is no room at all. Nothing is refused: the caller
-        keeps the rest.
+        keeps the rest. ``beyond``: queue all, also above the capacity, for a caller who would wait
+        for himself.
         """
         with self._lock:
-            if len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s):
+            if beyond and not self._closed:
+                taken: Sequence[Entry] = entries
+            elif len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s):
                 return 0
-            taken = entries[: self._capacity - len(self._queue)] if not self._closed else ()
+            else:
+                taken = entries[: self._capacity - len(self._queue)] if not self._closed else ()
             self._queue.extend(taken)
             self._put += len(taken)
             if self._takers and taken:

@@ -7,6 +7,7 @@ bridge finds it.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from timbr_wamp.errors import (
     MachineClosed,
     MachineEmpty,
     MachineFull,
-    MachineRunning,
+    PayloadTooLarge,
     RecordNotFound,
     RunMismatch,
     SourceActive,
@@ -45,8 +46,9 @@ from timbr_wamp.machine.plan import InlineExecutor, run_plain
 from timbr_wamp.machine.protocols import Clock, Entry, Executor, Hook, Journal, Row, Sink
 from timbr_wamp.machine.slots import Revision, Slot, SlotFunction, SlotTable
 from timbr_wamp.machine.sources import Feeder
-from timbr_wamp.machine.worker import ACTIVE, BATCH_MESSAGES, Worker
+from timbr_wamp.machine.worker import BATCH_MESSAGES, Worker
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_run
+from timbr_wamp.values import VALUE_LIMIT_BYTES
 
 #: Attempts of this many replayed or retried messages are remembered.
 ATTEMPTS_KEPT = 10_000
@@ -96,7 +98,10 @@ class Machine:
         self._ledger = Ledger(bufsize, name)
         self.event_log = EventLog(clock, hooks)
         self._feeder: Feeder | None = None
-        self._drained = True
+        #: The source whose end and last record were told, and the one whose are being told.
+        self._drained: Feeder | None = None
+        self._drained_told: Feeder | None = None
+        self._verbs = threading.Lock()
         self._closed = False
         self._attempts: dict[str, int] = {}
         self._wire: Any = None
@@ -264,18 +269,11 @@ class Machine:
         """
         if self._closed:
             raise MachineClosed(self.name)
-        if self._worker.state in ACTIVE:
-            raise MachineRunning("get")
         feeder = self._feeder
-        if feeder is not None and not feeder.ended and self._ledger.idle():
-            feeder.refill(1)
-            feeder.permit(1)
         wait_s = timeout if block else (0.05 if feeder is not None and not feeder.ended else 0.0)
-        entries = self._ledger.take(1, wait_s)
-        if not entries:
+        row = self._worker.step(wait_s, self._refill_one)
+        if row is None:
             raise MachineEmpty
-        self._worker.work(entries, stepping=True)
-        row = self._worker.ring.newest(1)[0]
         self._tell_drained()
         values = orjson.loads(row[2])
         return (row[1], *(orjson.dumps(value).decode() for value in values))
@@ -317,11 +315,10 @@ class Machine:
         )  # fmt: skip
         if old is not None:
             old.close()
-        self._feeder, self._drained = feeder, False
+        self._feeder = feeder
         self.event_log.add("source_set", author, total=feeder.total)
-        if self._worker.state == "running":
-            feeder.permit(float("inf"))
-            self._ledger.wake()
+        self._permit_by_state()
+        self._ledger.wake()
 
     def delete_source(self, *, author: str | None = None) -> None:
         """Take the source away; what was read of it stays queued."""
@@ -336,6 +333,7 @@ class Machine:
                 self.event_log.add("source_failed", error=feeder.status(0.0).error, count=feeder.count)
             else:
                 self.event_log.add("exhausted", count=feeder.count)
+        self._tell_drained()
         self._ledger.wake()
 
     def _refill(self) -> None:
@@ -343,28 +341,40 @@ class Machine:
         if feeder is not None and feeder.ready and not feeder.ended:
             feeder.refill(BATCH_MESSAGES)
 
+    def _refill_one(self) -> None:
+        feeder = self._feeder
+        if feeder is not None and not feeder.ended and self._ledger.idle():
+            feeder.permit(1)
+            feeder.refill(1)
+
     def _tell_drained(self) -> None:
         feeder = self._feeder
-        if not self._drained and feeder is not None and feeder.ended and self._ledger.idle():
-            self._drained = True
-            self.event_log.add("drained", count=feeder.count)
+        if feeder is None or feeder is self._drained or not feeder.ended or not self._ledger.idle():
+            return
+        with self._verbs:
+            if feeder is self._drained_told:
+                return
+            self._drained_told = feeder
+        self.event_log.add("drained", count=feeder.count)
+        self._drained = feeder
+        self._ledger.wake()
 
     # --- life ---
 
     def start(self, *, author: str | None = None) -> None:
         """Process messages from now on; a running machine stays so."""
         self._worker.start(author)
-        self._permit(float("inf"))
+        self._permit_by_state()
 
     def pause(self, *, author: str | None = None) -> None:
         """Begin no further message; what waits stays, and the source waits."""
-        self._permit(0)
         self._worker.pause(author)
+        self._permit_by_state()
 
     def resume(self, *, author: str | None = None) -> None:
         """Go on after a pause."""
         self._worker.resume(author)
-        self._permit(float("inf"))
+        self._permit_by_state()
 
     def stop(self, drain: bool = False, timeout: float = 5.0, *, author: str | None = None) -> None:
         """Stop; with ``drain`` finish what waits first. The queue is never cleared.
@@ -372,7 +382,8 @@ class Machine:
         Raises:
             CallTimeout: a message was still under way after ``timeout`` seconds; it is recorded when it ends.
         """
-        self._permit(0)
+        if self._feeder is not None:
+            self._feeder.permit(0)
         self._worker.stop(drain=drain, timeout_s=timeout, author=author)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -390,11 +401,13 @@ class Machine:
 
     def _settled(self) -> bool:
         feeder = self._feeder
-        return (feeder is None or feeder.ended) and self._ledger.idle()
+        return (feeder is None or feeder is self._drained) and self._ledger.idle()
 
-    def _permit(self, messages: float) -> None:
-        if self._feeder is not None:
-            self._feeder.permit(messages)
+    def _permit_by_state(self) -> None:
+        """Let the source read while the machine runs; verbs of several threads end in what is so."""
+        with self._verbs:
+            if self._feeder is not None:
+                self._feeder.permit(float("inf") if self._worker.state == "running" else 0)
 
     def close(self, timeout: float = 5.0) -> None:
         """Stop, take the local wire away, release the source. Idempotent, bounded, never raises."""
@@ -496,40 +509,54 @@ class Machine:
     def retry_errors(self, oids: Sequence[str] | None = None) -> list[str]:
         """Put unresolved errored messages again, each as the next attempt; return their oids.
 
+        Those that find no room can be retried later.
+
         Raises:
-            MachineFull: no room for one of them; those before it are in.
+            MachineFull: there was room for none of them.
         """
         wanted = None if oids is None else {checked_oid(oid) for oid in oids}
-        retried: list[str] = []
-        for failed in self._worker.errors.open(lambda oid: wanted is None or oid in wanted):
+        opened = self._worker.errors.open(lambda oid: wanted is None or oid in wanted)
+        for number, failed in enumerate(opened):
             try:
                 self._put_again(failed.oid, failed.message, failed.attempt)
             except (MachineFull, MachineClosed):
-                self._worker.errors.reopen(failed)
-                if not retried:
+                for other in opened[number:]:
+                    self._worker.errors.reopen(other)
+                if number == 0:
                     raise
-                continue
-            retried.append(failed.oid)
-        return retried
+                return [done.oid for done in opened[:number]]
+        return [failed.oid for failed in opened]
 
     def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
         """Put kept messages again under their oids, each as the next attempt; return the oids.
 
-        Messages are replayed as their JSON texts tell them.
+        Messages are replayed as their JSON texts tell them, in order, as long as there is room.
+
+        Raises:
+            RunMismatch, RecordNotFound: one of them is not kept; nothing was put.
+            PayloadTooLarge: one was too large to be kept whole; nothing was put.
+            MachineFull: there was room for none of them.
         """
         rows = [self.row(run, seq) for seq in seqs]
-        for row in rows:
-            self._put_again(row[1], orjson.loads(row[2])[0], orjson.loads(row[3])["attempt"])
+        messages = [_kept_message(row) for row in rows]
+        for number, (row, message) in enumerate(zip(rows, messages, strict=True)):
+            try:
+                self._put_again(row[1], message, orjson.loads(row[3])["attempt"])
+            except (MachineFull, MachineClosed):
+                if number == 0:
+                    raise
+                return [done[1] for done in rows[:number]]
         return [row[1] for row in rows]
 
     def _put_again(self, oid: str, message: object, attempt: int) -> None:
-        number = max(self._attempts.get(oid, 0), attempt) + 1
-        entry: Entry = (oid, message, self._clock(), number)
-        self._ledger.put(entry)
-        self._attempts.pop(oid, None)
-        self._attempts[oid] = number
-        while len(self._attempts) > ATTEMPTS_KEPT:
-            del self._attempts[next(iter(self._attempts))]
+        with self._verbs:
+            number = max(self._attempts.get(oid, 0), attempt) + 1
+            entry: Entry = (oid, message, self._clock(), number)
+            self._ledger.put(entry)
+            self._attempts.pop(oid, None)
+            self._attempts[oid] = number
+            while len(self._attempts) > ATTEMPTS_KEPT:
+                del self._attempts[next(iter(self._attempts))]
 
     # --- wire ---
 
@@ -587,6 +614,13 @@ def _machine_name(name: str) -> str:
     if name in RESERVED_NAMES:
         raise InvalidArgument("name", f"{name!r} is a kernel's own name on the wire; choose another")
     return name
+
+
+def _kept_message(row: Row) -> object:
+    message = orjson.loads(row[2])[0]
+    if isinstance(message, dict) and "__too_large__" in message:
+        raise PayloadTooLarge(message["__too_large__"], VALUE_LIMIT_BYTES)
+    return message
 
 
 def wire_row(row: Row) -> RecordRow:

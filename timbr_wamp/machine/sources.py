@@ -9,12 +9,13 @@ dropped: one that finds no room waits, also while the machine is paused.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol, cast
 
@@ -23,6 +24,7 @@ from timbr_wamp.contract.structs import SourceStateName
 from timbr_wamp.errors import InvalidArgument, NotASource
 from timbr_wamp.machine.ledger import Ledger
 from timbr_wamp.machine.protocols import Clock, EndOfSource, Entry, Source
+from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,8 @@ class AsyncReader:
     def __init__(self, iterator: AsyncIterator[object]) -> None:
         self._iterator = iterator
         self._runner: asyncio.Runner | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelled = False
 
     def read(self) -> Sequence[object]:
         """Return the next message."""
@@ -101,9 +105,24 @@ class AsyncReader:
             return (self._runner.run(self._next()),)
         except StopAsyncIteration:
             raise EndOfSource from None
+        except asyncio.CancelledError:
+            if self._cancelled:
+                raise EndOfSource from None
+            raise
 
     async def _next(self) -> object:
+        self._task = asyncio.current_task()
+        if self._cancelled:
+            raise asyncio.CancelledError
         return await anext(self._iterator)
+
+    def cancel(self) -> None:
+        """End a read that waits. Any thread."""
+        self._cancelled = True
+        task = self._task
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
     def close(self) -> None:
         """Close the generator and the loop."""
@@ -150,9 +169,9 @@ def reader_of(source: object) -> tuple[Reader, int | None]:
     total = _total_of(source)
     if isinstance(source, Source):
         return SourceReader(source), total
-    if inspect.isfunction(source) or inspect.ismethod(source) or hasattr(source, "func"):
+    if _gives_when_called(source):
         made = _call(cast(Callable[[], object], source))
-        if not callable(made) or hasattr(made, "__iter__"):
+        if not _gives_when_called(made):
             return reader_of(made)
         raise NotASource("function", "returned another function instead of messages")
     if isinstance(source, (str, bytes, bytearray, dict)):
@@ -164,6 +183,10 @@ def reader_of(source: object) -> tuple[Reader, int | None]:
     except TypeError:
         raise NotASource(type(source).__name__) from None
     return (ReadyReader(iterator) if isinstance(iterator, _READY) else IteratorReader(iterator)), total
+
+
+def _gives_when_called(source: object) -> bool:
+    return callable(source) and not isinstance(source, (Iterable, AsyncIterable, Source))
 
 
 def _call(function: Callable[[], object]) -> object:
@@ -238,7 +261,7 @@ class Feeder:
 
     def refill(self, limit: int) -> None:
         """Queue up to ``limit`` messages of a ready source, if there is room for them. The worker's thread."""
-        if self._closed or self.ended or not isinstance(self._reader, ReadyReader):
+        if self._closed or self.ended or self._budget <= 0 or not isinstance(self._reader, ReadyReader):
             return
         counts = self._ledger.snapshot()
         limit = min(limit - counts.queue_size, counts.queue_capacity - counts.queue_size)
@@ -246,7 +269,7 @@ class Feeder:
             return
         self._state = "reading"
         try:
-            self._queue(self._reader.read(limit))
+            self._queue(self._reader.read(limit), beyond=True)
         except EndOfSource:
             self._ended("exhausted")
         except BaseException as error:  # an iterator whose container changed, for one
@@ -256,9 +279,13 @@ class Feeder:
     def close(self, timeout_s: float = 0.0) -> None:
         """End it. A message that it is just reading is queued still, when there is room for it."""
         with self._permits:
+            if self._closed:
+                return
             self._closed = True
-            never_read = not self._started
+            never_read = not self._started and not self.ended
             self._permits.notify_all()
+        if isinstance(self._reader, AsyncReader):
+            self._reader.cancel()
         if never_read:
             self._close_reader()
         elif self._started and threading.current_thread() is not self._thread:
@@ -271,7 +298,7 @@ class Feeder:
         state: SourceStateName = self._state
         if state == "reading" and self._budget <= 0:
             state = "waiting"
-        error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        error = None if self.error is None else clean_text(f"{type(self.error).__name__}: {self.error}")
         return SourceStatus(state=state, count=self.count, total=self.total, eta_s=eta_s, error=error)
 
     # --- its own thread ---
@@ -301,12 +328,13 @@ class Feeder:
             self._permits.wait_for(lambda: self._closed or self._budget > 0)
             return not self._closed
 
-    def _queue(self, messages: Sequence[object]) -> None:
+    def _queue(self, messages: Sequence[object], *, beyond: bool = False) -> None:
+        """Queue messages; ``beyond`` the capacity where nobody else would make room: in the worker's own thread."""
         now = self._clock()
         entries: list[Entry] = [(self._new_oid(now), message, now, 1) for message in messages]
         done = 0
         while done < len(entries):
-            taken = self._ledger.offer(entries[done:] if done else entries, 0.5)
+            taken = self._ledger.offer(entries[done:] if done else entries, 0.5, beyond=beyond)
             done += taken
             self.count += taken
             if not taken and self._ledger.closed:

@@ -1,20 +1,23 @@
 """The machine's worker: its state, its thread, and the one place where records are numbered.
 
 The thread takes entries from the ledger in micro-batches, runs them through the executor and
-commits them: number, keep, publish, account. `step` does the same for one message in the caller's
-thread. States and verbs: DESIGN.md, section 5.
+commits them: number, keep, publish, account. A second thread commits what is finished while a
+later message of the micro-batch takes long. `step` processes one message in the caller's thread.
+States and verbs: DESIGN.md, section 5.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import orjson
 
 from timbr_wamp.contract import ErrorRow, MachineStateName
-from timbr_wamp.errors import CallTimeout, MachineClosed, WrongState
+from timbr_wamp.errors import CallTimeout, MachineClosed, MachineRunning, WrongState
 from timbr_wamp.machine.events import EventLog
 from timbr_wamp.machine.ledger import Ledger
 from timbr_wamp.machine.plan import SKIPPED
@@ -22,7 +25,7 @@ from timbr_wamp.machine.protocols import Clock, Entry, Executor, Finished, Journ
 from timbr_wamp.machine.rates import Rates
 from timbr_wamp.machine.ring import ErrorRing, Failed, RecordRing
 from timbr_wamp.machine.slots import Revision
-from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue
+from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue, clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,10 @@ _dumps = orjson.dumps
 BATCH_MESSAGES, BATCH_S = 64, 0.005
 #: An idle worker looks around so often.
 IDLE_S = 1.0
+#: While a slot takes long, what was finished before it in its micro-batch is committed after so long.
+LATE_S = 0.02
+#: A step waits at most so long for a message that is under way still.
+STEP_LIMIT_S = 5.0
 #: So much of an errored message is kept as text beside its error, characters.
 INPUT_PREVIEW = 2_000
 
@@ -77,6 +84,9 @@ class Worker:
         self._commit_lock = threading.Lock()
         self._batch: Sequence[Entry] = ()
         self._done = 0
+        #: Finished and not committed yet, in order; taken out under the commit lock only.
+        self._uncommitted: deque[Finished] = deque()
+        self._busy = threading.Event()
 
     # --- state ---
 
@@ -121,7 +131,7 @@ class Worker:
                 raise MachineClosed(self.name)
             if self._state == "draining":
                 raise WrongState("start", self._state, "idle, paused, stopped or failed")
-            if self._state == "running":
+            if self.running:
                 return
             kind = "resumed" if self._state == "paused" else "started"
             self._state, self._reason = "running", None
@@ -179,6 +189,8 @@ class Worker:
             if thread.is_alive():
                 self._set_stopped()
                 self._ledger.wake()
+                if was != "stopped":
+                    self._events.add("stopped", author, under_way=self.current_oid)
                 raise CallTimeout("stopping the message under way", timeout_s)
         if was != "stopped":
             self._events.add("stopped", author)
@@ -199,20 +211,48 @@ class Worker:
     # --- the thread ---
 
     def _run(self) -> None:
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(ended,), name=f"timbr {self.name} watch", daemon=True).start()
         try:
             while self._active():
-                self._refill()
-                entries = self._ledger.take(BATCH_MESSAGES, IDLE_S)
-                if entries:
-                    self.work(entries)
+                self._take_over()
+                try:
+                    self._refill()
+                    entries = self._ledger.take(BATCH_MESSAGES, IDLE_S)
+                    if entries:
+                        self._process(entries)
+                finally:
+                    self._work.release()
                 self._on_idle()
                 if self._state == "draining" and self._ledger.idle():
                     self._set_stopped()
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
             with self._lock:
-                self._state, self._reason = "failed", f"{type(error).__name__}: {error}"
+                self._state, self._reason = "failed", clean_text(f"{type(error).__name__}: {error}")
+                self._thread = None  # it lives a moment longer, but does nothing more
             self._events.add("failed", reason=self._reason)
+        finally:
+            ended.set()
+            self._busy.set()
+
+    def _take_over(self) -> None:
+        """Get hold of the work; a `step` that waits for a message gives way."""
+        while not self._work.acquire(timeout=0.05):
+            self._ledger.wake()
+
+    def _watch(self, ended: threading.Event) -> None:
+        """Commit what is finished while a later message of its micro-batch takes long."""
+        while not ended.is_set():
+            self._busy.wait()
+            ended.wait(LATE_S)
+            if self._uncommitted:
+                with contextlib.suppress(Exception):  # the worker's own commit meets it too, and fails the machine
+                    self.commit()
+            elif not self._batch:
+                self._busy.clear()
+                if self._batch:  # begun in between
+                    self._busy.set()
 
     def _active(self) -> bool:
         """Wait while paused; tell whether to go on."""
@@ -223,44 +263,75 @@ class Worker:
             self._thread = None
             return False
 
-    def work(self, entries: Sequence[Entry], *, stepping: bool = False) -> None:
-        """Process entries under way in order; those that a pause leaves unbegun go back to the queue."""
-        with self._work:
-            self._batch, self._done = entries, 0
-            done: list[Finished] = []
-            begun = self._clock()
-            try:
+    def step(self, wait_s: float, refill: Callable[[], None]) -> Row | None:
+        """Process one message in the caller's thread; None when none came in ``wait_s``.
+
+        Raises:
+            MachineRunning: the worker processes messages, or one is under way still.
+        """
+        if self._state in ACTIVE or not self._work.acquire(timeout=STEP_LIMIT_S + wait_s):
+            raise MachineRunning("get")
+        try:
+            if self._state in ACTIVE:
+                raise MachineRunning("get")
+            refill()
+            entries = self._ledger.take(1, wait_s)
+            if not entries:
+                return None
+            self._process(entries, stepping=True)
+            return self.ring.newest(1)[0]
+        finally:
+            self._work.release()
+
+    def _process(self, entries: Sequence[Entry], *, stepping: bool = False) -> None:
+        """Process entries under way in order; those that a pause leaves unbegun go back to the queue.
+
+        So do those whose commit failed, unrecorded: they run again.
+        """
+        self._done = 0
+        self._batch = entries
+        if not self._busy.is_set():
+            self._busy.set()
+        finish = self._uncommitted.append
+        begun = self._clock()
+        try:
+            if stepping or self._state in ACTIVE:
                 for finished in self._executor.process(entries, self._current):
-                    done.append(finished)
+                    finish(finished)
                     self._done += 1
                     if finished[4] - begun > BATCH_S or finished[4] < begun:
-                        committed, done = done, []
-                        self.commit(committed)
+                        self.commit()
                         begun = finished[4]
                     if not stepping and self._state not in ACTIVE:
                         break
+        finally:
+            unbegun = entries[self._done :]
+            self._batch = ()
+            try:
+                self.commit()
             finally:
-                unbegun = entries[self._done :]
-                self._batch = ()
-                try:
-                    self.commit(done)
-                finally:
-                    if unbegun:
-                        self._ledger.give_back(unbegun)
+                with self._commit_lock:
+                    unrecorded = [finished[0] for finished in self._uncommitted]
+                    self._uncommitted.clear()
+                if unrecorded or unbegun:
+                    self._ledger.give_back([*unrecorded, *unbegun])
 
     def replace_sinks(self, change: Callable[[tuple[Sink, ...]], tuple[Sink, ...]]) -> None:
         """Change the sinks between two commits, so that none is used after it was taken away."""
         with self._commit_lock:
             self.sinks = change(self.sinks)
 
-    def commit(self, done: Sequence[Finished]) -> list[Row]:
-        """Number, keep, publish and account for finished messages; return their rows."""
-        if not done:
-            return []
+    def commit(self) -> None:
+        """Number, keep, publish and account for what is finished."""
         with self._commit_lock:
+            done = list(self._uncommitted)
+            if not done:
+                return
             rows, errored = self._numbered(done)
             if self._journal is not None:
                 self._journal.commit(rows, self._position)
+            for _ in done:
+                self._uncommitted.popleft()
             self.ring.extend(rows)
             for sink in self.sinks:
                 try:
@@ -268,11 +339,10 @@ class Worker:
                 except Exception:  # a sink is foreign code: its failure costs nobody a record
                     self.sink_failures += 1
                     logger.exception("sink %r failed", sink)
-            self._ledger.finish(len(rows) - errored, errored)
             self._finished += len(rows)
             self.last_oid, self.last_processed_time = rows[-1][1], done[-1][4]
             self.rates.note(done[-1][4], self._finished)
-            return rows
+            self._ledger.finish(len(rows) - errored, errored)  # last: who waits for it finds the rest done
 
     def _numbered(self, done: Sequence[Finished]) -> tuple[list[Row], int]:
         run, seq, errored = self.run, self.ring.last_seq, 0
@@ -291,9 +361,12 @@ class Worker:
                 self._note_failures(seq, (entry, entry_revision, texts, failures, finished_at))
             elif attempt > 1:
                 self.errors.resolve(oid)
-            text = b"[" + b",".join(texts) + b"]"
-            if len(text) > VALUE_LIMIT_BYTES:
+            if len(texts[0]) + len(texts[-1]) > VALUE_LIMIT_BYTES:  # before nine copies of it are joined
                 text = _shortened(texts)
+            else:
+                text = b"[" + b",".join(texts) + b"]"
+                if len(text) > VALUE_LIMIT_BYTES:
+                    text = _shortened(texts)
             meta = {
                 "run": run,
                 "seq": seq,
