@@ -20,6 +20,8 @@ import pytest
 
 import timbr_wamp
 from tests.conftest import require_service
+from timbr_wamp import runtime
+from timbr_wamp.components import launcher
 from timbr_wamp.dashboard import page_dir
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.router import Router, TokenStore, free_port
@@ -127,15 +129,13 @@ def stack(crossbar: Path) -> Iterator[Stack]:
     with timbr_wamp.connect(router.url, router.admin_token, settings=settings) as client:
         kernel_id = until(lambda: client.start_kernel("ticker", startup=str(startup))).id
     yield Stack(settings, router, tokens, kernel_id)
-    try:
-        if router.poll() is None:
-            with timbr_wamp.connect(router.url, router.admin_token, settings=settings) as client:
-                client.kernel(kernel_id).shutdown()
-    finally:
-        host.terminate()
-        host.wait(timeout=20)
-        router.stop()
-        shutil.rmtree(folder)
+    host.terminate()
+    host.wait(timeout=20)
+    for file in settings.runtime_dir.glob("kernel-*.json"):
+        content = runtime.read_file(file, runtime.KernelFile)
+        assert content is None or launcher.end_process(content)
+    router.stop()
+    shutil.rmtree(folder)
 
 
 def start_host(settings: Settings, router: Router) -> subprocess.Popen[bytes]:
@@ -274,7 +274,5 @@ def test_the_light_goes_out_with_the_router_and_comes_back_with_it(stack, browse
         browser("wait", selector=RUNNING, timeout_ms=30_000)
         before = number(browser, "put")
         browser("wait", selector=f'[data-testid=count-put]:not(:text-is("{before:,}"))')
-        with timbr_wamp.connect(again.url, stack.tokens["admin"], settings=stack.settings) as client:
-            client.kernel(stack.kernel_id).shutdown()
     finally:
         again.stop()
