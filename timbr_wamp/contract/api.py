@@ -227,7 +227,7 @@ class MachineApi(Protocol):
     def source_set(self, source: FunctionRef, total: int | None = None, replace: bool = False) -> Status:
         """Set where messages come from: the reference gives an iterable, or a function that does."""
 
-    @procedure(Access.ADMIN)
+    @procedure(Access.ADMIN, pooled=True)
     def source_delete(self) -> Status:
         """Take the source away; what was read of it stays queued."""
 

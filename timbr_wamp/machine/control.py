@@ -24,6 +24,7 @@ import zmq
 from timbr_wamp import errors
 from timbr_wamp.contract import MACHINE, to_builtins
 from timbr_wamp.machine.service import MachineService
+from timbr_wamp.values import json_safe
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Calls that run users' code or wait, at the same time.
 POOL_LIMIT = 8
+#: Further places in that pool for `stop` alone: calls that hang must not keep anybody from stopping the machine.
+POOL_RESERVE = 2
 #: A long poll waits at most so long, and errors alone are told at most this often.
 CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
 CHANGES = "__changes__"
@@ -113,7 +116,8 @@ class ControlServer:
     def _timeout_ms(self) -> int:
         if not self._polls:
             return 1000
-        return max(int((min(poll.deadline for poll in self._polls) - time.monotonic()) * 1000), 10)
+        left_s = min(poll.deadline for poll in self._polls) - time.monotonic()
+        return max(int(min(left_s, ERRORS_EVERY_S) * 1000), 10)  # failures wake nobody: they are looked for
 
     def _receive(self) -> None:
         for _ in range(64):  # then replies get their turn
@@ -132,7 +136,10 @@ class ControlServer:
         self, identity: bytes, request_id: int, name: str, args: list[Any], kwargs: dict[str, Any], author: str | None
     ) -> None:
         if name == CHANGES:
-            self._add_poll(identity, request_id, *args)
+            try:
+                self._add_poll(identity, request_id, *msgspec.convert(args, tuple[int, int, float]))
+            except msgspec.ValidationError as error:
+                self._reply_error(identity, request_id, errors.InvalidArgument(CHANGES, str(error)))
             return
         procedure = MACHINE.get(name)
         if procedure is None:
@@ -146,7 +153,7 @@ class ControlServer:
         call = (identity, request_id, name, arguments, author)
         if not procedure.pooled:
             self._perform(*call)
-        elif self._enter_pool():
+        elif self._enter_pool(POOL_LIMIT + POOL_RESERVE if name == "stop" else POOL_LIMIT):
             threading.Thread(
                 target=self._perform_pooled, args=call, name=f"timbr {self._machine.name} {name}", daemon=True
             ).start()
@@ -180,9 +187,9 @@ class ControlServer:
 
     # --- performing ---
 
-    def _enter_pool(self) -> bool:
+    def _enter_pool(self, limit: int) -> bool:
         with self._pool_lock:
-            if self._pooled >= POOL_LIMIT:
+            if self._pooled >= limit:
                 return False
             self._pooled += 1
             return True
@@ -202,17 +209,20 @@ class ControlServer:
             self._machine, author, lambda value: self._reply(identity, [request_id, "progress", to_builtins(value)])
         )
         try:
-            value = to_builtins(getattr(service, name)(**arguments))
-        except Exception as error:  # users' code runs below `call`, `slot_set` and others: it goes to who asked
+            reply = _encode([request_id, "result", to_builtins(getattr(service, name)(**arguments))])
+        except BaseException as error:  # users' code runs below `slot_set` and others; who asked gets it, exits too
             self._reply_error(identity, request_id, error)
         else:
-            self._reply(identity, [request_id, "result", value])
+            self._send(identity, reply)
 
     def _reply(self, identity: bytes, reply: list[Any]) -> None:
-        self._replies.append((identity, _encode(reply)))
+        self._send(identity, _encode(reply))
+
+    def _send(self, identity: bytes, reply: bytes) -> None:
+        self._replies.append((identity, reply))
         if threading.current_thread() is not self._thread:
             self._wake()
 
-    def _reply_error(self, identity: bytes, request_id: int, error: Exception) -> None:
+    def _reply_error(self, identity: bytes, request_id: int, error: BaseException) -> None:
         uri, args, kwargs = errors.to_wire(error)
-        self._reply(identity, [request_id, "error", [uri, to_builtins(args), kwargs]])
+        self._reply(identity, [request_id, "error", json_safe([uri, args, kwargs])])

@@ -44,7 +44,7 @@ from timbr_wamp.machine.functions import function_name
 from timbr_wamp.machine.ledger import Ledger, remaining
 from timbr_wamp.machine.plan import InlineExecutor, run_plain
 from timbr_wamp.machine.protocols import Clock, Entry, Executor, Hook, Journal, Row, Sink
-from timbr_wamp.machine.slots import Revision, Slot, SlotFunction, SlotTable
+from timbr_wamp.machine.slots import Revision, Slot, SlotFunction, SlotTable, identity
 from timbr_wamp.machine.sources import Feeder
 from timbr_wamp.machine.worker import BATCH_MESSAGES, Worker
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_run
@@ -56,11 +56,6 @@ ATTEMPTS_KEPT = 10_000
 
 class AliasedValues(UserWarning):
     """Two slots returned one object that was changed in between; texts show it as it was, values do not."""
-
-
-def identity(value: object) -> object:
-    """Return ``value``: what an unset slot does, at no cost."""
-    return value
 
 
 class Machine:

@@ -116,6 +116,7 @@ class Careful:
         *,
         values: list[Any] | None = None,
         texts: list[bytes] | None = None,
+        broken: list[str | None] | None = None,
         timed: bool = False,
     ) -> None:
         lead = revision.lead + 1
@@ -124,7 +125,7 @@ class Careful:
         self._values = [message] * lead if values is None else values
         self._texts = [text_of(message)] * lead if texts is None else texts
         #: For each value the slot whose failure it stands for; None: a real value.
-        self._broken: list[str | None] = [None] * len(self._values)
+        self._broken: list[str | None] = [None] * len(self._values) if broken is None else broken
         self._failures: list[Failure] = []
 
     def run(self, start: int = 0) -> Ran:

@@ -8,6 +8,7 @@ they missed.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 
 import zmq
@@ -21,19 +22,26 @@ SEND_HIGH_WATER_MARK = 4_000
 
 
 class Publisher:
-    """A `Sink` that publishes on ZeroMQ. One thread at a time (the machine's commit lock sees to it)."""
+    """A `Sink` that publishes on ZeroMQ. Any thread: a socket may wander between threads under a lock."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
+        self._lock = threading.Lock()
+        self._closed = False
 
     def publish(self, rows: Sequence[Row]) -> None:
         """Send the rows; never blocks."""
         send, more = self._socket.send, zmq.SNDMORE
-        for _, oid, text, meta in rows:
-            send(oid.encode(), more)
-            send(text, more)
-            send(meta)
+        with self._lock:
+            if self._closed:
+                return
+            for _, oid, text, meta in rows:
+                send(oid.encode(), more)
+                send(text, more)
+                send(meta)
 
     def close(self) -> None:
-        """Close the socket; what was not sent yet is dropped."""
-        self._socket.close(linger=0)
+        """Close the socket, not in the middle of a record; what was not sent yet is dropped."""
+        with self._lock:
+            self._closed = True
+            self._socket.close(linger=0)

@@ -25,12 +25,13 @@ from timbr_wamp.contract import (
     SlotInfo,
     Status,
     TrialRow,
+    outcome_kind,
 )
 from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
 from timbr_wamp.machine.functions import load
 from timbr_wamp.machine.plan import Careful
 from timbr_wamp.machine.protocols import Row
-from timbr_wamp.machine.slots import Slot, make_revision
+from timbr_wamp.machine.slots import Revision, Slot, Step, identity
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
@@ -195,9 +196,12 @@ def _within(rows: list[Row]) -> list[RecordRow]:
 def _try(slot: Slot, row: Row) -> TrialRow:
     """Run one function on what a kept record held before its slot."""
     before = orjson.loads(row[2])[: slot.number + 1]
+    before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter then
     # One step after values that are given: a table with nothing else in it.
-    revision = make_revision(0, (slot,), 0.0, None, "trial")
+    step = Step(slot.function or identity, slot.arguments.values, slot.arguments.texts, 0, slot)
+    revision = Revision(0, (slot,), (step,), (), slot.number, 0.0, None, "trial")
     texts = [orjson.dumps(value) for value in before]
+    broken = [None if outcome_kind(value) == "value" else value["_exception"]["task"] for value in before]
     begun = time.perf_counter()
-    _, made, failures = Careful(revision, None, values=list(before), texts=texts).run()
+    _, made, failures = Careful(revision, None, values=before, texts=texts, broken=broken).run()
     return TrialRow(oid=row[1], text=made[-1].decode(), errored=bool(failures), duration_s=time.perf_counter() - begun)

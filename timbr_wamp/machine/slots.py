@@ -34,6 +34,11 @@ TIMINGS_KEPT = 512
 STAGES_LIMIT = 64
 
 
+def identity(value: object) -> object:
+    """Return ``value``: what an unset slot does, at no cost."""
+    return value
+
+
 class SlotTally:
     """How often one function ran in one slot. Written by the machine's worker thread only."""
 
@@ -267,4 +272,4 @@ def _change_text(functions: Mapping[int, SlotFunction | None]) -> str:
     return "; ".join([*parts, *([f"delete {', '.join(deletes)}"] if deletes else [])])
 
 
-__all__ = ["Revision", "Slot", "SlotFunction", "SlotTable", "SlotTally", "Step", "make_revision"]
+__all__ = ["Revision", "Slot", "SlotFunction", "SlotTable", "SlotTally", "Step", "identity", "make_revision"]

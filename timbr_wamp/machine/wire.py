@@ -40,7 +40,7 @@ class Wire:
         file: runtime.MachineFile, path: Path, leftovers: list[Path],
     ) -> None:  # fmt: skip
         self.publisher, self.control, self.file = publisher, control, file
-        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers)
+        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers, file.pid)
 
     @classmethod
     def open(cls, machine: Machine, transport: Literal["ipc", "tcp"] | None) -> Wire:
@@ -95,11 +95,17 @@ def _bind_ipc(
 ) -> list[Path]:
     folder = runtime.socket_folder(runtime_dir, _SOCKET_NAME_BYTES)
     stem = f"m-{secrets.token_hex(5)}"
-    paths = [folder / f"{stem}.p", folder / f"{stem}.c"]
-    file.pub, file.control = (f"ipc://{path}" for path in paths)
-    pub.bind(file.pub)
-    router.bind(file.control)
-    return paths if folder == runtime_dir else [*paths, folder]
+    leftovers = [folder / f"{stem}.p", folder / f"{stem}.c"]
+    file.pub, file.control = (f"ipc://{path}" for path in leftovers)
+    if folder != runtime_dir:
+        leftovers.append(folder)
+    try:
+        pub.bind(file.pub)
+        router.bind(file.control)
+    except zmq.ZMQError:
+        _remove(leftovers)
+        raise
+    return leftovers
 
 
 def _bind_curve(pub: zmq.Socket[bytes], router: zmq.Socket[bytes], file: runtime.MachineFile) -> None:
@@ -115,15 +121,21 @@ def _bind_curve(pub: zmq.Socket[bytes], router: zmq.Socket[bytes], file: runtime
 
 def _close(
     context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer, path: Path,
-    leftovers: list[Path],
+    leftovers: list[Path], pid: int,
 ) -> None:  # fmt: skip
+    if os.getpid() != pid:
+        return  # a forked child: sockets, threads and files are its parent's
     path.unlink(missing_ok=True)
     control.close()
     publisher.close()
     context.destroy(linger=500)
-    for leftover in leftovers:
+    _remove(leftovers)
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
         with contextlib.suppress(OSError):
-            if leftover.is_dir():
-                leftover.rmdir()
+            if path.is_dir():
+                path.rmdir()
             else:
-                leftover.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)

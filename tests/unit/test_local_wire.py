@@ -1,0 +1,587 @@
+"""A machine's local wire, met by a real ZeroMQ subscriber and a real control client."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import orjson
+import pytest
+import zmq
+from machine_kit import LIMIT_S, Machines
+
+from timbr_wamp import runtime
+from timbr_wamp.contract import MACHINE, FunctionRef, Status
+from timbr_wamp.contract.structs import ROW_LIMIT_BYTES
+from timbr_wamp.errors import (
+    ControlBusy,
+    InvalidArgument,
+    InvalidSource,
+    MachineFull,
+    NoSuchProcedure,
+    RemoteError,
+    SlotOutOfRange,
+    UnsafeFolder,
+    from_wire,
+)
+from timbr_wamp.machine import Machine
+from timbr_wamp.machine.control import POOL_LIMIT
+
+LIMIT_MS = int(LIMIT_S * 1000)
+
+
+@pytest.fixture
+def runtime_dir(monkeypatch) -> Iterator[Path]:
+    """A runtime folder of this test's own."""
+    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    monkeypatch.setenv("TIMBR_WAMP_RUNTIME_DIR", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def file_of(machine: Machine, folder: Path) -> runtime.MachineFile:
+    found = runtime.read_file(folder / f"machine-{os.getpid()}-{machine.name}.json", runtime.MachineFile)
+    assert found is not None
+    return found
+
+
+class Peer:
+    """A subscriber and control client, as a bridge is one."""
+
+    def __init__(self, file: runtime.MachineFile) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.records = self._connect(zmq.SUB, file, file.pub)
+        self.records.setsockopt(zmq.SUBSCRIBE, b"")
+        self.control = self._connect(zmq.DEALER, file, file.control)
+        self._numbers = itertools.count(1)
+        self._replies: list[list[object]] = []
+
+    def _connect(self, kind: int, file: runtime.MachineFile, endpoint: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.rcvtimeo = LIMIT_MS
+        if file.curve_server_key is not None:
+            socket.curve_serverkey = file.curve_server_key.encode()
+            socket.curve_publickey = str(file.curve_client_public).encode()
+            socket.curve_secretkey = str(file.curve_client_secret).encode()
+        socket.connect(endpoint)
+        return socket
+
+    def send(self, name: str, *args: object, author: str | None = "ada", **kwargs: object) -> int:
+        number = next(self._numbers)
+        self.control.send(msgspec.msgpack.encode([number, name, args, kwargs, author]))
+        return number
+
+    def reply(self, number: int) -> list[object]:
+        """Return the next reply to a request; replies to others wait."""
+        for reply in self._replies:
+            if reply[0] == number:
+                self._replies.remove(reply)
+                return reply
+        while True:
+            reply = msgspec.msgpack.decode(self.control.recv())
+            if reply[0] == number:
+                return reply
+            self._replies.append(reply)
+
+    def result(self, number: int) -> object:
+        """Return a request's result, or raise the error that came."""
+        _, kind, value = self.reply(number)
+        if kind == "error":
+            raise from_wire(*value)
+        assert kind == "result"
+        return value
+
+    def call(self, name: str, *args: object, **kwargs: object) -> object:
+        return self.result(self.send(name, *args, **kwargs))
+
+    def status(self) -> Status:
+        return MACHINE["status"].result(self.call("status"))
+
+    def wait_subscribed(self, machine: Machine) -> None:
+        """Step messages until one arrives: PUB drops what is sent before the subscription is there."""
+        self.records.rcvtimeo = 20
+        for _ in range(200):
+            machine.put("are you there?")
+            machine.get()
+            try:
+                self.records.recv_multipart()
+            except zmq.Again:
+                continue
+            break
+        self.records.rcvtimeo = LIMIT_MS
+        machine.put("last")
+        last = machine.get()[0].encode()
+        while self.records.recv_multipart()[0] != last:
+            pass
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+@pytest.fixture
+def served(machines: Machines, runtime_dir: Path) -> Machine:
+    """A machine with its local wire."""
+    return machines(bufsize=100, serve=True)
+
+
+@pytest.fixture
+def connect(runtime_dir: Path) -> Iterator[Callable[[Machine], Peer]]:
+    """Connect peers that are closed at the end."""
+    peers: list[Peer] = []
+
+    def connect(machine: Machine) -> Peer:
+        peers.append(Peer(file_of(machine, runtime_dir)))
+        return peers[-1]
+
+    yield connect
+    for peer in peers:
+        peer.close()
+
+
+@pytest.fixture
+def peer(served: Machine, connect: Callable[[Machine], Peer]) -> Peer:
+    return connect(served)
+
+
+# --- records ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_records_are_published_in_the_original_format_with_meta_behind(machines, connect, transport):
+    machine = machines()
+    machine.serve(transport=transport)
+    assert machine.endpoint.startswith(transport)
+    peer = connect(machine)
+    peer.wait_subscribed(machine)
+    before = machine.status.last_seq
+    machine[0] = lambda x: x**2
+    oids = [machine.put(n) for n in range(3)]
+    machine.start()
+    for n in range(3):
+        oid, text, meta = peer.records.recv_multipart()
+        assert oid.decode() == oids[n]
+        assert text == b"[%d,%s]" % (n, b",".join([b"%d" % n**2] * 8))
+        decoded = orjson.loads(meta)
+        assert (decoded["run"], decoded["seq"]) == (machine.run, before + n + 1)
+        assert (decoded["attempt"], decoded["revision"], decoded["errored"]) == (1, 1, False)
+        assert decoded["received_at"] <= decoded["finished_at"]
+    assert peer.status().processed == machine.status.processed
+
+
+def test_over_tcp_only_who_has_the_keys_of_the_runtime_file_gets_an_answer(machines, runtime_dir):
+    machine = machines()
+    machine.serve(transport="tcp")
+    file = file_of(machine, runtime_dir)
+    assert file.control.startswith("tcp://127.0.0.1:")
+    stranger_key, _ = zmq.curve_keypair()
+    for change in (
+        {"curve_server_key": None, "curve_client_public": None, "curve_client_secret": None},
+        {"curve_server_key": stranger_key.decode()},
+    ):
+        fields = {**msgspec.structs.asdict(file), **change}
+        stranger = Peer(runtime.MachineFile(**fields))
+        stranger.control.rcvtimeo = 200
+        try:
+            with pytest.raises(zmq.Again):
+                stranger.status()
+        finally:
+            stranger.close()
+    friend = Peer(file)
+    assert friend.status().run == machine.run
+    friend.close()
+
+
+def test_the_runtime_file_names_the_machine_and_is_gone_with_its_sockets_after_close(served, runtime_dir):
+    file = file_of(served, runtime_dir)
+    assert (file.name, file.run, file.pid) == ("machine", served.run, os.getpid())
+    assert file.alive()
+    names = {path.name for path in runtime_dir.iterdir()}
+    assert len(names) == 3
+    for path in runtime_dir.iterdir():
+        assert stat.S_IMODE(runtime_dir.stat().st_mode) == 0o700
+        assert len(os.fsencode(path)) <= runtime.SOCKET_PATH_LIMIT_BYTES
+    served.close()
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_a_runtime_folder_with_a_long_path_gets_its_sockets_elsewhere_and_nothing_is_left(
+    machines, monkeypatch, runtime_dir
+):
+    long = runtime_dir / ("x" * 90)
+    monkeypatch.setenv("TIMBR_WAMP_RUNTIME_DIR", str(long))
+    machine = machines(serve=True)
+    peer = Peer(file_of(machine, long))
+    assert peer.status().state == "idle"
+    peer.close()
+    folder = Path(machine.endpoint.removeprefix("ipc://")).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    machine.close()
+    assert not folder.exists()
+    assert list(long.iterdir()) == []
+
+
+def test_a_world_readable_runtime_folder_is_refused(machines, runtime_dir):
+    runtime_dir.chmod(0o755)
+    machine = machines()
+    with pytest.raises(UnsafeFolder):
+        machine.serve()
+    assert list(runtime_dir.iterdir()) == []
+    assert machine.endpoint is None
+
+
+def test_the_newer_of_two_machines_of_one_name_takes_the_place(machines, served, runtime_dir, connect):
+    other = machines(serve=True, name="other")
+    newer = machines(serve=True)
+    assert served.endpoint is None
+    assert file_of(newer, runtime_dir).run == newer.run
+    assert connect(newer).status().run == newer.run
+    assert connect(other).status().name == "other"
+    served.put(1)
+    assert served.get()[1] == "1", "the older one goes on without a wire"
+    served.close()
+    assert file_of(newer, runtime_dir).run == newer.run
+
+
+def test_a_machine_can_be_served_again(served, connect):
+    served.unserve()
+    served.unserve()
+    assert served.endpoint is None
+    served.serve()
+    served.serve()
+    assert connect(served).status().run == served.run
+
+
+def test_a_slow_subscriber_loses_records_but_can_ask_for_all_of_them(served, peer):
+    served.configure(bufsize=20_000)
+    served.start()
+    oids = [served.put(n) for n in range(10_000)]
+    assert served.wait(LIMIT_S)
+    after, seen = 0, []
+    while after < 10_000:
+        page = MACHINE["records"].result(peer.call("records", served.run, after, 1000))
+        assert page.last_seq == 10_000
+        seen += [row.oid for row in page.rows]
+        after = page.rows[-1].seq
+    assert seen == oids
+
+
+def test_closing_while_records_stream_ends_quietly(machines, connect, records):
+    for _ in range(5):
+        machine = machines(serve=True, sinks=[records])
+        before = len(records.rows)
+        connect(machine)
+        machine.source = itertools.count()
+        machine.start()
+        records.wait_for(before + 200)
+        machine.close()
+
+
+# --- control ---------------------------------------------------------------------------------
+
+
+def test_calls_are_answered_with_results_and_errors_of_the_contract(served, peer):
+    oid = peer.call("put", {"mag": 1})
+    assert served.get()[:2] == (oid, '{"mag":1}')
+    assert peer.call("slot_set", 0, {"kind": "source", "text": "lambda x: x + 1"})["number"] == 1
+    assert served.revisions[-1].author == "ada"
+    assert peer.call("call", 1)["text"] == "[1,2,2,2,2,2,2,2,2]"
+    assert peer.call("start")["state"] == "running"
+    for bad, error in [
+        (("slot", 99), SlotOutOfRange),
+        (("slot",), InvalidArgument),
+        (("records", 5, 5), InvalidArgument),
+        (("reboot",), NoSuchProcedure),
+        (("slot_set", 0, {"kind": "source", "text": "lambda x x"}), InvalidSource),
+        (("slot_set", 0, {"kind": "source", "text": "raise SystemExit"}), InvalidSource),
+    ]:
+        with pytest.raises(error) as caught:
+            peer.call(*bad)
+        assert caught.value.remote_traceback
+
+
+def test_a_full_queue_is_refused_with_its_capacity(served, peer):
+    done = peer.call("put_many", list(range(150)))
+    assert (len(done["oids"]), done["refused"]) == (100, 50)
+    with pytest.raises(MachineFull) as caught:
+        peer.call("put", 1)
+    assert caught.value.capacity == 100
+    assert served.status.refused == 2
+
+
+def test_putting_many_waits_for_room_as_long_as_asked(served, peer):
+    request = peer.send("put_many", list(range(300)), timeout_s=LIMIT_S)
+    served.start()
+    done = peer.result(request)
+    assert served.wait(LIMIT_S)
+    assert done == {"oids": [record.oid for record in served.recent(300)], "refused": 0}
+
+
+def test_code_that_exits_while_it_is_called_is_answered(served, peer):
+    served[0] = lambda x: sys.exit(3)
+    assert peer.call("call", 1)["errored"] is True
+    with pytest.raises((RemoteError, InvalidSource)):
+        peer.call("source_set", {"kind": "source", "text": "def f():\n    raise SystemExit(3)\nf"})
+    assert peer.status().state == "idle"
+
+
+def test_what_cannot_be_decoded_is_dropped_and_control_lives_on(served, peer, caplog):
+    for junk in (b"", b"junk", msgspec.msgpack.encode([1, 2]), msgspec.msgpack.encode(["x", "status", [], {}, None])):
+        peer.control.send(junk)
+    peer.control.send_multipart([b"", b"more", b"frames"])
+    assert peer.status().state == "idle"
+
+
+@pytest.mark.parametrize("args", [(), (1,), ("a", 0, 0.1), (0, 0, None), (None, None, None)])
+def test_a_bad_long_poll_is_refused_and_spoils_nothing(served, peer, args):
+    with pytest.raises(InvalidArgument):
+        peer.call("__changes__", *args)
+    assert peer.status().state == "idle"
+
+
+def test_status_is_answered_while_a_call_runs_users_code(served, peer, new_gate):
+    calling = new_gate()
+    served[0] = calling
+    call = peer.send("call", 1)
+    calling.wait_until_entered()
+    assert peer.status().state == "idle"
+    calling.open()
+    assert peer.result(call)["text"].startswith("[1,1")
+
+
+def test_status_is_answered_while_source_text_of_a_slot_is_still_running(machines, runtime_dir, connect, new_gate):
+    compiling = new_gate()
+    machine = machines(serve=True, namespace={"compiling": compiling})
+    peer = connect(machine)
+    setting = peer.send("slot_set", 0, {"kind": "source", "text": "compiling(1)\nlambda x: x"})
+    compiling.wait_until_entered()
+    assert peer.status().revision == 0
+    compiling.open()
+    assert peer.result(setting)["number"] == 1
+    assert peer.status().revision == 1
+
+
+def test_status_is_answered_while_the_machine_runs_at_full_speed(served, peer):
+    served.source = itertools.count()
+    served.start()
+    seen = [peer.status().processed for _ in range(50)]
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0]
+
+
+def test_the_pool_is_bounded_and_stop_has_a_place_of_its_own(served, peer, new_gate):
+    gate = new_gate()
+    served[0] = gate
+    calls = [peer.send("call", n) for n in range(POOL_LIMIT)]
+    for _ in calls:
+        gate.wait_until_entered()
+    with pytest.raises(ControlBusy, match=str(POOL_LIMIT)):
+        peer.call("call", 99)
+    assert peer.call("stop")["state"] == "stopped"
+    assert peer.call("start")["state"] == "running"
+    gate.open()
+    assert sorted(peer.result(call)["text"][1] for call in calls) == [str(n) for n in range(POOL_LIMIT)]
+    assert peer.call("call", 9)["errored"] is False
+
+
+def test_a_large_record_comes_in_parts_and_its_row_tells_its_size(served, peer):
+    large = "ä" * 400_000
+    served.put(large)
+    served.get()
+    page = MACHINE["records"].result(peer.call("records", served.run, 0))
+    assert page.rows[0].text is None
+    size = orjson.loads(page.rows[0].meta)["text_bytes"]
+    assert size > ROW_LIMIT_BYTES
+    number = peer.send("record", served.run, 1)
+    parts = []
+    while True:
+        _, kind, value = peer.reply(number)
+        if kind == "result":
+            break
+        assert kind == "progress"
+        parts.append(value)
+    text = "".join(parts)
+    assert len(text.encode()) == size
+    assert orjson.loads(text)[0] == large
+    assert value[2] is None
+    served.put("small")
+    served.get()
+    assert peer.call("record", served.run, 2)[2].startswith('["small"')
+
+
+def test_an_error_whose_text_no_utf_8_can_carry_reaches_everybody(served, peer):
+    def slot(value):
+        raise OSError("\udcff")
+
+    served[0] = slot
+    served.put(1)
+    served.get()
+    assert "udcff" in peer.call("errors")[0]["exc_value"]
+    assert peer.call("__changes__", 0, 0, 0.0)["errors"]
+    with pytest.raises(InvalidSource, match="udcff"):
+        peer.call("slot_set", 0, {"kind": "source", "text": 'raise OSError("\\udcff")'})
+
+
+@pytest.mark.parametrize("slot", [0, 1, 5])
+def test_a_trial_runs_a_function_on_kept_records_as_if_it_were_in_the_slot(served, peer, slot):
+    served[0:2] = [lambda x: x * 10, lambda f0, x: [f0, x]]
+    for n in (1, 2):
+        served.put(n)
+        served.get()
+    ref = FunctionRef(kind="source", text="lambda newest: ['tried', newest]")
+    rows = MACHINE["trial"].result(peer.call("trial", slot, msgspec.to_builtins(ref)))
+    newest = {0: [1, 2], 1: [10, 20], 5: [[10, 1], [20, 2]]}[slot]
+    assert [orjson.loads(row.text) for row in rows] == [["tried", value] for value in newest]
+    assert [row.errored for row in rows] == [False, False]
+    assert served.revision == 1
+    assert served.status.last_seq == 2
+
+
+def test_a_trial_tells_errors_and_skips(served, peer):
+    def fail(value):
+        raise ValueError("on purpose")
+
+    served[0] = fail
+    served.put(1)
+    served.get()
+    skipped = peer.call("trial", 1, {"kind": "source", "text": "lambda f0: 'never'"})[0]
+    assert (skipped["errored"], "f0 failed" in skipped["text"]) == (True, True)
+    failed = peer.call("trial", 0, {"kind": "source", "text": "lambda x: 1 / 0"})[0]
+    assert (failed["errored"], "ZeroDivisionError" in failed["text"]) == (True, True)
+    served.configure(stages=12)
+    assert orjson.loads(peer.call("trial", 11, {"kind": "source", "text": "lambda: 'new'"})[0]["text"]) == "new"
+
+
+def test_a_source_is_set_and_deleted_remotely(served, peer):
+    assert peer.call("source_set", {"kind": "source", "text": "range(5)"})["source"]["total"] == 5
+    peer.call("start")
+    assert served.wait(LIMIT_S)
+    assert peer.call("status")["source"] == {
+        "state": "exhausted", "count": 5, "total": 5, "eta_s": None, "error": None,
+    }  # fmt: skip
+    assert peer.call("source_delete")["source"]["state"] == "none"
+    assert served.events()[-1].author == "ada"
+
+
+# --- long poll -------------------------------------------------------------------------------
+
+
+def test_a_long_poll_is_answered_when_something_happens(served, peer):
+    request = peer.send("__changes__", 0, 0, 2.0)
+    assert peer.status().state == "idle"
+    served.start(author="bob")
+    value = peer.result(request)
+    assert [event["kind"] for event in value["events"]] == ["started"]
+    assert value["events"][0]["author"] == "bob"
+    assert (value["event_number"], value["error_number"], value["errors"]) == (1, 0, [])
+    assert value["status"]["state"] == "running"
+
+
+def test_a_long_poll_is_answered_at_its_end_when_nothing_happens(served, peer):
+    value = peer.call("__changes__", 0, 0, 0.01)
+    assert (value["events"], value["errors"], value["event_number"]) == ([], [], 0)
+
+
+def test_a_long_poll_tells_errors_that_the_poller_has_not_seen(served, peer):
+    def fail(value):
+        raise ValueError("on purpose")
+
+    served[0] = fail
+    served.put(1), served.put(2)
+    served.get(), served.get()
+    value = peer.call("__changes__", 1, 1, 2.0)
+    assert (len(value["errors"]), value["error_number"], value["events"]) == (1, 2, [])
+    assert value["errors"][0]["exc_value"] == "on purpose"
+
+
+def test_each_poller_has_a_poll_of_its_own(served, connect):
+    peers = [connect(served) for _ in range(3)]
+    requests = [peer.send("__changes__", 0, 0, 2.0) for peer in peers]
+    for peer in peers:
+        peer.status()
+    served.start()
+    for peer, request in zip(peers, requests, strict=True):
+        assert peer.result(request)["event_number"] == 1
+
+
+# --- the end of the process ------------------------------------------------------------------
+
+
+def run_script(text: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, timeout=30, **kwargs
+    )  # type: ignore[call-overload, no-any-return]
+
+
+def test_a_program_that_just_ends_leaves_neither_noise_nor_files(runtime_dir):
+    done = run_script("""
+        import itertools
+        from timbr_wamp import Machine
+        m = Machine(serve=True)
+        m[0] = lambda x: x
+        m.source = itertools.count()
+        m.start()
+        while m.status.processed < 1000: pass
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_a_program_that_ends_in_an_error_leaves_no_files(runtime_dir):
+    done = run_script("""
+        from timbr_wamp import Machine
+        m = Machine(serve=True)
+        m.start()
+        raise SystemExit(3)
+    """)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert list(runtime_dir.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_takes_nothing_of_its_parent_away(runtime_dir):
+    done = run_script("""
+        import os, sys
+        from timbr_wamp import Machine
+        m = Machine(serve=True)
+        m.start()
+        before = sorted(os.listdir(os.environ["TIMBR_WAMP_RUNTIME_DIR"]))
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert sorted(os.listdir(os.environ["TIMBR_WAMP_RUNTIME_DIR"])) == before, "files are gone"
+        m.put(1)
+        assert m.wait(5)
+    """)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_the_file_of_a_killed_program_is_cleaned_by_who_looks_next(runtime_dir):
+    done = run_script("""
+        import os, signal
+        from timbr_wamp import Machine
+        m = Machine(serve=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert done.returncode == -9
+    assert len(list(runtime_dir.glob("machine-*.json"))) == 1
+    assert runtime.living(runtime_dir, "machine-", runtime.MachineFile) == {}
+    assert list(runtime_dir.glob("machine-*.json")) == []
+
+
+def test_a_served_machine_answers_within_its_control_thread_only_while_it_is_open(served, peer):
+    served.close()
+    peer.control.rcvtimeo = 100
+    with pytest.raises(zmq.Again):
+        peer.status()
