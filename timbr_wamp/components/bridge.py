@@ -252,23 +252,25 @@ class Bridge:
             if (subshell_id := self._keeper.subshell_id) != noted:
                 noted = subshell_id
                 identity.note(self._options.runtime_dir, self._kernel_id, noted)
-            if not self._connection.joined:
-                continue  # told when we are
-            info = to_builtins(self.info())
-            self._connection.publish(topic, info, retain=True)
             try:
+                await self._connection.wait_joined(JOIN_S)
+                info = to_builtins(self.info())
+                # announced first: who waits for the state, as `start` of a host does, then finds it in the list
                 await self._connection.call(announce, info, timeout_s=10.0)
             except TimbrError as error:
-                logger.warning("kernel %s was not announced: %s", self._kernel_id, error)
-                await asyncio.sleep(ANNOUNCE_AGAIN_S)
+                if self._connection.joined:
+                    logger.warning("kernel %s was not announced: %s", self._kernel_id, error)
+                    await asyncio.sleep(ANNOUNCE_AGAIN_S)
                 self._news.set()
+                continue
+            self._connection.publish(topic, info, retain=True)
             await asyncio.sleep(STATE_SHORTEST_S)
 
     async def _joined(self) -> None:
         self._interest.begin()
         for relay in self._machines.values():
             relay.rejoined()
-        asyncio.get_running_loop().call_soon(self._news.set)  # joined is only true after this callback
+        self._news.set()
 
     def _left(self, reason: str) -> None:
         logger.info("kernel %s is off the router: %s", self._kernel_id, reason)
