@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from timbr_wamp import runtime
 from timbr_wamp.errors import NoSuchProcedure, ServiceEnded
 from timbr_wamp.names import host_uri
-from timbr_wamp.runtime import BridgeFile
+from timbr_wamp.runtime import BridgeFile, KernelFile
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: A host answers within this time of its start; kernels that it adopts may come later.
 HOST_START_S = 20.0
 #: After SIGTERM a child has so long before it is killed.
-HOST_STOP_S = 10.0
+HOST_STOP_S = 15.0
 BRIDGE_STOP_S = 5.0
 ROUTER_STOP_S = 10.0
 #: A second Ctrl-C shortens each of those waits to this.
@@ -43,11 +43,23 @@ LOG_TAIL_LINES = 15
 
 
 class House:
-    """Router and host of one ``up``. One thread: the main one."""
+    """Router and host of one ``up``. One thread: the main one.
 
-    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+    Args:
+        report: gets lines for people.
+        ends_with_us: which kernels `stop` ends; none otherwise, and they are named.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        report: Callable[[str], None],
+        *,
+        ends_with_us: Callable[[KernelFile], bool] = lambda kernel: False,
+    ) -> None:
         self._settings = settings
         self._report = report
+        self._ends_with_us = ends_with_us
         self._router: Router | None = None
         self._host: subprocess.Popen[bytes] | None = None
         self._host_log: Path | None = None
@@ -61,11 +73,6 @@ class House:
         """The router; only after `start_router`."""
         assert self._router is not None
         return self._router
-
-    @property
-    def answering(self) -> bool:
-        """Router and host run, so kernels can be asked."""
-        return self._host is not None and self._router is not None and self.ended() is None
 
     def start_router(self, *, next_free_port: bool) -> None:
         """Start the router, with its environment made first when it is missing; return when it answers.
@@ -191,15 +198,16 @@ class House:
         self._hurry.set()
 
     def stop(self) -> None:
-        """End host, bridges and router, in this order, within bounded time. Idempotent.
+        """End host, bridges, kernels if they end with us, and router, within bounded time. Idempotent.
 
-        The host goes first, since it would start bridges again that end under it.
+        The host goes first, since it would start again what ends under it.
         """
         if self._host is not None:
             self._report("ending the host")
             self._end(self._host, HOST_STOP_S)
             self._host = None
             self._end_bridges()
+            self._end_kernels()
         if self._router is not None:
             self._report("ending the router")
             self._router.stop(timeout_s=self._patience(ROUTER_STOP_S))
@@ -223,6 +231,21 @@ class House:
             if self._wait(lambda: not any(bridge.alive() for bridge in left.values()), BRIDGE_STOP_S):
                 return
 
+    def _end_kernels(self) -> None:
+        from timbr_wamp.components.launcher import end_process, forget_kernel
+
+        folder = self._settings.runtime_dir
+        living_on = []
+        for kernel in runtime.living(folder, "kernel-", KernelFile, clean=False).values():
+            if not self._ends_with_us(kernel):
+                living_on.append(kernel.name)
+                continue
+            self._report(f"ending kernel {kernel.name}")
+            if end_process(kernel):
+                forget_kernel(folder, kernel)
+        if living_on:
+            self._report(f"these kernels live on, and the next `timbr-wamp up` finds them: {', '.join(living_on)}")
+
     def _wait(self, done: Callable[[], bool], patience_s: float) -> bool:
         begun = time.monotonic()
         while not done():
@@ -236,8 +259,8 @@ class House:
 
 
 @contextmanager
-def interruptible(house: House, before_stop: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Run a house: SIGINT, SIGTERM or SIGHUP end the body quietly; then ``before_stop``, then `House.stop`.
+def interruptible(house: House) -> Iterator[None]:
+    """Run a house: SIGINT, SIGTERM or SIGHUP end the body quietly; then `House.stop`.
 
     A second signal while it ends shortens the waits. Main thread only.
     """
@@ -250,10 +273,7 @@ def interruptible(house: House, before_stop: Callable[[], None] = lambda: None) 
         finally:
             for number in signals:
                 signal.signal(number, lambda *_: house.hurry())
-            try:
-                before_stop()
-            finally:
-                house.stop()
+            house.stop()
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

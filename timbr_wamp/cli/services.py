@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from timbr_wamp.cli.frame import note, router_options, set_up_logging, settings_from
-from timbr_wamp.errors import NoRouter
-
-if TYPE_CHECKING:
-    from timbr_wamp.settings import Settings
 
 
 @click.command()
 @router_options
 @click.option("--name", help="This host's name: the token's name must be the same. The computer's otherwise.")
+@click.option("--stop-kernels", is_flag=True, help="End the kernels too when this ends; otherwise they live on.")
 @click.pass_context
-def host(ctx: click.Context, url: str | None, realm: str | None, name: str | None) -> None:
+def host(ctx: click.Context, url: str | None, realm: str | None, name: str | None, stop_kernels: bool) -> None:
     """Start kernels and bridges on this computer when asked by the router; adopt those that live.
 
-    The token (role host) comes from TIMBR_WAMP_TOKEN, else from the router that runs here. Kernels
-    live on when the host ends.
+    The token (role host) comes from TIMBR_WAMP_TOKEN, else from the router that runs here.
     """
     from timbr_wamp.components.host import HostProcess
 
-    ctx.exit(HostProcess(settings_from(url=url, realm=realm, host=name)).run())
+    ctx.exit(HostProcess(settings_from(url=url, realm=realm, host=name), stop_kernels=stop_kernels).run())
 
 
 @click.command()
@@ -67,36 +62,20 @@ def bridge(
     settings = settings_from(url=url, realm=realm, token=token, shutdown_interval_s=shutdown_interval_s)
     from timbr_wamp import runtime
     from timbr_wamp.components.bridge import BridgeOptions, run_bridge
+    from timbr_wamp.components.host import router_of
 
-    where, secret = _router_for_hosts(settings)
+    router = router_of(settings)
     if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():
         file, kernel_id = None, file
     options = BridgeOptions(
         runtime_dir=settings.runtime_dir,
-        url=where,
-        realm=settings.realm,
-        token=secret,
-        host=secret.partition(".")[0],
+        url=router.url,
+        realm=router.realm,
+        token=router.token,
+        host=router.token.partition(".")[0],
         kernel_id=kernel_id,
         connection_file=Path(file) if file is not None else None,
         name=name,
         shutdown_interval_s=settings.shutdown_interval_s,
     )
     ctx.exit(asyncio.run(run_bridge(options)))
-
-
-def _router_for_hosts(settings: Settings) -> tuple[str, str]:
-    """Return URL and token: those of the settings, where they have none the local router's for hosts.
-
-    Raises:
-        NoRouter: nothing is configured, and none runs here.
-    """
-    from timbr_wamp import runtime
-
-    node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
-    here = node if node is not None and node.alive() else None
-    url = settings.url or (here.unix_url if here else None)
-    token = settings.token or (here.host_token if here else None)
-    if url is None or token is None:
-        raise NoRouter("TIMBR_WAMP_URL, TIMBR_WAMP_TOKEN, and a router that runs here")
-    return url, token

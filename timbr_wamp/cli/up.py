@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from timbr_wamp.cli.house import House, interruptible
 from timbr_wamp.cli.node import port_options
 
 if TYPE_CHECKING:
-    from timbr_wamp.client import Client, RemoteKernel
     from timbr_wamp.settings import Settings
 
 DEMO_KERNEL = "demo"
@@ -47,16 +47,17 @@ def _run(
     settings: Settings, *, next_free_port: bool, stop_kernels: bool, as_json: bool, source: str | None = None
 ) -> None:
     """Start the house, say where it is, watch it; end it. ``source`` not None: the demo's kernel as well."""
-    house = House(settings, note)
-    guests = _Guests(house, settings, everyone=stop_kernels)
-    with interruptible(house, before_stop=guests.end):
+    demo_kernels: set[str] = set()
+    house = House(settings, note, ends_with_us=lambda kernel: stop_kernels or kernel.kernel_id in demo_kernels)
+    with interruptible(house):
         house.start_router(next_free_port=next_free_port)
-        with connected(guests.as_admin()) as client:
+        as_admin = replace(settings, url=house.router.url, token=house.router.admin_token)
+        with connected(as_admin) as client:
             note("starting the host")
             house.start_host(client)
             if source is not None:
                 note("starting a kernel with a machine on live input")
-                guests.demo = client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id
+                demo_kernels.add(client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id)
             kernels = [kernel.name for kernel in client.kernels()]
         _announce(house, kernels, as_json)
         house.watch()
@@ -65,46 +66,6 @@ def _run(
 def startup_file(source: str) -> Path:
     """Return the file that makes the demo's machine."""
     return Path(__file__).parent / "demo" / f"{source}.py"
-
-
-class _Guests:
-    """The kernels of a house: which of them end with it."""
-
-    def __init__(self, house: House, settings: Settings, *, everyone: bool) -> None:
-        self._house = house
-        self._settings = settings
-        self._everyone = everyone
-        #: Id of the demo's kernel once it runs.
-        self.demo: str | None = None
-
-    def as_admin(self) -> Settings:
-        """Return the settings of a client of this house's router."""
-        from dataclasses import replace
-
-        return replace(self._settings, url=self._house.router.url, token=self._house.router.admin_token)
-
-    def end(self) -> None:
-        """End the demo's kernel, or all with ``everyone``; name those that live on."""
-        from timbr_wamp.errors import TimbrError
-
-        if not self._house.answering:
-            return
-        try:
-            with connected(self.as_admin(), timeout_s=3.0) as client:
-                self._end_with(client)
-        except TimbrError as error:
-            note(f"kernels could not be asked to end: {error}")
-
-    def _end_with(self, client: Client) -> None:
-        living = [info for info in client.kernels() if info.state not in ("dead", "offline")]
-        ending = [info for info in living if info.ours and (self._everyone or info.kernel_id == self.demo)]
-        for info in ending:
-            note(f"ending kernel {info.name}")
-            kernel: RemoteKernel = client.kernel(info.kernel_id)
-            kernel.shutdown()
-        left = [info.name for info in living if info not in ending]
-        if left:
-            note(f"these kernels live on, and the next `timbr-wamp up` finds them: {', '.join(left)}")
 
 
 def _announce(house: House, kernels: list[str], as_json: bool) -> None:
