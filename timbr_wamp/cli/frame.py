@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from timbr_wamp.client import Client, RemoteMachine
     from timbr_wamp.settings import Settings
 
+#: Columns of a table that goes into a pipe.
+PIPE_WIDTH = 200
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -143,11 +146,12 @@ def print_json(value: object, *, line: bool = False) -> None:
         sys.stdout.flush()
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return where people read. Rich itself honours ``NO_COLOR`` and pipes."""
+def console() -> Console:
+    """Return where people read results. Rich itself honours ``NO_COLOR``; a pipe gets wide lines."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(highlight=False, width=width)
 
 
 def note(text: str) -> None:

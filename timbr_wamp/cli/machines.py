@@ -176,7 +176,11 @@ def _print_record(record: Record, column: int | None, as_json: bool) -> None:
         from timbr_wamp.cli.show import record_line
 
         screen = console()
-        screen.print(record_line(record), soft_wrap=not screen.is_terminal, overflow="ellipsis", no_wrap=True)
+        if screen.is_terminal:
+            screen.print(record_line(record), no_wrap=True, overflow="ellipsis")
+        else:
+            click.echo(record_line(record).plain)
+            sys.stdout.flush()
 
 
 def record_as_json(record: Record) -> dict[str, Any]:
@@ -267,9 +271,9 @@ def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> No
     if as_json:
         print_json(list(found))
         return
-    from timbr_wamp.cli.show import slots_table
+    from timbr_wamp.cli.show import slots_view
 
-    console().print(slots_table(found))
+    console().print(slots_view(found))
 
 
 @click.command("set")

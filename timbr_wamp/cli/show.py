@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,9 @@ STATE_STYLES = {
     "running": "green", "idle": "green", "busy": "yellow", "paused": "yellow", "draining": "yellow",
     "starting": "yellow", "restarting": "yellow", "failed": "bold red", "dead": "bold red", "offline": "red",
 }  # fmt: skip
+
+#: Characters of a message, and of each value after it, on a record's line.
+INPUT_WIDTH, VALUE_WIDTH = 32, 64
 
 
 def state_text(state: str) -> Text:
@@ -117,17 +119,23 @@ def counts_table(status: Status, slots: Sequence[SlotInfo] = ()) -> Table:
     return table
 
 
-def slots_table(slots: Sequence[SlotInfo]) -> Table:
-    """Return what stands in each slot, with the first lines of its source."""
-    table = _table("slot", "name", "function", "gets", "revision", "source")
+def slots_view(slots: Sequence[SlotInfo]) -> Group:
+    """Return what stands in each set slot, with its source text; then which are unset."""
+    blocks: list[Text] = []
     for info in slots:
         if info.identity:
-            table.add_row(f"f{info.slot}", info.name or "", Text("identity", style="dim"), "", "", "")
             continue
-        source = "\n".join((info.source or "").splitlines()[:8])
-        by = f"{info.revision}" + (f" by {info.author}" if info.author else "")
-        table.add_row(f"f{info.slot}", info.name or "", escape(info.function or "?"), _gets(info), by, Text(source))
-    return table
+        by = f" by {info.author}" if info.author else ""
+        blocks.append(
+            Text.assemble(
+                (f"f{info.slot}", "bold cyan"), (f" {info.name}" if info.name else "", "bold"),
+                (f"  {info.function or '?'}, gets {_gets(info)}, since revision {info.revision}{by}", "dim"),
+            )
+        )  # fmt: skip
+        source = info.source or "(no source text)"
+        blocks.append(Text("\n".join(f"    {line}" for line in source.splitlines()) + "\n"))
+    unset = ", ".join(f"f{info.slot}" for info in slots if info.identity)
+    return Group(*blocks, *([Text(f"unset: {unset}", style="dim")] if unset else []))
 
 
 def _gets(info: SlotInfo) -> str:
@@ -147,7 +155,7 @@ def record_line(record: Record) -> Text:
     if record.meta.text_bytes is not None:
         return line.append(f"(a row of {record.meta.text_bytes:,} bytes)", style="yellow")
     before = record.input
-    line.append(compact(before))
+    line.append(compact(before, INPUT_WIDTH))
     for number, value in enumerate(record.values):
         if value == before:
             continue  # identity, or nothing new: the line stays short
@@ -164,7 +172,7 @@ def failure_text(value: dict[str, Any]) -> str:
     return f"{detail.get('exc_class')}: {detail.get('exc_value')}"
 
 
-def compact(value: object, width: int = 80) -> str:
+def compact(value: object, width: int = VALUE_WIDTH) -> str:
     """Return a value's JSON text, cut to ``width`` characters."""
     text = orjson.dumps(value).decode()
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -59,7 +59,8 @@ def _run(
                 note("starting a kernel with a machine on live input")
                 demo_kernels.add(client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id)
             kernels = [kernel.name for kernel in client.kernels()]
-        _announce(house, kernels, as_json)
+        ending = "all of it" if stop_kernels or source else "router and host; kernels live on"
+        _announce(house, kernels, ending, as_json)
         house.watch()
 
 
@@ -68,7 +69,7 @@ def startup_file(source: str) -> Path:
     return Path(__file__).parent / "demo" / f"{source}.py"
 
 
-def _announce(house: House, kernels: list[str], as_json: bool) -> None:
+def _announce(house: House, kernels: list[str], ending: str, as_json: bool) -> None:
     """Print where everything is, and lines to paste."""
     router = house.router
     page = f"{router.page_url.rstrip('/')}/#token={router.admin_token}"
@@ -88,6 +89,6 @@ timbr-wamp is up{f", with kernels {', '.join(kernels)}" if kernels else ""}.
   elsewhere       client = timbr_wamp.connect("{router.url}", token="{router.admin_token}")
   in a terminal   timbr-wamp list
 
-Whoever has this token may run code here. Ctrl-C ends it all.
+Whoever has this token may run code here. Ctrl-C ends {ending}.
 """
     )
