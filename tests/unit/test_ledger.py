@@ -128,6 +128,12 @@ def test_a_waiting_reader_is_woken_by_a_message_and_by_wake(ledger):
     assert other.result() == []
 
 
+def test_a_reader_is_not_put_to_sleep_by_what_happened_since_it_last_looked(ledger):
+    wakes = ledger.wakes
+    ledger.wake()
+    assert in_thread(ledger.take, 1, 60.0, wakes).result() == []
+
+
 def test_an_id_given_by_the_caller_is_put_once(ledger):
     assert ledger.put(entry(1), known=True) is True
     assert ledger.put(entry(1), known=True) is False

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import queue
 import threading
+import time
 from collections import deque
 
 import pytest
@@ -307,6 +308,20 @@ def test_an_ended_source_gives_way_by_itself(machine, records):
     assert machine.wait(LIMIT_S)
     records.wait_for(2)
     assert records.kinds.count("exhausted") == records.kinds.count("drained") == 2
+
+
+def test_reading_begins_at_once_with_start_and_ends_at_once_with_the_source(machines):
+    """An idle worker looks around every second; nothing may wait for that."""
+    begun = time.monotonic()
+    for _ in range(100):
+        machine = machines()
+        machine.source = range(5)
+        machine.start()
+        assert machine.wait(LIMIT_S)
+        machine.set_source([1])
+        assert machine.wait(LIMIT_S)
+        machine.close()
+    assert time.monotonic() - begun < 5.0, "two of 100 rounds took a second more"
 
 
 def test_a_source_set_while_running_is_read_at_once(machine, records):

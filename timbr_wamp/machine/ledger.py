@@ -135,11 +135,19 @@ class Ledger:
 
     # --- the reader ---
 
-    def take(self, limit: int, timeout_s: float) -> list[Entry]:
-        """Take at most ``limit`` entries under way; empty when none came in ``timeout_s``, or on `wake`."""
+    @property
+    def wakes(self) -> int:
+        """How often `wake` was called."""
+        return self._woken
+
+    def take(self, limit: int, timeout_s: float, wakes: int | None = None) -> list[Entry]:
+        """Take at most ``limit`` entries under way; empty when none came in ``timeout_s``, or on `wake`.
+
+        ``wakes``: as they were when the caller last looked around; so that none is missed.
+        """
         with self._lock:
             if not self._queue and timeout_s > 0 and not self._closed:
-                woken = self._woken
+                woken = self._woken if wakes is None else wakes
                 self._takers += 1
                 self._arrived.wait_for(lambda: self._queue or self._closed or self._woken != woken, timeout_s)
                 self._takers -= 1

@@ -313,7 +313,6 @@ class Machine:
         self._feeder = feeder
         self.event_log.add("source_set", author, total=feeder.total)
         self._permit_by_state()
-        self._ledger.wake()
 
     def delete_source(self, *, author: str | None = None) -> None:
         """Take the source away; what was read of it stays queued."""
@@ -403,6 +402,7 @@ class Machine:
         with self._verbs:
             if self._feeder is not None:
                 self._feeder.permit(float("inf") if self._worker.state == "running" else 0)
+        self._ledger.wake()
 
     def close(self, timeout: float = 5.0) -> None:
         """Stop, take the local wire away, release the source. Idempotent, bounded, never raises."""

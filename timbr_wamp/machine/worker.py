@@ -180,20 +180,28 @@ class Worker:
             if was in ("stopped", "idle", "failed") and (thread is None or not thread.is_alive()):
                 self._state = "stopped"
                 return
-            drain = drain and was == "running"
-            self._state = "draining" if drain else "stopped"
+            target: MachineStateName = "draining" if drain and was == "running" else "stopped"
+            self._state = target
             self._lock.notify_all()
         self._ledger.wake()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout_s)
-            if thread.is_alive():
-                self._set_stopped()
-                self._ledger.wake()
-                if was != "stopped":
-                    self._events.add("stopped", author, under_way=self.current_oid)
-                raise CallTimeout("stopping the message under way", timeout_s)
+        ended = thread is threading.current_thread() or self._wait_ended(thread, target, timeout_s)
+        if not ended:
+            self._set_stopped()
+            self._ledger.wake()
         if was != "stopped":
-            self._events.add("stopped", author)
+            self._events.add("stopped", author, under_way=self.current_oid)
+        if not ended:
+            raise CallTimeout("stopping the message under way", timeout_s)
+
+    def _wait_ended(self, thread: threading.Thread | None, target: MachineStateName, timeout_s: float) -> bool:
+        """Wait until the thread processes nothing more, or somebody else's verb takes the machine elsewhere."""
+
+        def ended() -> bool:
+            dead = thread is None or not thread.is_alive()
+            return dead or self._thread is not thread or self._state not in (target, "stopped")
+
+        with self._lock:
+            return self._lock.wait_for(ended, timeout_s)
 
     def _set_stopped(self) -> None:
         with self._lock:
@@ -217,8 +225,9 @@ class Worker:
             while self._active():
                 self._take_over()
                 try:
+                    wakes = self._ledger.wakes
                     self._refill()
-                    entries = self._ledger.take(BATCH_MESSAGES, IDLE_S)
+                    entries = self._ledger.take(BATCH_MESSAGES, IDLE_S, wakes)
                     if entries:
                         self._process(entries)
                 finally:
@@ -231,6 +240,7 @@ class Worker:
             with self._lock:
                 self._state, self._reason = "failed", clean_text(f"{type(error).__name__}: {error}")
                 self._thread = None  # it lives a moment longer, but does nothing more
+                self._lock.notify_all()
             self._events.add("failed", reason=self._reason)
         finally:
             ended.set()
@@ -261,6 +271,7 @@ class Worker:
             if self._state in ACTIVE:
                 return True
             self._thread = None
+            self._lock.notify_all()
             return False
 
     def step(self, wait_s: float, refill: Callable[[], None]) -> Row | None:
@@ -272,10 +283,11 @@ class Worker:
         if self._state in ACTIVE or not self._work.acquire(timeout=STEP_LIMIT_S + wait_s):
             raise MachineRunning("get")
         try:
+            wakes = self._ledger.wakes
             if self._state in ACTIVE:
                 raise MachineRunning("get")
             refill()
-            entries = self._ledger.take(1, wait_s)
+            entries = self._ledger.take(1, wait_s, wakes)
             if not entries:
                 return None
             self._process(entries, stepping=True)
