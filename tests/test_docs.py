@@ -17,6 +17,7 @@ from timbr_wamp.cli.reference import cli_reference, commands
 from timbr_wamp.contract.api import PROCEDURES, TOPICS
 from timbr_wamp.contract.exports import uri_text
 from timbr_wamp.errors import ERRORS
+from timbr_wamp.magic.commands import VERBS
 
 ROOT = Path(__file__).parents[1]
 WIRE = (ROOT / "docs/reference/wire.md").read_text(encoding="utf-8")
@@ -49,6 +50,12 @@ def test_every_command_and_option_says_what_it_is(words: str, command: click.Com
     assert command.help, f"{words} has no help"
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     assert not [option.name for option in options if not option.help], f"options of {words} without help"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_of_the_magic_is_documented(verb: str) -> None:
+    page = (ROOT / "docs/reference/magics.md").read_text(encoding="utf-8")
+    assert f"`%wamp {verb}" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
