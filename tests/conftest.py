@@ -25,6 +25,8 @@ from timbr_wamp.settings import ENV_PREFIX, LEGACY_ENV, Settings, load_settings
 
 #: How long what a test ended may take to be gone.
 LEAK_LIMIT_S = 5.0
+#: Every process that a test starts inherits this variable: what still has it at the end was left behind.
+SESSION_MARK = "TIMBR_TEST_SESSION"
 #: Started by the standard library for the whole process.
 LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -69,6 +71,7 @@ def test_folder() -> Iterator[Path]:
     for kind in ("runtime", "data", "config"):
         os.environ[f"{ENV_PREFIX}{kind.upper()}_DIR"] = str(folder / kind)
     os.environ[f"{ENV_PREFIX}HOST"] = "lab"
+    os.environ[SESSION_MARK] = folder.name
     try:
         # For `timbr-wamp up` and others that tests start as a user would; the rest find none and say so.
         os.environ[f"{ENV_PREFIX}CROSSBAR"] = str(find_crossbar(_USERS_SETTINGS))
@@ -77,9 +80,9 @@ def test_folder() -> Iterator[Path]:
     yield folder
     os.environ.clear()
     os.environ.update(before)
-    strays = _strays(folder)
+    strays = _strays(folder.name)
     for process in strays:
-        process.kill()  # ours: its environment names this session's own folder
+        process.kill()  # ours: its environment bears this session's mark
     shutil.rmtree(folder, ignore_errors=True)
     assert not strays, f"left behind by the tests: {strays}"
 
@@ -151,12 +154,12 @@ def _children() -> set[psutil.Process]:
     return {process for process in _family(os.getpid()) if process not in routers and _counts(process)}
 
 
-def _strays(folder: Path) -> list[psutil.Process]:
+def _strays(mark: str) -> list[psutil.Process]:
     """Return the processes that tests started in sessions of their own and nobody ended."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(f"{ENV_PREFIX}RUNTIME_DIR") == str(folder / "runtime") and _counts(process):
+            if process.environ().get(SESSION_MARK) == mark and _counts(process):
                 found.append(process)
         except psutil.Error:
             continue  # gone meanwhile, or somebody else's

@@ -48,6 +48,12 @@ class NodeFile(ProcessFile, kw_only=True):
     token: str
     host_token: str
 
+    @property
+    def local_url(self) -> str:
+        """Where this computer's own clients connect: under TLS the unix socket, since a certificate
+        names the computer as others know it, not 127.0.0.1."""
+        return self.unix_url if self.url.startswith("wss:") else self.url
+
     def __repr__(self) -> str:
         return f"NodeFile(pid={self.pid}, url={self.url!r})"
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,10 @@ from typing import Any
 
 import psutil
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 import timbr_wamp
 from tests.conftest import require_service
@@ -191,6 +198,48 @@ def test_nothing_is_lost_when_router_and_bridge_are_killed(own_settings: Setting
         status = machine.status
     check_complete(seen, (before, after))
     assert (status.put, status.processed, status.errored) == (MESSAGES, MESSAGES, 0)
+
+
+def test_tls_needs_no_certificate_for_this_computer(own_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = own_settings.data_dir / "node.pem", own_settings.data_dir / "node.key"
+    write_certificate(certificate, key)
+    monkeypatch.setenv(f"{ENV_PREFIX}TLS_CERTIFICATE", str(certificate))
+    monkeypatch.setenv(f"{ENV_PREFIX}TLS_KEY", str(key))
+    with up(own_settings) as house:
+        assert house["url"].startswith("wss://")
+        assert house["page_url"].startswith("https://")
+        with timbr_wamp.connect(settings=own_settings) as client:
+            assert client.start_kernel(name="over_tls", host="lab").execute("1 + 1", timeout_s=30).status == "ok"
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        with urllib.request.urlopen(house["page_url"].replace("127.0.0.1", "localhost"), context=trusted) as answer:
+            assert answer.status == 200
+
+
+def write_certificate(certificate: Path, key: Path) -> None:
+    """Write a certificate that names ``localhost`` only, and its key."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    key.chmod(0o600)
 
 
 def test_the_thirty_first_message_over_wamp(own_settings: Settings) -> None:

@@ -51,7 +51,7 @@ def _run(
     house = House(settings, note, ends_with_us=lambda kernel: stop_kernels or kernel.kernel_id in demo_kernels)
     with interruptible(house):
         house.start_router(next_free_port=next_free_port)
-        as_admin = replace(settings, url=house.router.url, token=house.router.admin_token)
+        as_admin = replace(settings, url=house.router.local_url, token=house.router.admin_token)
         with connected(as_admin) as client:
             note("starting the host")
             house.start_host(client)

@@ -88,7 +88,7 @@ def find_router(url: str | None, token: str | None, realm: str | None, settings:
     if wanted is None:
         if local is None:
             raise NoRouter(f"no url given or configured, and {path} names no living one")
-        wanted = local.url
+        wanted = local.local_url
     token = token or settings.token or (local.token if local is not None else None)
     if token is None:
         raise InvalidToken(f"none was given or configured for {wanted}")

@@ -159,6 +159,11 @@ class Router:
         assert port is not None  # we chose it
         return port
 
+    @property
+    def local_url(self) -> str:
+        """Where this computer's own clients connect; see `timbr_wamp.runtime.NodeFile.local_url`."""
+        return self.unix_url if self.url.startswith("wss:") else self.url
+
     def poll(self) -> int | None:
         """Return the exit status if the router ended, None while it runs."""
         return self._process.poll()
