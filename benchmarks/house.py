@@ -17,7 +17,8 @@ import timbr_wamp
 from benchmarks.common import ROOT, scratch_folder
 from timbr_wamp import runtime
 from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
-from timbr_wamp.router import free_port
+from timbr_wamp.router import find_crossbar, free_port
+from timbr_wamp.settings import load_settings
 
 #: Nothing here takes longer, or something is broken.
 LIMIT_S = 180.0
@@ -65,7 +66,8 @@ def house(*, bufsize: int = 1024) -> Iterator[House]:
     folder = scratch_folder()
     environ = {
         **os.environ, "TIMBR_WAMP_RUNTIME_DIR": str(folder / "run"), "TIMBR_WAMP_DATA_DIR": str(folder / "data"),
-        "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "TIMBR_WAMP_HOST": "bench",
+        "TIMBR_WAMP_CROSSBAR": str(find_crossbar(load_settings())),
     }  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "timbr_wamp", "up", "--json", "--stop-kernels", "--port", str(free_port())],
@@ -75,7 +77,7 @@ def house(*, bufsize: int = 1024) -> Iterator[House]:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
         with timbr_wamp.connect(said["url"], said["token"], timeout_s=20) as client:
-            kernel = client.start_kernel(name="bench")
+            kernel = client.start_kernel(name="bench", host="bench")
             code = (
                 "import timbr_wamp, benchmarks.common as c\n"
                 f"m = timbr_wamp.Machine(bufsize={bufsize})\nm[0:3] = c.SLOTS\nm.start()"

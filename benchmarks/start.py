@@ -12,7 +12,8 @@ import time
 import urllib.request
 
 from benchmarks.common import ROUNDS, Figure, scratch_folder
-from timbr_wamp.router import free_port
+from timbr_wamp.router import find_crossbar, free_port
+from timbr_wamp.settings import load_settings
 
 
 def once() -> float:
@@ -20,6 +21,7 @@ def once() -> float:
     folder = scratch_folder()
     environ = {
         **os.environ, "TIMBR_WAMP_RUNTIME_DIR": str(folder / "run"), "TIMBR_WAMP_DATA_DIR": str(folder / "data"),
+        "TIMBR_WAMP_CROSSBAR": str(find_crossbar(load_settings())),
     }  # fmt: skip
     begun = time.perf_counter()
     process = subprocess.Popen(

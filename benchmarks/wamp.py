@@ -242,7 +242,10 @@ def slot_change(at: House) -> Figure:
                   f"median {median:.1f} ms")  # fmt: skip
 
 
-def figures() -> list[Figure]:
+def figures() -> Iterator[Figure]:
     """Measure and return the figures of the whole way."""
     with house() as at:
-        return [throughput(at), latency(at), *status_calls(at), slot_change(at)]
+        yield latency(at)
+        yield throughput(at)
+        yield from status_calls(at)
+        yield slot_change(at)

@@ -40,9 +40,11 @@ class Reader:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
-        """Subscribe."""
+        """Subscribe, and begin after the newest record that there is."""
         await self._connection.subscribe(self._records, self._on_batch)
-        await self._connection.subscribe(self._status, self._on_status, get_retained=True)
+        status = await self._connection.call(self._status)
+        self._feed = Feed(run=status["run"], after_seq=status["last_seq"])
+        await self._connection.subscribe(self._status, self._on_status)
 
     def _on_batch(self, batch: Any, details: Any = None) -> None:
         self._follow(self._feed.on_batch(batch["run"], batch["first_seq"], batch["last_seq"], batch["rows"]))
