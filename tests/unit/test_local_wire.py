@@ -175,7 +175,8 @@ def test_records_are_published_in_the_original_format_with_meta_behind(machines,
         assert (decoded["run"], decoded["seq"]) == (machine.run, before + n + 1)
         assert (decoded["attempt"], decoded["revision"], decoded["errored"]) == (1, 1, False)
         assert decoded["received_at"] <= decoded["finished_at"]
-    assert peer.status().processed == machine.status.processed
+    assert machine.wait(LIMIT_S)
+    assert peer.status().processed == machine.status.processed == before + 3
 
 
 def test_over_tcp_only_who_has_the_keys_of_the_runtime_file_gets_an_answer(machines, runtime_dir):
