@@ -84,6 +84,7 @@ class MachineLink:
         self.brief = MachineBrief(name=file.name, run=file.run, state="idle")
         self.running = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._hurry = asyncio.Event()
         self._start(self._follow_changes())
 
     def want(self, wanted: Wanted) -> None:
@@ -93,6 +94,7 @@ class MachineLink:
             self._read_records(wanted)
         if (wanted.status and not before.status) or (wanted.records and not before.records):
             self.look()
+            self._hurry.set()
 
     def look(self) -> None:
         """Ask for the status now."""
@@ -154,22 +156,40 @@ class MachineLink:
         event_number, error_number = _NEWEST, _NEWEST
         while True:
             first = event_number == _NEWEST
-            wait_s = 0.0 if first else STATUS_SHORTEST_S if self._wanted.status else CALM_S
+            watched = self._wanted.status or self._wanted.records
+            wait_s = 0.0 if first else STATUS_SHORTEST_S if watched else CALM_S
             try:
-                arguments = [event_number, error_number, wait_s]
-                changes = await self._control.request("__changes__", arguments, timeout_s=wait_s + ANSWER_S)
+                changes = await self._changes(event_number, error_number, wait_s)
             except (CallTimeout, ControlBusy) as error:
                 logger.warning("machine %s: %s", self.file.name, error)
                 await asyncio.sleep(RETRY_S)
                 continue
             except TimbrError:
                 return  # it is gone; whoever looks at the runtime files notices
+            if changes is None:
+                continue
             event_number, error_number = changes["event_number"], changes["error_number"]
             self._take_status(changes["status"])
             for event in changes["events"]:
                 self._sink.on_event(event)
             for failure in changes["errors"]:
                 self._sink.on_error(failure)
+
+    async def _changes(self, event_number: int, error_number: int, wait_s: float) -> Mapping[str, Any] | None:
+        """Return what the machine tells of its changes; None when somebody began to listen meanwhile.
+
+        The next poll takes the place of the one that was given up: a machine keeps one for each link.
+        """
+        self._hurry.clear()
+        arguments = [event_number, error_number, wait_s]
+        poll = asyncio.ensure_future(self._control.request("__changes__", arguments, timeout_s=wait_s + ANSWER_S))
+        hurried = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait({poll, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            return await poll if poll.done() else None
+        finally:
+            poll.cancel()
+            hurried.cancel()
 
     def _take_status(self, value: Mapping[str, Any]) -> None:
         status = msgspec.convert(value, Status, strict=False)

@@ -16,9 +16,21 @@ from typing import Any
 import msgspec
 import zmq
 
-from timbr_wamp.client.feed import Batch, Batcher, Deliver, Feed, Gap, Instruction, Refill, record_row
+from timbr_wamp.client.feed import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    Batch,
+    Batcher,
+    Deliver,
+    Feed,
+    Gap,
+    Instruction,
+    Refill,
+    record_row,
+)
 from timbr_wamp.components.control_link import ControlLink, encrypt
 from timbr_wamp.components.zmq_reader import HOLD_S, Reader
+from timbr_wamp.contract import ROW_LIMIT_BYTES
 from timbr_wamp.errors import RunMismatch, TimbrError
 from timbr_wamp.runtime import MachineFile
 
@@ -26,14 +38,18 @@ logger = logging.getLogger(__name__)
 
 Rows = Sequence[Sequence[Any]]
 
-#: Records read before other tasks get a turn.
-TURN_ROWS = 200
+#: Records read before other tasks get a turn; as many as go into a batch.
+TURN_ROWS = BATCH_ROWS
+#: A turn's records up to this size are sent as one batch, without being gathered one by one.
+WHOLE_BYTES = BATCH_BYTES * 3 // 2
 #: Batches (of at most 256 KB and a row) that wait here while the router is slow. Beyond, records stay in
 #: ZeroMQ, and those that do not fit there in the machine's ring: to fetch them later costs twice as much.
 HELD_BATCHES = 64
-RECEIVE_HIGH_WATER_MARK = 2_000
+RECEIVE_HIGH_WATER_MARK = 8_000
 #: Rows of one refill; the machine bounds its pages in bytes.
 REFILL_ROWS = 1_000
+#: Nothing came for so long: what is missing is not merely on its way.
+QUIET_S = 0.1
 #: A page of kept records comes within this, or is asked for again later.
 PAGE_S = 10.0
 
@@ -72,6 +88,7 @@ class RecordsLink:
         self._feed = Feed(refill_rows=REFILL_ROWS) if complete else None
         self._batcher = Batcher()
         self._flush: asyncio.TimerHandle | None = None
+        self._read_at = 0.0
         self._held: deque[Batch] = deque()
         self._release: asyncio.TimerHandle | None = None
         self._refills: set[asyncio.Task[None]] = set()
@@ -86,7 +103,8 @@ class RecordsLink:
     def on_status(self, run: str, last_seq: int) -> None:
         """Take the machine's word for its newest record, so that a lost last one is noticed too."""
         if self._feed is not None:
-            self._follow(self._feed.on_status(run, last_seq))
+            quiet = self._has_room() and self._loop.time() - self._read_at > QUIET_S
+            self._follow(self._feed.on_status(run, last_seq, sure=quiet))
 
     def close(self) -> None:
         """Stop reading; what was read and not given out yet is dropped. Idempotent."""
@@ -120,11 +138,16 @@ class RecordsLink:
                 self._take(run, rows, sizes)
                 rows, sizes = [], []
             run, expected = number.run, number.seq + 1
-            row, size = record_row(number.seq, oid.decode(), text.decode(), meta.decode())
-            rows.append(row)
-            sizes.append(size)
+            if len(text) <= ROW_LIMIT_BYTES:
+                rows.append([number.seq, oid.decode(), text.decode(), meta.decode()])
+                sizes.append(len(text) + len(meta) + len(oid))
+            else:
+                row, size = record_row(number.seq, oid.decode(), text.decode(), meta.decode())
+                rows.append(row)
+                sizes.append(size)
         if rows:
             self._take(run, rows, sizes)
+            self._read_at = self._loop.time()
         return more
 
     def _take(self, run: str, rows: list[Sequence[Any]], sizes: list[int]) -> None:
@@ -141,6 +164,11 @@ class RecordsLink:
             self._follow(instructions)
 
     def _deliver(self, run: str, rows: Rows, sizes: Sequence[int]) -> None:
+        if len(rows) >= TURN_ROWS and sum(sizes) <= WHOLE_BYTES:  # at full speed: as it came, it is a batch
+            if (before := self._batcher.flush()) is not None:
+                self._give(before)
+            self._give(Batch(run, rows[0][0], rows[-1][0], list(rows)))
+            return
         now, add = self._loop.time(), self._batcher.add
         for row, size in zip(rows, sizes, strict=True):
             for batch in add(run, row, size, now):
