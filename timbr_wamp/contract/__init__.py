@@ -15,11 +15,8 @@ from timbr_wamp.contract.api import (
 )
 from timbr_wamp.contract.record import Outcome, Record, outcome_kind, record_from_call, record_from_row
 from timbr_wamp.contract.structs import (
-    KernelStateName,
-    MachineStateName,
     PAYLOAD_LIMIT_BYTES,
     ROW_LIMIT_BYTES,
-    SourceStateName,
     Access,
     CallResult,
     CompleteReply,
@@ -32,7 +29,9 @@ from timbr_wamp.contract.structs import (
     IopubMessage,
     IsCompleteReply,
     KernelInfo,
+    KernelStateName,
     MachineBrief,
+    MachineStateName,
     PutResult,
     RecordMeta,
     RecordRow,
@@ -41,6 +40,7 @@ from timbr_wamp.contract.structs import (
     RevisionInfo,
     SlotCounts,
     SlotInfo,
+    SourceStateName,
     SourceStatus,
     Status,
     TrialRow,

@@ -96,7 +96,7 @@ class Status(msgspec.Struct, kw_only=True):
     state: MachineStateName
     #: Why, when the state is ``failed`` or ``stopped`` by itself.
     reason: str | None = None
-    #: The worker thread lives and gave a heartbeat within the last seconds.
+    #: It is to process messages, and the thread that does so lives. One that gets nowhere tells so by an event.
     running: bool = False
     put: int = 0
     processed: int = 0

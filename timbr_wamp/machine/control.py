@@ -169,7 +169,7 @@ class ControlServer:
     def _answer_polls(self) -> None:
         now, log = time.monotonic(), self._machine.event_log
         for poll in list(self._polls):
-            errors_now, _ = self._machine.errors_since(1 << 62)
+            errors_now = self._machine.recorder.errors.number
             if (
                 log.number <= poll.event_number
                 and now < poll.deadline
@@ -178,7 +178,7 @@ class ControlServer:
                 continue
             self._polls.remove(poll)
             event_number, events = log.since(poll.event_number)
-            error_number, failures = self._machine.errors_since(poll.error_number)
+            error_number, failures = self._machine.recorder.errors.since(poll.error_number)
             value = {
                 "status": self._machine.status, "events": events, "errors": failures[-100:],
                 "event_number": event_number, "error_number": error_number,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -21,9 +20,7 @@ from timbr_wamp.contract import (
     Event,
     Record,
     RecordMeta,
-    RecordRow,
     RevisionInfo,
-    SlotCounts,
     SlotInfo,
     SourceStatus,
     Status,
@@ -33,29 +30,19 @@ from timbr_wamp.errors import (
     InvalidArgument,
     MachineClosed,
     MachineEmpty,
-    MachineFull,
-    PayloadTooLarge,
-    RecordNotFound,
-    RunMismatch,
     SourceActive,
 )
+from timbr_wamp.machine.again import Again
 from timbr_wamp.machine.events import EventLog
-from timbr_wamp.machine.functions import function_name
 from timbr_wamp.machine.ledger import Ledger, remaining
 from timbr_wamp.machine.plan import InlineExecutor, run_plain
-from timbr_wamp.machine.protocols import Clock, Entry, Executor, Hook, Journal, Row, Sink
+from timbr_wamp.machine.protocols import Clock, Executor, Hook, Journal, Sink
+from timbr_wamp.machine.recorder import Recorder
 from timbr_wamp.machine.slots import Revision, Slot, SlotFunction, SlotTable, identity
 from timbr_wamp.machine.sources import Feeder
+from timbr_wamp.machine.views import slot_counts, slot_info, warn_of_aliases, wire_row
 from timbr_wamp.machine.worker import BATCH_MESSAGES, Worker
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_run
-from timbr_wamp.values import VALUE_LIMIT_BYTES
-
-#: Attempts of this many replayed or retried messages are remembered.
-ATTEMPTS_KEPT = 10_000
-
-
-class AliasedValues(UserWarning):
-    """Two slots returned one object that was changed in between; texts show it as it was, values do not."""
 
 
 class Machine:
@@ -98,22 +85,18 @@ class Machine:
         self._drained_told: Feeder | None = None
         self._verbs = threading.Lock()
         self._closed = False
-        self._attempts: dict[str, int] = {}
         self._wire: Any = None
         self._namespace = namespace
-        self._worker = Worker(
-            name=name,
-            run=journal.run if journal is not None else new_run(),
-            ledger=self._ledger,
-            executor=executor or InlineExecutor(clock),
-            current=self._table.current,
-            events=self.event_log,
-            clock=clock,
-            journal=journal,
+        #: The records that are kept, and how they come about; for those who build on the machine.
+        self.recorder = Recorder(
+            run=journal.run if journal is not None else new_run(), ledger=self._ledger, clock=clock, journal=journal,
             sinks=sinks,
-            refill=self._refill,
-            on_idle=self._tell_drained,
-        )
+        )  # fmt: skip
+        self._again = Again(self._ledger, self.recorder, clock)
+        self._worker = Worker(
+            name=name, ledger=self._ledger, executor=executor or InlineExecutor(clock), current=self._table.current,
+            events=self.event_log, clock=clock, recorder=self.recorder, refill=self._refill, on_idle=self._tell_drained,
+        )  # fmt: skip
         face = plugins.kernel_face() if serve is None or namespace is None else None
         if face is not None and namespace is None:
             self._namespace = face.namespace()
@@ -210,7 +193,7 @@ class Machine:
     @property
     def slots(self) -> list[SlotInfo]:
         """The slots of the newest revision."""
-        return [_slot_info(slot) for slot in self._table.current().slots]
+        return [slot_info(slot) for slot in self._table.current().slots]
 
     @property
     def revisions(self) -> list[RevisionInfo]:
@@ -233,7 +216,7 @@ class Machine:
         revision = self._table.current()
         begun = self._clock()
         values, texts, failures = run_plain(revision, message)
-        _warn_of_aliases(revision, values, texts)
+        warn_of_aliases(revision, values, texts)
         meta = RecordMeta(
             run=self.run, seq=0, attempt=0, revision=revision.number, received_at=begun,
             finished_at=self._clock(), errored=bool(failures),
@@ -428,7 +411,7 @@ class Machine:
     @property
     def run(self) -> str:
         """Identity of the numbering of records."""
-        return self._worker.run
+        return self.recorder.run
 
     @property
     def running(self) -> bool:
@@ -438,66 +421,33 @@ class Machine:
     @property
     def status(self) -> Status:
         """State and counters at one instant."""
-        worker, now = self._worker, self._clock()
+        worker, recorder, now = self._worker, self.recorder, self._clock()
         counts = self._ledger.snapshot()
-        rates = worker.rates.rates(now, worker.finished)
+        rates = recorder.rates.rates(now, recorder.count)
         feeder = self._feeder
         return Status(
-            name=self.name, run=worker.run, state=worker.state, reason=worker.reason, running=worker.running,
+            name=self.name, run=recorder.run, state=worker.state, reason=worker.reason, running=worker.running,
             put=counts.put, processed=counts.processed, errored=counts.errored, dropped=counts.dropped,
             refused=counts.refused, queue_size=counts.queue_size, queue_capacity=counts.queue_capacity,
-            in_flight=counts.in_flight, last_seq=worker.ring.last_seq, last_oid=worker.last_oid,
-            current_oid=worker.current_oid, last_processed_time=worker.last_processed_time,
+            in_flight=counts.in_flight, last_seq=recorder.ring.last_seq, last_oid=recorder.last_oid,
+            current_oid=worker.current_oid, last_processed_time=recorder.last_processed_time,
             revision=self._table.current().number, rate_per_s=rates, uptime_s=now - self._started_at, time=now,
             source=SourceStatus() if feeder is None else feeder.status(rates[1]),
-            slots=[_slot_counts(slot) for slot in self._table.current().slots if slot.function is not None],
+            slots=[slot_counts(slot) for slot in self._table.current().slots if slot.function is not None],
         )  # fmt: skip
 
     @property
     def errors(self) -> list[ErrorRow]:
         """The kept failures, oldest first."""
-        return self._worker.errors.rows(1_000_000)
-
-    def error_rows(self, n: int) -> list[ErrorRow]:
-        """Return the newest ``n`` failures, oldest of them first."""
-        return self._worker.errors.rows(n)
-
-    def errors_since(self, number: int) -> tuple[int, list[ErrorRow]]:
-        """Return how many failures there ever were, and the kept ones after the first ``number``."""
-        return self._worker.errors.since(number)
+        return self.recorder.errors.rows(1_000_000)
 
     def recent(self, n: int = 50) -> list[Record]:
         """Return the newest records, oldest of them first."""
-        return [record_from_row(wire_row(row)) for row in self._worker.ring.newest(n)]
+        return [record_from_row(wire_row(row)) for row in self.recorder.ring.newest(n)]
 
     def events(self, n: int = 100) -> list[Event]:
         """Return the newest events, oldest of them first."""
         return self.event_log.newest(n)
-
-    def rows_after(self, seq: int, limit: int, limit_bytes: int) -> tuple[int, int, list[Row]]:
-        """Return ``(first kept, last, rows)`` of the kept records; see `RecordRing.after`."""
-        return self._worker.ring.after(seq, limit, limit_bytes)
-
-    def newest_rows(self, n: int) -> list[Row]:
-        """Return the newest kept rows, oldest of them first."""
-        return self._worker.ring.newest(n)
-
-    def row(self, run: str, seq: int) -> Row:
-        """Return one kept row.
-
-        Raises:
-            RunMismatch, RecordNotFound: another numbering, or not kept.
-        """
-        self.check_run(run)
-        row = self._worker.ring.get(seq)
-        if row is None:
-            raise RecordNotFound(str(seq), self._worker.ring.first_seq, self._worker.ring.last_seq)
-        return row
-
-    def check_run(self, run: str) -> None:
-        """Raise RunMismatch unless ``run`` is the present numbering."""
-        if run != self.run:
-            raise RunMismatch(run, self.run)
 
     # --- again ---
 
@@ -509,18 +459,7 @@ class Machine:
         Raises:
             MachineFull: there was room for none of them.
         """
-        wanted = None if oids is None else {checked_oid(oid) for oid in oids}
-        opened = self._worker.errors.open(lambda oid: wanted is None or oid in wanted)
-        for number, failed in enumerate(opened):
-            try:
-                self._put_again(failed.oid, failed.message, failed.attempt)
-            except (MachineFull, MachineClosed):
-                for other in opened[number:]:
-                    self._worker.errors.reopen(other)
-                if number == 0:
-                    raise
-                return [done.oid for done in opened[:number]]
-        return [failed.oid for failed in opened]
+        return self._again.retry(oids)
 
     def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
         """Put kept messages again under their oids, each as the next attempt; return the oids.
@@ -532,26 +471,7 @@ class Machine:
             PayloadTooLarge: one was too large to be kept whole; nothing was put.
             MachineFull: there was room for none of them.
         """
-        rows = [self.row(run, seq) for seq in seqs]
-        messages = [_kept_message(row) for row in rows]
-        for number, (row, message) in enumerate(zip(rows, messages, strict=True)):
-            try:
-                self._put_again(row[1], message, orjson.loads(row[3])["attempt"])
-            except (MachineFull, MachineClosed):
-                if number == 0:
-                    raise
-                return [done[1] for done in rows[:number]]
-        return [row[1] for row in rows]
-
-    def _put_again(self, oid: str, message: object, attempt: int) -> None:
-        with self._verbs:
-            number = max(self._attempts.get(oid, 0), attempt) + 1
-            entry: Entry = (oid, message, self._clock(), number)
-            self._ledger.put(entry)
-            self._attempts.pop(oid, None)
-            self._attempts[oid] = number
-            while len(self._attempts) > ATTEMPTS_KEPT:
-                del self._attempts[next(iter(self._attempts))]
+        return self._again.replay(run, seqs)
 
     # --- wire ---
 
@@ -567,7 +487,7 @@ class Machine:
             raise MachineClosed(self.name)
         if self._wire is None:
             wire = self._wire = Wire.open(self, transport)
-            self._worker.replace_sinks(lambda sinks: (*sinks, wire.publisher))
+            self.recorder.replace_sinks(lambda sinks: (*sinks, wire.publisher))
 
     @property
     def endpoint(self) -> str | None:
@@ -578,7 +498,7 @@ class Machine:
         """Take the local wire away; the machine goes on."""
         wire, self._wire = self._wire, None
         if wire is not None:
-            self._worker.replace_sinks(lambda sinks: tuple(sink for sink in sinks if sink is not wire.publisher))
+            self.recorder.replace_sinks(lambda sinks: tuple(sink for sink in sinks if sink is not wire.publisher))
             wire.close()
 
     @property
@@ -609,57 +529,3 @@ def _machine_name(name: str) -> str:
     if name in RESERVED_NAMES:
         raise InvalidArgument("name", f"{name!r} is a kernel's own name on the wire; choose another")
     return name
-
-
-def _kept_message(row: Row) -> object:
-    message = orjson.loads(row[2])[0]
-    if isinstance(message, dict) and "__too_large__" in message:
-        raise PayloadTooLarge(message["__too_large__"], VALUE_LIMIT_BYTES)
-    return message
-
-
-def wire_row(row: Row) -> RecordRow:
-    """Return a kept row as it crosses the wire."""
-    return RecordRow(row[0], row[1], row[2].decode(), row[3].decode())
-
-
-def _slot_info(slot: Slot) -> SlotInfo:
-    if slot.function is None:
-        return SlotInfo(slot=slot.number, name=slot.name, revision=slot.since, author=slot.author)
-    return SlotInfo(
-        slot=slot.number, name=slot.name, identity=False, function=function_name(slot.function), source=slot.source,
-        values=slot.arguments.values, texts=slot.arguments.texts, revision=slot.since, author=slot.author,
-        counts=_slot_counts(slot),
-    )  # fmt: skip
-
-
-def _slot_counts(slot: Slot) -> SlotCounts:
-    tally = slot.tally
-    timings = sorted(tally.timings)
-    return SlotCounts(
-        slot=slot.number,
-        calls=tally.seen - tally.skipped,
-        errors=tally.errors,
-        skipped=tally.skipped,
-        p50_s=timings[len(timings) // 2] if timings else None,
-        p99_s=timings[int(len(timings) * 0.99)] if timings else None,
-    )
-
-
-def _warn_of_aliases(revision: Revision, values: list[Any], texts: list[bytes]) -> None:
-    first: dict[int, tuple[str, bytes]] = {}
-    for step in revision.steps:
-        index = step.slot.number + 1
-        value, text = values[index], texts[index]
-        if isinstance(value, (list, dict, set, bytearray)) or hasattr(value, "__dict__"):
-            task, earlier = first.setdefault(id(value), (step.slot.task, text))
-            if earlier != text:
-                warnings.warn(
-                    f"{task} and {step.slot.task} returned the same object, changed in between; "
-                    f"return a copy if the record shall show both",
-                    AliasedValues,
-                    stacklevel=3,
-                )
-
-
-__all__ = ["AliasedValues", "Machine", "identity", "wire_row"]

@@ -6,8 +6,8 @@ One `MachineService` a call: it knows the caller (`author`) and where progress g
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -36,6 +36,8 @@ from timbr_wamp.machine.slots import Revision, Slot, Step, identity
 if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
 
+T = TypeVar("T")
+
 #: Texts of one page of records together; leaves room for the rest of a payload.
 PAGE_BYTES = PAYLOAD_LIMIT_BYTES // 2
 #: A large record's text is sent in parts of so many characters.
@@ -53,19 +55,24 @@ class MachineService:
         return self._machine.status
 
     def slots(self) -> list[SlotInfo]:
-        return self._machine.slots
+        slots, size = self._machine.slots, 0
+        for info in slots:
+            size += len((info.source or "").encode())
+            if size > PAGE_BYTES:  # `slot` gives it whole
+                info.source = None
+        return slots
 
     def slot(self, slot: int | str) -> SlotInfo:
         machine = self._machine
         return machine.slots[machine.slot_number(slot)]
 
     def records(self, run: str, after_seq: int, limit: int = 200) -> RecordsPage:
-        self._machine.check_run(run)
-        first, last, rows = self._machine.rows_after(after_seq, min(max(limit, 1), PAGE_ROWS), PAGE_BYTES)
+        self._machine.recorder.check_run(run)
+        first, last, rows = self._machine.recorder.ring.after(after_seq, min(max(limit, 1), PAGE_ROWS), PAGE_BYTES)
         return RecordsPage(run=run, first_available=first, last_seq=last, rows=[bounded_row(row) for row in rows])
 
     def record(self, run: str, seq: int) -> RecordRow:
-        _, oid, text, meta = self._machine.row(run, seq)
+        _, oid, text, meta = self._machine.recorder.row(run, seq)
         if len(text) <= ROW_LIMIT_BYTES:
             return RecordRow(seq, oid, text.decode(), meta.decode())
         characters = text.decode()
@@ -74,10 +81,12 @@ class MachineService:
         return bounded_row((seq, oid, text, meta))
 
     def recent(self, n: int = 50) -> list[RecordRow]:
-        return _within(self._machine.newest_rows(min(n, PAGE_ROWS)))
+        rows = map(bounded_row, self._machine.recorder.ring.newest(min(n, PAGE_ROWS)))
+        return _within(list(rows), lambda row: len(row.text or "") + len(row.meta))
 
     def errors(self, n: int = 50) -> list[ErrorRow]:
-        return self._machine.error_rows(min(n, 100))
+        rows = self._machine.recorder.errors.rows(min(n, PAGE_ROWS))
+        return _within(rows, lambda row: 4 * (len(row.exc_tb) + len(row.exc_value) + len(row.input)))
 
     def revisions(self) -> list[RevisionInfo]:
         return self._machine.revisions
@@ -156,7 +165,7 @@ class MachineService:
         machine = self._machine
         number = machine.slot_number(slot)
         tried = machine.slot_on_trial(number, load(function, machine.namespace))
-        return [_try(tried, row) for row in machine.newest_rows(min(n, 100))]
+        return [_try(tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
 
     def rollback(self, number: int) -> RevisionInfo:
         return self._machine.rollback(number, author=self._author)
@@ -180,16 +189,15 @@ def bounded_row(row: Row) -> RecordRow:
     return RecordRow(seq, oid, None, meta[:-1].decode() + f',"text_bytes":{len(text)}}}')
 
 
-def _within(rows: list[Row]) -> list[RecordRow]:
-    """Return the newest of ``rows`` whose texts fit one payload together, oldest of them first."""
-    found: list[RecordRow] = []
+def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
+    """Return the newest of ``items`` that fit one payload together, oldest of them first."""
+    found: list[T] = []
     size = 0
-    for row in reversed(rows):
-        bounded = bounded_row(row)
-        size += len(bounded.text or "")
+    for item in reversed(items):
+        size += size_bytes(item)
         if found and size > PAGE_BYTES:
             break
-        found.append(bounded)
+        found.append(item)
     return found[::-1]
 
 

@@ -1,9 +1,8 @@
-"""The machine's worker: its state, its thread, and the one place where records are numbered.
+"""The machine's worker: its state and its thread.
 
-The thread takes entries from the ledger in micro-batches, runs them through the executor and
-commits them: number, keep, publish, account. A second thread commits what is finished while a
-later message of the micro-batch takes long. `step` processes one message in the caller's thread.
-States and verbs: DESIGN.md, section 5.
+The thread takes entries from the ledger in micro-batches, runs them through the executor and has
+them committed by the `Recorder`. A second thread commits what is finished while a later message of
+the micro-batch takes long. `step` processes one message in the caller's thread.
 """
 
 from __future__ import annotations
@@ -11,25 +10,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 
-import orjson
-
-from timbr_wamp.contract import ErrorRow, MachineStateName
+from timbr_wamp.contract import MachineStateName
 from timbr_wamp.errors import CallTimeout, MachineClosed, MachineRunning, WrongState
 from timbr_wamp.machine.events import EventLog
 from timbr_wamp.machine.ledger import Ledger
-from timbr_wamp.machine.plan import SKIPPED
-from timbr_wamp.machine.protocols import Clock, Entry, Executor, Finished, Journal, Row, Sink
-from timbr_wamp.machine.rates import Rates
-from timbr_wamp.machine.ring import ErrorRing, Failed, RecordRing
+from timbr_wamp.machine.protocols import Clock, Entry, Executor, Row
+from timbr_wamp.machine.recorder import Recorder
 from timbr_wamp.machine.slots import Revision
-from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue, clean_text
+from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
-
-_dumps = orjson.dumps
 
 #: A micro-batch: at most so many messages, committed at least so often while slots are slow.
 BATCH_MESSAGES, BATCH_S = 64, 0.005
@@ -39,53 +31,40 @@ IDLE_S = 1.0
 LATE_S = 0.02
 #: A step waits at most so long for a message that is under way still.
 STEP_LIMIT_S = 5.0
-#: So much of an errored message is kept as text beside its error, characters.
-INPUT_PREVIEW = 2_000
+
+#: A message under way, and none finished for so long, is a stall.
+STALLED_S = 10.0
 
 ACTIVE: frozenset[MachineStateName] = frozenset({"running", "draining"})
 
 
 class Worker:
-    """State, thread and commits of one machine. Verbs: any thread."""
+    """State and thread of one machine. Verbs: any thread."""
 
     def __init__(
         self,
         *,
         name: str,
-        run: str,
         ledger: Ledger,
         executor: Executor,
         current: Callable[[], Revision],
         events: EventLog,
         clock: Clock,
-        journal: Journal | None,
-        sinks: Sequence[Sink],
+        recorder: Recorder,
         refill: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
-        self.name, self.run = name, run
-        self.ring = RecordRing()
-        self.errors = ErrorRing()
-        self.rates = Rates(clock())
-        self.last_oid: str | None = None
-        self.last_processed_time: float | None = None
-        self.sink_failures = 0
-        self.sinks: tuple[Sink, ...] = tuple(sinks)
+        self.name = name
         self._ledger, self._executor, self._current = ledger, executor, current
-        self._events, self._clock, self._journal = events, clock, journal
+        self._events, self._clock, self._recorder = events, clock, recorder
         self._refill, self._on_idle = refill, on_idle
-        self._position: JsonValue = None
-        self._finished = 0
         self._lock = threading.Condition()
         self._state: MachineStateName = "idle"
         self._reason: str | None = None
         self._thread: threading.Thread | None = None
         self._work = threading.Lock()
-        self._commit_lock = threading.Lock()
         self._batch: Sequence[Entry] = ()
         self._done = 0
-        #: Finished and not committed yet, in order; taken out under the commit lock only.
-        self._uncommitted: deque[Finished] = deque()
         self._busy = threading.Event()
 
     # --- state ---
@@ -111,11 +90,6 @@ class Worker:
         """The message under way."""
         batch, done = self._batch, self._done
         return batch[done][0] if done < len(batch) else None
-
-    @property
-    def finished(self) -> int:
-        """Records made in this process."""
-        return self._finished
 
     # --- verbs ---
 
@@ -180,7 +154,7 @@ class Worker:
             if was in ("stopped", "idle", "failed") and (thread is None or not thread.is_alive()):
                 self._state = "stopped"
                 return
-            target: MachineStateName = "draining" if drain and was == "running" else "stopped"
+            target: MachineStateName = "draining" if drain and was in ("running", "paused") else "stopped"
             self._state = target
             self._lock.notify_all()
         self._ledger.wake()
@@ -252,13 +226,16 @@ class Worker:
             self._ledger.wake()
 
     def _watch(self, ended: threading.Event) -> None:
-        """Commit what is finished while a later message of its micro-batch takes long."""
+        """Commit what is finished while a later message of its micro-batch takes long; tell of a stall."""
+        stall = Stall(self._clock())
         while not ended.is_set():
             self._busy.wait()
             ended.wait(LATE_S)
-            if self._uncommitted:
+            if stall.begins(self._clock(), self._recorder.count, waiting=bool(self._batch)):
+                self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
+            if self._recorder.pending:
                 with contextlib.suppress(Exception):  # the worker's own commit meets it too, and fails the machine
-                    self.commit()
+                    self._recorder.commit()
             elif not self._batch:
                 self._busy.clear()
                 if self._batch:  # begun in between
@@ -291,7 +268,7 @@ class Worker:
             if not entries:
                 return None
             self._process(entries, stepping=True)
-            return self.ring.newest(1)[0]
+            return self._recorder.ring.newest(1)[0]
         finally:
             self._work.release()
 
@@ -304,7 +281,7 @@ class Worker:
         self._batch = entries
         if not self._busy.is_set():
             self._busy.set()
-        finish = self._uncommitted.append
+        finish, commit = self._recorder.finish, self._recorder.commit
         begun = self._clock()
         try:
             if stepping or self._state in ACTIVE:
@@ -312,7 +289,7 @@ class Worker:
                     finish(finished)
                     self._done += 1
                     if finished[4] - begun > BATCH_S or finished[4] < begun:
-                        self.commit()
+                        commit()
                         begun = finished[4]
                     if not stepping and self._state not in ACTIVE:
                         break
@@ -320,104 +297,24 @@ class Worker:
             unbegun = entries[self._done :]
             self._batch = ()
             try:
-                self.commit()
+                commit()
             finally:
-                with self._commit_lock:
-                    unrecorded = [finished[0] for finished in self._uncommitted]
-                    self._uncommitted.clear()
+                unrecorded = self._recorder.withdraw()
                 if unrecorded or unbegun:
                     self._ledger.give_back([*unrecorded, *unbegun])
 
-    def replace_sinks(self, change: Callable[[tuple[Sink, ...]], tuple[Sink, ...]]) -> None:
-        """Change the sinks between two commits, so that none is used after it was taken away."""
-        with self._commit_lock:
-            self.sinks = change(self.sinks)
 
-    def commit(self) -> None:
-        """Number, keep, publish and account for what is finished."""
-        with self._commit_lock:
-            done = list(self._uncommitted)
-            if not done:
-                return
-            rows, errored = self._numbered(done)
-            if self._journal is not None:
-                self._journal.commit(rows, self._position)
-            for _ in done:
-                self._uncommitted.popleft()
-            self.ring.extend(rows)
-            for sink in self.sinks:
-                try:
-                    sink.publish(rows)
-                except Exception:  # a sink is foreign code: its failure costs nobody a record
-                    self.sink_failures += 1
-                    logger.exception("sink %r failed", sink)
-            self._finished += len(rows)
-            self.last_oid, self.last_processed_time = rows[-1][1], done[-1][4]
-            self.rates.note(done[-1][4], self._finished)
-            self._ledger.finish(len(rows) - errored, errored)  # last: who waits for it finds the rest done
+class Stall:
+    """Notices that nothing gets finished any more, once each time."""
 
-    def _numbered(self, done: Sequence[Finished]) -> tuple[list[Row], int]:
-        run, seq, errored = self.run, self.ring.last_seq, 0
-        rows: list[Row] = []
-        revision, seen = done[0][1], 0
-        for entry, entry_revision, texts, failures, finished_at in done:
-            seq += 1
-            oid, _, received_at, attempt = entry
-            if entry_revision is not revision:
-                _note_seen(revision, seen)
-                revision, seen = entry_revision, 0
-            seen += 1
-            failed = bool(failures)
-            if failed:
-                errored += 1
-                self._note_failures(seq, (entry, entry_revision, texts, failures, finished_at))
-            elif attempt > 1:
-                self.errors.resolve(oid)
-            if len(texts[0]) + len(texts[-1]) > VALUE_LIMIT_BYTES:  # before nine copies of it are joined
-                text = _shortened(texts)
-            else:
-                text = b"[" + b",".join(texts) + b"]"
-                if len(text) > VALUE_LIMIT_BYTES:
-                    text = _shortened(texts)
-            meta = {
-                "run": run,
-                "seq": seq,
-                "attempt": attempt,
-                "revision": entry_revision.number,
-                "received_at": received_at,
-                "finished_at": finished_at,
-                "errored": failed,
-            }
-            rows.append((seq, oid, text, _dumps(meta)))
-        _note_seen(revision, seen)
-        return rows, errored
+    def __init__(self, now: float) -> None:
+        self._since, self._count, self._told = now, 0, False
 
-    def _note_failures(self, seq: int, finished: Finished) -> None:
-        (oid, message, _, attempt), revision, texts, failures, finished_at = finished
-        preview = texts[0][: INPUT_PREVIEW * 4].decode("utf-8", "replace")[:INPUT_PREVIEW]
-        rows = []
-        for slot, task, exc_class, exc_value, exc_tb in failures:
-            tally = revision.slots[slot].tally
-            if exc_class == SKIPPED and not exc_tb:
-                tally.skipped += 1
-                continue
-            tally.errors += 1
-            rows.append(
-                ErrorRow(
-                    run=self.run, seq=seq, oid=oid, attempt=attempt, revision=revision.number, time=finished_at,
-                    slot=slot, task=task, exc_class=exc_class, exc_value=exc_value, exc_tb=exc_tb, input=preview,
-                )
-            )  # fmt: skip
-        self.errors.add(Failed(rows, oid, message, attempt, size_bytes=len(texts[0])))
-
-
-def _shortened(texts: Sequence[bytes]) -> bytes:
-    """Return a record's text with each value over the limit replaced by its size."""
-    part = VALUE_LIMIT_BYTES // (len(texts) + 1)
-    kept = (text if len(text) <= part else _dumps({"__type__": "text", "__too_large__": len(text)}) for text in texts)
-    return b"[" + b",".join(kept) + b"]"
-
-
-def _note_seen(revision: Revision, count: int) -> None:
-    for step in revision.steps:
-        step.slot.tally.seen += count
+    def begins(self, now: float, count: int, *, waiting: bool) -> bool:
+        """Tell whether a stall begins: messages wait, and ``count`` has stood still for `STALLED_S`."""
+        if count != self._count or not waiting:
+            self._since, self._count, self._told = now, count, False
+        if self._told or now - self._since < STALLED_S:
+            return False
+        self._told = True
+        return True
