@@ -37,7 +37,7 @@ STAGES = 8
 
 
 @contextmanager
-def published(expected: int) -> Iterator[Callable[[bytes, bytes, bytes], None]]:
+def published() -> Iterator[Callable[[bytes, bytes, bytes], None]]:
     """Give a function that sends three frames to a subscriber in another process."""
     context = zmq.Context()
     socket = context.socket(zmq.PUB)
@@ -50,7 +50,7 @@ def published(expected: int) -> Iterator[Callable[[bytes, bytes, bytes], None]]:
         socket.send(text, zmq.SNDMORE)
         socket.send(meta)
 
-    with subscriber(endpoint, expected) as process:
+    with subscriber(endpoint) as process:
         greet(socket, process)
         yield send
     socket.close(0)
@@ -71,7 +71,7 @@ def greet(socket: zmq.Socket[bytes], process: Any) -> None:
 
 def by_hand(messages: list[dict[str, Any]]) -> float:
     """Return messages per second of a loop written for just these three functions."""
-    with published(len(messages)) as send:
+    with published() as send:
         dumps, begun = orjson.dumps, time.perf_counter()
         for seq, message in enumerate(messages, 1):
             received = time.time()
@@ -101,7 +101,7 @@ def served(messages: list[dict[str, Any]]) -> Iterator[Machine]:
     os.environ["TIMBR_WAMP_RUNTIME_DIR"] = str(scratch_folder())
     with Machine(STAGES, serve=True) as machine:
         machine[0:3] = SLOTS
-        with subscriber(str(machine.endpoint), len(messages)) as process:
+        with subscriber(str(machine.endpoint)) as process:
             assert machine._wire is not None
             greet(machine._wire.publisher._socket, process)
             yield machine
@@ -137,7 +137,7 @@ def putting(messages: list[dict[str, Any]]) -> float:
 
 def by_streamz(messages: list[dict[str, Any]]) -> float:
     """Return messages per second of a streamz pipeline that publishes the same three frames."""
-    with published(len(messages)) as send:
+    with published() as send:
         seq = 0
 
         def begin(message: dict[str, Any]) -> tuple[float, str, list[Any], list[bytes]]:
@@ -176,7 +176,7 @@ def by_dask(messages: list[dict[str, Any]]) -> float:
     """Return messages per second of one Dask graph a message, as the ancestors did."""
     functions = [clean, energy, label, *(same,) * 5]
     wanted = [1, 1, 2, *(1,) * 5]
-    with published(len(messages)) as send:
+    with published() as send:
         begun = time.perf_counter()
         for seq, message in enumerate(messages, 1):
             received = time.time()
