@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PUT_BATCH = 200
 #: So long one call of ``put KERNEL -`` waits in the kernel for room; Ctrl-C is heard between calls.
 PUT_WAIT_S = 2.0
+#: A terminal this wide has room for message ids.
+WIDE_COLUMNS = 140
 #: A status that is older than this is told to be so: the machine sends one at least every 2 s.
 SILENT_AFTER_S = 6.0
 
@@ -177,7 +179,8 @@ def _print_record(record: Record, column: int | None, as_json: bool) -> None:
 
         screen = console()
         if screen.is_terminal:
-            screen.print(record_line(record), no_wrap=True, overflow="ellipsis")
+            line = record_line(record, with_oid=screen.width >= WIDE_COLUMNS)
+            screen.print(line, no_wrap=True, overflow="ellipsis")
         else:
             click.echo(record_line(record).plain)
             sys.stdout.flush()

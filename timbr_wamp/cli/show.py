@@ -145,11 +145,11 @@ def _gets(info: SlotInfo) -> str:
     return f"{info.values} value{'' if info.values == 1 else 's'}{texts}"
 
 
-def record_line(record: Record) -> Text:
-    """Return a record on one line: number, time, id, values."""
-    line = Text.assemble(
-        (f"{record.seq:>8} ", "bold"), (f"{clock_text(record.finished_at)} ", "dim"), (f"{record.oid} ", "dim")
-    )
+def record_line(record: Record, *, with_oid: bool = True) -> Text:
+    """Return a record on one line: number, time, id, message, and each value that is not the one before it."""
+    line = Text.assemble((f"{record.seq:>8} ", "bold"), (f"{clock_text(record.finished_at)} ", "dim"))
+    if with_oid:
+        line.append(f"{record.oid} ", style="dim")
     if record.attempt > 1:
         line.append(f"attempt {record.attempt} ", style="yellow")
     if record.meta.text_bytes is not None:
@@ -158,7 +158,7 @@ def record_line(record: Record) -> Text:
     line.append(compact(before, INPUT_WIDTH))
     for number, value in enumerate(record.values):
         if value == before:
-            continue  # identity, or nothing new: the line stays short
+            continue
         line.append(f"  f{number} ", style="cyan")
         kind = outcome_kind(value)
         line.append(compact(value) if kind == "value" else failure_text(value), style="" if kind == "value" else "red")
