@@ -47,6 +47,13 @@ def test_a_subscription_without_subscribers_as_a_retained_event_leaves_it_is_not
     assert interest.changed(7) == [f"{K}.machine.status"]
 
 
+def test_an_unknown_subscription_may_be_one_that_a_retained_event_made() -> None:
+    interest = Interest()
+    interest.follow([f"{K}.machine.status", f"{K}.machine.records"])
+    interest.counted(f"{K}.machine.records", {8: 1})
+    assert interest.changed(9) == [f"{K}.machine.status"]
+
+
 @pytest.mark.parametrize(
     ("uri", "match", "fits"),
     [

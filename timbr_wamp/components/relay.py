@@ -59,8 +59,13 @@ class Interest:
         return [topic for topic in self._counts if _matches(topic, uri, match)]
 
     def changed(self, subscription_id: int) -> list[str]:
-        """Return the topics to count again since somebody joined or left a subscription."""
-        return [topic for topic, counts in self._counts.items() if subscription_id in counts]
+        """Return the topics to count again since somebody joined or left a subscription.
+
+        A retained event makes the router keep a subscription, and no meta event tells of that one: an
+        unknown number may be that of any topic of which no subscription is known.
+        """
+        known = [topic for topic, counts in self._counts.items() if subscription_id in counts]
+        return known or [topic for topic, counts in self._counts.items() if not counts]
 
     def counted(self, topic: str, counts: Mapping[int, int]) -> bool:
         """Take the subscriptions of a topic with their subscribers; tell whether `wanted` changed."""
