@@ -57,6 +57,7 @@ class Ledger:
         self._queue: deque[Entry] = deque()
         self._takers = 0
         self._writers = 0
+        self._settlers = 0
         self._put = self._processed = self._errored = self._dropped = self._refused = self._in_flight = 0
         self._known: OrderedDict[str, None] = OrderedDict()
         self._closed = False
@@ -177,7 +178,7 @@ class Ledger:
             self._errored += errored
             self._dropped += dropped
             self._in_flight -= processed + errored + dropped
-            if not self._queue and not self._in_flight:
+            if self._settlers and not self._queue and not self._in_flight:
                 self._settled.notify_all()
 
     def wake(self) -> None:
@@ -194,10 +195,16 @@ class Ledger:
         with self._lock:
             return not self._queue and not self._in_flight
 
-    def wait_change(self, timeout_s: float) -> None:
-        """Wait until everything settled, or `wake`, at most ``timeout_s``."""
+    def wait_change(self, timeout_s: float, *, settled: bool = True) -> None:
+        """Wait for `wake`, with ``settled`` also until nothing waits or is under way; at most ``timeout_s``.
+
+        While a source still reads, the queue is empty again and again: who waits for its end asks
+        for `wake` only, and does not cost the reader a change of threads each time.
+        """
         with self._lock:
+            self._settlers += settled
             self._settled.wait(timeout_s)
+            self._settlers -= settled
 
     def resize(self, capacity: int) -> None:
         """Change the queue's capacity. What waits stays, even above it."""

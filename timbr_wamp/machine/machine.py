@@ -373,7 +373,9 @@ class Machine:
             left = remaining(deadline)
             if not self._worker.running or left == 0:
                 return self._settled()
-            self._ledger.wait_change(0.25 if left is None else min(left, 0.25))
+            feeder = self._feeder
+            wait_s = 0.25 if left is None else min(left, 0.25)
+            self._ledger.wait_change(wait_s, settled=feeder is None or feeder.ended)
         return True
 
     def _settled(self) -> bool:

@@ -1,8 +1,10 @@
 """Run one message through a revision's steps: the hot path, and its careful twin.
 
-`run_plain` is a plain loop over plain values. The first slot that raises hands over to
-`Careful`, which knows outcomes: who failed, and who is skipped since it consumes what was
-never made. `Careful` also times slots; the inline executor sends one message in `TIMED_EVERY` there.
+`compile_pass` writes a revision's steps out as one straight Python function: no loop, no lists of
+arguments, identity slots only name their bytes again. The first slot that raises hands over to
+`Careful`, which knows outcomes: who failed, and who is skipped since it consumes what was never
+made. `Careful` also times slots; the inline executor sends the first message of each micro-batch
+there, or one in `TIMED_EVERY`.
 """
 
 from __future__ import annotations
@@ -10,19 +12,22 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.protocols import Clock, Entry, Failure, Finished
-from timbr_wamp.machine.slots import Revision, Step
 from timbr_wamp.values import JSON_OPTIONS, clean_text, to_json
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.slots import Revision, Step
 
 #: The exception class that a skipped slot shows.
 SKIPPED = UpstreamError.__name__
-#: Every so many messages are timed; a power of two.
+#: One in about so many messages is timed.
 TIMED_EVERY = 32
 #: A traceback is kept to its last so many characters and frames.
 TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
@@ -33,18 +38,19 @@ class InlineExecutor:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._count = 0
+        self._untimed = 0
 
     def process(self, entries: Sequence[Entry], current: Callable[[], Revision]) -> Iterator[Finished]:
         """Yield one `Finished` an entry, in order; see `timbr_wamp.machine.protocols.Executor`."""
-        clock = self._clock
+        clock, timed = self._clock, self._untimed <= 0
+        self._untimed = TIMED_EVERY if timed else self._untimed - len(entries)
         for entry in entries:
             revision = current()
-            self._count += 1
-            if self._count % TIMED_EVERY:
-                _, texts, failures = run_plain(revision, entry[1])
-            else:
+            if timed:
+                timed = False
                 _, texts, failures = Careful(revision, entry[1], timed=True).run()
+            else:
+                _, texts, failures = revision.run(entry[1])
             yield entry, revision, texts, failures, clock()
 
     def close(self) -> None:
@@ -61,33 +67,58 @@ _NO_FAILURES: Sequence[Failure] = ()
 
 def run_plain(revision: Revision, message: object) -> Ran:
     """Run ``message`` through the slots as fast as they go."""
-    text = text_of(message)
-    lead = revision.lead + 1
-    values = [message] * lead
-    texts = [text] * lead
-    value: Any = message
-    for function, mode, carry, step in revision.flat:
-        try:
-            if mode == 1:
-                value = function(value)
-            elif mode == 2:
-                value = function(value, values[-2])
-            else:
-                value = function(*given(step, values, texts))
-        except BaseException as error:  # whatever a slot raises is the message's outcome
-            careful = Careful(revision, message, values=values, texts=texts)
-            careful.fail(step, error)
-            return careful.run(revision.steps.index(step) + 1)
-        try:
-            text = _dumps(value, None, JSON_OPTIONS)
-        except Exception:  # what has no JSON form
-            text = to_json(value)
-        values.append(value)
-        texts.append(text)
-        if carry:
-            values.extend([value] * carry)
-            texts.extend([text] * carry)
-    return values, texts, _NO_FAILURES
+    return revision.run(message)
+
+
+def compile_pass(revision: Revision) -> Callable[[object], Ran]:
+    """Return a function that runs a message through the revision's steps, written out for them.
+
+    For slots 0 and 2 of four, of which the second takes two values, the text is::
+
+        def run(value):
+            text = text_of(value)
+            try: v0 = f0(value)
+            except BaseException as error: return failed(0, error, [value], [text])
+            try: t0 = dumps(v0, None, options)
+            except Exception: t0 = to_json(v0)
+            try: v2 = f2(v0, v0)
+            except BaseException as error: return failed(1, error, [value, v0, v0], [text, t0, t0])
+            ...
+            return [value, v0, v0, v2, v2], [text, t0, t0, t2, t2], none
+    """
+    names: dict[str, Any] = {
+        "text_of": text_of, "dumps": _dumps, "options": JSON_OPTIONS, "to_json": to_json, "none": _NO_FAILURES,
+        "failed": partial(_failed, revision),
+    }  # fmt: skip
+    values, texts = ["value"] * (revision.lead + 1), ["text"] * (revision.lead + 1)
+    lines = ["def run(value):", " text = text_of(value)"]
+    for position, step in enumerate(revision.steps):
+        number = step.slot.number
+        names[f"f{number}"] = step.function
+        lines += [
+            f" try: v{number} = f{number}({', '.join(_given_names(step, values, texts))})",
+            " except BaseException as error:",
+            f"  return failed({position}, error, [{', '.join(values)}], [{', '.join(texts)}])",
+            f" try: t{number} = dumps(v{number}, None, options)",
+            f" except Exception: t{number} = to_json(v{number})",
+        ]
+        values += [f"v{number}"] * (step.carry + 1)
+        texts += [f"t{number}"] * (step.carry + 1)
+    lines.append(f" return [{', '.join(values)}], [{', '.join(texts)}], none")
+    exec(compile("\n".join(lines), f"<pass of revision {revision.number}>", "exec"), names)
+    run: Callable[[object], Ran] = names["run"]
+    return run
+
+
+def _given_names(step: Step, values: list[str], texts: list[str]) -> list[str]:
+    arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
+    return arguments + [f"{text}.decode()" for text in texts[: -step.texts - 1 : -1]] * (step.texts > 0)
+
+
+def _failed(revision: Revision, position: int, error: BaseException, values: list[Any], texts: list[bytes]) -> Ran:
+    careful = Careful(revision, values[0], values=values, texts=texts)
+    careful.fail(revision.steps[position], error)
+    return careful.run(position + 1)
 
 
 def text_of(value: object) -> bytes:

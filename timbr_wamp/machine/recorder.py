@@ -52,6 +52,11 @@ class Recorder:
         self.finish = self._uncommitted.append
 
     @property
+    def seen(self) -> int:
+        """About how many finished messages were ever given to `finish`; a commit under way may hide some."""
+        return self.count + len(self._uncommitted)
+
+    @property
     def pending(self) -> bool:
         """Something is finished and not committed yet."""
         return bool(self._uncommitted)

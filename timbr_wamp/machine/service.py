@@ -207,7 +207,7 @@ def _try(slot: Slot, row: Row) -> TrialRow:
     before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter then
     # One step after values that are given: a table with nothing else in it.
     step = Step(slot.function or identity, slot.arguments.values, slot.arguments.texts, 0, slot)
-    revision = Revision(0, (slot,), (step,), (), slot.number, 0.0, None, "trial")
+    revision = Revision(0, (slot,), (step,), slot.number, 0.0, None, "trial")
     texts = [orjson.dumps(value) for value in before]
     broken = [None if outcome_kind(value) == "value" else value["_exception"]["task"] for value in before]
     begun = time.perf_counter()

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from timbr_wamp.contract import RevisionInfo
@@ -23,6 +24,7 @@ from timbr_wamp.errors import (
 )
 from timbr_wamp.machine.arguments import ONE, Arguments, arguments_of, refusal
 from timbr_wamp.machine.functions import function_name, source_text
+from timbr_wamp.machine.plan import Ran, compile_pass
 from timbr_wamp.machine.protocols import Clock
 
 SlotFunction = Callable[..., Any]
@@ -85,21 +87,23 @@ class Step:
     slot: Slot
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Revision:
     """One state of the slot table, with its plan. Immutable."""
 
     number: int
     slots: tuple[Slot, ...]
     steps: tuple[Step, ...]
-    #: ``(function, mode, carry, step)`` of each step for the hot loop. Mode 1: it gets the newest value
-    #: alone, 2: the newest two, 0: look at the step.
-    flat: tuple[tuple[SlotFunction, int, int, Step], ...]
     #: Identity slots before the first step.
     lead: int
     time: float
     author: str | None
     change: str
+
+    @cached_property
+    def run(self) -> Callable[[object], Ran]:
+        """Run a message through the steps: ``(values, texts, failures)``. Any thread."""
+        return compile_pass(self)
 
     def info(self) -> RevisionInfo:
         """Return what the wire says of it."""
@@ -117,12 +121,7 @@ def make_revision(number: int, slots: tuple[Slot, ...], time: float, author: str
         if slot.function is not None
     )
     lead = used[0].number if used else len(slots)
-    flat = tuple((step.function, _mode(step), step.carry, step) for step in steps)
-    return Revision(number, slots, steps, flat, lead, time, author, change)
-
-
-def _mode(step: Step) -> int:
-    return step.values if step.values in (1, 2) and not step.texts else 0
+    return Revision(number, slots, steps, lead, time, author, change)
 
 
 class SlotTable:

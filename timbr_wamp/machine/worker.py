@@ -64,7 +64,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._work = threading.Lock()
         self._batch: Sequence[Entry] = ()
-        self._done = 0
+        #: `Recorder.seen` when the batch began.
+        self._base = 0
         self._busy = threading.Event()
 
     # --- state ---
@@ -88,8 +89,8 @@ class Worker:
     @property
     def current_oid(self) -> str | None:
         """The message under way."""
-        batch, done = self._batch, self._done
-        return batch[done][0] if done < len(batch) else None
+        batch, done = self._batch, self._recorder.seen - self._base
+        return batch[done][0] if 0 <= done < len(batch) else None
 
     # --- verbs ---
 
@@ -277,29 +278,32 @@ class Worker:
 
         So do those whose commit failed, unrecorded: they run again.
         """
-        self._done = 0
+        recorder = self._recorder
+        finish, commit = recorder.finish, recorder.commit
+        self._base = recorder.seen
         self._batch = entries
         if not self._busy.is_set():
             self._busy.set()
-        finish, commit = self._recorder.finish, self._recorder.commit
         begun = self._clock()
+        due, done = begun + BATCH_S, 0
         try:
             if stepping or self._state in ACTIVE:
                 for finished in self._executor.process(entries, self._current):
                     finish(finished)
-                    self._done += 1
-                    if finished[4] - begun > BATCH_S or finished[4] < begun:
+                    done += 1
+                    if not begun <= finished[4] <= due:
                         commit()
                         begun = finished[4]
-                    if not stepping and self._state not in ACTIVE:
+                        due = begun + BATCH_S
+                    if self._state not in ACTIVE and not stepping:
                         break
         finally:
-            unbegun = entries[self._done :]
+            unbegun = entries[done:]
             self._batch = ()
             try:
                 commit()
             finally:
-                unrecorded = self._recorder.withdraw()
+                unrecorded = recorder.withdraw()
                 if unrecorded or unbegun:
                     self._ledger.give_back([*unrecorded, *unbegun])
 
