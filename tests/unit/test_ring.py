@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from timbr_wamp.contract import ErrorRow
 from timbr_wamp.machine.ring import ErrorRing, Failed, RecordRing
 
@@ -33,7 +36,7 @@ def test_the_oldest_rows_give_way_by_number():
 
 
 def test_the_oldest_rows_give_way_by_bytes_and_the_newest_stays_whatever_its_size():
-    ring = RecordRing(rows=100, limit_bytes=100)
+    ring = RecordRing(rows=100, limit_bytes=120)
     ring.extend(rows(1, 20))
     assert numbers(ring.newest(100)) == list(range(11, 21))
     ring.extend(rows(21, 21, size=500))
@@ -42,6 +45,28 @@ def test_the_oldest_rows_give_way_by_bytes_and_the_newest_stays_whatever_its_siz
     assert numbers(ring.newest(100)) == [22, 23, 24, 25]
     ring.extend(rows(26, 300))
     assert len(ring.newest(1000)) == 10
+
+
+@given(
+    capacity=st.integers(1, 60),
+    limit_bytes=st.integers(20, 500),
+    batches=st.lists(st.lists(st.binary(max_size=70), max_size=8), max_size=60),
+)
+def test_a_ring_keeps_the_newest_rows_whole_and_within_its_limits(
+    capacity: int, limit_bytes: int, batches: list[list[bytes]]
+) -> None:
+    ring, put = RecordRing(capacity, limit_bytes), []
+    for texts in batches:
+        new = [(len(put) + n, f"{n:024x}", text, b"{}") for n, text in enumerate(texts, 1)]
+        ring.extend(new)
+        put += new
+        kept = ring.newest(10_000)
+        assert kept == put[len(put) - len(kept) :]
+        assert len(kept) <= capacity
+        assert bool(kept) == bool(put)
+        assert sum(len(row[2]) + len(row[3]) for row in kept) <= limit_bytes or len(kept) == 1
+        assert (ring.first_seq, ring.last_seq) == (len(put) - len(kept) + 1, len(put))
+        assert all(ring.get(row[0]) == row for row in kept)
 
 
 def test_a_reader_gets_rows_after_a_number_within_its_limits():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,41 +16,63 @@ from timbr_wamp.machine.protocols import Row
 #: Records kept for readers that missed some.
 RING_ROWS = 16_384
 RING_BYTES = 64 * 1024 * 1024
+#: A ring's buffer begins with so much.
+FIRST_BYTES = 1024 * 1024
 #: Failures kept, with their messages, for retrying; and as much of those messages, by their texts.
 ERRORS_KEPT = 1_000
 ERRORS_BYTES = 64 * 1024 * 1024
 
 
 class RecordRing:
-    """The newest rows by number. One writer at a time; readers in any thread, without waiting for it long."""
+    """The newest rows by number, their texts in one circular buffer. Any thread.
+
+    Kept as objects of their own, texts that live for thousands of messages would each take cold
+    memory, and a message half as long again; copied into memory that is written in order they take
+    a fraction of that. As much of the buffer is used as its rows need, up to its limit; the rest
+    is never touched, so the system gives no memory for it.
+    """
 
     def __init__(self, rows: int = RING_ROWS, limit_bytes: int = RING_BYTES) -> None:
         self._lock = threading.Lock()
-        self._rows: list[Row | None] = [None] * rows
         self._limit_bytes = limit_bytes
-        self._bytes = 0
+        self._buffer = _memory(limit_bytes)
+        #: So much of the buffer is used.
+        self._size = min(FIRST_BYTES, limit_bytes)
+        #: ``(seq, oid, start, middle, end)``: text and meta in the buffer; at ``seq % rows``.
+        self._index: list[tuple[int, str, int, int, int] | None] = [None] * rows
+        #: Where the next row goes, and up to where there is room for it.
+        self._head, self._room_end = 0, self._size
         self.first_seq = 1
         self.last_seq = 0
 
-    def extend(self, rows: Iterable[Row]) -> None:
+    def extend(self, rows: Sequence[Row]) -> None:
         """Append rows with consecutive numbers; the oldest give way."""
-        kept, size = self._rows, len(self._rows)
+        parts = [part for row in rows for part in row[2:]]
+        size = sum(map(len, parts))
         with self._lock:
-            for row in rows:
-                index = row[0] % size
-                old = kept[index]
-                if old is not None:
-                    self._bytes -= len(old[2])
-                    self.first_seq = old[0] + 1
-                kept[index] = row
-                self._bytes += len(row[2])
-                self.last_seq = row[0]
-            while self._bytes > self._limit_bytes and self.first_seq < self.last_seq:
-                index = self.first_seq % size
-                old = kept[index]
-                self._bytes -= len(old[2]) if old is not None else 0
-                kept[index] = None
-                self.first_seq += 1
+            if size > self._limit_bytes // 4 or len(rows) > len(self._index):
+                for row in rows:
+                    self._append([row], row[2] + row[3])
+            elif rows:
+                self._append(rows, b"".join(parts))
+
+    def _append(self, rows: Sequence[Row], texts: bytes) -> None:
+        """Append rows that lie one behind the other in ``texts``."""
+        index, count = self._index, len(self._index)
+        too_many = rows[-1][0] - self.first_seq + 1 - count
+        if too_many > 0:
+            self._drop(too_many)
+        if self._head + len(texts) > self._room_end:
+            self._make_room(len(texts))
+        start = self._head
+        self._head = start + len(texts)
+        self._buffer[start : self._head] = texts
+        for seq, oid, text, meta in rows:
+            middle = start + len(text)
+            end = middle + len(meta)
+            index[seq % count] = (seq, oid, start, middle, end)
+            start = end
+        self.last_seq = rows[-1][0]
 
     def after(self, seq: int, limit: int, limit_bytes: int) -> tuple[int, int, list[Row]]:
         """Return ``(first kept, last, rows)``: at most ``limit`` rows with a number above ``seq``.
@@ -59,11 +83,9 @@ class RecordRing:
             found: list[Row] = []
             size = 0
             for number in range(max(seq + 1, self.first_seq), self.last_seq + 1):
-                row = self._rows[number % len(self._rows)]
-                if row is None or len(found) >= limit:
-                    break
+                row = self._row(number)
                 size += len(row[2])
-                if found and size > limit_bytes:
+                if len(found) >= limit or (found and size > limit_bytes):
                     break
                 found.append(row)
             return self.first_seq, self.last_seq, found
@@ -71,15 +93,69 @@ class RecordRing:
     def get(self, seq: int) -> Row | None:
         """Return the row of that number, None when it is not kept."""
         with self._lock:
-            row = self._rows[seq % len(self._rows)]
-            return row if row is not None and row[0] == seq else None
+            return self._row(seq) if self.first_seq <= seq <= self.last_seq else None
 
     def newest(self, n: int) -> list[Row]:
         """Return the newest ``n`` rows, oldest of them first."""
         with self._lock:
             first = max(self.last_seq - max(n, 0) + 1, self.first_seq)
-            rows = (self._rows[number % len(self._rows)] for number in range(first, self.last_seq + 1))
-            return [row for row in rows if row is not None]
+            return [self._row(number) for number in range(first, self.last_seq + 1)]
+
+    # --- under the lock ---
+
+    def _entry(self, seq: int) -> tuple[int, str, int, int, int]:
+        entry = self._index[seq % len(self._index)]
+        assert entry is not None
+        assert entry[0] == seq
+        return entry
+
+    def _row(self, seq: int) -> Row:
+        _, oid, start, middle, end = self._entry(seq)
+        return seq, oid, self._buffer[start:middle], self._buffer[middle:end]
+
+    def _drop(self, count: int) -> None:
+        """Let the oldest rows give way; their bytes are room if they are next to the head's."""
+        self.first_seq = min(self.first_seq + count, self.last_seq + 1)
+        if self.first_seq > self.last_seq:
+            self._reset(self._limit_bytes)
+            return
+        tail = self._entry(self.first_seq)[2]
+        self._room_end = tail if tail >= self._head else self._size
+
+    def _make_room(self, size: int) -> None:
+        """Find room for ``size`` bytes: at the buffer's begin, in more of it, or of the oldest rows."""
+        if size > self._limit_bytes or self._size > self._limit_bytes:  # one row over the limit, or after it
+            self._drop(self.last_seq + 1 - self.first_seq)
+            self._reset(max(size, self._limit_bytes))
+        while self._head + size > self._room_end:
+            at_end = self._room_end == self._size
+            tail = self._entry(self.first_seq)[2] if self.first_seq <= self.last_seq else 0
+            if at_end and tail >= size:
+                self._head, self._room_end = 0, tail
+            elif at_end and self._size < self._limit_bytes:
+                self._size = self._room_end = min(max(2 * self._size, self._head + size), self._limit_bytes)
+            elif at_end and tail < self._head:
+                self._head, self._room_end = 0, tail  # the rest of the buffer is left; the oldest go next
+            else:
+                self._drop(1)
+
+    def _reset(self, limit_bytes: int) -> None:
+        """Begin at the buffer's begin; with another buffer when this one has another size."""
+        if len(self._buffer) != limit_bytes:
+            self._buffer = _memory(limit_bytes)
+            self._size = limit_bytes
+        self._head, self._room_end = 0, self._size
+
+
+def _memory(size_bytes: int) -> mmap.mmap:
+    """Return so much zeroed memory of our own, none of which is really taken before it is written."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size_bytes)
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 @dataclass(slots=True)
