@@ -551,8 +551,9 @@ def test_a_program_that_ends_in_an_error_leaves_no_files(runtime_dir):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_takes_nothing_of_its_parent_away(runtime_dir):
     done = run_script("""
-        import os, sys
+        import os, sys, warnings
         from timbr_wamp import Machine
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
         m = Machine(serve=True)
         m.start()
         before = sorted(os.listdir(os.environ["TIMBR_WAMP_RUNTIME_DIR"]))
