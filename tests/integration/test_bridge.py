@@ -370,16 +370,20 @@ def test_a_killed_bridge_leaves_the_kernel_and_the_next_has_the_same_id(
     settings: Settings, router: Router, tmp_path: Path
 ) -> None:
     async def work(file: KernelFile) -> None:
+        def left_subshell() -> str | None:
+            bridge = runtime.read_file(runtime.bridge_file(settings.runtime_dir, file.kernel_id), BridgeFile)
+            return bridge.subshell_id if bridge is not None else None
+
         async with connected(router, settings) as connection:
             remote = Remote(connection, file.kernel_id)
             with BridgeProcess(settings, router, "--kernel-id", file.kernel_id) as first:
                 await remote.there()
                 await remote.call("execute", "kept = 7")
+                await until(lambda: left_subshell() is not None)
                 first.kill()
                 await first.ended()
-            left = runtime.read_file(runtime.bridge_file(settings.runtime_dir, file.kernel_id), BridgeFile)
-            assert left is not None
-            assert left.subshell_id is not None
+            before = left_subshell()
+            assert before is not None
             with BridgeProcess(settings, router, "--kernel-id", file.kernel_id):
                 info = await remote.there()
                 assert (info["pid"], info["restarts"]) == (file.pid, 0)
@@ -389,6 +393,7 @@ def test_a_killed_bridge_leaves_the_kernel_and_the_next_has_the_same_id(
                 # the dead bridge's subshell is gone from the kernel: there is one, the new bridge's
                 code = "from ipykernel.kernelapp import IPKernelApp as A\n"
                 code += "print(len(A.instance().kernel.shell_channel_thread.manager.list_subshell()))"
+                await until(lambda: left_subshell() not in (None, before))
                 seen.clear()
                 await remote.call("execute_interactive", code, on_progress=seen.append)
                 assert "1\n" in [m["content"].get("text") for m in seen]
