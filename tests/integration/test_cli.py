@@ -362,9 +362,8 @@ def test_a_busy_port_is_named_and_the_next_free_one_taken_on_request(empty_home:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("source", ["metrics", "earthquakes"])
-def test_the_demo_processes_and_ends_with_its_kernel(empty_home: Home, source: str) -> None:
-    with empty_home.up("--source", source, command="demo") as told:
+def test_the_demo_processes_and_ends_with_its_kernel(empty_home: Home) -> None:  # the other source: test_wheel.py
+    with empty_home.up(command="demo") as told:
         assert told["kernels"] == ["demo"]
         assert "#token=" in told["page_url"]
         records = empty_home.run("tail", "demo", "--all", "--json", "--count", "25").splitlines()

@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timbr_wamp import runtime
-from timbr_wamp.errors import NoSuchProcedure, ServiceEnded
-from timbr_wamp.names import host_uri
+from timbr_wamp.errors import ServiceEnded
 from timbr_wamp.runtime import BridgeFile, KernelFile
 
 if TYPE_CHECKING:
-    from timbr_wamp.client import Client
     from timbr_wamp.router import Router
     from timbr_wamp.settings import Settings
 
 #: A host answers within this time of its start; kernels that it adopts may come later.
 HOST_START_S = 20.0
+START_POLL_S = 0.05
 #: After SIGTERM a child has so long before it is killed.
 HOST_STOP_S = 15.0
 BRIDGE_STOP_S = 5.0
@@ -116,7 +115,7 @@ class House:
         self._router = None
         self._router = Router.start(self._settings, port=port, page_dir=self._page, report=self._report)
 
-    def start_host(self, client: Client) -> None:
+    def start_host(self) -> None:
         """Start the host as a child process; return when it answers on the router.
 
         Raises:
@@ -140,7 +139,7 @@ class House:
             )  # fmt: skip
         finally:
             os.close(log)
-        self._wait_for_host(client, host_uri(authid, "list"))
+        self._wait_for_host(self._host)
 
     def _end_stray_host(self) -> None:
         """End a host whose `up` was killed; its kernels live on and are found by the new one."""
@@ -153,18 +152,16 @@ class House:
                 os.kill(stray.pid, number)
             self._wait(lambda: not stray.alive(), HOST_STOP_S)
 
-    def _wait_for_host(self, client: Client, procedure: str) -> None:
+    def _wait_for_host(self, host: subprocess.Popen[bytes]) -> None:
+        """Wait for the host's runtime file: it writes that when its procedures are registered."""
+        path = runtime.host_file(self._settings.runtime_dir)
         deadline = time.monotonic() + HOST_START_S
-        while True:
-            try:
-                client.call(procedure)
-                return
-            except NoSuchProcedure:
-                if (ended := self.ended()) is not None:
-                    raise ended from None
-                if time.monotonic() > deadline:
-                    raise ServiceEnded("the host", f"gave no answer in {HOST_START_S:g} s", self._tail()) from None
-                time.sleep(0.05)
+        while (written := runtime.read_file(path, runtime.HostFile)) is None or written.pid != host.pid:
+            if (ended := self.ended()) is not None:
+                raise ended
+            if time.monotonic() > deadline:
+                raise ServiceEnded("the host", f"gave no answer in {HOST_START_S:g} s", self._tail())
+            time.sleep(START_POLL_S)
 
     def watch(self) -> None:
         """Wait until the host ends, and start the router again when that does. Interrupted by `KeyboardInterrupt`.

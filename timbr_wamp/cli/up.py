@@ -51,10 +51,10 @@ def _run(
     house = House(settings, note, ends_with_us=lambda kernel: stop_kernels or kernel.kernel_id in demo_kernels)
     with interruptible(house):
         house.start_router(next_free_port=next_free_port)
+        note("starting the host")
+        house.start_host()
         as_admin = replace(settings, url=house.router.local_url, token=house.router.admin_token)
         with connected(as_admin) as client:
-            note("starting the host")
-            house.start_host(client)
             if source is not None:
                 note("starting a kernel with a machine on live input")
                 demo_kernels.add(client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id)
