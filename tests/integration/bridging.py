@@ -23,7 +23,7 @@ from timbr_wamp.client.connection import Connection
 from timbr_wamp.components import launcher, processes
 from timbr_wamp.components.ward import BridgeEnvironment
 from timbr_wamp.contract import Status, to_builtins
-from timbr_wamp.errors import NoSuchProcedure, NotConnected
+from timbr_wamp.errors import ConnectionLost, NoSuchProcedure, NotConnected
 from timbr_wamp.names import kernel_uri, new_kernel_id
 from timbr_wamp.router import Router
 from timbr_wamp.runtime import KernelFile, MachineFile
@@ -131,7 +131,7 @@ class Remote:
                 info = await self.call("info")
                 if info["state"] in ("idle", "busy"):
                     return info
-            except (NoSuchProcedure, NotConnected):
+            except (NoSuchProcedure, NotConnected, ConnectionLost):  # the last: a bridge that was just killed
                 pass
             assert time.monotonic() < deadline, f"{self.kernel_id} never came to the router"
             await asyncio.sleep(0.05)
