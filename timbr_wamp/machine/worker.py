@@ -228,15 +228,17 @@ class Worker:
 
     def _watch(self, ended: threading.Event) -> None:
         """Commit what is finished while a later message of its micro-batch takes long; tell of a stall."""
-        stall = Stall(self._clock())
+        stall, recorder, count = Stall(self._clock()), self._recorder, -1
         while not ended.is_set():
             self._busy.wait()
             ended.wait(LATE_S)
-            if stall.begins(self._clock(), self._recorder.count, waiting=bool(self._batch)):
+            before, count = count, recorder.count
+            if stall.begins(self._clock(), count, waiting=bool(self._batch)):
                 self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
-            if self._recorder.pending:
-                with contextlib.suppress(Exception):  # the worker's own commit meets it too, and fails the machine
-                    self._recorder.commit()
+            if recorder.pending:
+                if count == before:  # else the worker commits by itself, and two threads would get in each other's way
+                    with contextlib.suppress(Exception):  # the worker's own commit meets it too, and fails the machine
+                        recorder.commit()
             elif not self._batch:
                 self._busy.clear()
                 if self._batch:  # begun in between
