@@ -86,7 +86,7 @@ def up(settings: Settings, *options: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def reader(machine: RemoteMachine, expected: int) -> Iterator[list[Record | Gap]]:
+def reader(machine: RemoteMachine, expected: int, timeout_s: float = 120.0) -> Iterator[list[Record | Gap]]:
     """Read records from the first one kept in a thread until ``expected`` came; join it on the way out."""
     seen: list[Any] = []
 
@@ -99,7 +99,7 @@ def reader(machine: RemoteMachine, expected: int) -> Iterator[list[Record | Gap]
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     yield seen
-    thread.join(120)
+    thread.join(timeout_s)
     assert not thread.is_alive(), f"only {len(seen)} of {expected}"
 
 

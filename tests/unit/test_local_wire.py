@@ -240,6 +240,18 @@ def test_a_world_readable_runtime_folder_is_refused(machines, runtime_dir):
     assert machine.endpoint is None
 
 
+def test_a_machine_whose_cell_is_run_again_does_not_go_on_unseen(machines, served, runtime_dir):
+    older = machines(serve=True)
+    older.source = range(10)
+    older.start()
+    machines(serve=True)
+    assert not older.running
+    assert older.status.state == "stopped"
+    older.start()  # whoever still holds it may go on with it
+    assert older.wait(5.0)
+    assert older.status.processed == 10
+
+
 def test_the_newer_of_two_machines_of_one_name_takes_the_place(machines, served, runtime_dir, connect):
     other = machines(serve=True, name="other")
     newer = machines(serve=True)

@@ -80,9 +80,12 @@ class House:
             AlreadyUp, PortBusy, NoFreePort, RouterInstallFailed, RouterStartFailed: as they say.
         """
         from timbr_wamp.dashboard import page_dir
-        from timbr_wamp.errors import RouterNotInstalled
+        from timbr_wamp.errors import AlreadyUp, RouterNotInstalled
         from timbr_wamp.router import Router, find_crossbar, install_crossbar
 
+        there = runtime.read_file(runtime.node_file(self._settings.runtime_dir), runtime.NodeFile)
+        if there is not None and there.alive():
+            raise AlreadyUp(there.pid, there.page_url)
         try:
             find_crossbar(self._settings)
         except RouterNotInstalled:

@@ -7,6 +7,7 @@ CurveZMQ, whose keys stand in the 0600 runtime file. DESIGN.md, section 5, "On t
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import threading
@@ -18,12 +19,18 @@ from typing import TYPE_CHECKING, Literal
 import zmq
 
 from timbr_wamp import plugins, runtime
+from timbr_wamp.errors import CallTimeout
 from timbr_wamp.machine.control import ControlServer
 from timbr_wamp.machine.publisher import SEND_HIGH_WATER_MARK, Publisher
 from timbr_wamp.settings import load_settings
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
+
+logger = logging.getLogger(__name__)
+
+#: A machine that gives way to a newer one may finish its message within this.
+REPLACED_STOP_S = 1.0
 
 #: Machines that this process serves, by name: a newer one of the same name takes the place.
 _served: dict[str, weakref.ref[Machine]] = {}
@@ -87,7 +94,10 @@ def _give_way(machine: Machine) -> None:
         _served[machine.name] = weakref.ref(machine)
     other = before() if before is not None else None
     if other is not None and other is not machine:
+        logger.warning("machine %r gives way to a newer one of its name: it is stopped and off the wire", machine.name)
         other.unserve()
+        with contextlib.suppress(CallTimeout):  # a slow message: it is recorded when it ends, and none follows
+            other.stop(timeout=REPLACED_STOP_S)
 
 
 def _bind_ipc(
