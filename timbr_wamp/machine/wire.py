@@ -93,7 +93,7 @@ def _give_way(machine: Machine) -> None:
         before = _served.get(machine.name)
         _served[machine.name] = weakref.ref(machine)
     other = before() if before is not None else None
-    if other is not None and other is not machine:
+    if other is not None and other is not machine and other.endpoint is not None:
         logger.warning("machine %r gives way to a newer one of its name: it is stopped and off the wire", machine.name)
         other.unserve()
         with contextlib.suppress(CallTimeout):  # a slow message: it is recorded when it ends, and none follows
