@@ -51,7 +51,7 @@ class House:
         try:
             wait_until(runtime.host_file(settings.runtime_dir).exists)
             self.client = timbr_wamp.connect(settings=settings)
-            self.kernel = self.client.start_kernel("pump", str(startup))
+            self.kernel = self.client.start_kernel("spring", str(startup))
             wait_until(lambda: self.machine_is_there())
             self.machine = self.kernel.machine()
             self.machine.start()

@@ -95,8 +95,8 @@ def test_kernels_are_started_listed_restarted_and_stopped(settings: Settings, ro
         async with connected(router, settings) as connection:
             startup = tmp_path / "startup.py"
             startup.write_text("fruit = 'apple'")
-            info = await ask(connection, "start", name="pump", startup=str(startup), cwd=str(tmp_path))
-            assert (info["name"], info["state"], info["host"], info["cwd"]) == ("pump", "idle", "lab", str(tmp_path))
+            info = await ask(connection, "start", name="tank", startup=str(startup), cwd=str(tmp_path))
+            assert (info["name"], info["state"], info["host"], info["cwd"]) == ("tank", "idle", "lab", str(tmp_path))
             remote = Remote(connection, info["kernel_id"])
             assert (await remote.call("execute", "assert fruit == 'apple'; fruit = 'pear'"))["status"] == "ok"
             listed = await ask(connection, "list")
@@ -150,14 +150,14 @@ def test_a_bridge_that_is_killed_is_started_again(settings: Settings, router: Ro
 def test_kernels_outlive_their_host_and_the_next_one_adopts_them(settings: Settings, router: Router) -> None:
     async def begin() -> Any:
         async with connected(router, settings) as connection:
-            info = await ask(connection, "start", name="pump")
+            info = await ask(connection, "start", name="tank")
             await Remote(connection, info["kernel_id"]).call("execute", "kept = 1")
             return info
 
     async def adopted(before: Any) -> None:
         async with connected(router, settings) as connection:
             info = await Remote(connection, before["kernel_id"]).there()
-            assert (info["pid"], info["name"]) == (before["pid"], "pump")
+            assert (info["pid"], info["name"]) == (before["pid"], "tank")
             reply = await Remote(connection, before["kernel_id"]).call("execute", "assert kept == 1")
             assert reply["status"] == "ok"
             await until_listed(connection, before["kernel_id"])
