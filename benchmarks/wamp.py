@@ -69,7 +69,10 @@ END = "assert m.wait(120)\nm._wire.publisher._socket.send_multipart([b'end', b''
 
 
 def bare(at: House, endpoint: str) -> float:
-    """Return records per second at a ZeroMQ subscriber: those that reached it, until the last one did."""
+    """Return records per second at a ZeroMQ subscriber, until it had the last one.
+
+    Any that PUB dropped for it count as if they had come: that can only raise what WAMP is measured against.
+    """
     with subscriber(endpoint) as process:
         assert process.stdout is not None
         poller = zmq.Poller()
@@ -78,9 +81,9 @@ def bare(at: House, endpoint: str) -> float:
             at.kernel_run(HELLO)
         begun = time.perf_counter()
         at.kernel_run(f"{FEED}\n{END}")
-        while (line := process.stdout.readline().strip()) == "hello":
+        while process.stdout.readline().strip() == "hello":
             pass
-        return int(line) / (time.perf_counter() - begun)
+        return MESSAGES / (time.perf_counter() - begun)
 
 
 def over_wamp(at: House, process: subprocess.Popen[str]) -> float:

@@ -312,6 +312,7 @@ def test_status_comes_beside_the_records(machine: RemoteMachine):
             kinds.add(type(item))
             if kinds >= {Record, Status}:
                 break
+    assert kinds >= {Record, Status}
 
 
 def test_callbacks_may_call_the_client(machine: RemoteMachine):

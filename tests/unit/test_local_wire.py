@@ -297,6 +297,8 @@ def test_closing_while_records_stream_ends_quietly(machines, connect, records):
         machine.start()
         records.wait_for(before + 200)
         machine.close()
+        assert not machine.running
+        assert machine.endpoint is None
 
 
 # --- control ---------------------------------------------------------------------------------
