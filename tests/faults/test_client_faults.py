@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import timbr_wamp
 from timbr_wamp import runtime
 from timbr_wamp.client import Client, RemoteKernel, RunChanged
 from timbr_wamp.contract import Record
-from timbr_wamp.errors import TimbrError
+from timbr_wamp.errors import NoSuchProcedure, TimbrError
 from timbr_wamp.router import Router
 from timbr_wamp.router import free_port as pick_free_port
 from timbr_wamp.settings import ENV_PREFIX, Settings
@@ -65,12 +66,12 @@ class House:
         except TimbrError:
             return False
 
-    def kill_bridge(self) -> None:
+    def kill_bridge(self, by: signal.Signals = signal.SIGKILL) -> None:
         assert self.kernel is not None
         path = runtime.bridge_file(self.settings.runtime_dir, self.kernel.id)
         file = runtime.read_file(path, runtime.BridgeFile)
         assert file is not None
-        os.kill(file.pid, signal.SIGKILL)
+        os.kill(file.pid, by)
 
     def restart_router(self) -> None:
         processes = [*psutil.Process(self.router.pid).children(recursive=True), psutil.Process(self.router.pid)]
@@ -125,6 +126,19 @@ def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: House):
     assert all(isinstance(record, Record) for record in seen)
     assert [record.input for record in seen if record.input != "after"] == list(range(300))
     assert [record.oid for record in seen if record.input == "after"] == [oid]
+
+
+def test_a_call_waits_for_a_bridge_that_comes_back_after_its_caller(house: House):
+    house.kill_bridge(signal.SIGSTOP)
+    house.restart_router()
+    house.client.wait_connected(30.0)
+    with pytest.raises(NoSuchProcedure):  # a call of the router's own, which waits for nobody
+        house.client.call(f"io.timbr.kernel.{house.kernel.id}.ping")
+    with ThreadPoolExecutor(1) as pool:
+        status = pool.submit(lambda: house.machine.status)
+        assert not wait([status], timeout=0.5).done, "answered by a bridge that is stopped"
+        house.kill_bridge(signal.SIGCONT)
+        assert status.result(30).running
 
 
 def test_a_restarted_kernel_begins_a_new_run(house: House):

@@ -136,6 +136,15 @@ class Remote:
             assert time.monotonic() < deadline, f"{self.kernel_id} never came to the router"
             await asyncio.sleep(0.05)
 
+    async def listed(self, timeout_s: float = 10.0) -> None:
+        """Wait until the router's list names the kernel: it answers a little before it is announced."""
+        deadline = time.monotonic() + timeout_s
+        while self.kernel_id not in [
+            kernel["kernel_id"] for kernel in await self.connection.call("io.timbr.kernel.list")
+        ]:
+            assert time.monotonic() < deadline, f"{self.kernel_id} is not in the list"
+            await asyncio.sleep(0.05)
+
     async def machine_there(self, name: str = "machine") -> None:
         """Wait until the kernel's state names the machine."""
         deadline = time.monotonic() + 15.0

@@ -68,8 +68,7 @@ def test_a_kernel_is_listed_with_what_it_is(settings: Settings, router: Router, 
             info = await remote.there()
             assert (info["state"], info["host"], info["pid"], info["ours"]) == ("idle", "lab", plain_kernel.pid, True)
             assert info["language"] == "python"
-            listed = await connection.call("io.timbr.kernel.list")
-            assert plain_kernel.kernel_id in [kernel["kernel_id"] for kernel in listed]
+            await remote.listed()
             assert abs(await remote.call("ping") - time.time()) < 5.0
 
     run(work())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ STABLE_S = 10.0
 JOIN_TIMEOUT_S = 8.0
 #: Goodbye, and the router's.
 LEAVE_TIMEOUT_S = 2.0
+#: A session that is ending is looked at again after so long.
+ENDING_PAUSE_S = 0.01
 
 _URI = re.compile(r"[^\s.#]+(\.[^\s.#]+)*")
 
@@ -78,7 +81,10 @@ class Connection:
         self._realm = realm
         self._name, self._secret = split_token(token)
         self._on_join, self._on_leave = on_join, on_leave
-        self._backoff = Backoff(RETRY_CAP_LOCAL_S if is_local(url) else RETRY_CAP_S)
+        self._retry_cap_s = RETRY_CAP_LOCAL_S if is_local(url) else RETRY_CAP_S
+        self._backoff = Backoff(self._retry_cap_s)
+        #: Until then others may still be on their way back to the router; loop time.
+        self._others_due_at = 0.0
         self._session: SafeSession | None = None
         self._links = Topics()
         self._supervisor: asyncio.Task[None] | None = None
@@ -117,6 +123,11 @@ class Connection:
         """Role that the router gave; None without a wamp session."""
         return self._session.authrole if self._session is not None else None
 
+    @property
+    def settling(self) -> bool:
+        """The link came back just now; who lost theirs with it may still be on the way."""
+        return asyncio.get_running_loop().time() < self._others_due_at
+
     def buffered_bytes(self) -> int:
         """Return how much waits in the transport's write buffer, for pacing; 0 without a link."""
         return self._session.buffered_bytes() if self._session is not None else 0
@@ -146,14 +157,16 @@ class Connection:
             NotConnected: there is none after ``timeout_s``, or the connection was closed.
             TokenRejected, TokenRevoked: there never will be one.
         """
-        if not self._joined.is_set() and not self._finished.is_set():
-            waits = [asyncio.ensure_future(self._joined.wait()), asyncio.ensure_future(self._finished.wait())]
-            try:
-                await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-        if not self._joined.is_set():
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.joined and not self._finished.is_set():
+                    if self._joined.is_set():  # the session is ending, and its end not noticed yet
+                        await asyncio.sleep(ENDING_PAUSE_S)
+                    else:
+                        await _first_of(self._joined, self._finished)
+        except TimeoutError:
+            raise self._absent() from None
+        if not self.joined:
             raise self._absent()
 
     async def wait_finished(self) -> TimbrError | None:
@@ -312,6 +325,8 @@ class Connection:
         try:
             await self._join(session)
             joined_at = loop.time()
+            if self._others_due_at:
+                self._others_due_at = joined_at + self._retry_cap_s + JOIN_TIMEOUT_S
             self._session = session
             await self._links.restore(session)
             await self._announce(session)
@@ -322,6 +337,8 @@ class Connection:
             if self._problem == TokenRevoked.uri:
                 raise _Fatal(TokenRevoked(self._name))
         finally:
+            if self._session is session:
+                self._others_due_at = math.inf
             await self._dismiss(session)
 
     async def _join(self, session: SafeSession) -> None:
@@ -379,6 +396,15 @@ def _guarded(on_progress: Callable[[Any], None]) -> Callable[..., None]:
             logger.exception("on_progress failed")
 
     return take
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def _logged(on_join: Callable[[], Awaitable[None]]) -> None:

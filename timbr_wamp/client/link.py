@@ -20,7 +20,7 @@ from timbr_wamp.client.callbacks import Callbacks
 from timbr_wamp.client.connection import Connection, Subscription
 from timbr_wamp.client.loop import acquire_loop, release_loop
 from timbr_wamp.contract import Procedure, to_builtins
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.errors import InvalidArgument, NoSuchProcedure
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
+#: How long a call waits before it asks again for a callee that is on its way back.
+SETTLING_PAUSE_S = 0.1
 
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
@@ -124,13 +126,15 @@ class Link:
     ) -> Any:
         """Call a procedure of the contract: arguments are checked here first, the result is typed.
 
+        Just after a reconnection it waits for a callee who lost the link too, and is not back yet.
+
         Raises:
             InvalidArgument: nothing was sent.
             TimbrError: see `Connection.call`.
         """
         words = _words(procedure, args, kwargs)
         take = None if on_progress is None else lambda value: on_progress(procedure.progress(value))
-        call = partial(self.connection.call, timeout_s=timeout_s, on_progress=take)
+        call = partial(self._call, timeout_s=timeout_s, on_progress=take)
         try:
             result = await self.run(call, uri, *words)
         except InvalidArgument as error:
@@ -138,6 +142,15 @@ class Link:
                 raise
             result = await self.run(call, uri, *map(_json_form, words))
         return procedure.result(result)
+
+    async def _call(self, uri: str, *words: Any, **options: Any) -> Any:
+        while True:
+            try:
+                return await self.connection.call(uri, *words, **options)
+            except NoSuchProcedure:  # so nothing was done, and the same call may be made again
+                if not self.connection.settling:
+                    raise
+            await asyncio.sleep(SETTLING_PAUSE_S)
 
     async def subscribe(
         self, topic: str, callback: Callable[..., object], *, get_retained: bool = False

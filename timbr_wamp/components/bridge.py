@@ -129,6 +129,7 @@ class Bridge:
         )
         self._interest = Counter(self._connection, self._on_interest)
         self._machines: dict[str, MachineRelay] = {}
+        self._looking = asyncio.Lock()
         self._registrations: dict[str, list[Any]] = {}
         #: Names of machines that cannot stand in a URI.
         self._refused: set[str] = set()
@@ -258,9 +259,10 @@ class Bridge:
                 # announced first: who waits for the state, as `start` of a host does, then finds it in the list
                 await self._connection.call(announce, info, timeout_s=10.0)
             except TimbrError as error:
-                if self._connection.joined:
+                if joined := self._connection.joined:
                     logger.warning("kernel %s was not announced: %s", self._kernel_id, error)
-                    await asyncio.sleep(ANNOUNCE_AGAIN_S)
+                # never without a pause: a loop that does not wait would keep the link from coming back
+                await asyncio.sleep(ANNOUNCE_AGAIN_S if joined else STATE_SHORTEST_S)
                 self._news.set()
                 continue
             self._connection.publish(topic, info, retain=True)
@@ -279,7 +281,7 @@ class Bridge:
     # --- kernel ------------------------------------------------------------------------------
 
     async def _register_kernel(self) -> None:
-        service = KernelService(self._keeper, self.info, self._ended)
+        service = KernelService(self._keeper, self.info, self._look_for_machines, self._ended)
         for name, procedure in KERNEL.items():
             method = getattr(service, name)
 
@@ -345,6 +347,10 @@ class Bridge:
 
     async def _look_for_machines(self) -> None:
         """Take up machines that came, let go of those that went."""
+        async with self._looking:
+            await self._look_once()
+
+    async def _look_once(self) -> None:
         files = machine_files(self._options.runtime_dir, self._keeper.connection_file)
         changed = False
         for name in set(files) - set(self._machines) - self._refused:

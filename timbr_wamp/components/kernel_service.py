@@ -43,11 +43,18 @@ class KernelService:
 
     Args:
         info: makes the kernel's present description.
+        restarted: awaited after a restart: the machines of the process that was are gone.
         ended: called when the kernel was ended on request; the bridge then has nothing left to do.
     """
 
-    def __init__(self, keeper: Keeper, info: Callable[[], KernelInfo], ended: Callable[[], None]) -> None:
-        self._keeper, self._info, self._ended = keeper, info, ended
+    def __init__(
+        self,
+        keeper: Keeper,
+        info: Callable[[], KernelInfo],
+        restarted: Callable[[], Awaitable[None]],
+        ended: Callable[[], None],
+    ) -> None:
+        self._keeper, self._info, self._restarted, self._ended = keeper, info, restarted, ended
 
     async def info(self, call: CallInfo) -> KernelInfo:
         return self._info()
@@ -60,6 +67,7 @@ class KernelService:
 
     async def restart(self, call: CallInfo) -> KernelInfo:
         await self._keeper.restart()
+        await self._restarted()
         return self._info()
 
     async def shutdown(self, call: CallInfo) -> None:
