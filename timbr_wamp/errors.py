@@ -254,6 +254,32 @@ class UnknownSlot(TimbrError, KeyError):
         return f"no slot is named {self.name!r}; named slots: {', '.join(self.known) or 'none'}"
 
 
+class PrepFailed(TimbrError):
+    """An object's ``prep`` raised; the slots are as they were."""
+
+    uri = ERROR_PREFIX + "prep_failed"
+
+    def __init__(self, slot: int, object_name: str, problem: str) -> None:
+        super().__init__(slot, object_name, problem)
+        self.slot, self.object_name, self.problem = slot, object_name, problem
+
+    def __str__(self) -> str:
+        return f"slot {self.slot} keeps what it has: prep() of {self.object_name} raised {self.problem}"
+
+
+class SlotTimeout(TimbrError, TimeoutError):
+    """A slot took longer than its policy allows."""
+
+    uri = ERROR_PREFIX + "slot_timeout"
+
+    def __init__(self, task: str, timeout_s: float) -> None:
+        super().__init__(task, timeout_s)
+        self.task, self.timeout_s = task, timeout_s
+
+    def __str__(self) -> str:
+        return f"{self.task} gave nothing in {self.timeout_s:g} s"
+
+
 class NotCallable(TimbrError, TypeError):
     """A slot was given something that cannot be called."""
 

@@ -15,20 +15,25 @@ from timbr_wamp.contract.structs import (
     CallResult,
     CompleteReply,
     Discovery,
+    ErrorGroup,
     ErrorRow,
     Event,
     ExecuteReply,
     FunctionRef,
+    Graph,
     InspectReply,
     IopubMessage,
     IsCompleteReply,
     KernelInfo,
+    Policy,
+    Progress,
     PutResult,
     RecordRow,
     RecordsBatch,
     RecordsPage,
     RevisionInfo,
     SlotInfo,
+    SourceOptions,
     Status,
     TrialRow,
 )
@@ -154,6 +159,18 @@ class MachineApi(Protocol):
         """Return the newest failures, oldest of them first."""
 
     @procedure(Access.READ)
+    def error_groups(self, n: int = 50) -> list[ErrorGroup]:
+        """Return failures by slot, exception class and line, those seen last first."""
+
+    @procedure(Access.READ)
+    def graph(self) -> Graph:
+        """Return which slot consumes whose value."""
+
+    @procedure(Access.READ, progress=Progress, pooled=True)
+    def progress(self, interval_s: float = 0.5, timeout_s: float = 3600.0) -> Progress:
+        """Send how far the machine is, until it is complete or does not run; then return it once more."""
+
+    @procedure(Access.READ)
     def revisions(self) -> list[RevisionInfo]:
         """Return the kept revisions of the slot table, oldest first."""
 
@@ -200,31 +217,69 @@ class MachineApi(Protocol):
     @procedure(
         Access.ADMIN,
         pooled=True,
-        errors=(e.SlotOutOfRange, e.UnknownSlot, e.NotCallable, e.InvalidSource, e.PythonMismatch),
+        errors=(
+            e.SlotOutOfRange,
+            e.UnknownSlot,
+            e.NotCallable,
+            e.InvalidSource,
+            e.PythonMismatch,
+            e.PrepFailed,
+            e.InvalidArgument,
+        ),
     )
     def slot_set(
-        self, slot: int | str, function: FunctionRef | list[FunctionRef | None], name: str | None = None
+        self,
+        slot: int | str,
+        function: FunctionRef | list[FunctionRef | None],
+        name: str | None = None,
+        policy: Policy | None = None,
     ) -> RevisionInfo:
-        """Put a function in a slot, or several in consecutive slots from it, as one revision."""
+        """Put a function in a slot, or several in consecutive slots from it, as one revision.
+
+        ``policy``: of that one slot; None leaves the one it has.
+        """
 
     @procedure(Access.ADMIN, errors=(e.SlotOutOfRange, e.UnknownSlot))
     def slot_delete(self, slot: int | str) -> RevisionInfo:
         """Make a slot identity again."""
 
+    @procedure(Access.ADMIN, errors=(e.SlotOutOfRange, e.UnknownSlot, e.InvalidArgument))
+    def policy_set(self, slot: int | str | None, policy: Policy | None) -> RevisionInfo:
+        """Set a slot's policy, or with ``slot=None`` the machine's; ``policy=None`` takes the slot's own away."""
+
+    @procedure(Access.ADMIN, errors=(e.UnknownPlugin, e.InvalidArgument))
+    def handler_set(self, handler: str, options: dict[str, Any] | None = None) -> Status:
+        """Choose the event handler by its name, made with ``options``."""
+
     @procedure(Access.ADMIN, errors=(e.InvalidArgument,))
-    def configure(self, bufsize: int | None = None, stages: int | None = None) -> Status:
-        """Change the queue's capacity, or the number of slots. What waits stays; only unset slots go."""
+    def configure(
+        self, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
+    ) -> Status:
+        """Change the queue's capacity, the number of slots, or of messages under way at once.
+
+        What waits stays; only unset slots go.
+        """
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.NotCallable, e.InvalidSource, e.PythonMismatch))
     def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
         """Run a function on the newest ``n`` kept records as if it were in the slot; change nothing."""
 
-    @procedure(Access.ADMIN, errors=(e.UnknownRevision,))
+    @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownRevision, e.PrepFailed))
     def rollback(self, number: int) -> RevisionInfo:
         """Make an earlier slot table the newest revision."""
 
-    @procedure(Access.ADMIN, pooled=True, errors=(e.SourceActive, e.NotASource, e.InvalidSource, e.PythonMismatch))
-    def source_set(self, source: FunctionRef, total: int | None = None, replace: bool = False) -> Status:
+    @procedure(
+        Access.ADMIN,
+        pooled=True,
+        errors=(e.SourceActive, e.NotASource, e.InvalidSource, e.PythonMismatch, e.InvalidArgument),
+    )
+    def source_set(
+        self,
+        source: FunctionRef,
+        total: int | None = None,
+        replace: bool = False,
+        options: SourceOptions | None = None,
+    ) -> Status:
         """Set where messages come from: the reference gives an iterable, or a function that does."""
 
     @procedure(Access.ADMIN, pooled=True)

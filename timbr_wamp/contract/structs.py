@@ -12,35 +12,47 @@ from typing import Any, Literal
 import msgspec
 
 __all__ = [
-    "KernelStateName",
-    "MachineStateName",
-    "PAYLOAD_LIMIT_BYTES",
-    "ROW_LIMIT_BYTES",
-    "SourceStateName",
     "Access",
+    "Backpressure",
     "CallResult",
     "CompleteReply",
     "Discovery",
+    "ErrorGroup",
     "ErrorRow",
     "Event",
+    "EventKind",
     "ExecuteReply",
     "FunctionRef",
+    "Graph",
+    "GraphNode",
     "InspectReply",
     "IopubMessage",
     "IsCompleteReply",
     "KernelInfo",
+    "KernelStateName",
     "MachineBrief",
+    "MachineStateName",
+    "OnExhausted",
+    "PAYLOAD_LIMIT_BYTES",
+    "Policy",
+    "PolicyCounts",
+    "Progress",
     "PutResult",
     "RecordMeta",
     "RecordRow",
     "RecordsBatch",
     "RecordsPage",
     "RevisionInfo",
+    "ROW_LIMIT_BYTES",
     "SlotCounts",
     "SlotInfo",
+    "SlotKind",
+    "SourceOptions",
+    "SourceStateName",
     "SourceStatus",
     "Status",
     "TrialRow",
+    "Verdict",
 ]
 
 #: Payloads of one call, result or event stay below this; the router's own limit is four times as much.
@@ -50,7 +62,34 @@ ROW_LIMIT_BYTES = 256 * 1024
 
 MachineStateName = Literal["idle", "running", "paused", "draining", "stopped", "failed"]
 KernelStateName = Literal["starting", "idle", "busy", "restarting", "dead", "offline"]
-SourceStateName = Literal["none", "waiting", "reading", "exhausted", "failed"]
+SourceStateName = Literal["none", "waiting", "reading", "restarting", "exhausted", "failed"]
+#: What becomes of a message one of whose slots raised, once no retries are left.
+Verdict = Literal["record", "default", "drop", "dead_letter", "pause", "stop"]
+#: What a source does while the queue is full.
+Backpressure = Literal["wait", "drop_new", "drop_old", "sample"]
+OnExhausted = Literal["keep", "stop", "restart"]
+SlotKind = Literal["identity", "function", "async", "object"]
+EventKind = Literal[
+    "started",
+    "resumed",
+    "paused",
+    "stopped",
+    "failed",
+    "closed",
+    "slot_changed",
+    "configured",
+    "handler_changed",
+    "source_set",
+    "source_deleted",
+    "source_failed",
+    "restarted",
+    "exhausted",
+    "idle",
+    "drained",
+    "full",
+    "stalled",
+    "object_failed",
+]
 
 
 class Access(enum.Enum):
@@ -60,6 +99,61 @@ class Access(enum.Enum):
     OPERATE = "operate"
     ADMIN = "admin"
     HOST = "host"
+
+
+class Policy(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What becomes of a message when a slot raises: tried again first, then the verdict.
+
+    ``record``: the failure is recorded, slots that consume it are skipped. ``default``: the slot
+    gives `default` instead. ``drop``, ``dead_letter``: no later slot runs; the message is recorded
+    as dropped, or as errored and to be looked at. ``pause``, ``stop``: the machine does so, and the
+    message returns to the head of the queue, to run again whole.
+    """
+
+    on_error: Verdict = "record"
+    #: Further tries in the same attempt.
+    retries: int = 0
+    #: Before the first retry; twice as long before each later one, up to ``backoff_max_s``.
+    backoff_s: float = 0.0
+    backoff_max_s: float = 60.0
+    #: The slot's value with ``on_error="default"``.
+    default: Any = None
+    #: A try may take so long; None: as long as it likes.
+    timeout_s: float | None = None
+
+
+class PolicyCounts(msgspec.Struct, kw_only=True):
+    """What policies did to messages, since the machine was made. Dropped ones: `Status.dropped`."""
+
+    #: Further tries of slots.
+    retries: int = 0
+    #: Slots' failures that a retry mended.
+    mended: int = 0
+    defaults: int = 0
+    dead_letters: int = 0
+    #: Pauses and stops, each of which kept its message.
+    pauses: int = 0
+    stops: int = 0
+    timeouts: int = 0
+    #: Calls that timed out and run on in their threads.
+    abandoned: int = 0
+
+
+class SourceOptions(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """How a source is read."""
+
+    #: While the queue is full: wait, drop the new or the oldest message, or queue one in ``sample_every``.
+    policy: Backpressure = "wait"
+    sample_every: int = 10
+    #: When it is exhausted: keep running, stop the machine once all is processed, or read it from its begin again.
+    on_exhausted: OnExhausted = "keep"
+    #: A source that gives nothing for so long counts as exhausted; None: it may be silent for ever.
+    idle_timeout_s: float | None = None
+    #: A source that fails is begun again at most so often in a row; a message read in between counts as well again.
+    restarts: int = 0
+    #: Before the first restart; twice as long before each later one, up to ``backoff_max_s``.
+    backoff_s: float = 1.0
+    backoff_max_s: float = 60.0
 
 
 class SourceStatus(msgspec.Struct, kw_only=True):
@@ -72,8 +166,31 @@ class SourceStatus(msgspec.Struct, kw_only=True):
     total: int | None = None
     #: Seconds left at the rate of the last 10 s; None when total or rate are unknown.
     eta_s: float | None = None
-    #: ``Class: text`` of the error that ended it.
+    #: ``Class: text`` of the error that ended it, or after which it is begun again.
     error: str | None = None
+    #: Messages that its policy dropped; part of the machine's ``dropped``.
+    dropped: int = 0
+    #: How often it was begun again.
+    restarts: int = 0
+    options: SourceOptions = SourceOptions()
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """How far a machine is with its source."""
+
+    #: Messages accounted for since the source was set.
+    done: int
+    #: How many there will be; None when nobody knows.
+    total: int | None = None
+    #: 0 to 100; None without a total.
+    percentage: float | None = None
+    errored: int = 0
+    #: Records per second over the last 10 s.
+    rate_per_s: float = 0.0
+    eta_s: float | None = None
+    state: MachineStateName = "idle"
+    #: The source is exhausted and all of it is recorded.
+    complete: bool = False
 
 
 class SlotCounts(msgspec.Struct, kw_only=True):
@@ -81,8 +198,13 @@ class SlotCounts(msgspec.Struct, kw_only=True):
 
     slot: int
     calls: int = 0
+    #: Failures that ended as such; those that a retry mended or a default replaced are told apart.
     errors: int = 0
     skipped: int = 0
+    retries: int = 0
+    mended: int = 0
+    defaults: int = 0
+    timeouts: int = 0
     p50_s: float | None = None
     p99_s: float | None = None
 
@@ -120,6 +242,19 @@ class Status(msgspec.Struct, kw_only=True):
     time: float = 0.0
     source: SourceStatus = msgspec.field(default_factory=SourceStatus)
     slots: list[SlotCounts] = []
+    #: Messages that wait for a retry; part of ``in_flight``.
+    retrying: int = 0
+    policies: PolicyCounts = msgspec.field(default_factory=PolicyCounts)
+    #: The machine-wide policy, for slots without one of their own.
+    on_error: Policy = Policy()
+    #: Name of the event handler.
+    handler: str = "BaseEventHandler"
+    executor: str = "inline"
+    #: Messages that may be under way at once, where the slots allow it.
+    concurrency: int = 1
+    #: Failures of hooks and callbacks, and events that reached none of them since they were too slow.
+    hook_failures: int = 0
+    events_dropped: int = 0
 
 
 class SlotInfo(msgspec.Struct, kw_only=True):
@@ -129,6 +264,7 @@ class SlotInfo(msgspec.Struct, kw_only=True):
     name: str | None = None
     #: Unset: the value is carried, nothing is called.
     identity: bool = True
+    kind: SlotKind = "identity"
     #: How people name the function: ``module.qualname`` or the object's class.
     function: str | None = None
     #: Source text when it can be had.
@@ -139,6 +275,8 @@ class SlotInfo(msgspec.Struct, kw_only=True):
     #: Revision that put it there, and by whom.
     revision: int = 0
     author: str | None = None
+    #: Its own policy; None: the machine's.
+    policy: Policy | None = None
     counts: SlotCounts | None = None
 
 
@@ -164,6 +302,10 @@ class RecordMeta(msgspec.Struct, kw_only=True):
     received_at: float
     finished_at: float
     errored: bool
+    #: A policy dropped it.
+    dropped: bool = False
+    #: What policies did, by slot: ``{"f1": "retry 2"}``, ``"default"``, ``"drop"``, ``"dead_letter"``.
+    policies: dict[str, str] | None = None
     #: Only where the text was too large to send: how large it is.
     text_bytes: int | None = None
 
@@ -202,6 +344,7 @@ class ErrorRow(msgspec.Struct, kw_only=True):
     """One slot's failure in one attempt at a message."""
 
     run: str
+    #: Number of its record; 0 when there is none, since the message was kept by a pause or stop.
     seq: int
     oid: str
     attempt: int
@@ -214,8 +357,58 @@ class ErrorRow(msgspec.Struct, kw_only=True):
     exc_tb: str
     #: The message's JSON text, its first 2000 characters.
     input: str
-    #: A later attempt at the same message went well.
+    #: A later try or attempt at the same message went well.
     resolved: bool = False
+    #: What became of it: a verdict, or ``retry`` when a further try went well.
+    policy: str = "record"
+    #: Tries that failed.
+    tries: int = 1
+    #: ``file:line`` where it was raised.
+    where: str = ""
+
+
+class ErrorGroup(msgspec.Struct, kw_only=True):
+    """Failures of one kind: same slot, same exception class, same line."""
+
+    slot: int
+    task: str
+    exc_class: str
+    #: ``file:line`` where it is raised.
+    where: str
+    count: int = 0
+    #: Failures per minute over the last 10 minutes, or as long as it is known.
+    rate_per_min: float = 0.0
+    first_oid: str = ""
+    last_oid: str = ""
+    first_time: float = 0.0
+    last_time: float = 0.0
+    #: Text, message (its JSON text, 2000 characters) and traceback of the last one.
+    exc_value: str = ""
+    input: str = ""
+    exc_tb: str = ""
+    #: How many came to what, by policy.
+    policies: dict[str, int] = {}
+    #: Messages whose newest attempt failed so; those a policy dealt with are not among them.
+    open: int = 0
+    #: There were some, and none is left open.
+    resolved: bool = False
+
+
+class GraphNode(msgspec.Struct, kw_only=True):
+    """A slot, or the message, in the machine's graph."""
+
+    id: str
+    label: str
+    #: Ids of those whose values it consumes.
+    needs: list[str] = []
+
+
+class Graph(msgspec.Struct, kw_only=True):
+    """Which set slot consumes whose value; drawn as Mermaid text."""
+
+    revision: int
+    nodes: list[GraphNode]
+    mermaid: str
 
 
 class FunctionRef(msgspec.Struct, kw_only=True):
@@ -260,8 +453,7 @@ class TrialRow(msgspec.Struct, kw_only=True):
 class Event(msgspec.Struct, kw_only=True):
     """Something happened that changed a machine's state."""
 
-    #: ``started`` ``paused`` ``exhausted`` ``drained`` ``failed`` ``slot_changed`` ``stalled`` …
-    kind: str
+    kind: EventKind
     time: float
     #: Counts from 1 within a run of the machine.
     number: int
