@@ -17,15 +17,26 @@ from timbr_wamp.errors import PluginNotInstalled, UnknownPlugin
 SOURCES = "timbr_wamp.sources"
 SINKS = "timbr_wamp.sinks"
 HOOKS = "timbr_wamp.hooks"
+HANDLERS = "timbr_wamp.handlers"
 JOURNALS = "timbr_wamp.journals"
 EXECUTORS = "timbr_wamp.executors"
 STREAMS = "timbr_wamp.streams"
 FACES = "timbr_wamp.faces"
-GROUPS = (SOURCES, SINKS, HOOKS, JOURNALS, EXECUTORS, STREAMS, FACES)
+GROUPS = (SOURCES, SINKS, HOOKS, HANDLERS, JOURNALS, EXECUTORS, STREAMS, FACES)
 
 #: ``group → name → "module:attribute"`` of the parts that come with timbr_wamp.
 BUILTIN: dict[str, dict[str, str]] = {
     EXECUTORS: {"inline": "timbr_wamp.machine.plan:InlineExecutor"},
+    HANDLERS: {
+        name: f"timbr_wamp.machine.handlers:{name}"
+        for name in (
+            "BaseEventHandler",
+            "DaskEventDebugger",
+            "DeadLetterHandler",
+            "RawEventDebugger",
+            "RetryHandler",
+        )
+    },
     FACES: {"ipykernel": "timbr_wamp.kernel.face:IPythonKernelFace"},
 }
 
