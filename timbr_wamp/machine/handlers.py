@@ -155,27 +155,6 @@ def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> B
     return part
 
 
-def ask_policy(
-    handler: BaseEventHandler, error: BaseException, slot: int, task: str, oid: str, tries: int
-) -> Policy | None:
-    """Return what the handler says to a slot's failure; one that fails itself is logged, and the policies decide."""
-    try:
-        policy = handler.slot_raised(error, slot, task, oid, tries)
-    except Exception:  # a handler is foreign code
-        logger.exception("event handler %s failed on an error of slot %d", handler.name, slot)
-        return None
-    return policy if isinstance(policy, Policy) else None
-
-
-def ask_raises(handler: BaseEventHandler, kind: RaisedIn, error: BaseException) -> bool:
-    """Return whether the machine shall stop and raise; a handler that fails itself says no."""
-    try:
-        return bool(handler.raises(kind, error))
-    except Exception:  # a handler is foreign code
-        logger.exception("event handler %s failed on an error of a %s", handler.name, kind)
-        return False
-
-
 def _made(factory: Any, options: Mapping[str, Any]) -> object:
     parameters = inspect.signature(factory).parameters
     try:

@@ -61,6 +61,8 @@ POINTS: Final[dict[str, str]] = {
 
 #: A hook that fails again and again is logged at most so often.
 LOG_INTERVAL_S = 1.0
+#: Of so many failing hooks each is counted apart; `Hooks.failures` counts them all.
+FAILING_KEPT = 1_000
 
 _PREFIXES = ("pre_", "post_", "on_")
 
@@ -87,8 +89,8 @@ class Hooks:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._at: dict[str, tuple[HookFunction, ...]] = {}
-        #: By the function's id, as long as it is a hook: the tables keep it alive.
-        self._failing: dict[int, _Failing] = {}
+        #: By the function's id, as long as it is a hook (the tables keep it alive), or by a text.
+        self._failing: dict[int | str, _Failing] = {}
 
     def at(self, point: str) -> tuple[HookFunction, ...]:
         """Return the hooks of a point in the order they came. One look-up in a table that is replaced whole."""
@@ -147,28 +149,32 @@ class Hooks:
             try:
                 function(*arguments)
             except Exception as error:  # a hook is foreign code
-                self.failed(point, function, error)
+                self.failed(point, error, function)
 
-    def failed(self, point: str, function: HookFunction, error: Exception) -> None:
-        """Count and log a hook's failure: for callers that have their own loop over `at`."""
+    def failed(self, point: str, error: Exception, function: HookFunction | None = None) -> None:
+        """Count and log a failure: for callers that have their own loop over `at`.
+
+        Without ``function`` it is other foreign code that failed, which ``point`` names; `on_failure`
+        is not told of it, since it may be that very code.
+        """
         with self._lock:
             self.failures += 1
-            failing = self._failing.setdefault(id(function), _Failing())
+            failing = self._failing_of(point if function is None else id(function))
             failing.count += 1
             now = self._monotonic()
             due = now - failing.logged_at >= LOG_INTERVAL_S
-            unlogged = failing.unlogged
-            if due:
-                failing.logged_at, failing.unlogged = now, 0
-            else:
-                failing.unlogged += 1
+            count, unlogged = failing.count, failing.unlogged
+            failing.logged_at, failing.unlogged = (now, 0) if due else (failing.logged_at, unlogged + 1)
         if due:
-            logger.error(
-                "hook %s failed at %s, %d times so far, %d of them unlogged: %r", _name(function), point,
-                failing.count, unlogged, error, exc_info=error,
-            )  # fmt: skip
-        if self.on_failure is not None:
+            who = point if function is None else f"hook {_name(function)} at {point}"
+            logger.error("%s failed, %d times so far, %d of them unlogged", who, count, unlogged, exc_info=error)
+        if function is not None and self.on_failure is not None:
             self.on_failure(error, point)
+
+    def _failing_of(self, key: int | str) -> _Failing:
+        if key not in self._failing and len(self._failing) >= FAILING_KEPT:
+            self._failing.pop(next(iter(self._failing)))
+        return self._failing.setdefault(key, _Failing())
 
     def failures_of(self, function: HookFunction) -> int:
         """Return how often one hook failed; 0 for what is no hook any more."""
