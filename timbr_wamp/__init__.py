@@ -15,16 +15,31 @@ if TYPE_CHECKING:
     from timbr_wamp.contract import Record, Status
     from timbr_wamp.errors import TimbrError
     from timbr_wamp.machine import Machine
+    from timbr_wamp.machine.handlers import (
+        BaseEventHandler,
+        DaskEventDebugger,
+        DeadLetterHandler,
+        RawEventDebugger,
+        RetryHandler,
+    )
+    from timbr_wamp.machine.notices import PostJson, RunCommand
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "BaseEventHandler",
     "Client",
+    "DaskEventDebugger",
+    "DeadLetterHandler",
     "Gap",
     "Machine",
+    "PostJson",
+    "RawEventDebugger",
     "Record",
+    "RetryHandler",
     "RunChanged",
+    "RunCommand",
     "Status",
     "TimbrError",
     "connect",
@@ -34,11 +49,18 @@ __all__ = [
 
 _HOME = {
     "AsyncClient": "timbr_wamp.client",
+    "BaseEventHandler": "timbr_wamp.machine.handlers",
     "Client": "timbr_wamp.client",
+    "DaskEventDebugger": "timbr_wamp.machine.handlers",
+    "DeadLetterHandler": "timbr_wamp.machine.handlers",
     "Gap": "timbr_wamp.client",
     "Machine": "timbr_wamp.machine",
+    "PostJson": "timbr_wamp.machine.notices",
+    "RawEventDebugger": "timbr_wamp.machine.handlers",
     "Record": "timbr_wamp.contract",
+    "RetryHandler": "timbr_wamp.machine.handlers",
     "RunChanged": "timbr_wamp.client",
+    "RunCommand": "timbr_wamp.machine.notices",
     "Status": "timbr_wamp.contract",
     "TimbrError": "timbr_wamp.errors",
     "connect": "timbr_wamp.client",

@@ -7,12 +7,14 @@ the part is named.
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from timbr_wamp.errors import PluginNotInstalled, UnknownPlugin
+from timbr_wamp.errors import InvalidArgument, PluginNotInstalled, UnknownPlugin
 
 SOURCES = "timbr_wamp.sources"
 SINKS = "timbr_wamp.sinks"
@@ -37,6 +39,7 @@ BUILTIN: dict[str, dict[str, str]] = {
             "RetryHandler",
         )
     },
+    HOOKS: {name: f"timbr_wamp.machine.notices:{name}" for name in ("PostJson", "RunCommand")},
     FACES: {"ipykernel": "timbr_wamp.kernel.face:IPythonKernelFace"},
 }
 
@@ -79,6 +82,22 @@ def load(group: str, name: str) -> object:
     for attribute in (point.attr or "").split("."):
         part = getattr(part, attribute) if attribute else part
     return part
+
+
+def made(part: Callable[..., object], options: Mapping[str, object]) -> object:
+    """Return what a part, a class or a function, makes of its options.
+
+    Raises:
+        InvalidArgument: options that it does not take, or one missing; the text lists what it takes.
+    """
+    signature = inspect.signature(part)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "no options"
+        name = getattr(part, "__name__", type(part).__name__)
+        raise InvalidArgument("options", f"{name} takes {takes}: {error}") from None
+    return part(**options)
 
 
 def kernel_face() -> KernelFace | None:

@@ -147,20 +147,9 @@ def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> B
     if isinstance(part, str):
         part = plugins.load(plugins.HANDLERS, part)
     if inspect.isclass(part) or inspect.isroutine(part):
-        part = _made(part, options or {})
+        part = plugins.made(part, options or {})
     elif options:
         raise InvalidArgument("options", f"{type(part).__name__} is an object already: options go to a name or class")
     if not isinstance(part, BaseEventHandler):
         raise InvalidArgument("handler", f"{type(part).__name__} is no BaseEventHandler")
     return part
-
-
-def _made(factory: Any, options: Mapping[str, Any]) -> object:
-    parameters = inspect.signature(factory).parameters
-    try:
-        inspect.signature(factory).bind(**options)
-    except TypeError as error:
-        takes = ", ".join(parameters) or "no options"
-        raise InvalidArgument("options", f"{factory.__name__} takes {takes}: {error}") from None
-    made: object = factory(**options)
-    return made

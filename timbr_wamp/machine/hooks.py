@@ -15,7 +15,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, get_args
 
 from timbr_wamp import plugins
@@ -201,11 +201,26 @@ def checked_point(point: str) -> str:
 def load_hooks(parts: Iterable[object]) -> list[object]:
     """Return hook objects: a name is looked up among the plugins, a class is instantiated.
 
+    ``(name or class, options)`` gives a class its arguments.
+
     Raises:
         UnknownPlugin, PluginNotInstalled: a name that is none, or one whose library is missing.
+        InvalidArgument: options that the class does not take, or one missing.
     """
-    found = [plugins.load(plugins.HOOKS, part) if isinstance(part, str) else part for part in parts]
-    return [part() if inspect.isclass(part) else part for part in found]
+    return [_loaded(part) for part in parts]
+
+
+def _loaded(part: object) -> object:
+    options: Mapping[str, object] = {}
+    if isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[1], Mapping):
+        part, options = part
+    if isinstance(part, str):
+        part = plugins.load(plugins.HOOKS, part)
+    if inspect.isclass(part):
+        return plugins.made(part, options)
+    if options:
+        raise InvalidArgument("hooks", f"{type(part).__name__} is an object already: options go to a name or class")
+    return part
 
 
 def _member(hook: object, name: str) -> Any:

@@ -1,0 +1,156 @@
+"""`Tap`: the newest values of one slot, live, for those who want to look on.
+
+It is fed with whole records and keeps their texts; nothing is parsed before somebody looks. A machine
+feeds it as a sink, a client from its records.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Any, TypeAlias, overload
+
+import orjson
+
+from timbr_wamp.contract.record import outcome_kind
+from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
+
+TAP_LIMIT = 100_000
+
+#: ``(seq, oid, text, …)``: a machine's row; ``text`` is the JSON text ``[in, f0, …]``, None when it was too large.
+_Row: TypeAlias = tuple[Any, ...]
+
+
+class Tap(Sequence[Any]):
+    """A bounded sequence that grows by itself: the newest values last. Any thread.
+
+    Args:
+        label: what it shows: ``in``, ``f0`` or a slot's name.
+        index: where that is in a record's ``[in, f0, f1, …]``.
+        n: of so many records it keeps the texts, the newest ones.
+        errors: show the described exception ``{"_exception": {…}}`` where the slot failed or was
+            skipped; False leaves such records out, so that fewer than ``n`` may remain.
+        on_close: called once, by the first `close`.
+    """
+
+    def __init__(
+        self, label: str, index: int, n: int = 50, *, errors: bool = True, on_close: Callable[[], None] | None = None
+    ) -> None:
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= TAP_LIMIT:
+            raise InvalidArgument("n", f"a whole number from 1 to {TAP_LIMIT}, not {n!r}")
+        self.label, self.n, self._position = label, n, index
+        self._errors, self._on_close = errors, on_close
+        self._lock = threading.Lock()
+        self._kept: deque[_Row] = deque(maxlen=n)
+        #: What was parsed, by the row's own identity: as long as the row is kept.
+        self._parsed: dict[int, tuple[_Row, Any]] = {}
+        self._closed = False
+
+    # --- fed by a machine or a client ---
+
+    def publish(self, rows: Sequence[_Row]) -> None:
+        """Take consecutive records. A sink: some hundred nanoseconds a batch, nothing is parsed."""
+        with self._lock:
+            if not self._closed:
+                self._kept.extend(rows if len(rows) <= self.n else rows[-self.n :])
+
+    def add_row(self, seq: int, oid: str, text: bytes | str | None) -> None:
+        """Take one record; no ``text`` says that it was too large to be sent."""
+        self.publish(((seq, oid, text),))
+
+    # --- read by people ---
+
+    @property
+    def rows(self) -> list[tuple[int, str, Any]]:
+        """``(seq, oid, value)`` of each, oldest first. A value that was too large is described."""
+        with self._lock:
+            kept, before = list(self._kept), self._parsed
+        parsed: dict[int, tuple[_Row, Any]] = {}
+        for row in kept:
+            known = before.get(id(row))
+            parsed[id(row)] = known if known is not None and known[0] is row else (row, self._value(row[2]))
+        with self._lock:
+            self._parsed = parsed
+        found = ((row[0], row[1], value) for row, value in (parsed[id(row)] for row in kept))
+        return [row for row in found if row[2] is not _ABSENT and (self._errors or outcome_kind(row[2]) == "value")]
+
+    @property
+    def oids(self) -> list[str]:
+        """Ids of the messages whose values these are."""
+        return [oid for _, oid, _ in self.rows]
+
+    def to_dataframe(self) -> Any:
+        """Return a `pandas.DataFrame`, one line a record, by ``seq``; a mapping's keys become columns.
+
+        Raises:
+            PluginNotInstalled: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError:
+            raise PluginNotInstalled("Tap", "to_dataframe", "pip install pandas") from None
+        rows = self.rows
+        lines = [{"oid": oid, **self._columns(value)} for _, oid, value in rows]
+        index = pandas.Index([seq for seq, _, _ in rows], name="seq", dtype="int64")
+        return pandas.DataFrame(lines, index=index, columns=None if lines else ["oid", self.label])
+
+    def clear(self) -> None:
+        """Forget the values so far."""
+        with self._lock:
+            self._kept.clear()
+            self._parsed = {}
+
+    def close(self) -> None:
+        """Take no more; what there is can be read on. Idempotent."""
+        with self._lock:
+            self._closed, on_close, self._on_close = True, self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    @property
+    def closed(self) -> bool:
+        """It grows no more."""
+        return self._closed
+
+    def __enter__(self) -> Tap:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Any: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Any]: ...
+    def __getitem__(self, number: int | slice) -> Any:
+        """Return one value, the newest is ``[-1]``, or a list of several."""
+        return [value for _, _, value in self.rows][number]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the values that there are now."""
+        return iter([value for _, _, value in self.rows])
+
+    def __repr__(self) -> str:
+        values = list(self)
+        shown = ", ".join([*(["…"] if len(values) > 3 else []), *(repr(value) for value in values[-3:])])
+        return f"<tap {self.label}, {len(values)} of {self.n}{', closed' if self._closed else ''}: [{shown}]>"
+
+    def _value(self, text: bytes | str | None) -> Any:
+        if text is None:
+            return {"__type__": "text", "__too_large__": True}
+        values = orjson.loads(text)
+        return values[self._position] if self._position < len(values) else _ABSENT
+
+    def _columns(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {self.label: value}
+        return {f"{self.label}.oid" if key == "oid" else key: item for key, item in value.items()}
+
+
+#: Stands for the value of a slot that the machine did not have when it made the record.
+_ABSENT = object()

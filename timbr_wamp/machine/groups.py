@@ -1,0 +1,171 @@
+"""`ErrorGroups`: failures put together by slot, exception class and line, with what is still open.
+
+Keeps counts and the newest sample of each group; the failed messages themselves are elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict, deque
+from itertools import islice
+from typing import Final, TypeAlias
+
+from timbr_wamp.contract import ErrorGroup, ErrorRow
+from timbr_wamp.machine.protocols import Clock
+
+#: Groups that are kept; the one least recently added to gives way to a new one.
+GROUPS_KEPT = 256
+#: Open messages of a group that are known by their oids; beyond, the oldest counts as dealt with.
+OPEN_KEPT = 10_000
+#: The same for all groups together.
+OPEN_KEPT_IN_ALL = 100_000
+#: The rate is taken over so many minutes.
+RATE_MINUTES = 10
+
+#: Policies after which a message goes on as if its slot had not failed, or was left out on purpose.
+_DEALT_WITH: Final = frozenset({"retry", "default", "drop"})
+
+#: Policies that keep the message, for the same attempt to run again.
+_RUNS_AGAIN: Final = frozenset({"pause", "stop"})
+
+_Key: TypeAlias = tuple[int, str, str]
+
+
+class _Left:
+    """What one message left open: the groups where its newest attempt failed."""
+
+    __slots__ = ("attempt", "keys", "runs_again")
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.keys: list[_Key] = []
+        #: It was kept by a pause or stop: the same attempt runs again, whole.
+        self.runs_again = False
+
+
+class _Group:
+    """One kind of failure."""
+
+    __slots__ = ("count", "first", "last", "minutes", "open", "policies", "was_open")
+
+    def __init__(self, row: ErrorRow) -> None:
+        self.first = (row.oid, row.time)
+        self.last = row
+        self.count = 0
+        self.policies: Counter[str] = Counter()
+        self.open: OrderedDict[str, None] = OrderedDict()
+        self.was_open = False
+        #: ``[minute, failures in it]``, the newest last.
+        self.minutes: deque[list[int]] = deque(maxlen=RATE_MINUTES + 1)
+
+    def add(self, row: ErrorRow) -> None:
+        self.last = row
+        self.count += 1
+        self.policies[row.policy] += 1
+        minute = int(row.time // 60)
+        if self.minutes and self.minutes[-1][0] >= minute:  # a clock set back counts as the minute before
+            self.minutes[-1][1] += 1
+        else:
+            self.minutes.append([minute, 1])
+
+    def rate_per_min(self, now: float) -> float:
+        """Return failures per minute since the group is known, at most over the last `RATE_MINUTES`."""
+        oldest = int(now // 60) - RATE_MINUTES
+        recent = sum(count for minute, count in self.minutes if minute > oldest)
+        known_s = now - self.first[1]
+        return recent / min(max(known_s / 60, 1.0), RATE_MINUTES)
+
+
+class ErrorGroups:
+    """The groups of one machine. Any thread; `add` costs a failure some microseconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        #: In the order of their last failures.
+        self._groups: OrderedDict[_Key, _Group] = OrderedDict()
+        #: What messages left open, the newest last.
+        self._left: OrderedDict[str, _Left] = OrderedDict()
+        #: Groups that gave way to newer ones.
+        self.forgotten = 0
+
+    def add(self, row: ErrorRow) -> None:
+        """Count a failure. A later attempt at a message closes what an earlier one left open.
+
+        Skipped slots are not failures and are not given here.
+        """
+        key = (row.slot, row.exc_class, row.where)
+        with self._lock:
+            before = self._left.get(row.oid)
+            if before is not None and (before.attempt != row.attempt or before.runs_again):
+                self._close(row.oid)
+            group = self._groups.get(key) or self._new(key, row)
+            self._groups.move_to_end(key)
+            group.add(row)
+            if row.policy not in _DEALT_WITH:
+                self._open(key, group, row)
+
+    def resolve(self, oid: str) -> None:
+        """Close what a message left open: its newest attempt went well, or was dealt with."""
+        if oid in self._left:
+            with self._lock:
+                self._close(oid)
+
+    @property
+    def any_open(self) -> bool:
+        """Some message is open. One look: for those who would otherwise call `resolve` for every message."""
+        return bool(self._left)
+
+    def rows(self, n: int = GROUPS_KEPT) -> list[ErrorGroup]:
+        """Return the ``n`` groups with the newest failures, newest first."""
+        now = self._clock()
+        with self._lock:
+            return [_row(group, key, now) for key, group in islice(reversed(self._groups.items()), max(n, 0))]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def _new(self, key: _Key, row: ErrorRow) -> _Group:
+        if len(self._groups) >= GROUPS_KEPT:
+            oldest_key, oldest = self._groups.popitem(last=False)
+            self.forgotten += 1
+            for oid in oldest.open:
+                self._leave(oid, oldest_key)
+        group = self._groups[key] = _Group(row)
+        return group
+
+    def _open(self, key: _Key, group: _Group, row: ErrorRow) -> None:
+        group.was_open = True
+        if row.oid in group.open:
+            return
+        if len(group.open) >= OPEN_KEPT:
+            oid, _ = group.open.popitem(last=False)
+            self._leave(oid, key)
+        if len(self._left) >= OPEN_KEPT_IN_ALL:
+            self._close(next(iter(self._left)))
+        group.open[row.oid] = None
+        left = self._left.setdefault(row.oid, _Left(row.attempt))
+        left.keys.append(key)
+        left.runs_again = row.policy in _RUNS_AGAIN
+
+    def _leave(self, oid: str, key: _Key) -> None:
+        left = self._left[oid]
+        left.keys.remove(key)
+        if not left.keys:
+            del self._left[oid]
+
+    def _close(self, oid: str) -> None:
+        left = self._left.pop(oid, None)
+        for key in left.keys if left is not None else ():
+            self._groups[key].open.pop(oid, None)
+
+
+def _row(group: _Group, key: _Key, now: float) -> ErrorGroup:
+    last = group.last
+    return ErrorGroup(
+        slot=key[0], task=last.task, exc_class=key[1], where=key[2], count=group.count,
+        rate_per_min=group.rate_per_min(now), first_oid=group.first[0], last_oid=last.oid,
+        first_time=group.first[1], last_time=last.time, exc_value=last.exc_value, input=last.input,
+        exc_tb=last.exc_tb, policies=dict(group.policies), open=len(group.open),
+        resolved=group.was_open and not group.open,
+    )  # fmt: skip
