@@ -146,6 +146,8 @@ def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> B
     part = "BaseEventHandler" if handler is None else handler
     if isinstance(part, str):
         part = plugins.load(plugins.HANDLERS, part)
+    if inspect.isclass(part) and not issubclass(part, BaseEventHandler):
+        raise InvalidArgument("handler", f"{part.__name__} is no BaseEventHandler")
     if inspect.isclass(part) or inspect.isroutine(part):
         part = plugins.made(part, options or {})
     elif options:

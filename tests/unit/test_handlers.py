@@ -1,0 +1,197 @@
+"""Event handlers: what each answers, what the debuggers report, and how one is chosen."""
+
+from __future__ import annotations
+
+import pytest
+
+import timbr_wamp
+from timbr_wamp import plugins
+from timbr_wamp.contract import ErrorRow, Policy
+from timbr_wamp.errors import InvalidArgument, UnknownPlugin
+from timbr_wamp.machine import handlers
+from timbr_wamp.machine.handlers import (
+    BaseEventHandler,
+    DaskEventDebugger,
+    DeadLetterHandler,
+    RawEventDebugger,
+    RetryHandler,
+    make_handler,
+)
+from timbr_wamp.machine.hooks import Hooks
+from timbr_wamp.machine.reports import REPORT_LIMIT, report_of
+
+KINDS = ("slot", "source", "hook", "sink")
+
+
+def raised(function, *arguments):
+    with pytest.raises(Exception) as caught:
+        function(*arguments)
+    return caught.value
+
+
+def divide(reading):
+    table = list(range(100_000))
+    return len(table) / reading
+
+
+def asked(handler, error):
+    return handler.slot_raised(error, 2, "f2 (ratio)", "65f0", 1)
+
+
+def row(**changes):
+    known = {
+        "run": "r", "seq": 1, "oid": "a", "attempt": 1, "revision": 1, "time": 0.0, "slot": 0, "task": "f0",
+        "exc_class": "ValueError", "exc_value": "x", "exc_tb": "", "input": "1", "policy": "dead_letter",
+    }  # fmt: skip
+    return ErrorRow(**known | changes)
+
+
+def test_the_default_leaves_everything_to_the_policies():
+    handler = BaseEventHandler()
+    assert handler.name == "BaseEventHandler"
+    assert asked(handler, ValueError()) is None
+    assert not any(handler.raises(kind, ValueError()) for kind in KINDS)
+
+
+def test_the_raw_debugger_raises_everything_and_reports_in_depth(caplog):
+    handler, error = RawEventDebugger(), raised(divide, 0)
+    assert handler.report is None
+    assert asked(handler, error).on_error == "stop"
+    assert "slot 2 (f2 (ratio)), message 65f0" in handler.report
+    assert "return len(table) / reading" in handler.report
+    assert "reading = 0" in handler.report
+    assert "ZeroDivisionError: division by zero" in handler.report
+    assert handler.report in caplog.text
+    assert all(handler.raises(kind, raised(divide, 0)) for kind in KINDS)
+    assert "ZeroDivisionError in sink" in handler.report
+
+
+def test_an_error_told_twice_is_reported_once(caplog):
+    handler, error = RawEventDebugger(), raised(divide, 0)
+    asked(handler, error)
+    assert handler.raises("slot", error)
+    assert len(caplog.records) == 1
+
+
+def test_the_dask_debugger_raises_what_slots_raise(caplog):
+    handler, error = DaskEventDebugger(), raised(divide, 0)
+    assert [handler.raises(kind, error) for kind in KINDS] == [True, False, False, False]
+    assert asked(handler, error).on_error == "stop"
+    assert handler.name == "DaskEventDebugger"
+
+
+def test_retry_gives_the_same_policy_each_time():
+    handler = RetryHandler(retries=2, backoff_s=0.5, then="dead_letter")
+    assert asked(handler, ValueError()) == Policy(on_error="dead_letter", retries=2, backoff_s=0.5)
+    assert asked(RetryHandler(then="default", default=7), ValueError()).default == 7
+    assert not handler.raises("slot", ValueError())
+
+
+def test_dead_letters_are_kept_up_to_a_number_and_given_on():
+    taken = []
+    handler = DeadLetterHandler(taken.append, keep=2)
+    assert asked(handler, ValueError()).on_error == "dead_letter"
+    hooks = Hooks()
+    hooks.add_object(handler)
+    for oid in "abc":
+        hooks.call("on_error", row(oid=oid))
+    hooks.call("on_error", row(oid="d", policy="record"))
+    assert [letter.oid for letter in handler.letters] == ["b", "c"]
+    assert [letter.oid for letter in taken] == ["a", "b", "c"]
+
+
+def test_a_taker_that_fails_costs_no_letter(caplog):
+    handler, hooks = DeadLetterHandler(divide), Hooks()
+    hooks.add_object(handler)
+    hooks.call("on_error", row())
+    assert (hooks.failures, len(handler.letters)) == (1, 1)
+
+
+# --- reports ---------------------------------------------------------------------------------
+
+
+class Nasty:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def test_a_report_is_bounded_and_survives_nasty_locals():
+    def deep(n, nasty=Nasty(), long="x" * 10_000):  # noqa: B008
+        if n:
+            return deep(n - 1)
+        raise ValueError("y" * 50_000)
+
+    text = report_of(raised(deep, 100), "source")
+    assert REPORT_LIMIT < len(text) < REPORT_LIMIT + 200
+    assert text.startswith("ValueError in source\n")
+    assert "characters left out" in text
+    short = report_of(raised(lambda nasty: 1 / 0, Nasty()), "hook")
+    assert "nasty = <Nasty instance at 0x" in short
+
+
+def test_large_locals_are_shortened():
+    text = report_of(raised(divide, 0), "hook")
+    assert "table = [0, 1, 2, 3, 4, 5, 6, 7, ...]" in text
+
+
+def test_causes_have_their_locals_too():
+    def outer():
+        try:
+            divide(0)
+        except ZeroDivisionError as error:
+            raise RuntimeError("outer") from error
+
+    text = report_of(raised(outer), "slot")
+    assert "direct cause" in text
+    assert "reading = 0" in text
+
+
+def test_an_error_that_is_its_own_cause_ends():
+    error = ValueError("round")
+    other = RuntimeError("and round")
+    error.__context__, other.__context__ = other, error
+    assert "and round" in report_of(error, "slot")
+
+
+# --- choosing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", plugins.names(plugins.HANDLERS))
+def test_ours_are_found_by_their_class_names(name):
+    handler = make_handler(name)
+    assert handler.name == name
+    assert type(handler) is getattr(handlers, name) is getattr(timbr_wamp, name)
+
+
+def test_a_handler_is_given_by_class_and_as_an_object():
+    own = BaseEventHandler()
+    assert make_handler(own) is own
+    assert type(make_handler(None)) is BaseEventHandler
+    assert make_handler(RetryHandler, {"retries": 9}).policy.retries == 9
+    assert make_handler("RetryHandler", {"retries": 9}).policy.retries == 9
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "says"),
+    [
+        ("RetryHandler", {"tries": 3}, "RetryHandler takes retries, backoff_s, then, default: got an unexpected"),
+        ("RetryHandler", {"retries": -1}, "retries: a whole number"),
+        ("RetryHandler", {"retries": 1.5}, "retries: a whole number"),
+        ("RetryHandler", {"backoff_s": float("nan")}, "backoff_s: seconds"),
+        ("RetryHandler", {"then": "explode"}, "then: one of record, default"),
+        ("DeadLetterHandler", {"take": "os.system"}, "take: a function, not str"),
+        ("DeadLetterHandler", {"keep": -1}, "keep: a whole number"),
+        ("BaseEventHandler", {"x": 1}, "takes no options"),
+        (BaseEventHandler(), {"x": 1}, "an object already"),
+        (3, None, "int is no BaseEventHandler"),
+        (dict, None, "dict is no BaseEventHandler"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_does(handler, options, says):
+    with pytest.raises(InvalidArgument, match=says):
+        make_handler(handler, options)
+
+
+def test_an_unknown_name_tells_those_that_there_are():
+    with pytest.raises(UnknownPlugin, match="BaseEventHandler, DaskEventDebugger"):
+        make_handler("NoSuchHandler")
