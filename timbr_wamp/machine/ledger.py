@@ -9,14 +9,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
 from timbr_wamp.machine.protocols import Entry
 
 #: So many message ids given by callers are remembered, to put none of them twice.
 KNOWN_OIDS = 65_536
+
+#: That the queue is full is told at most so often, seconds: a source that waits for room fills it all the time.
+FULL_AGAIN_S = 1.0
+
+
+class Droppable(tuple[str, Any, float, int]):
+    """An entry of a source that may be dropped to make room; what somebody put is a plain tuple, and never is."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +55,25 @@ class Ledger:
     Writers that wait for room are woken when half of the queue is free, and all at once: a wake-up
     costs more than a message. What is taken makes room at once, so what a reader that stops gives
     back may stand above the capacity, and so may what the reader itself offers: one micro-batch each.
+
+    ``on_full`` is told when somebody found no room: once, and again only after the queue was half
+    empty and `FULL_AGAIN_S` went by on ``timer`` (seconds). Called in the thread of who found none,
+    without the lock; it must not raise.
     """
 
-    def __init__(self, capacity: int, name: str = "machine") -> None:
+    def __init__(
+        self,
+        capacity: int,
+        name: str = "machine",
+        *,
+        on_full: Callable[[], object] | None = None,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._capacity = _checked_capacity(capacity)
         self._name = name
+        self._on_full, self._timer = on_full, timer
+        self._full_told_at = float("-inf")
+        self._crowded = False
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._freed = threading.Condition(self._lock)
@@ -57,6 +81,8 @@ class Ledger:
         self._queue: deque[Entry] = deque()
         self._takers = 0
         self._writers = 0
+        #: Writers that want any room, not half of the queue.
+        self._eager = 0
         self._settlers = 0
         self._put = self._processed = self._errored = self._dropped = self._refused = self._in_flight = 0
         self._known: OrderedDict[str, None] = OrderedDict()
@@ -67,6 +93,11 @@ class Ledger:
     def closed(self) -> bool:
         """Nothing is taken any more."""
         return self._closed
+
+    @property
+    def crowded(self) -> bool:
+        """Somebody found no room, and the queue was not half empty since."""
+        return self._crowded
 
     # --- writers ---
 
@@ -80,7 +111,7 @@ class Ledger:
         with self._lock:
             if known and entry[0] in self._known:
                 return False
-            if len(self._queue) >= self._capacity and not (block and self._wait_for_room(timeout_s)):
+            if len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s if block else 0.0):
                 self._check_open()
                 self._refused += 1
                 raise MachineFull(self._capacity)
@@ -95,17 +126,17 @@ class Ledger:
                 self._arrived.notify()
             return True
 
-    def offer(self, entries: Sequence[Entry], timeout_s: float, *, beyond: bool = False) -> int:
+    def offer(self, entries: Sequence[Entry], timeout_s: float, *, beyond: bool = False, eager: bool = False) -> int:
         """Queue as many entries as there is room for now, from the first on; return how many.
 
         Waits at most ``timeout_s`` while there is no room at all. Nothing is refused: the caller
         keeps the rest. ``beyond``: queue all, also above the capacity, for a caller who would wait
-        for himself.
+        for himself. ``eager``: wait for any room, not until half of the queue is free.
         """
         with self._lock:
             if beyond and not self._closed:
                 taken: Sequence[Entry] = entries
-            elif len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s):
+            elif len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s, eager):
                 return 0
             else:
                 taken = entries[: self._capacity - len(self._queue)] if not self._closed else ()
@@ -115,15 +146,74 @@ class Ledger:
                 self._arrived.notify()
             return len(taken)
 
-    def _wait_for_room(self, timeout_s: float | None) -> bool:
+    def set_aside(self, entries: Sequence[Entry]) -> None:
+        """Count entries as put and under way that were never queued; `finish` with ``dropped`` settles them.
+
+        Raises:
+            MachineClosed: the machine takes nothing more; nothing was counted.
+        """
+        with self._lock:
+            self._check_open()
+            self._put += len(entries)
+            self._in_flight += len(entries)
+            self._note_full()
+
+    def displace(self, entries: Sequence[Droppable]) -> list[Entry]:
+        """Queue entries in the place of the oldest `Droppable` ones; return those, now under way.
+
+        When too few of the old ones may go, some of the new ones are among them.
+
+        Raises:
+            MachineClosed: the machine takes nothing more; nothing was queued.
+        """
+        with self._lock:
+            self._check_open()
+            self._queue.extend(entries)
+            self._put += len(entries)
+            dropped = self._take_oldest_droppable(len(self._queue) - self._capacity)
+            self._in_flight += len(dropped)
+            if self._takers:
+                self._arrived.notify()
+            if dropped:
+                self._note_full()
+            return dropped
+
+    def _take_oldest_droppable(self, count: int) -> list[Entry]:
+        queue, dropped, kept = self._queue, list[Entry](), list[Entry]()
+        while queue and len(dropped) < count:
+            entry = queue.popleft()
+            (dropped if isinstance(entry, Droppable) else kept).append(entry)
+        queue.extendleft(reversed(kept))
+        return dropped
+
+    def _wait_for_room(self, timeout_s: float | None, eager: bool = False) -> bool:
+        """Wait with the lock held; ``timeout_s`` 0: only tell that there is none."""
+        self._note_full()
         self._writers += 1
+        self._eager += eager
         try:
             return (
-                self._freed.wait_for(lambda: self._closed or len(self._queue) < self._capacity, timeout_s)
+                timeout_s != 0.0
+                and self._freed.wait_for(lambda: self._closed or len(self._queue) < self._capacity, timeout_s)
                 and not self._closed
             )
         finally:
             self._writers -= 1
+            self._eager -= eager
+
+    def _note_full(self) -> None:
+        """Note that somebody finds no room; tell it, without the lock, if it is time to."""
+        if self._crowded or self._closed:
+            return
+        self._crowded = True
+        now = self._timer()
+        if self._on_full is not None and now - self._full_told_at >= FULL_AGAIN_S:
+            self._full_told_at = now
+            self._lock.release()  # as a wait for room does: whoever holds it meanwhile leaves the counts right
+            try:
+                self._on_full()
+            finally:
+                self._lock.acquire()
 
     def _remember(self, oid: str) -> None:
         self._known[oid] = None
@@ -159,9 +249,17 @@ class Ledger:
             else:
                 entries = [queue.popleft() for _ in range(limit)]
             self._in_flight += len(entries)
-            if self._writers and (len(queue) <= self._capacity // 2 or limit == 1):
-                self._freed.notify_all()
+            if self._crowded or self._writers:
+                self._make_known(limit)
             return entries
+
+    def _make_known(self, limit: int) -> None:
+        """Tell writers that there is room, in time."""
+        half_empty = len(self._queue) <= self._capacity // 2
+        if half_empty:
+            self._crowded = False
+        if half_empty or limit == 1 or self._eager:
+            self._freed.notify_all()
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """Put entries under way back at the head of the queue, in their order."""

@@ -1,218 +1,63 @@
-"""Everything a machine can read messages from, as one `Reader`, and the `Feeder` that queues them.
+"""The `Feeder`: what reads a source into the queue, for as long as the machine has it.
 
-An iterable, an iterator, a generator function, an async generator or a `Source` object. What may
-block is read by a thread of its own, ahead until the queue is full; what is ready (a list, a
-range, their iterators) by the machine's worker, as it needs it. A message once read is never
-dropped: one that finds no room waits, also while the machine is paused.
+What may block is read by a thread of its own, ahead until the queue is full; what is ready (a list,
+a range, their iterators) by the machine's worker, as it needs it. A source that failed, or is to be
+read in a circle, is begun again here. Left to others: reading (`machine.readers`), and what becomes
+of a message while the queue is full (`machine.inlet`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import inspect
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from timbr_wamp.contract import SourceStatus
+from timbr_wamp.contract import EventKind, MachineStateName, Progress, SourceOptions, SourceStatus
 from timbr_wamp.contract.structs import SourceStateName
-from timbr_wamp.errors import InvalidArgument, NotASource
-from timbr_wamp.machine.ledger import Ledger
-from timbr_wamp.machine.protocols import Clock, EndOfSource, Entry, Source
-from timbr_wamp.values import clean_text
+from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.machine.inlet import Inlet, OnDrop, checked_options
+from timbr_wamp.machine.ledger import Counts, Ledger
+from timbr_wamp.machine.protocols import Clock, EndOfSource
+from timbr_wamp.machine.readers import Origin, Reader, ReadyReader
+from timbr_wamp.machine.watcher import WATCHER
+from timbr_wamp.values import JsonValue, clean_text
 
 logger = logging.getLogger(__name__)
 
-#: A `Source` with nothing ready is asked again after so long, doubled up to the second figure.
-POLL_S, POLL_MAX_S = 0.005, 0.1
+#: A silent source that can be interrupted is left to itself when it has not ended after so long, seconds.
+GRACE_S = 0.5
+#: That a source is read in a circle is told at most so often, seconds: a short list has many ends.
+CIRCLE_TOLD_S = 1.0
 
 
-class Reader(Protocol):
-    """What the feeder's thread reads, one message after the other."""
+class OnSourceEvent(Protocol):
+    """Who is told what happens between begin and end of a source: ``idle``, ``source_failed``, ``restarted``."""
 
-    def read(self) -> Sequence[object]:
-        """Return at least one message, or none if there is none yet; blocks as the source does.
-
-        Raises:
-            EndOfSource: no message will ever follow.
-        """
-
-    def close(self) -> None:
-        """Release the source. The feeder's thread, once."""
+    def __call__(self, kind: EventKind, /, **data: JsonValue) -> object:
+        """Take it. The source's thread; must neither block nor raise."""
 
 
-#: Iterators that never block: those of the built-in containers.
-_CONTAINERS: tuple[Iterable[object], ...] = ((), [], {}, range(0), range(1 << 99), set(), deque(), {}.values())
-_READY = tuple(type(iter(container)) for container in _CONTAINERS)
-
-
-class ReadyReader:
-    """Read an iterator that never blocks, many messages at a time."""
-
-    def __init__(self, iterator: Iterator[object]) -> None:
-        self._iterator = iterator
-
-    def read(self, limit: int = 64) -> Sequence[object]:
-        """Return the next messages."""
-        messages = list(islice(self._iterator, limit))
-        if not messages:
-            raise EndOfSource
-        return messages
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class IteratorReader:
-    """Read an iterator, message by message."""
-
-    def __init__(self, iterator: Iterator[object]) -> None:
-        self._iterator = iterator
-
-    def read(self) -> Sequence[object]:
-        """Return the next message."""
-        try:
-            return (next(self._iterator),)
-        except StopIteration:
-            raise EndOfSource from None
-
-    def close(self) -> None:
-        """Close a generator, so that its ``finally`` runs."""
-        close = getattr(self._iterator, "close", None)
-        if inspect.isgenerator(self._iterator) and close is not None:
-            close()
-
-
-class AsyncReader:
-    """Read an async iterator in a loop of the feeder's own thread."""
-
-    def __init__(self, iterator: AsyncIterator[object]) -> None:
-        self._iterator = iterator
-        self._runner: asyncio.Runner | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._cancelled = False
-
-    def read(self) -> Sequence[object]:
-        """Return the next message."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        try:
-            return (self._runner.run(self._next()),)
-        except StopAsyncIteration:
-            raise EndOfSource from None
-        except asyncio.CancelledError:
-            if self._cancelled:
-                raise EndOfSource from None
-            raise
-
-    async def _next(self) -> object:
-        self._task = asyncio.current_task()
-        if self._cancelled:
-            raise asyncio.CancelledError
-        return await anext(self._iterator)
-
-    def cancel(self) -> None:
-        """End a read that waits. Any thread."""
-        self._cancelled = True
-        task = self._task
-        if task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                task.get_loop().call_soon_threadsafe(task.cancel)
-
-    def close(self) -> None:
-        """Close the generator and the loop."""
-        if self._runner is not None:
-            close = getattr(self._iterator, "aclose", None)
-            if close is not None:
-                self._runner.run(_finish(close))
-            self._runner.close()
-
-
-async def _finish(close: Callable[[], Any]) -> None:
-    await close()
-
-
-class SourceReader:
-    """Read a `Source` object, with growing pauses while it has nothing."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._pause_s = POLL_S
-
-    def read(self) -> Sequence[object]:
-        """Return what is ready; empty after a pause."""
-        batch = self._source.next_batch()
-        if batch:
-            self._pause_s = POLL_S
-        else:
-            time.sleep(self._pause_s)
-            self._pause_s = min(self._pause_s * 2, POLL_MAX_S)
-        return batch
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
-
-
-def reader_of(source: object) -> tuple[Reader, int | None]:
-    """Return a reader of ``source``, and how many messages there will be when it can tell.
-
-    Raises:
-        NotASource: nothing that gives messages; texts and bytes are refused, since their
-            characters are hardly meant.
-    """
-    total = _total_of(source)
-    if isinstance(source, Source):
-        return SourceReader(source), total
-    if _gives_when_called(source):
-        made = _call(cast(Callable[[], object], source))
-        if not _gives_when_called(made):
-            return reader_of(made)
-        raise NotASource("function", "returned another function instead of messages")
-    if isinstance(source, (str, bytes, bytearray, dict)):
-        raise NotASource(type(source).__name__)
-    if hasattr(source, "__aiter__"):
-        return AsyncReader(aiter(cast("AsyncIterator[object]", source))), total
-    try:
-        iterator = iter(cast("Iterator[object]", source))
-    except TypeError:
-        raise NotASource(type(source).__name__) from None
-    return (ReadyReader(iterator) if isinstance(iterator, _READY) else IteratorReader(iterator)), total
-
-
-def _gives_when_called(source: object) -> bool:
-    return callable(source) and not isinstance(source, (Iterable, AsyncIterable, Source))
-
-
-def _call(function: Callable[[], object]) -> object:
-    try:
-        inspect.signature(function).bind()
-    except TypeError as error:
-        raise NotASource("function", f"cannot be called without arguments ({error})") from None
-    except ValueError:
-        pass  # no signature to read: try
-    return function()
-
-
-def _total_of(source: object) -> int | None:
-    total = getattr(source, "total", None)
-    if isinstance(total, int):
-        return total
-    try:
-        return len(source)  # type: ignore[arg-type]  # TypeError is the answer
-    except TypeError:
-        return None
+def _tell_nobody(kind: EventKind, /, **data: JsonValue) -> None:
+    pass
 
 
 class Feeder:
     """What reads a source into the queue, and where it is.
 
     It lives as long as the source, over pauses and stops of the machine: `permit` lets it read on.
+
+    Args:
+        total: how many messages there will be; None: what the source itself tells.
+        options: policy, restarts, what silence and the end mean.
+        on_end: told once, when it has ended or was closed, by the thread that read last.
+        on_drop: takes what the policy dropped, to be recorded; None: it is only counted.
+        on_event: told what happens before the end.
+
+    Raises:
+        NotASource: nothing that gives messages.
+        InvalidArgument: a wrong total or option, or it is to be begun again and cannot be.
     """
 
     def __init__(
@@ -223,45 +68,92 @@ class Feeder:
         ledger: Ledger,
         clock: Clock,
         new_oid: Callable[[float], str],
-        on_end: Callable[[Feeder], None],
+        on_end: Callable[[Feeder], object],
         name: str,
+        options: SourceOptions | None = None,
+        on_drop: OnDrop | None = None,
+        on_event: OnSourceEvent = _tell_nobody,
     ) -> None:
+        self.options = checked_options(options or SourceOptions())
         if total is not None and (isinstance(total, bool) or not isinstance(total, int) or total < 0):
             raise InvalidArgument("total", f"{total!r} is not a whole number of at least 0")
-        self._reader, own_total = reader_of(source)
+        self._origin = Origin(source)
+        if self._again and (problem := self._origin.why_not_again()) is not None:
+            raise InvalidArgument("source", problem)
+        # Read in a circle, a list of three does not end after three.
+        own_total = None if self.options.on_exhausted == "restart" else self._origin.total
         self.total = own_total if total is None else total
-        self.count = 0
+        self.restarts = 0
         self.error: BaseException | None = None
-        self._state: SourceStateName = "waiting"
-        self._ledger, self._clock, self._new_oid, self._on_end = ledger, clock, new_oid, on_end
+        self.position: JsonValue = None
+        self._name, self._ledger = name, ledger
+        self._on_end, self._on_event = on_end, on_event
+        self._before = ledger.snapshot()
         self._permits = threading.Condition()
         self._budget = 0.0
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"timbr {name} source", daemon=True)
-        self._started = False
+        self._inlet = Inlet(
+            self.options, ledger=ledger, clock=clock, new_oid=new_oid, on_drop=on_drop,
+            may_drop=lambda: self._budget > 0 and not self._closed,
+        )  # fmt: skip
+        self._begin_with(self._origin.first)
+
+    def _begin_with(self, reader: Reader) -> None:
+        self._reader = reader
+        self._state: SourceStateName = "waiting"
+        self._thread: threading.Thread | None = None
+        #: Grows when a thread is left to itself: what it reads then is queued still, and it reads no more.
+        self._turn = 0
+        #: Since when a read waits for the source, on `time.monotonic`; None while none does.
+        self._silent_since: float | None = None
+        self._idle = False
+        self._failures = 0
+        #: The source has given something since it was begun.
+        self._given = False
+        self._circle_told_at = float("-inf")
+
+    # --- what others ask and say; any thread ---
 
     @property
     def ended(self) -> bool:
         """It is exhausted or failed, and all it gave is queued."""
         return self._state in ("exhausted", "failed")
 
-    def permit(self, messages: float) -> None:
-        """Let it read so many messages more; infinity: without end; 0: none after the one being read."""
-        with self._permits:
-            self._budget = messages
-            if not self._started and messages > 0 and not self._closed and not self.ready:
-                self._started = True
-                self._thread.start()
-            self._permits.notify_all()
+    @property
+    def failed(self) -> bool:
+        """It ended with an error."""
+        return self._state == "failed"
+
+    @property
+    def count(self) -> int:
+        """Messages read since it was set."""
+        return self._inlet.count
 
     @property
     def ready(self) -> bool:
-        """It never blocks: `refill` reads it, no thread."""
-        return isinstance(self._reader, ReadyReader)
+        """It never blocks and has one end: `refill` reads it, no thread."""
+        return self._origin.ready and not self._again
+
+    @property
+    def _again(self) -> bool:
+        return self.options.restarts > 0 or self.options.on_exhausted == "restart"
+
+    def permit(self, messages: float) -> None:
+        """Let it read so many messages more; infinity: without end; 0: none after the one being read."""
+        with self._permits:
+            if self._budget <= 0 and self._silent_since is not None:
+                self._silent_since = time.monotonic()
+            self._budget = messages
+            if self._thread is None and messages > 0 and not self._closed and not self.ready:
+                self._start(self._run)
+                if self.options.idle_timeout_s is not None:
+                    WATCHER.watch(self._look, self.options.idle_timeout_s)
+            self._permits.notify_all()
 
     def refill(self, limit: int) -> None:
         """Queue up to ``limit`` messages of a ready source, if there is room for them. The worker's thread."""
-        if self._closed or self.ended or self._budget <= 0 or not isinstance(self._reader, ReadyReader):
+        reader = self._reader
+        if self._closed or self.ended or self._budget <= 0 or not self.ready or not isinstance(reader, ReadyReader):
             return
         counts = self._ledger.snapshot()
         limit = min(limit - counts.queue_size, counts.queue_capacity - counts.queue_size)
@@ -269,12 +161,13 @@ class Feeder:
             return
         self._state = "reading"
         try:
-            self._queue(self._reader.read(limit), beyond=True)
+            messages = reader.read(limit)
+            self._inlet.fill(messages)
+            self._spend(len(messages))
         except EndOfSource:
             self._ended("exhausted")
         except BaseException as error:  # an iterator whose container changed, for one
-            self.error = error
-            self._ended("failed")
+            self._ended("failed", error)
 
     def close(self, timeout_s: float = 0.0) -> None:
         """End it. A message that it is just reading is queued still, when there is room for it."""
@@ -282,70 +175,231 @@ class Feeder:
             if self._closed:
                 return
             self._closed = True
-            never_read = not self._started and not self.ended
+            thread = self._thread
+            never_read = thread is None and not self.ended
             self._permits.notify_all()
-        if isinstance(self._reader, AsyncReader):
-            self._reader.cancel()
+        WATCHER.forget(self._look)
+        self._reader.cancel()
         if never_read:
-            self._close_reader()
-        elif self._started and threading.current_thread() is not self._thread:
-            self._thread.join(timeout_s)
+            self._close(self._reader)
+        elif thread is not None and threading.current_thread() is not thread:
+            thread.join(timeout_s)
 
     def status(self, rate_per_s: float) -> SourceStatus:
         """Return where it is; ``rate_per_s`` is for the estimate of the time left."""
         left = None if self.total is None else max(self.total - self.count, 0)
-        eta_s = left / rate_per_s if left is not None and rate_per_s > 0 and not self.ended else None
-        state: SourceStateName = self._state
-        if state == "reading" and self._budget <= 0:
+        state = self._state
+        if (state == "reading" and self._budget <= 0) or (self._closed and not self.ended):
             state = "waiting"
-        error = None if self.error is None else clean_text(f"{type(self.error).__name__}: {self.error}")
-        return SourceStatus(state=state, count=self.count, total=self.total, eta_s=eta_s, error=error)
+        return SourceStatus(
+            state=state, count=self.count, total=self.total, eta_s=None if self.ended else _eta_s(left, rate_per_s),
+            error=_text(self.error), dropped=self._inlet.dropped, restarts=self.restarts, options=self.options,
+        )  # fmt: skip
+
+    def progress(self, counts: Counts, *, rate_per_s: float, state: MachineStateName, drained: bool) -> Progress:
+        """Return how far the machine is with it.
+
+        ``counts`` are the ledger's now; ``drained`` tells that all of it is recorded. What waited
+        already when it was set is not counted as done.
+        """
+        done = max(counts.put - counts.queue_size - counts.in_flight - self._before.put, 0)
+        complete = drained and self._state == "exhausted"
+        percentage = None
+        if self.total is not None:
+            percentage = 100.0 if complete or not self.total else min(100.0 * done / self.total, 100.0)
+        left = None if self.total is None else max(self.total - done, 0)
+        return Progress(
+            done=done, total=self.total, percentage=percentage, errored=counts.errored - self._before.errored,
+            rate_per_s=rate_per_s, eta_s=None if complete else _eta_s(left, rate_per_s), state=state, complete=complete,
+        )  # fmt: skip
 
     # --- its own thread ---
 
-    def _run(self) -> None:
-        state: SourceStateName = "exhausted"
-        try:
-            while self._wait_for_permit():
-                self._state = "reading"
-                self._queue(self._reader.read())
-        except EndOfSource:
-            pass
-        except BaseException as error:  # a source is foreign code: its failure is a state, not our end
-            self.error = error
-            state = "failed"
-            logger.warning("the source failed after %d messages", self.count, exc_info=error)
-        self._ended(state)
+    def _start(self, run: Callable[[Reader, int], None]) -> None:
+        self._thread = threading.Thread(
+            target=run, args=(self._reader, self._turn), name=f"timbr {self._name} source", daemon=True
+        )
+        self._thread.start()
 
-    def _ended(self, state: SourceStateName) -> None:
-        self._close_reader()
-        if not self._closed or state == "failed":
-            self._state = state
-        self._on_end(self)
+    def _run(self, reader: Reader, turn: int) -> None:
+        """Read to the end, and on from each new begin."""
+        following: Reader | None = reader
+        while following is not None:
+            reader = following
+            mishap, error = False, None
+            try:
+                error = self._read_to_end(reader, turn)
+            except BaseException as raised:  # by who records what was dropped: no restart mends that
+                mishap, error = True, raised
+            if not self._is_mine(turn):
+                logger.info("a read of the source that was given up has ended now: %s", _text(error) or "well")
+                self._close(reader)
+                return
+            following = self._next_reader(reader, error, final=mishap)
 
-    def _wait_for_permit(self) -> bool:
+    def _run_on(self, reader: Reader, turn: int) -> None:
+        """Go on in place of a thread whose read of ``reader`` does not end."""
+        following = self._next_reader(reader, None, under_way=True)
+        if following is not None:
+            self._run(following, turn)
+
+    def _read_to_end(self, reader: Reader, turn: int) -> BaseException | None:
+        """Read until there is an end; return what the source raised."""
+        while self._may_read(turn):
+            try:
+                messages = reader.read()
+                position = reader.position() if messages else None
+            except EndOfSource:
+                return None
+            except BaseException as error:  # a source is foreign code: its failure is a state, not our end
+                return error
+            if messages:
+                self._take(messages, position, turn)
+        return None
+
+    def _may_read(self, turn: int) -> bool:
+        """Wait for a permit; False when it is to read no more."""
         with self._permits:
+            self._permits.wait_for(lambda: self._closed or turn != self._turn or self._budget > 0)
+            if self._closed or turn != self._turn:
+                return False
+            self._state = "reading"
+            if self._silent_since is None:
+                self._silent_since = time.monotonic()
+            return True
+
+    def _take(self, messages: Sequence[object], position: JsonValue, turn: int) -> None:
+        """Let messages into the queue."""
+        mine = self._is_mine(turn)
+        if mine:
+            self._given, self._failures, self.error = True, 0, None
+        self._inlet.admit(messages, droppable=mine and not isinstance(self._reader, ReadyReader))
+        if mine:
+            self.position = position
+            self._spend(len(messages))
+
+    def _is_mine(self, turn: int) -> bool:
+        """Tell, after a read, whether it was not given up meanwhile; from now on it will not be."""
+        with self._permits:
+            if turn == self._turn:
+                self._silent_since = None
+            return turn == self._turn
+
+    def _spend(self, messages: int) -> None:
+        if self._budget != float("inf"):
+            with self._permits:
+                self._budget = max(self._budget - messages, 0)
+
+    # --- end and new begin ---
+
+    def _next_reader(
+        self, reader: Reader, error: BaseException | None, *, under_way: bool = False, final: bool = False
+    ) -> Reader | None:
+        """Return what to read after the end of ``reader``; None: that was all.
+
+        ``under_way``: it is being read still, and closed by who reads it; ``final``: no new begin.
+        """
+        held = not under_way
+        while not self._closed:
+            wait_s = None if final else self._restart_in(error, under_way)
+            if wait_s is None or not self._pause(wait_s):
+                break
+            if held and not self._origin.reopens:
+                self._close(reader)
+                held = False
+            try:
+                following = self._origin.again()
+            except BaseException as raised:  # foreign code
+                error = raised
+                continue
+            self._restarted(following, after_failure=error is not None)
+            return following
+        if held:
+            self._close(reader)
+        self._ended("exhausted" if error is None else "failed", error)
+        return None
+
+    def _restart_in(self, error: BaseException | None, under_way: bool) -> float | None:
+        """Return after how many seconds it is begun again; None: never. Tells why."""
+        options = self.options
+        if error is not None:
+            self._failures += 1
+            if self._failures > options.restarts:
+                return None
+            self.error, self._state = error, "restarting"
+            wait_s = min(options.backoff_s * 2.0 ** min(self._failures - 1, 64), options.backoff_max_s)
+            logger.warning("the source failed after %d messages; again in %g s", self.count, wait_s, exc_info=error)
+            self._on_event("source_failed", error=_text(error), restart_in_s=wait_s, count=self.count)
+            return wait_s
+        if self._idle:
+            self._on_event("idle", after_s=options.idle_timeout_s, count=self.count)
+        if options.on_exhausted != "restart" or (under_way and self._origin.reopens):
+            return None
+        self._state = "restarting"
+        return 0.0 if self._given else options.backoff_s
+
+    def _pause(self, wait_s: float) -> bool:
+        """Wait so long, and then for a permit; False when it was closed meanwhile."""
+        with self._permits:
+            self._silent_since = None
+            self._permits.wait_for(lambda: self._closed, wait_s)
             self._permits.wait_for(lambda: self._closed or self._budget > 0)
             return not self._closed
 
-    def _queue(self, messages: Sequence[object], *, beyond: bool = False) -> None:
-        """Queue messages; ``beyond`` the capacity where nobody else would make room: in the worker's own thread."""
-        now = self._clock()
-        entries: list[Entry] = [(self._new_oid(now), message, now, 1) for message in messages]
-        done = 0
-        while done < len(entries):
-            taken = self._ledger.offer(entries[done:] if done else entries, 0.5, beyond=beyond)
-            done += taken
-            self.count += taken
-            if not taken and self._ledger.closed:
-                logger.warning("%d messages read from the source when the machine was closed", len(entries) - done)
-                return
-        if self._budget != float("inf"):
-            with self._permits:
-                self._budget = max(self._budget - len(entries), 0)
+    def _restarted(self, reader: Reader, *, after_failure: bool) -> None:
+        with self._permits:
+            self._reader = reader
+            self._idle = self._given = False
+            self.restarts += 1
+            if self._closed:
+                reader.cancel()
+        now = time.monotonic()
+        if after_failure or now - self._circle_told_at >= CIRCLE_TOLD_S:
+            self._circle_told_at = now
+            self._on_event("restarted", number=self.restarts)
 
-    def _close_reader(self) -> None:
+    def _ended(self, state: SourceStateName, error: BaseException | None = None) -> None:
+        WATCHER.forget(self._look)
+        if error is not None:
+            self.error = error
+            logger.warning("the source failed after %d messages", self.count, exc_info=error)
+        if not self._closed:
+            self._state = state
+        self._on_end(self)
+
+    def _close(self, reader: Reader) -> None:
         try:
-            self._reader.close()
+            reader.close()
         except Exception:  # foreign code
             logger.warning("closing the source failed", exc_info=True)
+
+    # --- silence; the watcher's thread ---
+
+    def _look(self) -> float | None:
+        """Give the source up when it was silent for too long; return when to look again, in seconds."""
+        timeout_s = self.options.idle_timeout_s
+        with self._permits:
+            if timeout_s is None or self._closed or self.ended:
+                return None
+            if self._budget <= 0 or self._silent_since is None:
+                return timeout_s
+            left_s = self._silent_since + timeout_s - time.monotonic()
+            if left_s > 0:
+                return left_s
+            if not self._idle:
+                self._idle = True
+                if self._reader.cancellable:
+                    self._reader.cancel()
+                    return GRACE_S
+            self._turn += 1
+            self._silent_since = None
+            self._start(self._run_on)
+            return timeout_s
+
+
+def _eta_s(left: int | None, rate_per_s: float) -> float | None:
+    return left / rate_per_s if left is not None and rate_per_s > 0 else None
+
+
+def _text(error: BaseException | None) -> str | None:
+    return None if error is None else clean_text(f"{type(error).__name__}: {error}")
