@@ -15,10 +15,10 @@ PACKAGE = ROOT / "timbr_wamp"
 #: Room → floor. A room imports from lower floors, and from its own room.
 FLOORS = {
     "errors": 1,
-    "names": 2, "values": 2, "settings": 2, "plugins": 2,
+    "names": 2, "values": 2, "settings": 2, "plugins": 2, "tables": 2, "codecs": 2,
     "contract": 3, "runtime": 3, "streams": 3,
-    "machine": 4, "client": 4, "kernel": 4, "router": 4,
-    "store": 5, "cluster": 5, "connectors": 5, "magic": 5, "attach": 5, "dashboard": 5,
+    "machine": 4, "client": 4, "kernel": 4, "router": 4, "display": 4,
+    "store": 5, "projects": 5, "cluster": 5, "connectors": 5, "magic": 5, "attach": 5, "dashboard": 5,
     "components": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
@@ -26,6 +26,10 @@ FLOORS = {
 #: Neighbours on one floor that may be used all the same, each with its reason.
 ALLOWED = {
     ("settings", "names"): "a setting that becomes a name is checked as one",
+    ("codecs", "plugins"): "codecs of other packages are found by entry point",
+    ("values", "codecs"): "values are walked here, and written there",
+    ("machine", "display"): "a machine shows itself; display is given a function that asks, and knows no machine",
+    ("client", "display"): "a remote machine shows itself, likewise",
 }
 
 #: Third party → the rooms or modules that may import it. What is not listed nobody may.
@@ -45,7 +49,8 @@ THIRD_PARTIES = {
     "jupyter_client": {"components"},
     "jupyter_core": {"components"},
     "click": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "display"},
+    "tqdm": {"display"},
 }
 
 #: Where even within its room a third party has one module of its own.

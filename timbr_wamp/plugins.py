@@ -24,11 +24,12 @@ JOURNALS = "timbr_wamp.journals"
 EXECUTORS = "timbr_wamp.executors"
 STREAMS = "timbr_wamp.streams"
 FACES = "timbr_wamp.faces"
-GROUPS = (SOURCES, SINKS, HOOKS, HANDLERS, JOURNALS, EXECUTORS, STREAMS, FACES)
+CODECS = "timbr_wamp.codecs"
+GROUPS = (SOURCES, SINKS, HOOKS, HANDLERS, JOURNALS, EXECUTORS, STREAMS, FACES, CODECS)
 
 #: ``group → name → "module:attribute"`` of the parts that come with timbr_wamp.
 BUILTIN: dict[str, dict[str, str]] = {
-    EXECUTORS: {"inline": "timbr_wamp.machine.plan:InlineExecutor"},
+    EXECUTORS: {"inline": "timbr_wamp.machine.inline:InlineExecutor"},
     HANDLERS: {
         name: f"timbr_wamp.machine.handlers:{name}"
         for name in (

@@ -1,14 +1,15 @@
-"""Python value → JSON bytes, always: what has no JSON form becomes a described placeholder.
+"""Python value → JSON bytes, always, in the preview form of topics or the full form of captures; and back.
 
-The fast way is one `orjson.dumps`. What it refuses (unknown classes, huge integers, cycles,
-lone surrogates) is walked once in Python, and only the leaf that has no JSON form is replaced.
-A value over its byte limit is replaced whole by a placeholder that tells its size.
+The fast way is one `orjson.dumps`. What it refuses goes through it once more with the codecs beside
+it; what is still refused (huge integers, cycles, lone surrogates, keys that are no text) is walked in
+Python, and only the leaf that has no form is replaced by a placeholder. A value over its byte limit
+is replaced whole by a placeholder that tells its size. What each class is written as: `codecs`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import enum
 import math
 from collections.abc import Mapping, Sequence, Set
 from itertools import islice
@@ -16,51 +17,75 @@ from typing import TypeAlias, cast
 
 import orjson
 
+from timbr_wamp.codecs import Codec, codec_of, form_of, restored
+from timbr_wamp.codecs.plain import DICT, FLOAT, INT, TUPLE
+from timbr_wamp.codecs.registry import is_ours
+
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 #: One value's JSON text may have this many bytes; a larger one is published as its size.
 VALUE_LIMIT_BYTES = 16 * 1024 * 1024
+#: What a foreign codec makes of one value for a preview may have so many; ours stay below by themselves.
+PREVIEW_LIMIT_BYTES = 16 * 1024
 #: Containers nested deeper than this become placeholders; orjson's own limit is 254.
 DEPTH_LIMIT = 100
 #: So much of a ``repr`` goes into a placeholder.
 REPR_LIMIT = 200
 
 #: How every value of ours becomes JSON. Dataclasses pass by orjson, to us: orjson 3.13 ends the process
-#: with a segmentation fault on one with ``__slots__`` whose fields are not all set.
-JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
+#: with a segmentation fault on one with ``__slots__`` whose fields are not all set. So do numpy's arrays:
+#: orjson would write large ones whole, and refuse those whose items do not lie side by side.
+JSON_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 _dumps = orjson.dumps
 
 
-def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES) -> bytes:
+def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES, *, full: bool = False) -> bytes:
     """Return the JSON text of ``value`` in UTF-8. Never raises for what a value is.
 
-    NaN and infinities become ``null`` (JSON has none); numpy arrays become lists; dict keys become
-    strings; bytes, sets, exceptions and objects become ``{"__type__": …}`` placeholders.
+    In a preview, NaN and infinities become ``null`` (JSON has none), dict keys become strings, and large
+    arrays, tables, bytes and files become their sizes and a sample. With ``full``, everything that
+    `from_json` can restore is there; this is several times as slow. Any thread.
 
     >>> to_json({"a": [1, 2.5, None]})
     b'{"a":[1,2.5,null]}'
     >>> to_json(1 + 2j)
-    b'{"__type__":"complex","__repr__":"(1+2j)"}'
+    b'{"__type__":"complex","value":"(1+2j)"}'
     """
-    try:
-        text = _dumps(value, _set_fields, JSON_OPTIONS)
-    except Exception:  # what orjson does not know, or foreign code that it called
-        text = _dumps(json_safe(value), None, JSON_OPTIONS)
-    if len(text) > limit_bytes:
-        text = _dumps({"__type__": type(value).__qualname__, "__too_large__": len(text)})
-    return text
+    text: bytes | None
+    if full:
+        text = _walked(value, full, limit_bytes)
+    else:
+        try:
+            text = _dumps(value, _preview, JSON_OPTIONS)
+        except Exception:  # what no codec knows, or foreign code that was called
+            text = _walked(value, full, limit_bytes)
+    if text is None:
+        return too_large(value, limit_bytes)
+    return text if len(text) <= limit_bytes else too_large(value, len(text))
 
 
-def from_json(text: bytes | str) -> JsonValue:
-    """Return the value of a JSON text that `to_json` made."""
-    return cast(JsonValue, orjson.loads(text))
+def from_json(text: bytes | str, *, restore: bool = False) -> JsonValue:
+    """Return the value of a JSON text that `to_json` made.
+
+    With ``restore``, full forms become objects again where that is safe and their library is imported
+    already; what is then in the result is no longer JSON. Texts may come from anybody: no code that
+    they name is run or imported, and a form that cannot be restored stays as it is.
+
+    >>> from_json(to_json({1, 2}, full=True), restore=True)
+    {1, 2}
+    """
+    value = orjson.loads(text)
+    return cast(JsonValue, _restore(value, 0) if restore else value)
 
 
 def json_safe(value: object) -> JsonValue:
-    """Return ``value`` with everything that has no JSON form replaced by a placeholder."""
-    return _safe(value, set(), 0)
+    """Return ``value`` in its preview form: everything that has no JSON form replaced."""
+    try:
+        return _Walk(False, VALUE_LIMIT_BYTES).safe(value, 0)
+    except _TooMany:
+        return cast(JsonValue, orjson.loads(too_large(value, VALUE_LIMIT_BYTES)))
 
 
 def placeholder(value: object) -> JsonValue:
@@ -69,12 +94,45 @@ def placeholder(value: object) -> JsonValue:
         text = repr(value)
     except Exception as error:  # a foreign __repr__ may do anything
         text = f"<repr raised {type(error).__name__}>"
-    return {"__type__": type(value).__qualname__, "__repr__": clean_text(text[:REPR_LIMIT])}
+    return {"__type__": _type_name(value), "__repr__": clean_text(text[:REPR_LIMIT])}
+
+
+def too_large(value: object, size_bytes: int) -> bytes:
+    """Return the text that stands for a value whose own has ``size_bytes`` bytes, or at least as many."""
+    return _dumps({"__type__": _type_name(value)[:100], "__too_large__": size_bytes})
 
 
 def clean_text(text: str) -> str:
     """Return ``text`` without lone surrogates, which UTF-8 cannot carry: file names may hold them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _type_name(value: object) -> str:
+    return clean_text(type(value).__qualname__[:REPR_LIMIT])
+
+
+class _TooMany(Exception):
+    """A walk met more values than a text within its limit can hold."""
+
+
+def _walked(value: object, full: bool, limit_bytes: int) -> bytes | None:
+    """Return the text of a walk through ``value``; None if it met more values than its text may have bytes."""
+    try:
+        return _dumps(_Walk(full, limit_bytes).safe(value, 0), None, JSON_OPTIONS)
+    except _TooMany:
+        return None
+
+
+def _preview(value: object) -> object:
+    """Return one step towards JSON of what orjson does not know. Raises TypeError for what needs a walk."""
+    codec = codec_of(value)
+    if codec is not None:
+        if not is_ours(codec):
+            raise TypeError  # it is measured and isolated in a walk
+        return form_of(codec, value, False)
+    if dataclasses.is_dataclass(value):
+        return _set_fields(value)
+    raise TypeError
 
 
 def _set_fields(value: object) -> dict[str, object]:
@@ -85,52 +143,88 @@ def _set_fields(value: object) -> dict[str, object]:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _safe(value: object, above: set[int], depth: int) -> JsonValue:
-    try:
-        return _safe_or_raise(value, above, depth)
-    except Exception:  # foreign code: items(), __iter__, __str__ and the like may do anything
-        return placeholder(value)
+class _Walk:
+    """One way through a value, leaf by leaf. ``limit`` is how many values it meets before it gives up."""
 
+    def __init__(self, full: bool, limit: int) -> None:
+        self._full = full
+        self._left = limit
+        #: Identities of the containers around the present value: one that holds itself ends.
+        self._above: set[int] = set()
 
-def _safe_or_raise(value: object, above: set[int], depth: int) -> JsonValue:
-    if value is None or isinstance(value, (bool, str, int, float)):
-        return _safe_scalar(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return {"__type__": type(value).__qualname__, "__bytes__": len(value), "__repr__": repr(bytes(value[:32]))}
-    if isinstance(value, BaseException):
-        return {"__type__": type(value).__qualname__, "__repr__": clean_text(str(value)[:REPR_LIMIT])}
-    if depth >= DEPTH_LIMIT or id(value) in above:
-        return {"__type__": type(value).__qualname__, "__repr__": "<nested too deep, or in itself>"}
-    above.add(id(value))
-    try:
-        return _safe_container(value, above, depth + 1)
-    finally:
-        above.discard(id(value))
+    def safe(self, value: object, depth: int) -> JsonValue:
+        """Return a value's JSON form; a placeholder where its own code, or its codec's, raises."""
+        self._left -= 1
+        if self._left < 0:
+            raise _TooMany
+        try:
+            if value is None or isinstance(value, (bool, str, int, float)):
+                return self._scalar(value, depth)
+            if depth >= DEPTH_LIMIT or id(value) in self._above:
+                return {"__type__": _type_name(value), "__repr__": "<nested too deep, or in itself>"}
+            self._above.add(id(value))
+            try:
+                return self._object(value, depth)
+            finally:
+                self._above.discard(id(value))
+        except _TooMany:
+            raise
+        except Exception:  # foreign code: codecs, items(), __iter__, __str__ and the like may do anything
+            return placeholder(value)
 
+    def _scalar(self, value: bool | str | int | float | None, depth: int) -> JsonValue:
+        if isinstance(value, bool) or value is None:
+            return value
+        if isinstance(value, str):
+            return clean_text(value)
+        if isinstance(value, int):
+            plain = int(value)
+            return plain if _INT_MIN <= plain <= _INT_MAX else self._form(INT, plain, depth)
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        return self._form(FLOAT, number, depth) if self._full else None
 
-def _safe_scalar(value: bool | str | int | float | None) -> JsonValue:
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, int):
-        plain = int(value)
-        return plain if _INT_MIN <= plain <= _INT_MAX else placeholder(plain)
-    number = float(value)
-    return number if math.isfinite(number) else None
+    def _object(self, value: object, depth: int) -> JsonValue:
+        if isinstance(value, dict):
+            return self._mapping(value, depth)
+        if isinstance(value, list):
+            return self._list(value, depth)
+        if isinstance(value, enum.Enum):
+            return self.safe(value.value, depth)
+        codec = codec_of(value)
+        if codec is not None:
+            return self._form(codec, value, depth)
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth)
+        if self._full and isinstance(value, tuple):
+            return self._form(TUPLE, value, depth)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {name: self.safe(item, depth + 1) for name, item in _set_fields(value).items()}
+        if isinstance(value, (Sequence, Set)):
+            return self._list(value, depth)
+        # What orjson knows and no codec lists.
+        return cast(JsonValue, orjson.loads(_dumps(value, None, JSON_OPTIONS)))
 
+    def _list(self, value: Sequence[object] | Set[object], depth: int) -> JsonValue:
+        # A sequence that never raises IndexError ends where its length says.
+        return [self.safe(item, depth + 1) for item in list(islice(value, min(len(value), self._left + 1)))]
 
-def _safe_container(value: object, above: set[int], depth: int) -> JsonValue:
-    if isinstance(value, Mapping):
-        return {_key(key): _safe(item, above, depth) for key, item in list(value.items())}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: _safe(item, above, depth) for name, item in _set_fields(value).items()}
-    if isinstance(value, (Sequence, Set)):  # a sequence that never raises IndexError ends where its length says
-        return [_safe(item, above, depth) for item in list(islice(value, len(value)))]
-    if isinstance(value, (datetime.date, datetime.time, datetime.datetime)):
-        return value.isoformat()
-    # What orjson knows and we do not list: numpy, UUID, enums.
-    return cast(JsonValue, orjson.loads(_dumps(value, None, JSON_OPTIONS)))
+    def _mapping(self, value: Mapping[object, object], depth: int) -> JsonValue:
+        items = list(value.items()) if isinstance(value, dict) else list(islice(value.items(), self._left + 1))
+        if self._full and not all(type(key) is str and key != "__type__" for key, _ in items):
+            return self._form(DICT, dict(items), depth)
+        return {_key(key): self.safe(item, depth + 1) for key, item in items}
+
+    def _form(self, codec: Codec, value: object, depth: int) -> JsonValue:
+        form = form_of(codec, value, self._full)
+        if isinstance(form, Mapping):
+            seen: JsonValue = {_key(key): self.safe(item, depth + 1) for key, item in form.items()}
+        else:
+            seen = self.safe(form, depth)
+        if not self._full and not is_ours(codec) and len(_dumps(seen, None, JSON_OPTIONS)) > PREVIEW_LIMIT_BYTES:
+            raise ValueError(codec.name)
+        return seen
 
 
 def _key(key: object) -> str:
@@ -138,3 +232,14 @@ def _key(key: object) -> str:
         return clean_text(key if isinstance(key, str) else str(key))
     except Exception as error:  # a foreign __str__ may do anything
         return f"<{type(key).__qualname__}: its text raised {type(error).__name__}>"
+
+
+def _restore(value: object, depth: int) -> object:
+    if depth > 2 * DEPTH_LIMIT:  # none of our texts is so deep
+        return value
+    if isinstance(value, list):
+        return [_restore(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        items = {key: _restore(item, depth + 1) for key, item in value.items()}
+        return restored(items) if "__type__" in items else items
+    return value
