@@ -36,7 +36,7 @@ ALLOWED = {
 THIRD_PARTIES = {
     "orjson": {"values", "contract", "machine", "client", "components", "magic", "cli"},
     "platformdirs": {"settings"},
-    "msgspec": {"contract", "runtime", "machine", "client", "components", "router", "magic"},
+    "msgspec": {"contract", "runtime", "machine", "client", "components", "router", "magic", "projects"},
     "psutil": {"runtime", "router", "components", "cli"},
     "zmq": {"machine", "components", "kernel"},
     "cloudpickle": {"machine", "client"},
@@ -48,6 +48,7 @@ THIRD_PARTIES = {
     "traitlets": {"kernel", "magic"},
     "jupyter_client": {"components"},
     "jupyter_core": {"components"},
+    "tomli_w": {"projects"},
     "click": {"cli"},
     "rich": {"cli", "display"},
     "tqdm": {"display"},

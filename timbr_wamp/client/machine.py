@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timbr_wamp.client.aio_machine import AsyncMachine
 from timbr_wamp.client.connection import Subscription
@@ -22,7 +22,12 @@ from timbr_wamp.contract import (
     Status,
     TrialRow,
 )
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.contract.faces import machine_html
+from timbr_wamp.errors import InvalidArgument, TimbrError
+from timbr_wamp.tables import shown
+
+if TYPE_CHECKING:
+    from timbr_wamp.display import LiveStatus
 
 
 class RemoteMachine:
@@ -43,6 +48,22 @@ class RemoteMachine:
 
     def __repr__(self) -> str:
         return repr(self.aio)
+
+    def _repr_html_(self) -> str:
+        try:
+            return machine_html(self.status, self.slots, self.errors)
+        except TimbrError as error:  # a link that is down is no reason for a traceback in place of a card
+            return f"<div><b>{shown(repr(self))}</b></div><div>{shown(f'{type(error).__name__}: {error}', 400)}</div>"
+
+    def display_status(self, interval_s: float = 0.5, duration_s: float | None = None) -> LiveStatus:
+        """Show a status card and keep it up to date.
+
+        In a notebook it returns at once; ``.stop()`` ends it. On a terminal it returns when the
+        machine rests, or at Ctrl-C.
+        """
+        from timbr_wamp.display import display_status  # it draws with rich, which takes its time to load
+
+        return display_status(lambda: self.status, interval_s=interval_s, duration_s=duration_s)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from timbr_wamp.contract import shown
+from timbr_wamp.tables import moment
+
 __all__ = [
     "Access",
     "Backpressure",
@@ -175,7 +178,7 @@ class SourceStatus(msgspec.Struct, kw_only=True):
     options: SourceOptions = SourceOptions()
 
 
-class Progress(msgspec.Struct, kw_only=True):
+class Progress(shown.Shown, msgspec.Struct, kw_only=True):
     """How far a machine is with its source."""
 
     #: Messages accounted for since the source was set.
@@ -209,7 +212,7 @@ class SlotCounts(msgspec.Struct, kw_only=True):
     p99_s: float | None = None
 
 
-class Status(msgspec.Struct, kw_only=True):
+class Status(shown.Shown, msgspec.Struct, kw_only=True):
     """A machine, now. ``put == processed + errored + dropped + queue_size + in_flight``, always."""
 
     name: str
@@ -256,8 +259,21 @@ class Status(msgspec.Struct, kw_only=True):
     hook_failures: int = 0
     events_dropped: int = 0
 
+    def legacy(self) -> dict[str, Any]:
+        """Return the status that timbr machines have always given, by its keys; times are RFC 3339."""
+        return {
+            "CurrentOID": self.current_oid,
+            "LastOID": self.last_oid,
+            "Processed": self.processed,
+            "QueueSize": self.queue_size,
+            "CurrentTime": moment(self.time),
+        }
 
-class SlotInfo(msgspec.Struct, kw_only=True):
+    def _repr_pretty_(self, printer: shown.Printer, cycle: bool) -> None:
+        printer.text(str(self))  # IPython shows the card; repr() is the struct's
+
+
+class SlotInfo(shown.Shown, msgspec.Struct, kw_only=True):
     """One slot of the newest revision."""
 
     slot: int
@@ -280,7 +296,7 @@ class SlotInfo(msgspec.Struct, kw_only=True):
     counts: SlotCounts | None = None
 
 
-class RevisionInfo(msgspec.Struct, kw_only=True):
+class RevisionInfo(shown.Shown, msgspec.Struct, kw_only=True):
     """One state of the slot table that was."""
 
     number: int
@@ -340,7 +356,7 @@ class RecordsBatch(msgspec.Struct, kw_only=True):
     rows: list[RecordRow]
 
 
-class ErrorRow(msgspec.Struct, kw_only=True):
+class ErrorRow(shown.Shown, msgspec.Struct, kw_only=True):
     """One slot's failure in one attempt at a message."""
 
     run: str
@@ -367,7 +383,7 @@ class ErrorRow(msgspec.Struct, kw_only=True):
     where: str = ""
 
 
-class ErrorGroup(msgspec.Struct, kw_only=True):
+class ErrorGroup(shown.Shown, msgspec.Struct, kw_only=True):
     """Failures of one kind: same slot, same exception class, same line."""
 
     slot: int
@@ -450,7 +466,7 @@ class TrialRow(msgspec.Struct, kw_only=True):
     duration_s: float
 
 
-class Event(msgspec.Struct, kw_only=True):
+class Event(shown.Shown, msgspec.Struct, kw_only=True):
     """Something happened that changed a machine's state."""
 
     kind: EventKind
@@ -481,6 +497,8 @@ class KernelInfo(msgspec.Struct, kw_only=True):
     pid: int | None = None
     #: Started by us: can be restarted and ended from here.
     ours: bool = False
+    #: No kernel, but a process that runs machines: it has no cells and no output.
+    headless: bool = False
     language: str = "python"
     language_version: str = ""
     protocol_version: str = ""

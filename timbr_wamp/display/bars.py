@@ -1,0 +1,118 @@
+"""Progress bars: tqdm's in notebooks, rich's on terminals, or none. Drawn only by the thread that updates."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol, TextIO, TypeAlias, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+from timbr_wamp.contract import Progress
+from timbr_wamp.contract.cards import progress_words
+from timbr_wamp.display.place import is_terminal, notebook_shell
+from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
+
+#: ``auto``: tqdm in a notebook if it is installed, rich on a terminal, else none.
+BarKind: TypeAlias = Literal["auto", "tqdm", "rich", "none"]
+
+
+class Bar(Protocol):
+    """What shows a progress."""
+
+    def update(self, progress: Progress) -> None:
+        """Draw it."""
+
+    def close(self) -> None:
+        """Leave the last state where it stands, and the cursor below it. Idempotent."""
+
+
+def open_bar(kind: BarKind, file: TextIO | None = None) -> Bar:
+    """Return a bar; it is drawn at its first update. ``file``: the standard error when not given.
+
+    Raises:
+        InvalidArgument: no such kind.
+        PluginNotInstalled: tqdm was asked for and is not there.
+    """
+    if kind not in get_args(BarKind):
+        raise InvalidArgument("bar", f"one of {', '.join(get_args(BarKind))}, not {kind!r}")
+    output = sys.stderr if file is None else file
+    if kind == "auto":
+        kind = _best(output)
+    if kind == "tqdm":
+        return TqdmBar(output)
+    return RichBar(output) if kind == "rich" else NoBar()
+
+
+def _best(output: TextIO) -> BarKind:
+    if notebook_shell() is not None:
+        return "tqdm" if find_spec("tqdm") is not None else "none"
+    return "rich" if is_terminal(output) else "none"
+
+
+class NoBar:
+    """Shows nothing."""
+
+    def update(self, progress: Progress) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class RichBar:
+    """A bar on a terminal; pulses while the total is unknown."""
+
+    def __init__(self, output: TextIO) -> None:
+        # no refresh thread: it would write between the user's own lines
+        self._bar = RichProgress(
+            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=Console(file=output),
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=None)
+
+    def update(self, progress: Progress) -> None:
+        """Draw it."""
+        words = progress_words(progress)
+        self._bar.start()
+        self._bar.update(self._task, total=progress.total, completed=progress.done, description=words, refresh=True)
+
+    def close(self) -> None:
+        """Stop drawing and show the cursor again."""
+        self._bar.stop()
+
+
+class TqdmBar:
+    """A tqdm bar: a widget where ipywidgets are, else text."""
+
+    def __init__(self, output: TextIO) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # without ipywidgets it tells so, and falls back to text
+                from tqdm.auto import tqdm
+        except ModuleNotFoundError:
+            raise PluginNotInstalled("progress bars", "tqdm", "pip install 'timbr-wamp[progress]'") from None
+        self._make, self._output = tqdm, output
+        self._bar: Any = None
+
+    def update(self, progress: Progress) -> None:
+        """Draw it; with another total than before, as a new bar."""
+        bar = self._bar
+        if bar is None or bar.total != progress.total:
+            self.close()
+            bar = self._bar = self._make(
+                total=progress.total, initial=progress.done, unit=" messages", file=self._output, dynamic_ncols=True
+            )
+        bar.n = progress.done
+        bar.set_postfix_str(f"{progress.errored:,} errored" if progress.errored else "", refresh=False)
+        bar.refresh()
+
+    def close(self) -> None:
+        """Leave the last state."""
+        if self._bar is not None:
+            self._bar.close()
