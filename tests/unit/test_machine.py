@@ -41,6 +41,10 @@ def fail_if_odd(n):
     return n
 
 
+def kinds(machine):
+    return [event.kind for event in machine.events()]
+
+
 # --- calling ---------------------------------------------------------------------------------
 
 
@@ -247,7 +251,7 @@ def test_a_ctrl_c_while_stepping_gives_the_message_back(machine):
 # --- states ----------------------------------------------------------------------------------
 
 
-def test_a_machine_goes_through_its_states(machine, records):
+def test_a_machine_goes_through_its_states(machine):
     assert machine.status.state == "idle"
     assert not machine.running
     machine.start()
@@ -262,7 +266,7 @@ def test_a_machine_goes_through_its_states(machine, records):
     machine.start()
     machine.close()
     assert not machine.running
-    assert records.kinds == ["started", "paused", "resumed", "stopped", "started", "stopped", "closed"]
+    assert kinds(machine) == ["started", "paused", "resumed", "stopped", "started", "stopped", "closed"]
 
 
 @pytest.mark.parametrize(
@@ -277,18 +281,18 @@ def test_a_verb_that_the_state_does_not_allow_is_refused(machine, before, verb):
     assert machine.status.state == before
 
 
-def test_verbs_that_change_nothing_are_quiet(machine, records):
+def test_verbs_that_change_nothing_are_quiet(machine):
     machine.start(), machine.start()
     machine.resume()
     machine.pause(), machine.pause()
     machine.stop(), machine.stop()
-    assert records.kinds == ["started", "paused", "stopped"]
+    assert kinds(machine) == ["started", "paused", "stopped"]
 
 
-def test_the_author_of_a_verb_is_in_its_event(machine, records):
+def test_the_author_of_a_verb_is_in_its_event(machine):
     machine.start(author="ada")
     machine.stop(author="bob")
-    assert [event.author for event in records.events] == ["ada", "bob"]
+    assert [event.author for event in machine.events()] == ["ada", "bob"]
     assert [event.number for event in machine.events()] == [1, 2]
 
 
@@ -388,7 +392,7 @@ def test_stopping_says_when_a_message_is_still_under_way_and_records_it_when_it_
         machine.stop(timeout=0.01)
     assert machine.status.state == "stopped"
     assert not machine.running
-    assert records.kinds == ["slot_changed", "started", "stopped"]
+    assert kinds(machine) == ["slot_changed", "started", "stopped"]
     gate.open()
     records.wait_for(1)
 
@@ -562,8 +566,8 @@ def test_a_hook_that_fails_is_isolated_and_counted(machines, records, caplog):
 
     machine = machines(hooks=[Broken(), records])
     machine.start()
-    assert records.kinds == ["started"]
-    assert machine.event_log.hook_failures == 1
+    records.wait_for_event("started")
+    assert machine.status.hook_failures == 1
 
 
 # --- errors, again ---------------------------------------------------------------------------
@@ -725,12 +729,12 @@ def test_capacity_and_slots_change_live(machine, records):
         machine.configure(bufsize=0)
 
 
-def test_closing_is_idempotent_and_refuses_everything_afterwards(machine, records):
+def test_closing_is_idempotent_and_refuses_everything_afterwards(machine):
     machine.start()
     machine.put(1)
     machine.close()
     machine.close()
-    assert records.kinds.count("closed") == 1
+    assert kinds(machine).count("closed") == 1
     for attempt in (machine.start, machine.get, machine.serve, lambda: machine.put(1)):
         with pytest.raises(MachineClosed):
             attempt()

@@ -30,17 +30,9 @@ _RUNS_AGAIN: Final = frozenset({"pause", "stop"})
 
 _Key: TypeAlias = tuple[int, str, str]
 
-
-class _Left:
-    """What one message left open: the groups where its newest attempt failed."""
-
-    __slots__ = ("attempt", "keys", "runs_again")
-
-    def __init__(self, attempt: int) -> None:
-        self.attempt = attempt
-        self.keys: list[_Key] = []
-        #: It was kept by a pause or stop: the same attempt runs again, whole.
-        self.runs_again = False
+#: What a message left open: attempt, whether that one runs again, and the groups where it failed. A plain
+#: tuple: many may be kept, and an object each would be work for the garbage collector.
+_Left: TypeAlias = tuple[int, bool, tuple[_Key, ...]]
 
 
 class _Group:
@@ -97,7 +89,7 @@ class ErrorGroups:
         key = (row.slot, row.exc_class, row.where)
         with self._lock:
             before = self._left.get(row.oid)
-            if before is not None and (before.attempt != row.attempt or before.runs_again):
+            if before is not None and (before[0] != row.attempt or before[1]):
                 self._close(row.oid)
             group = self._groups.get(key) or self._new(key, row)
             self._groups.move_to_end(key)
@@ -144,19 +136,20 @@ class ErrorGroups:
         if len(self._left) >= OPEN_KEPT_IN_ALL:
             self._close(next(iter(self._left)))
         group.open[row.oid] = None
-        left = self._left.setdefault(row.oid, _Left(row.attempt))
-        left.keys.append(key)
-        left.runs_again = row.policy in _RUNS_AGAIN
+        _, _, keys = self._left.get(row.oid, (0, False, ()))
+        self._left[row.oid] = (row.attempt, row.policy in _RUNS_AGAIN, (*keys, key))
 
     def _leave(self, oid: str, key: _Key) -> None:
-        left = self._left[oid]
-        left.keys.remove(key)
-        if not left.keys:
+        attempt, runs_again, keys = self._left[oid]
+        others = tuple(other for other in keys if other != key)
+        if others:
+            self._left[oid] = (attempt, runs_again, others)
+        else:
             del self._left[oid]
 
     def _close(self, oid: str) -> None:
-        left = self._left.pop(oid, None)
-        for key in left.keys if left is not None else ():
+        _, _, keys = self._left.pop(oid, (0, False, ()))
+        for key in keys:
             self._groups[key].open.pop(oid, None)
 
 
