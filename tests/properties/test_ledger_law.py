@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from timbr_wamp.errors import MachineClosed, MachineFull
-from timbr_wamp.machine.ledger import Ledger
+from timbr_wamp.machine.ledger import Droppable, Ledger
 from timbr_wamp.machine.protocols import Entry
 
 
@@ -15,9 +15,13 @@ class LedgerLaw(RuleBasedStateMachine):
 
     @initialize(capacity=st.integers(1, 5))
     def make(self, capacity: int) -> None:
-        self.ledger = Ledger(capacity)
+        self.told = self.crowds = 0
+        self.crowded = False
+        self.ledger = Ledger(capacity, on_full=self.tell, timer=lambda: 1.0e9 * self.told)
         self.capacity = capacity
         self.waiting: list[int] = []
+        #: Of those that wait and are under way: a source's, that may be dropped.
+        self.droppable: set[int] = set()
         self.under_way: list[int] = []
         self.finished: list[int] = []
         self.refused = self.number = 0
@@ -27,6 +31,16 @@ class LedgerLaw(RuleBasedStateMachine):
         self.number += 1
         return (f"{self.number:024x}", self.number, 0.0, 1)
 
+    def tell(self) -> None:
+        self.told += 1
+        self.ledger.snapshot().validate()
+
+    def no_room(self) -> None:
+        """Note that somebody found none."""
+        if not self.crowded and not self.closed:
+            self.crowded = True
+            self.crowds += 1
+
     @rule()
     def put(self) -> None:
         entry = self.entry()
@@ -35,6 +49,7 @@ class LedgerLaw(RuleBasedStateMachine):
         except MachineFull:
             assert len(self.waiting) >= self.capacity
             self.refused += 1
+            self.no_room()
         except MachineClosed:
             assert self.closed
         else:
@@ -43,6 +58,8 @@ class LedgerLaw(RuleBasedStateMachine):
     @rule(count=st.integers(1, 8), beyond=st.booleans())
     def offer(self, count: int, beyond: bool) -> None:
         entries = [self.entry() for _ in range(count)]
+        if not (beyond and not self.closed) and len(self.waiting) >= self.capacity:
+            self.no_room()
         taken = self.ledger.offer(entries, 0.0, beyond=beyond)
         if self.closed:
             assert taken == 0
@@ -52,11 +69,42 @@ class LedgerLaw(RuleBasedStateMachine):
             assert taken == min(count, max(self.capacity - len(self.waiting), 0))
         self.waiting += [entry[1] for entry in entries[:taken]]
 
+    @rule(count=st.integers(1, 4))
+    def set_aside(self, count: int) -> None:
+        entries = [self.entry() for _ in range(count)]
+        try:
+            self.ledger.set_aside(entries)
+        except MachineClosed:
+            assert self.closed
+        else:
+            self.no_room()
+            self.under_way += [entry[1] for entry in entries]
+
+    @rule(count=st.integers(1, 8))
+    def displace(self, count: int) -> None:
+        entries = [Droppable(self.entry()) for _ in range(count)]
+        numbers = [entry[1] for entry in entries]
+        try:
+            dropped = [entry[1] for entry in self.ledger.displace(entries)]
+        except MachineClosed:
+            assert self.closed
+            return
+        self.droppable |= set(numbers)
+        waiting = self.waiting + numbers
+        over = max(len(waiting) - self.capacity, 0)
+        assert dropped == [n for n in waiting if n in self.droppable][:over]
+        self.waiting = [n for n in waiting if n not in dropped]
+        self.under_way += dropped
+        if dropped:
+            self.no_room()
+
     @rule(limit=st.integers(1, 4))
     def take(self, limit: int) -> None:
         taken = [message for _, message, _, _ in self.ledger.take(limit, 0.0)]
         assert taken == self.waiting[:limit]
         self.waiting = self.waiting[limit:]
+        if len(self.waiting) <= self.capacity // 2:
+            self.crowded = False
         self.under_way += taken
 
     @rule(count=st.integers(1, 4), kind=st.sampled_from(["processed", "errored", "dropped"]))
@@ -67,9 +115,13 @@ class LedgerLaw(RuleBasedStateMachine):
 
     @rule()
     def give_back(self) -> None:
-        entries = [(f"{n:024x}", n, 0.0, 1) for n in self.under_way]
+        entries = [self.as_it_was(n) for n in self.under_way]
         self.ledger.give_back(entries)
         self.waiting, self.under_way = self.under_way + self.waiting, []
+
+    def as_it_was(self, number: int) -> Entry:
+        entry = (f"{number:024x}", number, 0.0, 1)
+        return Droppable(entry) if number in self.droppable else entry
 
     @rule(capacity=st.integers(1, 5))
     def resize(self, capacity: int) -> None:
@@ -90,6 +142,7 @@ class LedgerLaw(RuleBasedStateMachine):
         assert counts.put == len(self.waiting) + len(self.under_way) + len(self.finished)
         assert (counts.queue_size, counts.in_flight) == (len(self.waiting), len(self.under_way))
         assert counts.refused == self.refused
+        assert (self.told, self.ledger.crowded) == (self.crowds, self.crowded)
         assert self.ledger.idle() == (not self.waiting and not self.under_way)
 
 

@@ -6,7 +6,7 @@ import pytest
 from machine_kit import in_thread, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
-from timbr_wamp.machine.ledger import KNOWN_OIDS, Ledger
+from timbr_wamp.machine.ledger import KNOWN_OIDS, Droppable, Ledger
 
 
 def entry(n: int) -> tuple[str, object, float, int]:
@@ -194,3 +194,45 @@ def test_a_smaller_capacity_keeps_what_waits_and_a_larger_one_lets_writers_in(le
 def test_a_capacity_is_a_whole_number_of_at_least_1(capacity):
     with pytest.raises(InvalidArgument, match="bufsize"):
         Ledger(capacity)
+
+
+def test_what_is_set_aside_is_put_and_under_way_but_never_waits(ledger):
+    put(ledger, 1)
+    ledger.set_aside([entry(2), entry(3)])
+    counts = ledger.snapshot()
+    assert (counts.put, counts.queue_size, counts.in_flight) == (3, 1, 2)
+    ledger.finish(dropped=2)
+    assert messages(ledger.take(9, 0.0)) == [1]
+    assert ledger.snapshot().dropped == 2
+
+
+def test_the_oldest_droppable_messages_make_room_and_no_others(ledger):
+    ledger.offer([Droppable(entry(1))], 0.0)
+    put(ledger, 2)
+    ledger.offer([Droppable(entry(3))], 0.0)
+    dropped = ledger.displace([Droppable(entry(4)), Droppable(entry(5)), Droppable(entry(6))])
+    assert messages(dropped) == [1, 3, 4]
+    assert ledger.snapshot().in_flight == 3
+    ledger.finish(dropped=3)
+    assert messages(ledger.take(9, 0.0)) == [2, 5, 6]
+
+
+def test_nothing_is_displaced_while_there_is_room(ledger):
+    assert ledger.displace([Droppable(entry(1)), Droppable(entry(2))]) == []
+    assert messages(ledger.take(9, 0.0)) == [1, 2]
+
+
+def test_displacing_wakes_a_reader_that_waits(ledger):
+    reader = in_thread(ledger.take, 1, 60.0)
+    wait_until(lambda: ledger._takers, "it waits")
+    ledger.displace([Droppable(entry(1))])
+    assert messages(reader.result()) == [1]
+
+
+def test_an_eager_writer_gets_in_with_any_room(ledger):
+    big = Ledger(100)
+    put(big, *range(100))
+    writer = in_thread(big.offer, [entry(100)], 60.0, eager=True)
+    wait_until(lambda: big._writers, "it waits")
+    big.take(2, 0.0)
+    assert writer.result() == 1

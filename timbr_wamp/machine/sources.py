@@ -1,9 +1,9 @@
 """The `Feeder`: what reads a source into the queue, for as long as the machine has it.
 
 What may block is read by a thread of its own, ahead until the queue is full; what is ready (a list,
-a range, their iterators) by the machine's worker, as it needs it. A source that failed, or is to be
-read in a circle, is begun again here. Left to others: reading (`machine.readers`), and what becomes
-of a message while the queue is full (`machine.inlet`).
+a range, their iterators) by the machine's worker, as it needs it. Left to others: how to read
+(`machine.readers`), when to begin again (`machine.restarts`), and what becomes of a message while
+the queue is full (`machine.inlet`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from timbr_wamp.machine.inlet import Inlet, OnDrop, checked_options
 from timbr_wamp.machine.ledger import Counts, Ledger
 from timbr_wamp.machine.protocols import Clock, EndOfSource
 from timbr_wamp.machine.readers import Origin, Reader, ReadyReader
+from timbr_wamp.machine.restarts import Restarts
 from timbr_wamp.machine.watcher import WATCHER
 from timbr_wamp.values import JsonValue, clean_text
 
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 #: A silent source that can be interrupted is left to itself when it has not ended after so long, seconds.
 GRACE_S = 0.5
-#: That a source is read in a circle is told at most so often, seconds: a short list has many ends.
-CIRCLE_TOLD_S = 1.0
 
 
 class OnSourceEvent(Protocol):
@@ -78,12 +77,12 @@ class Feeder:
         if total is not None and (isinstance(total, bool) or not isinstance(total, int) or total < 0):
             raise InvalidArgument("total", f"{total!r} is not a whole number of at least 0")
         self._origin = Origin(source)
-        if self._again and (problem := self._origin.why_not_again()) is not None:
+        self._restarts = Restarts(self.options)
+        if self._restarts.wanted and (problem := self._origin.why_not_again()) is not None:
             raise InvalidArgument("source", problem)
         # Read in a circle, a list of three does not end after three.
         own_total = None if self.options.on_exhausted == "restart" else self._origin.total
         self.total = own_total if total is None else total
-        self.restarts = 0
         self.error: BaseException | None = None
         self.position: JsonValue = None
         self._name, self._ledger = name, ledger
@@ -107,10 +106,6 @@ class Feeder:
         #: Since when a read waits for the source, on `time.monotonic`; None while none does.
         self._silent_since: float | None = None
         self._idle = False
-        self._failures = 0
-        #: The source has given something since it was begun.
-        self._given = False
-        self._circle_told_at = float("-inf")
 
     # --- what others ask and say; any thread ---
 
@@ -130,13 +125,14 @@ class Feeder:
         return self._inlet.count
 
     @property
-    def ready(self) -> bool:
-        """It never blocks and has one end: `refill` reads it, no thread."""
-        return self._origin.ready and not self._again
+    def reading(self) -> bool:
+        """It has a thread of its own that lives; one that was given up does not count."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
-    def _again(self) -> bool:
-        return self.options.restarts > 0 or self.options.on_exhausted == "restart"
+    def ready(self) -> bool:
+        """It never blocks and has one end: `refill` reads it, no thread."""
+        return self._origin.ready and not self._restarts.wanted
 
     def permit(self, messages: float) -> None:
         """Let it read so many messages more; infinity: without end; 0: none after the one being read."""
@@ -193,7 +189,7 @@ class Feeder:
             state = "waiting"
         return SourceStatus(
             state=state, count=self.count, total=self.total, eta_s=None if self.ended else _eta_s(left, rate_per_s),
-            error=_text(self.error), dropped=self._inlet.dropped, restarts=self.restarts, options=self.options,
+            error=_text(self.error), dropped=self._inlet.dropped, restarts=self._restarts.number, options=self.options,
         )  # fmt: skip
 
     def progress(self, counts: Counts, *, rate_per_s: float, state: MachineStateName, drained: bool) -> Progress:
@@ -272,7 +268,8 @@ class Feeder:
         """Let messages into the queue."""
         mine = self._is_mine(turn)
         if mine:
-            self._given, self._failures, self.error = True, 0, None
+            self.error = None
+            self._restarts.gave()
         self._inlet.admit(messages, droppable=mine and not isinstance(self._reader, ReadyReader))
         if mine:
             self.position = position
@@ -321,22 +318,19 @@ class Feeder:
 
     def _restart_in(self, error: BaseException | None, under_way: bool) -> float | None:
         """Return after how many seconds it is begun again; None: never. Tells why."""
-        options = self.options
         if error is not None:
-            self._failures += 1
-            if self._failures > options.restarts:
-                return None
-            self.error, self._state = error, "restarting"
-            wait_s = min(options.backoff_s * 2.0 ** min(self._failures - 1, 64), options.backoff_max_s)
-            logger.warning("the source failed after %d messages; again in %g s", self.count, wait_s, exc_info=error)
-            self._on_event("source_failed", error=_text(error), restart_in_s=wait_s, count=self.count)
+            wait_s = self._restarts.after_failure()
+            if wait_s is not None:
+                self.error, self._state = error, "restarting"
+                logger.warning("the source failed after %d messages; again in %g s", self.count, wait_s, exc_info=error)
+                self._on_event("source_failed", error=_text(error), restart_in_s=wait_s, count=self.count)
             return wait_s
         if self._idle:
-            self._on_event("idle", after_s=options.idle_timeout_s, count=self.count)
-        if options.on_exhausted != "restart" or (under_way and self._origin.reopens):
-            return None
-        self._state = "restarting"
-        return 0.0 if self._given else options.backoff_s
+            self._on_event("idle", after_s=self.options.idle_timeout_s, count=self.count)
+        wait_s = None if under_way and self._origin.reopens else self._restarts.after_end()
+        if wait_s is not None:
+            self._state = "restarting"
+        return wait_s
 
     def _pause(self, wait_s: float) -> bool:
         """Wait so long, and then for a permit; False when it was closed meanwhile."""
@@ -349,19 +343,16 @@ class Feeder:
     def _restarted(self, reader: Reader, *, after_failure: bool) -> None:
         with self._permits:
             self._reader = reader
-            self._idle = self._given = False
-            self.restarts += 1
+            self._idle = False
             if self._closed:
                 reader.cancel()
-        now = time.monotonic()
-        if after_failure or now - self._circle_told_at >= CIRCLE_TOLD_S:
-            self._circle_told_at = now
-            self._on_event("restarted", number=self.restarts)
+        if self._restarts.begun(time.monotonic(), after_failure=after_failure):
+            self._on_event("restarted", number=self._restarts.number)
 
     def _ended(self, state: SourceStateName, error: BaseException | None = None) -> None:
         WATCHER.forget(self._look)
+        self.error = error
         if error is not None:
-            self.error = error
             logger.warning("the source failed after %d messages", self.count, exc_info=error)
         if not self._closed:
             self._state = state

@@ -1,0 +1,266 @@
+"""What becomes of messages while the queue is full: by the source's policy, counted, told, and nothing else lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from feeder_kit import Rig, rigs
+from machine_kit import LIMIT_S, ManualClock, in_thread, wait_until
+
+from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
+from timbr_wamp.machine.ledger import FULL_AGAIN_S, Droppable, Ledger
+
+
+@pytest.fixture
+def rig() -> Iterator[Callable[..., Rig]]:
+    """Make sources with their queues."""
+    with rigs() as make:
+        yield make
+
+
+class Tap:
+    """A generator function's source that gives what the test lets through."""
+
+    def __init__(self) -> None:
+        self._more = threading.Semaphore(0)
+        self._ended = False
+        self.read = 0
+
+    def __call__(self):
+        while self._more.acquire(timeout=LIMIT_S) and not self._ended:
+            self.read += 1
+            yield f"source {self.read}"
+
+    def let(self, count: int) -> None:
+        """Let so many more through."""
+        self._more.release(count)
+
+    def end(self) -> None:
+        """Let it come to its end."""
+        self._ended = True
+        self._more.release()
+
+
+@pytest.fixture
+def tap() -> Iterator[Tap]:
+    """A source that ends before the rig that reads it is closed."""
+    made = Tap()
+    yield made
+    made.end()
+
+
+def put(ledger: Ledger, *names: str) -> None:
+    for name in names:
+        ledger.put((name, name, 0.0, 1))
+
+
+def entry(n: int) -> tuple[str, object, float, int]:
+    return (f"{n:024x}", n, 0.0, 1)
+
+
+# --- the policies beside `put` ---
+
+
+def test_a_message_that_somebody_put_is_never_dropped_for_a_source(rig, tap):
+    source = rig(tap, policy="drop_old", bufsize=3).start()
+    put(source.ledger, "a", "b")
+    tap.let(2)
+    wait_until(lambda: source.dropped, "one had to go")
+    assert source.dropped == ["source 1"], "the oldest of the source's, though others waited for longer"
+    assert source.take() == ["a", "b", "source 2"]
+
+
+def test_where_only_put_messages_wait_the_new_one_of_the_source_goes(rig, tap):
+    source = rig(tap, policy="drop_old", bufsize=2).start()
+    put(source.ledger, "a", "b")
+    tap.let(1)
+    wait_until(lambda: source.dropped, "one had to go")
+    assert source.dropped == ["source 1"]
+    assert source.take() == ["a", "b"]
+
+
+@pytest.mark.parametrize("policy", ["drop_new", "drop_old", "sample"])
+def test_put_is_refused_as_ever_while_a_source_drops(rig, policy):
+    source = rig((n for n in range(20)), policy=policy, sample_every=100).start()
+    source.wait_for_end()
+    with pytest.raises(MachineFull):
+        put(source.ledger, "a")
+    assert source.ledger.snapshot().refused == 1
+
+
+@pytest.mark.parametrize("policy", ["drop_new", "drop_old", "sample"])
+def test_the_message_under_way_at_a_pause_waits_for_room_and_may_be_dropped_only_after(rig, tap, policy):
+    source = rig(tap, policy=policy, bufsize=1, sample_every=3).start()
+    tap.let(1)
+    source.wait_for_queue(1)
+    wait_until(lambda: source.status.state == "reading", "it reads the next")
+    source.pause()
+    tap.let(1)
+    wait_until(lambda: tap.read == 2, "it was read")
+    assert source.ledger.snapshot().put == 1, "neither queued nor dropped"
+    assert source.dropped == []
+    source.start()
+    source.ledger.wake()
+    wait_until(lambda: source.dropped, "it reads, and the queue is full")
+    assert source.ledger.snapshot().put == 2
+
+
+def test_a_sample_takes_everything_again_from_half_empty_on(rig, tap):
+    source = rig(tap, policy="sample", sample_every=10, bufsize=4).start()
+    tap.let(6)
+    wait_until(lambda: len(source.dropped) == 2, "two found no room")
+    source.take(1)
+    tap.let(1)
+    wait_until(lambda: len(source.dropped) == 3, "there is room, but the queue is not half empty yet")
+    source.take(1)
+    tap.let(2)
+    source.wait_for_queue(4)
+    assert source.dropped == ["source 5", "source 6", "source 7"]
+
+
+@pytest.mark.parametrize("sample_every", [1, 2])
+def test_a_sample_of_a_fast_source_waits_for_a_slow_reader(rig, sample_every):
+    source = rig((n for n in range(100)), policy="sample", sample_every=sample_every).start()
+    source.run_to_end(limit=1)
+    assert len(source.dropped) <= 100 * (sample_every - 1) / sample_every
+
+
+def test_dropped_messages_are_part_of_what_was_read(rig):
+    source = rig((n for n in range(10)), policy="drop_new", total=10).start()
+    source.wait_for_end()
+    status = source.status
+    assert (status.count, status.dropped, status.total, status.state) == (10, 6, 10, "exhausted")
+    assert status.options.policy == "drop_new"
+
+
+def test_when_telling_of_a_loss_fails_the_source_ends_with_that_error(rig, monkeypatch):
+    source = rig((n for n in range(10)), policy="drop_new", bufsize=1, restarts=0)
+
+    def refuse(entries, why):
+        source.ledger.finish(dropped=len(entries))
+        source.dropped.extend(entries)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(source.feeder._inlet, "_on_drop", refuse)
+    source.start().wait_for_end()
+    assert (source.status.state, source.status.error) == ("failed", "OSError: disk full")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("policy", "drop"),
+        ("policy", None),
+        ("on_exhausted", "again"),
+        ("sample_every", 0),
+        ("sample_every", 2.5),
+        ("restarts", -1),
+        ("restarts", True),
+        ("idle_timeout_s", 0),
+        ("idle_timeout_s", "5"),
+        ("backoff_s", 0),
+        ("backoff_s", float("inf")),
+        ("backoff_max_s", -1.0),
+        ("backoff_max_s", float("nan")),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused_by_its_name(option, value):
+    with pytest.raises(InvalidArgument, match=option):
+        Rig([1], **{option: value})
+
+
+# --- that the queue is full ---
+
+
+class Fulls:
+    """Counts what a ledger tells, on a clock that the test moves."""
+
+    def __init__(self, capacity: int) -> None:
+        self.count = 0
+        self.timer = ManualClock(0.0)
+        self.ledger = Ledger(capacity, on_full=self._told, timer=self.timer)
+
+    def _told(self) -> None:
+        self.count += 1
+        assert not self.ledger._lock.locked(), "called with the lock held"
+
+
+def test_full_is_told_once_and_again_only_after_the_queue_was_half_empty():
+    fulls = Fulls(4)
+    ledger = fulls.ledger
+    put(ledger, *"abcd")
+    assert fulls.count == 0, "full to the brim, but nobody found no room"
+    for _ in range(3):
+        with pytest.raises(MachineFull):
+            put(ledger, "e")
+    assert fulls.count == 1
+    fulls.timer.advance(FULL_AGAIN_S)
+    ledger.take(1, 0.0)
+    put(ledger, "e")
+    with pytest.raises(MachineFull):
+        put(ledger, "f")
+    assert fulls.count == 1, "three of four is not half empty"
+    ledger.take(2, 0.0)
+    assert not ledger.crowded
+    put(ledger, *"fg")
+    with pytest.raises(MachineFull):
+        put(ledger, "h")
+    assert fulls.count == 2
+
+
+def test_a_queue_that_a_waiting_source_fills_all_the_time_is_told_once_a_second():
+    fulls = Fulls(2)
+    for _ in range(10):
+        fulls.ledger.offer([entry(1), entry(2)], 0.0)
+        fulls.ledger.offer([entry(3)], 0.0)
+        fulls.ledger.take(2, 0.0)
+    assert fulls.count == 1
+    fulls.timer.advance(FULL_AGAIN_S)
+    fulls.ledger.offer([entry(1), entry(2)], 0.0)
+    fulls.ledger.offer([entry(3)], 0.0)
+    assert fulls.count == 2
+
+
+def test_a_writer_that_must_wait_tells_that_the_queue_is_full_before_it_waits():
+    told = threading.Event()
+    ledger = Ledger(1, on_full=told.set)
+    put(ledger, "a")
+    writer = in_thread(ledger.put, entry(1), block=True)
+    assert told.wait(LIMIT_S)
+    assert not writer.done
+    ledger.take(1, 0.0)
+    assert writer.result() is True
+
+
+def test_room_that_comes_while_full_is_told_is_taken():
+    ledger = Ledger(1, on_full=lambda: ledger.take(1, 0.0))
+    put(ledger, "a")
+    assert ledger.put(entry(1), block=True) is True
+    assert ledger.snapshot().in_flight == 1
+
+
+def test_a_closed_queue_is_not_full():
+    fulls = Fulls(1)
+    put(fulls.ledger, "a")
+    fulls.ledger.close()
+    with pytest.raises(MachineClosed):
+        put(fulls.ledger, "b")
+    assert fulls.count == 0
+
+
+@pytest.mark.parametrize("how", ["set_aside", "displace"])
+def test_a_drop_tells_that_the_queue_is_full_and_a_closed_queue_drops_nothing(how):
+    fulls = Fulls(1)
+    drop = getattr(fulls.ledger, how)
+    put(fulls.ledger, "a")
+    drop([Droppable(entry(1))])
+    assert fulls.count == 1
+    assert fulls.ledger.snapshot().in_flight == 1
+    fulls.ledger.close()
+    with pytest.raises(MachineClosed):
+        drop([Droppable(entry(2))])
+    counts = fulls.ledger.snapshot()
+    counts.validate()
+    assert counts.put == 2

@@ -1,0 +1,424 @@
+"""A source that fails is begun again, one that is silent for too long is given up; nothing it gave is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from feeder_kit import Rig, rigs
+from machine_kit import LIMIT_S, wait_until
+
+from timbr_wamp.contract import SourceOptions
+from timbr_wamp.errors import NotASource
+from timbr_wamp.machine.protocols import EndOfSource
+from timbr_wamp.machine.restarts import CIRCLE_TOLD_S, Restarts
+
+#: No test waits for so long.
+FOR_EVER_S = 3600.0
+#: Short enough to wait for it, and restarts as often as are needed.
+SOON = {"restarts": 3, "backoff_s": 0.001}
+
+
+@pytest.fixture
+def rig() -> Iterator[Callable[..., Rig]]:
+    """Make sources with their queues."""
+    with rigs() as make:
+        yield make
+
+
+class Failing:
+    """A generator function: what each begin gives before it fails; after the last, it ends well."""
+
+    def __init__(self, *passes: list[object]) -> None:
+        self._passes = iter(passes)
+        self.begun = 0
+
+    def __call__(self):
+        self.begun += 1
+        messages = next(self._passes, None)
+        if messages is None:
+            return
+        yield from messages
+        raise OSError(f"failure {self.begun}")
+
+
+# --- when: decided without a source ---
+
+
+def test_the_backoff_doubles_up_to_its_limit_and_a_message_forgives_all():
+    restarts = Restarts(SourceOptions(restarts=5, backoff_s=1.0, backoff_max_s=6.0))
+    assert [restarts.after_failure() for _ in range(6)] == [1.0, 2.0, 4.0, 6.0, 6.0, None]
+    restarts.gave()
+    assert restarts.after_failure() == 1.0
+
+
+def test_very_many_failures_are_no_overflow():
+    restarts = Restarts(SourceOptions(restarts=10_000, backoff_s=1.0, backoff_max_s=60.0))
+    assert {restarts.after_failure() for _ in range(5000)} == {1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0}
+
+
+def test_an_end_without_a_message_is_followed_by_a_pause():
+    restarts = Restarts(SourceOptions(on_exhausted="restart", backoff_s=0.5))
+    assert restarts.after_end() == 0.5
+    restarts.gave()
+    assert restarts.after_end() == 0.0
+    restarts.begun(0.0, after_failure=False)
+    assert restarts.after_end() == 0.5
+
+
+def test_an_end_is_an_end_where_nothing_else_is_wanted():
+    restarts = Restarts(SourceOptions(restarts=3))
+    assert restarts.wanted
+    assert restarts.after_end() is None
+    assert not Restarts(SourceOptions()).wanted
+
+
+def test_a_circle_is_told_now_and_then_a_restart_after_a_failure_always():
+    restarts = Restarts(SourceOptions(on_exhausted="restart"))
+    assert [restarts.begun(now, after_failure=False) for now in (0.0, 0.5, CIRCLE_TOLD_S)] == [True, False, True]
+    assert restarts.begun(CIRCLE_TOLD_S, after_failure=True)
+    assert restarts.number == 4
+
+
+# --- restarts ---
+
+
+def test_a_source_that_fails_is_begun_again_and_what_it_gave_is_kept(rig):
+    source = rig(Failing([1, 2], [3], []), **SOON).start()
+    assert source.run_to_end() == [1, 2, 3]
+    assert source.kinds == ["source_failed", "restarted"] * 3
+    first = source.wait_for_event("source_failed")
+    assert (first["error"], first["restart_in_s"], first["count"]) == ("OSError: failure 1", 0.001, 2)
+    assert [data["number"] for kind, data in source.events if kind == "restarted"] == [1, 2, 3]
+    status = source.status
+    assert (status.state, status.restarts, status.count, status.error) == ("exhausted", 3, 3, None)
+    assert source.ends == 1
+
+
+def test_after_the_limit_it_has_failed(rig):
+    failing = Failing([1], [], [], [], [], [2])
+    source = rig(failing, restarts=3, backoff_s=0.001, backoff_max_s=0.003).start()
+    assert source.run_to_end() == [1]
+    waits = [data["restart_in_s"] for kind, data in source.events if kind == "source_failed"]
+    assert waits == [0.001, 0.002, 0.003], "the fourth failure in a row is the end, told by on_end"
+    assert failing.begun == 4
+    assert (source.status.state, source.status.error) == ("failed", "OSError: failure 4")
+    assert source.feeder.failed
+    assert source.ends == 1
+
+
+def test_without_restarts_the_first_failure_is_the_end(rig):
+    failing = Failing([1], [2])
+    assert rig(failing).start().run_to_end() == [1]
+    assert failing.begun == 1
+
+
+def test_beginning_again_may_fail_too_and_counts(rig):
+    begins = []
+
+    def factory():
+        begins.append(len(begins))
+        if len(begins) in (2, 3):
+            raise ConnectionError("not yet")
+        return Failing([len(begins)])() if len(begins) == 1 else iter(map(str, [4]))
+
+    source = rig(factory, **SOON).start()
+    assert source.run_to_end() == [1, "4"]
+    assert [data["error"] for kind, data in source.events if kind == "source_failed"] == [
+        "OSError: failure 1",
+        "ConnectionError: not yet",
+        "ConnectionError: not yet",
+    ]
+    assert source.status.restarts == 1
+
+
+def test_a_factory_that_gives_no_messages_any_more_fails_with_a_sentence(rig):
+    made = iter([Failing([1])(), 5])
+    source = rig(lambda: next(made), restarts=1, backoff_s=0.001).start()
+    assert source.run_to_end() == [1]
+    assert source.status.error.startswith(NotASource.__name__)
+
+
+def test_a_source_object_is_reopened_after_a_failure_and_goes_on(rig):
+    class Line:
+        reopened = closed = given = 0
+
+        def next_batch(self):
+            self.given += 1
+            if self.given == 2:
+                raise OSError("cut")
+            if self.given > 4:
+                raise EndOfSource
+            return [self.given]
+
+        def position(self):
+            return self.given
+
+        def reopen(self):
+            self.reopened += 1
+
+        def close(self):
+            self.closed += 1
+
+    line = Line()
+    source = rig(line, **SOON).start()
+    assert source.run_to_end() == [1, 3, 4]
+    assert (line.reopened, line.closed) == (1, 1)
+
+
+def test_the_finally_of_a_failed_async_source_runs_before_the_next_begin(rig):
+    told = []
+
+    async def source():
+        told.append("begin")
+        try:
+            yield len(told)
+            await asyncio.sleep(0)
+            if len(told) < 4:
+                raise OSError
+        finally:
+            told.append("end")
+
+    assert rig(source, **SOON).start().run_to_end() == [1, 3, 5]
+    assert told == ["begin", "end"] * 3
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_waiting_for_the_next_begin_ends_at_once_when_it_is_taken_away(rig, paused):
+    source = rig(Failing([1]), restarts=1, backoff_s=FOR_EVER_S, backoff_max_s=FOR_EVER_S).start()
+    source.wait_for_event("source_failed")
+    assert source.status.state == "restarting"
+    if paused:
+        source.pause()
+    source.feeder.close(LIMIT_S)
+    assert not source.feeder.reading
+    assert source.ends == 1
+    assert source.take() == [1]
+
+
+def test_a_paused_machine_begins_its_source_again_only_when_it_goes_on(rig):
+    failing = Failing([], [])
+    failing_at = threading.Event()
+    go_on = threading.Event()
+
+    def source():
+        if failing.begun == 0:
+            failing_at.set()
+            go_on.wait(LIMIT_S)
+        yield from failing()
+
+    one = rig(source, **SOON).start()
+    assert failing_at.wait(LIMIT_S)
+    one.pause()
+    go_on.set()
+    one.wait_for_event("source_failed")
+    wait_until(lambda: one.feeder._silent_since is None, "it waits")
+    assert failing.begun == 1
+    one.start()
+    one.wait_for_event("restarted", 2)
+    assert failing.begun >= 2
+
+
+def test_an_empty_list_read_in_a_circle_waits_and_does_not_spin(rig):
+    messages: list[object] = []
+    source = rig(messages, on_exhausted="restart", backoff_s=FOR_EVER_S, backoff_max_s=FOR_EVER_S).start()
+    wait_until(lambda: source.status.state == "restarting", "its first end")
+    source.feeder.close(LIMIT_S)
+    assert source.status.restarts == 0
+
+
+def test_what_a_list_gets_later_is_read_on_the_next_round(rig):
+    messages: list[object] = []
+    source = rig(messages, on_exhausted="restart", backoff_s=0.001).start()
+    wait_until(lambda: source.status.restarts > 1, "some rounds")
+    messages.append("late")
+    source.take_until(lambda: source.processed)
+    assert source.processed[0] == "late"
+
+
+def test_a_ready_source_that_is_begun_again_is_read_by_a_thread_that_waits_under_any_policy(rig):
+    source = rig([1, 2, 3], on_exhausted="restart", policy="drop_new", bufsize=2).start()
+    assert not source.feeder.ready
+    source.take_until(lambda: len(source.processed) >= 12)
+    assert source.processed[:12] == [1, 2, 3] * 4
+    assert source.dropped == []
+
+
+# --- silence ---
+
+
+def test_an_iterator_that_is_silent_for_too_long_is_given_up_and_what_it_gives_later_is_queued(rig):
+    go_on, ended = threading.Event(), threading.Event()
+
+    def silent():
+        try:
+            yield 1
+            go_on.wait(LIMIT_S)
+            yield "late"
+            yield "never read"
+        finally:
+            ended.set()
+
+    source = rig(silent, idle_timeout_s=0.02).start()
+    source.wait_for_end()
+    assert source.wait_for_event("idle") == {"after_s": 0.02, "count": 1}
+    assert source.status.state == "exhausted"
+    assert source.take() == [1]
+    go_on.set()
+    assert source.ledger.take(1, LIMIT_S)[0][1] == "late"
+    source.ledger.finish(processed=1)
+    source.processed.append("late")
+    assert ended.wait(LIMIT_S), "its finally ran, in its own thread"
+    assert source.status.count == 2
+    assert source.ends == 1
+
+
+def test_a_silent_async_source_is_cancelled_and_its_finally_runs(rig):
+    ended = threading.Event()
+
+    async def silent():
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    source = rig(silent, idle_timeout_s=0.02).start()
+    assert source.run_to_end() == [1]
+    assert ended.wait(LIMIT_S)
+    assert source.kinds == ["idle"]
+
+
+class Nothing:
+    """A `Source` with nothing ready, ever."""
+
+    def __init__(self) -> None:
+        self.asked = self.closed = self.reopened = 0
+        self.blocks = threading.Event()
+        self.blocks.set()
+
+    def next_batch(self):
+        self.asked += 1
+        self.blocks.wait(LIMIT_S)
+        return ()
+
+    def position(self):
+        return None
+
+    def reopen(self):
+        self.reopened += 1
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_source_object_with_nothing_ready_for_too_long_is_closed(rig):
+    nothing = Nothing()
+    source = rig(nothing, idle_timeout_s=0.05).start()
+    source.wait_for_end()
+    assert source.kinds == ["idle"]
+    assert nothing.asked > 1, "it was asked all the while"
+    assert nothing.closed == 1
+
+
+def test_a_source_object_that_blocks_although_it_may_not_is_given_up_all_the_same(rig):
+    nothing = Nothing()
+    nothing.blocks.clear()
+    source = rig(nothing, idle_timeout_s=0.02, on_exhausted="restart").start()
+    source.wait_for_end()
+    assert (source.status.state, nothing.closed, nothing.reopened) == ("exhausted", 0, 0)
+    nothing.blocks.set()
+    wait_until(lambda: nothing.closed, "it is closed by the thread that it held up")
+
+
+def test_a_silent_source_is_begun_again_where_that_is_wanted(rig):
+    hold = threading.Event()
+    begun = []
+
+    def stuck():
+        begun.append(1)
+        yield len(begun)
+        if len(begun) < 3:
+            hold.wait(LIMIT_S)
+            yield f"late {len(begun)}"
+
+    source = rig(stuck, idle_timeout_s=0.02, on_exhausted="restart").start()
+    source.take_until(lambda: 3 in source.processed)
+    assert source.kinds.count("idle") == 2
+    hold.set()
+    source.take_until(lambda: sum(str(message).startswith("late") for message in source.processed) == 2)
+
+
+def test_silence_while_it_may_not_read_does_not_count(rig):
+    tap = threading.Semaphore(0)
+
+    def source():
+        while tap.acquire(timeout=LIMIT_S):
+            yield "m"
+
+    one = rig(source, idle_timeout_s=0.2, bufsize=1).start()
+    tap.release()
+    one.wait_for_queue(1)
+    one.pause()
+    feeder = one.feeder
+    with feeder._permits:
+        feeder._silent_since = -FOR_EVER_S  # silent since long ago
+    assert feeder._look() == 0.2
+    one.start()
+    assert 0 < feeder._look() <= 0.2, "it counts from now on"
+    assert one.kinds == []
+    one.wait_for_end()
+    tap.release()
+
+
+def test_waiting_for_room_in_the_queue_is_no_silence(rig):
+    source = rig((n for n in range(5)), idle_timeout_s=0.05, bufsize=1).start()
+    source.wait_for_queue(1)
+    wait_until(lambda: source.ledger.crowded, "the next waits for room")
+    assert source.feeder._look() == 0.05
+    assert source.run_to_end() == [0, 1, 2, 3, 4]
+    assert source.kinds == []
+
+
+# --- figures ---
+
+
+def test_progress_counts_from_when_the_source_was_set(rig):
+    source = rig([1, 2, 3, 4], bufsize=10)
+    progress = source.feeder.progress
+    source.start()
+    source.take(1)
+    half = progress(source.ledger.snapshot(), rate_per_s=1.5, state="running", drained=False)
+    assert (half.done, half.total, half.percentage, half.eta_s) == (1, 4, 25.0, 2.0)
+    assert not half.complete
+    source.run_to_end()
+    whole = progress(source.ledger.snapshot(), rate_per_s=0.0, state="running", drained=True)
+    assert (whole.done, whole.percentage, whole.eta_s, whole.complete) == (4, 100.0, None, True)
+
+
+def test_progress_without_a_total_or_a_rate_claims_nothing(rig):
+    source = rig(n for n in range(3)).start()
+    source.run_to_end()
+    told = source.feeder.progress(source.ledger.snapshot(), rate_per_s=0.0, state="running", drained=False)
+    assert (told.done, told.total, told.percentage, told.eta_s) == (3, None, None, None)
+    assert source.feeder.status(10.0).eta_s is None
+
+
+def test_a_total_that_was_too_small_or_too_large_gives_no_nonsense(rig):
+    source = rig((n for n in range(3)), total=2).start()
+    source.run_to_end()
+    told = source.feeder.progress(source.ledger.snapshot(), rate_per_s=1.0, state="running", drained=False)
+    assert (told.done, told.percentage, told.eta_s) == (3, 100.0, 0.0)
+    few = rig((n for n in range(3)), total=4).start()
+    few.run_to_end()
+    told = few.feeder.progress(few.ledger.snapshot(), rate_per_s=1.0, state="running", drained=True)
+    assert (told.done, told.percentage, told.complete) == (3, 100.0, True)
+
+
+def test_the_time_left_is_told_from_total_and_rate(rig):
+    source = rig([1, 2, 3, 4], total=8).start()
+    source.take(2)
+    assert source.feeder.status(2.0).eta_s == 3.0
+    assert source.feeder.status(0.0).eta_s is None
