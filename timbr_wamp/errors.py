@@ -267,6 +267,19 @@ class PrepFailed(TimbrError):
         return f"slot {self.slot} keeps what it has: prep() of {self.object_name} raised {self.problem}"
 
 
+class MessageKept(TimbrError):
+    """A stepped message is in the queue again, since its slot's policy pauses or stops."""
+
+    uri = ERROR_PREFIX + "message_kept"
+
+    def __init__(self, oid: str, verdict: str, problem: str) -> None:
+        super().__init__(oid, verdict, problem)
+        self.oid, self.verdict, self.problem = oid, verdict, problem
+
+    def __str__(self) -> str:
+        return f"message {self.oid} waits again, by the policy {self.verdict!r}: {self.problem}"
+
+
 class SlotTimeout(TimbrError, TimeoutError):
     """A slot took longer than its policy allows."""
 
@@ -495,7 +508,7 @@ class LoopClosed(TimbrError, RuntimeError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"{self.what}: the client was closed; connect() again"
+        return f"{self.what}: its loop was ended by close(); a client connects again with connect()"
 
 
 class ForkedClient(TimbrError, RuntimeError):
@@ -693,6 +706,21 @@ class NotOurs(TimbrError):
         return f"kernel {self.kernel} was started by somebody else: it cannot be {self.operation} from here"
 
 
+class NotAKernel(TimbrError):
+    """Something only a kernel can do, asked of a process that runs a machine without one."""
+
+    uri = ERROR_PREFIX + "not_a_kernel"
+
+    def __init__(self, kernel: str, operation: str) -> None:
+        super().__init__(kernel, operation)
+        self.kernel, self.operation = kernel, operation
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kernel} is a headless machine process: it runs no cells, so it cannot be asked for {self.operation}"
+        )
+
+
 class AlreadyBridged(TimbrError):
     """Another bridge holds this kernel."""
 
@@ -730,6 +758,37 @@ class AlreadyHosted(TimbrError):
 
     def __str__(self) -> str:
         return f"a host runs already (process {self.pid}) from {self.folder}; use it, or end it first"
+
+
+# --- projects --------------------------------------------------------------------------------
+
+
+class InvalidProject(TimbrError, ValueError):
+    """A project's file that cannot be used, with all that is wrong with it."""
+
+    uri = ERROR_PREFIX + "invalid_project"
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        super().__init__(path, list(problems))
+        self.path, self.problems = path, list(problems)
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return f"{self.path}: {self.problems[0]}"
+        return "\n  ".join([f"{self.path}: {len(self.problems)} problems", *self.problems])
+
+
+class CannotSave(TimbrError):
+    """A part of a machine that cannot be written into a project's file."""
+
+    uri = ERROR_PREFIX + "cannot_save"
+
+    def __init__(self, part: str, problem: str) -> None:
+        super().__init__(part, problem)
+        self.part, self.problem = part, problem
+
+    def __str__(self) -> str:
+        return f"{self.part} cannot be saved: {self.problem}"
 
 
 # --- router ----------------------------------------------------------------------------------

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import enum
+import io
 from collections import ChainMap, OrderedDict, deque
+from pathlib import PurePosixPath
 
+import numpy
 import orjson
+import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timbr_wamp.values import from_json, json_safe, to_json
+from timbr_wamp.codecs import registry
+from timbr_wamp.values import PREVIEW_LIMIT_BYTES, from_json, json_safe, to_json
 
 
 class Plain(enum.Enum):
     A = 1
+
+
+#: What a forged form may be called, and what may stand in it.
+KINDS = sorted(registry._BY_NAME)
+FORM_KEYS = [
+    "value", "items", "__data__", "dtype", "shape", "data", "index", "columns", "values", "names", "tuples", "name",
+    "start", "stop", "step", "days", "seconds", "microseconds", "numerator", "denominator", "maxlen", "complete",
+    "text", "class", "position", "unit",
+]  # fmt: skip
 
 
 class Hostile:
@@ -30,11 +45,37 @@ class Pair:
     b: object
 
 
+DTYPES = ["?", "i1", ">i4", "u8", "f2", "f4", ">f8", "c16", "M8[s]", "M8[ns]", "m8[us]", "S3", "U2", "V3"]
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> numpy.ndarray:
+    """Arrays of any bytes, types and shapes, side by side in memory or not."""
+    dtype = numpy.dtype(draw(st.sampled_from(DTYPES)))
+    rows, columns = draw(st.integers(0, 40)), draw(st.integers(1, 40))
+    seed = draw(st.binary(min_size=1, max_size=16))
+    size = rows * columns * dtype.itemsize
+    data = bytes(size) if dtype.kind == "U" else (seed * size)[:size]  # of text not every byte is a character
+    if dtype.kind == "b":
+        data = bytes(byte & 1 for byte in data)
+    array = numpy.frombuffer(data, dtype).reshape(rows, columns)
+    return draw(st.sampled_from([array, array.T, array[::2], array[:, ::-1], array.reshape(-1)]))
+
+
+cells = st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=60), st.dates(), st.sets(st.integers()))
+tables = st.one_of(
+    st.dictionaries(st.one_of(st.text(max_size=60), st.integers()), st.lists(cells, min_size=3, max_size=3), max_size=12)
+    .map(pandas.DataFrame),
+    st.lists(cells, max_size=12).map(lambda items: pandas.Series(items, dtype=object)),
+    st.sampled_from([pandas.NaT, pandas.NA, pandas.Timestamp(0), pandas.Timedelta(1), pandas.RangeIndex(5)]),
+)  # fmt: skip
+files = st.builds(io.BytesIO, st.binary(max_size=50))
+
 texts = st.text(st.characters(), max_size=20)  # lone surrogates too
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), texts, st.binary(max_size=20), st.complex_numbers(),
     st.dates(), st.datetimes(), st.times(), st.timedeltas(), st.uuids(), st.decimals(), st.fractions(),
-    st.builds(Hostile),
+    st.builds(Hostile), arrays(), tables, files,
     st.sampled_from([Plain.A, Plain, object(), len, ValueError("x"), range(5), ..., 10**400, -(2**63) - 1]),
 )  # fmt: skip
 keys = st.one_of(texts, st.integers(), st.none(), st.booleans(), st.floats(), st.uuids(), st.dates())
@@ -72,6 +113,81 @@ def test_any_value_has_a_valid_text(value):
     text = to_json(value)
     text.decode()
     orjson.loads(text)
+
+
+@given(values)
+def test_any_value_has_a_full_form_that_can_be_read(value):
+    text = to_json(value, full=True)
+    orjson.loads(text)
+    from_json(text, restore=True)
+
+
+@given(st.one_of(scalars, arrays(), tables, files))
+def test_the_preview_of_one_value_is_bounded(value):
+    assert len(to_json(value)) <= PREVIEW_LIMIT_BYTES
+
+
+@given(st.lists(st.one_of(scalars, arrays(), tables), max_size=3))
+def test_a_preview_is_the_same_whichever_way_the_value_went(value):
+    assert from_json(to_json(value)) == json_safe(value)
+
+
+clean = st.text(max_size=20)
+hashable = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), clean, st.binary(max_size=20),
+        st.complex_numbers(allow_nan=False), st.dates(), st.datetimes(),
+        st.datetimes(timezones=st.just(datetime.UTC)), st.times(), st.timedeltas(), st.uuids(),
+        st.decimals(allow_nan=False), st.fractions(), st.ip_addresses(), st.builds(range, st.integers(), st.integers()),
+        clean.map(PurePosixPath),
+    ),
+    lambda inner: st.one_of(st.frozensets(inner, max_size=4), st.tuples(inner, inner)),
+    max_leaves=6,
+)  # fmt: skip
+lossless = st.recursive(
+    st.one_of(hashable, st.binary(max_size=20).map(bytearray)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(hashable, inner, max_size=4),
+        st.dictionaries(st.sampled_from(["__type__", "items", "value"]), inner, max_size=3),
+        st.sets(hashable, max_size=4),
+        st.builds(deque, st.lists(inner, max_size=3), st.one_of(st.none(), st.integers(3, 9))),
+        st.tuples(inner),
+    ),
+    max_leaves=12,
+)
+
+
+@given(lossless)
+def test_the_full_form_comes_back_as_it_was(value):
+    seen = from_json(to_json(value, full=True), restore=True)
+    assert seen == value
+    assert type(seen) is type(value)
+
+
+@given(arrays())
+def test_the_full_form_of_an_array_has_every_byte(array):
+    seen = from_json(to_json(array, full=True), restore=True)
+    assert (seen.dtype, seen.shape, seen.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+forms = st.recursive(
+    st.one_of(
+        st.none(), st.integers(-9, 2**64 - 1), st.floats(), clean, st.sampled_from(["<f8", "int64", "AAAA", "0x9"])
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(FORM_KEYS), inner, max_size=5).flatmap(
+            lambda form: st.sampled_from(KINDS).map(lambda kind: {**form, "__type__": kind})
+        ),
+    ),
+    max_leaves=10,
+)
+
+
+@given(forms)
+def test_no_text_from_anybody_makes_reading_raise(form):
+    from_json(orjson.dumps(form), restore=True)
 
 
 @given(values)

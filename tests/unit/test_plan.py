@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections import deque
 
 import pytest
 
-from timbr_wamp.machine.plan import Careful, InlineExecutor, run_plain
+from tests.slot_kit import careful, conduct_of, outcomes, plain
+from timbr_wamp.machine.inline import InlineExecutor
 from timbr_wamp.machine.slots import Revision, SlotTable
 
 
@@ -17,14 +19,6 @@ def revision_of(**slots: object) -> Revision:
     table = SlotTable(6, time.time)
     table.assign({int(name[1:]): function for name, function in slots.items()})
     return table.current()
-
-
-def plain(revision: Revision, message: object):
-    return run_plain(revision, message)
-
-
-def careful(revision: Revision, message: object):
-    return Careful(revision, message, timed=True).run()
 
 
 both = pytest.mark.parametrize("run", [plain, careful])
@@ -113,7 +107,7 @@ def test_a_slot_that_raises_gives_a_described_exception_and_its_consumers_are_sk
     assert skipped["exc_tb"] is None
     assert values[4]["_exception"]["exc_value"] == "f3 never ran: f1 failed"
     assert values[5:] == ["needs nothing", "needs nothing"]
-    assert [(slot, task, name) for slot, task, name, *_ in failures] == [
+    assert [(f.slot, f.task, f.exc_class) for f in failures] == [
         (1, "f1", "ValueError"),
         (2, "f2", "UpstreamError"),
         (3, "f3", "UpstreamError"),
@@ -139,7 +133,7 @@ def test_what_an_unset_slot_carries_from_a_failed_one_is_a_failure_too(run):
 @both
 def test_two_slots_may_fail_in_one_message(run):
     _, _, failures = run(revision_of(f0=fail, f1=lambda: 1 / 0), "in")
-    assert [failure[2] for failure in failures] == ["ValueError", "ZeroDivisionError"]
+    assert [failure.exc_class for failure in failures] == ["ValueError", "ZeroDivisionError"]
 
 
 @both
@@ -149,7 +143,7 @@ def test_whatever_a_slot_raises_is_the_messages_outcome(run, error):
         raise error
 
     _, _, failures = run(revision_of(f0=slot), "in")
-    assert failures[0][2] == type(error).__qualname__
+    assert failures[0].exc_class == type(error).__qualname__
 
 
 def test_a_keyboard_interrupt_in_another_thread_than_the_main_one_is_an_outcome():
@@ -160,7 +154,7 @@ def test_a_keyboard_interrupt_in_another_thread_than_the_main_one_is_an_outcome(
     thread = threading.Thread(target=lambda: done.append(plain(revision_of(f0=slot), "in")))
     thread.start()
     thread.join(5.0)
-    assert done[0][2][0][2] == "KeyboardInterrupt"
+    assert done[0][2][0].exc_class == "KeyboardInterrupt"
 
 
 @both
@@ -188,8 +182,8 @@ def test_an_exception_that_cannot_be_printed_is_described(run):
         raise Unprintable
 
     _, _, failures = run(revision_of(f0=slot), "in")
-    assert failures[0][2] == "Unprintable"
-    assert "RuntimeError" in failures[0][3]
+    assert failures[0].exc_class == "Unprintable"
+    assert "RuntimeError" in failures[0].exc_value
 
 
 @both
@@ -206,7 +200,7 @@ def test_exception_texts_that_utf_8_cannot_carry_are_written_out(run):
         raise OSError("no such file: \udcff")
 
     _, _, failures = run(revision_of(f0=slot), "in")
-    for text in failures[0][1:]:
+    for text in (failures[0].exc_value, failures[0].exc_tb):
         text.encode()
 
 
@@ -216,9 +210,9 @@ def test_tracebacks_are_bounded_and_show_neither_our_frames_nor_all_of_a_recursi
         return slot(n)
 
     _, _, failures = run(revision_of(f0=slot), "in")
-    assert failures[0][2] == "RecursionError"
-    assert len(failures[0][4]) <= 6000
-    assert "timbr_wamp/machine/plan.py" not in failures[0][4]
+    assert failures[0].exc_class == "RecursionError"
+    assert len(failures[0].exc_tb) <= 6000
+    assert "timbr_wamp/machine/plan.py" not in failures[0].exc_tb
 
 
 @both
@@ -230,14 +224,14 @@ def test_the_cause_of_an_exception_is_in_its_traceback(run):
             raise RuntimeError("outer") from error
 
     _, _, failures = run(revision_of(f0=slot), "in")
-    assert "on purpose" in failures[0][4]
-    assert failures[0][3] == "outer"
+    assert "on purpose" in failures[0].exc_tb
+    assert failures[0].exc_value == "outer"
 
 
 @both
 def test_a_slot_of_source_without_python_frames_has_a_traceback_that_names_its_error(run):
     _, _, failures = run(revision_of(f0=float), "no number")
-    assert "could not convert" in failures[0][4]
+    assert "could not convert" in failures[0].exc_tb
 
 
 def test_both_ways_of_running_give_the_same_record():
@@ -247,7 +241,7 @@ def test_both_ways_of_running_give_the_same_record():
         values_2, texts_2, failures_2 = careful(revision, message)
         assert texts[:5] == texts_2[:5]
         assert values[:5] == values_2[:5]
-        assert [f[:4] for f in failures] == [f[:4] for f in failures_2]
+        assert outcomes(failures) == outcomes(failures_2)
 
 
 def test_both_ways_give_a_huge_message_whole_so_that_the_record_decides_what_is_too_large():
@@ -257,15 +251,15 @@ def test_both_ways_give_a_huge_message_whole_so_that_the_record_decides_what_is_
 
 def test_each_entry_is_processed_by_the_revision_that_is_newest_when_it_begins():
     table = SlotTable(1, time.time)
-    executor = InlineExecutor(time.time)
+    conduct = conduct_of(table.current)
 
     def change(value):
         table.assign({0: lambda value: "new"})
         return "old"
 
     table.assign({0: change})
-    entries = [(f"{n:024x}", n, 0.0, 1) for n in range(3)]
-    done = list(executor.process(entries, table.current))
+    entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(3))
+    done = list(InlineExecutor().process(entries, conduct))
     assert [revision.number for _, revision, *_ in done] == [1, 2, 2]
     assert [texts[1] for _, _, texts, *_ in done] == [b'"old"', b'"new"', b'"new"']
 
@@ -274,8 +268,9 @@ def test_an_abandoned_executor_has_begun_nothing_more():
     begun = []
     table = SlotTable(1, time.time)
     table.assign({0: begun.append})
-    entries = [(f"{n:024x}", n, 0.0, 1) for n in range(3)]
-    iterator = InlineExecutor(time.time).process(entries, table.current)
+    entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(3))
+    iterator = InlineExecutor().process(entries, conduct_of(table.current))
     next(iterator)
     iterator.close()
     assert begun == [0]
+    assert len(entries) == 2

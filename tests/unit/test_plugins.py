@@ -9,7 +9,7 @@ import pytest
 
 from timbr_wamp import plugins
 from timbr_wamp.errors import PluginNotInstalled, UnknownPlugin
-from timbr_wamp.machine.plan import InlineExecutor
+from timbr_wamp.machine.inline import InlineExecutor
 
 
 def test_our_own_parts_load_by_name():

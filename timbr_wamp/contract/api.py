@@ -86,41 +86,43 @@ class KernelApi(Protocol):
     def ping(self) -> float:
         """Return the bridge's clock, UTC seconds."""
 
-    @procedure(Access.OPERATE, errors=(e.KernelDead, e.CallTimeout))
+    @procedure(Access.OPERATE, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def interrupt(self) -> None:
         """Interrupt the running cell: it gets a ``KeyboardInterrupt``."""
 
-    @procedure(Access.OPERATE, errors=(e.NotOurs, e.KernelStartFailed))
+    @procedure(Access.OPERATE, errors=(e.NotOurs, e.NotAKernel, e.KernelStartFailed))
     def restart(self) -> KernelInfo:
         """End the kernel's process and start it again with the same connection file and id."""
 
-    @procedure(Access.ADMIN, errors=(e.KernelDead, e.CallTimeout, e.PayloadTooLarge))
+    @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout, e.PayloadTooLarge))
     def execute(
         self, code: str, silent: bool = False, store_history: bool = True, timeout_s: float | None = None
     ) -> ExecuteReply:
         """Run code; return how it ended. Its output goes to ``K.iopub``."""
 
-    @procedure(Access.ADMIN, progress=IopubMessage, errors=(e.KernelDead, e.CallTimeout, e.PayloadTooLarge))
+    @procedure(
+        Access.ADMIN, progress=IopubMessage, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout, e.PayloadTooLarge)
+    )
     def execute_interactive(
         self, code: str, silent: bool = False, store_history: bool = True, timeout_s: float | None = None
     ) -> ExecuteReply:
         """Run code; send this request's own output as progressive results, then how it ended."""
 
-    @procedure(Access.ADMIN, errors=(e.KernelDead, e.CallTimeout))
+    @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def complete(self, code: str, cursor_pos: int | None = None) -> CompleteReply:
         """Return completions; works while a cell runs (by a subshell of the bridge's own)."""
 
-    @procedure(Access.ADMIN, errors=(e.KernelDead, e.CallTimeout))
+    @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def inspect(self, code: str, cursor_pos: int | None = None, detail_level: int = 0) -> InspectReply:
         """Return documentation of the name at the cursor; works while a cell runs."""
 
-    @procedure(Access.ADMIN, errors=(e.KernelDead, e.CallTimeout))
+    @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def is_complete(self, code: str) -> IsCompleteReply:
         """Tell whether the code is a whole cell."""
 
     @procedure(Access.ADMIN, errors=(e.NotOurs,))
     def shutdown(self) -> None:
-        """End the kernel's process and its bridge."""
+        """End the kernel's process and its bridge. A headless process is told to end in order."""
 
 
 class MachineApi(Protocol):
@@ -239,19 +241,19 @@ class MachineApi(Protocol):
         ``policy``: of that one slot; None leaves the one it has.
         """
 
-    @procedure(Access.ADMIN, errors=(e.SlotOutOfRange, e.UnknownSlot))
+    @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.UnknownSlot))
     def slot_delete(self, slot: int | str) -> RevisionInfo:
         """Make a slot identity again."""
 
-    @procedure(Access.ADMIN, errors=(e.SlotOutOfRange, e.UnknownSlot, e.InvalidArgument))
+    @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.UnknownSlot, e.InvalidArgument))
     def policy_set(self, slot: int | str | None, policy: Policy | None) -> RevisionInfo:
         """Set a slot's policy, or with ``slot=None`` the machine's; ``policy=None`` takes the slot's own away."""
 
-    @procedure(Access.ADMIN, errors=(e.UnknownPlugin, e.InvalidArgument))
+    @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownPlugin, e.InvalidArgument))
     def handler_set(self, handler: str, options: dict[str, Any] | None = None) -> Status:
         """Choose the event handler by its name, made with ``options``."""
 
-    @procedure(Access.ADMIN, errors=(e.InvalidArgument,))
+    @procedure(Access.ADMIN, pooled=True, errors=(e.InvalidArgument,))
     def configure(
         self, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
     ) -> Status:

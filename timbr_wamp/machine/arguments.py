@@ -56,14 +56,34 @@ def arguments_of(function: Callable[..., Any], slot: int) -> Arguments:
 
 def refusal(function: object) -> str | None:
     """Return why ``function`` cannot be a slot, None when it can."""
+    step = getattr(function, "step", None)
+    if inspect.isclass(function) and callable(step):
+        return "is a class with step(); put an instance of it in the slot"
+    if is_object(function):
+        function = step
     if not callable(function):
         return "is not callable"
+    kinds = _kinds(function)
+    if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
+        return "is a generator function: one message gives one value; return a list"
+    return None
+
+
+def is_object(function: object) -> bool:
+    """Tell whether it is an instance with ``step()``, rather than something to call."""
+    return (
+        not inspect.isclass(function) and not inspect.isroutine(function) and callable(getattr(function, "step", None))
+    )
+
+
+def is_async(function: object) -> bool:
+    """Tell whether calling it gives something to await."""
+    return any(inspect.iscoroutinefunction(kind) for kind in _kinds(function))
+
+
+def _kinds(function: object) -> tuple[object, object]:
+    """Return what tells of a callable's kind: the innermost function, and how its class is called."""
     inner = function
     while hasattr(inner, "func"):  # functools.partial
         inner = inner.func
-    kinds = (inner, inspect.getattr_static(type(inner), "__call__", None))  # functions, and objects that are called
-    if any(inspect.isgeneratorfunction(kind) for kind in kinds):
-        return "is a generator function: one message gives one value; return a list"
-    if any(inspect.iscoroutinefunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
-        return "is asynchronous, which slots are not yet; wrap it in asyncio.run"
-    return None
+    return inner, inspect.getattr_static(type(inner), "__call__", None)

@@ -24,12 +24,12 @@ EVENTS_KEPT = 1_000
 #: Events and error rows that may wait for hooks and callbacks; what comes beyond is dropped and counted.
 WAITING_LIMIT = 1_000
 
+#: Levels of the events' log lines; the rest is information. A full queue too: it is what holds a fast source back.
 _LEVELS: Final[dict[str, int]] = {
     "failed": logging.ERROR,
     "source_failed": logging.ERROR,
     "object_failed": logging.ERROR,
     "stalled": logging.WARNING,
-    "full": logging.WARNING,
 }
 
 

@@ -6,14 +6,17 @@ them; nothing here imports those rooms.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from timbr_wamp.contract import Event
+from timbr_wamp.contract import Event, Verdict
 from timbr_wamp.values import JsonValue
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.slots import Revision
+    from timbr_wamp.machine.conduct import Conduct
+    from timbr_wamp.machine.slots import Revision, Step
 
 #: UTC seconds since the epoch.
 Clock: TypeAlias = Callable[[], float]
@@ -21,13 +24,49 @@ Clock: TypeAlias = Callable[[], float]
 #: A message on its way: ``(oid, message, received_at, attempt)``. A plain tuple: objects per message halve the speed.
 Entry: TypeAlias = tuple[str, Any, float, int]
 
-#: One slot that gave no value: ``(slot, task, exc_class, exc_value, exc_tb)``; a skipped one has the
-#: class ``UpstreamError`` and no traceback.
-Failure: TypeAlias = tuple[int, str, str, str, str]
 
-#: A message after its slots: ``(entry, revision, texts, failures, finished_at)``; ``texts`` are the
-#: JSON texts ``[in, f0, …]``, ``failures`` is empty when all went well.
-Finished: TypeAlias = "tuple[Entry, Revision, list[bytes], Sequence[Failure], float]"
+@dataclass(slots=True)
+class Failure:
+    """One slot that gave no value, or gave one only after trouble."""
+
+    slot: int
+    #: How records name the slot: ``f3 (clean)``.
+    task: str
+    exc_class: str
+    exc_value: str
+    #: Empty for a skipped slot.
+    exc_tb: str
+    #: ``file:line`` where it was raised.
+    where: str
+    #: What became of it: a verdict; ``retry``: a further try went well; ``skip``: it never ran.
+    policy: str
+    #: Tries that failed.
+    tries: int = 1
+
+
+@dataclass(slots=True)
+class Notes:
+    """What happened to a message on its way, when something did."""
+
+    failures: list[Failure]
+    verdict: Verdict = "record"
+    #: Why no slot ran: a policy of the source dropped it.
+    why: str | None = None
+    #: What the event handler wants raised where the user is.
+    raised: BaseException | None = None
+
+    @property
+    def errored(self) -> bool:
+        """At least one slot raised or was skipped, and the message was not dropped."""
+        return self.verdict != "drop" and any(failure.policy not in MENDED for failure in self.failures)
+
+
+#: Failures after which the slot had a value all the same.
+MENDED = frozenset({"retry", "default"})
+
+#: A message after its slots: ``(entry, revision, texts, notes, finished_at)``; ``texts`` are the
+#: JSON texts ``[in, f0, …]``, ``notes`` is empty when nothing happened.
+Finished: TypeAlias = "tuple[Entry, Revision, list[bytes], Notes | tuple[()], float]"
 
 #: A numbered record: ``(seq, oid, text, meta)``, texts in UTF-8; what a wire row is made of.
 Row: TypeAlias = tuple[int, str, bytes, bytes]
@@ -66,18 +105,45 @@ class Hook(Protocol):
     """Somebody who wants to know what changes the machine's state."""
 
     def on_event(self, event: Event) -> None:
-        """Take an event. Any thread of the machine; what it raises is isolated, counted and logged."""
+        """Take an event, in the machine's bus thread; what it raises is isolated, counted and logged."""
 
 
 class Executor(Protocol):
-    """How messages run through the slots. Gives the same records as every other executor."""
+    """How messages run through the slots. Gives the same records as every other executor.
 
-    def process(self, entries: Sequence[Entry], current: Callable[[], Revision]) -> Iterator[Finished]:
-        """Yield one `Finished` an entry, in the entries' order.
+    One thread at a time calls `process`, `due_s` and `abandon`; any thread the others.
+    """
 
-        ``current`` gives the newest revision; each entry is processed by exactly one, read when it
-        begins. An abandoned iterator has begun no entry after the last one that it yielded.
+    #: How people choose it.
+    name: str
+
+    def process(self, entries: deque[Entry], conduct: Conduct) -> Iterator[Finished]:
+        """Take entries from the left, yield each when it is finished; begin none once ``go_on()`` is false.
+
+        Each entry is processed by exactly one revision, read when it begins. They are finished in
+        the order in which they began, but for those that wait for a retry: these are overtaken, and
+        come from this or a later call, see `due_s`.
         """
+
+    def due_s(self) -> float | None:
+        """Return in how many seconds `process` is to be called, entries or not; None: no need."""
+
+    @property
+    def retrying(self) -> int:
+        """Messages that wait for a retry."""
+
+    def abandon(self) -> list[Entry]:
+        """Forget the messages that were begun and not yielded, and return them, oldest first."""
+
+    def invoke(self, step: Step, arguments: Sequence[Any]) -> Any:
+        """Call one step's function, within its time limit, and return its value. Any thread.
+
+        Raises:
+            SlotTimeout: it took too long.
+        """
+
+    def refusal(self, step: Step) -> str | None:
+        """Return why this executor cannot run the step under its policy, None when it can."""
 
     def close(self) -> None:
         """Release threads or workers. Idempotent."""

@@ -9,32 +9,36 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import orjson
 
 from timbr_wamp.contract import (
     PAYLOAD_LIMIT_BYTES,
     ROW_LIMIT_BYTES,
     CallResult,
+    ErrorGroup,
     ErrorRow,
     Event,
     FunctionRef,
+    Policy,
+    Progress,
     PutResult,
     RecordRow,
     RecordsPage,
     RevisionInfo,
     SlotInfo,
+    SourceOptions,
     Status,
     TrialRow,
     outcome_kind,
 )
 from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
 from timbr_wamp.machine.functions import load
-from timbr_wamp.machine.plan import Careful
 from timbr_wamp.machine.protocols import Row
-from timbr_wamp.machine.slots import Revision, Slot, Step, identity
+from timbr_wamp.machine.slots import Revision, Slot, make_step
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.machine import Machine
+    from timbr_wamp.machine.engine import Engine
 
 T = TypeVar("T")
 
@@ -43,12 +47,14 @@ PAGE_BYTES = PAYLOAD_LIMIT_BYTES // 2
 #: A large record's text is sent in parts of so many characters.
 PART_CHARACTERS = 128 * 1024
 PAGE_ROWS = 1_000
+#: Bounds of `MachineService.progress`, seconds.
+SHORTEST_WATCH_S, LONGEST_WATCH_S = 0.1, 86_400.0
 
 
 class MachineService:
     """Answers for one caller; see `timbr_wamp.contract.MachineApi` for what each method means."""
 
-    def __init__(self, machine: Machine, author: str | None, progress: Callable[[Any], None]) -> None:
+    def __init__(self, machine: Engine, author: str | None, progress: Callable[[Any], None]) -> None:
         self._machine, self._author, self._progress = machine, author, progress
 
     def status(self) -> Status:
@@ -140,40 +146,75 @@ class MachineService:
     def retry_errors(self, oids: list[str] | None = None) -> list[str]:
         return self._machine.retry_errors(oids)
 
+    def error_groups(self, n: int = 50) -> list[ErrorGroup]:
+        groups = self._machine.error_groups[: max(n, 0)]
+        return _within(groups[::-1], lambda one: 4 * (len(one.exc_tb) + len(one.exc_value) + len(one.input)))[::-1]
+
+    def progress(self, interval_s: float = 0.5, timeout_s: float = 3600.0) -> Progress:
+        deadline = time.monotonic() + min(timeout_s, LONGEST_WATCH_S)
+        while True:
+            progress = self._machine.progress()
+            left_s = deadline - time.monotonic()
+            if progress.complete or progress.state not in ("running", "draining", "paused") or left_s <= 0:
+                return progress
+            self._progress(progress)
+            self._machine.wait_changed(min(max(interval_s, SHORTEST_WATCH_S), left_s))
+
+    def handler_set(self, handler: str, options: dict[str, Any] | None = None) -> Status:
+        self._machine.set_handler(str(handler), options, author=self._author)
+        return self._machine.status
+
+    def policy_set(self, slot: int | str | None, policy: Policy | None) -> RevisionInfo:
+        return self._machine.set_policy(slot, policy, author=self._author)
+
     def slot_set(
-        self, slot: int | str, function: FunctionRef | list[FunctionRef | None], name: str | None = None
+        self,
+        slot: int | str,
+        function: FunctionRef | list[FunctionRef | None],
+        name: str | None = None,
+        policy: Policy | None = None,
     ) -> RevisionInfo:
         machine = self._machine
         number = machine.slot_number(slot)
         if isinstance(function, FunctionRef):
             loaded = load(function, machine.namespace)
-            return machine.set(number, loaded, name=name, source=function.text, author=self._author)
+            return machine.set(number, loaded, name=name, source=function.text, policy=policy, author=self._author)
         functions = {
             number + i: None if ref is None else load(ref, machine.namespace) for i, ref in enumerate(function)
         }
         texts = {number + i: ref.text for i, ref in enumerate(function) if ref is not None and ref.text}
-        return machine.assign(functions, sources=texts, author=self._author)
+        policies = {} if policy is None else dict.fromkeys(functions, policy)
+        return machine.assign(functions, sources=texts, policies=policies, author=self._author)
 
     def slot_delete(self, slot: int | str) -> RevisionInfo:
         return self._machine.set(slot, None, author=self._author)
 
-    def configure(self, bufsize: int | None = None, stages: int | None = None) -> Status:
-        self._machine.configure(bufsize=bufsize, stages=stages, author=self._author)
+    def configure(
+        self, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
+    ) -> Status:
+        self._machine.configure(bufsize=bufsize, stages=stages, concurrency=concurrency, author=self._author)
         return self._machine.status
 
     def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
         machine = self._machine
         number = machine.slot_number(slot)
         tried = machine.slot_on_trial(number, load(function, machine.namespace))
-        return [_try(tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
+        return [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
 
     def rollback(self, number: int) -> RevisionInfo:
         return self._machine.rollback(number, author=self._author)
 
-    def source_set(self, source: FunctionRef, total: int | None = None, replace: bool = False) -> Status:
+    def source_set(
+        self,
+        source: FunctionRef,
+        total: int | None = None,
+        replace: bool = False,
+        options: SourceOptions | None = None,
+    ) -> Status:
         machine = self._machine
         loaded = load(source, machine.namespace)
-        machine.set_source(loaded, total=total, replace=replace, author=self._author)
+        fields = {} if options is None else msgspec.structs.asdict(options)
+        machine.set_source(loaded, total=total, replace=replace, author=self._author, **fields)
         return machine.status
 
     def source_delete(self) -> Status:
@@ -201,15 +242,15 @@ def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
     return found[::-1]
 
 
-def _try(slot: Slot, row: Row) -> TrialRow:
+def _try(machine: Engine, slot: Slot, row: Row) -> TrialRow:
     """Run one function on what a kept record held before its slot."""
     before = orjson.loads(row[2])[: slot.number + 1]
     before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter then
     # One step after values that are given: a table with nothing else in it.
-    step = Step(slot.function or identity, slot.arguments.values, slot.arguments.texts, 0, slot)
+    step = make_step(slot, 0, machine.policy_of())
     revision = Revision(0, (slot,), (step,), slot.number, 0.0, None, "trial")
     texts = [orjson.dumps(value) for value in before]
     broken = [None if outcome_kind(value) == "value" else value["_exception"]["task"] for value in before]
     begun = time.perf_counter()
-    _, made, failures = Careful(revision, None, values=before, texts=texts, broken=broken).run()
-    return TrialRow(oid=row[1], text=made[-1].decode(), errored=bool(failures), duration_s=time.perf_counter() - begun)
+    text, errored = machine.try_step(revision, before, texts, broken)
+    return TrialRow(oid=row[1], text=text.decode(), errored=errored, duration_s=time.perf_counter() - begun)

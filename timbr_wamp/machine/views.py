@@ -23,11 +23,11 @@ def wire_row(row: Row) -> RecordRow:
 def slot_info(slot: Slot) -> SlotInfo:
     """Return what the wire says of a slot."""
     if slot.function is None:
-        return SlotInfo(slot=slot.number, name=slot.name, revision=slot.since, author=slot.author)
+        return SlotInfo(slot=slot.number, name=slot.name, revision=slot.since, author=slot.author, policy=slot.policy)
     return SlotInfo(
-        slot=slot.number, name=slot.name, identity=False, function=function_name(slot.function), source=slot.source,
-        values=slot.arguments.values, texts=slot.arguments.texts, revision=slot.since, author=slot.author,
-        counts=slot_counts(slot),
+        slot=slot.number, name=slot.name, identity=False, kind=slot.kind, policy=slot.policy,
+        function=function_name(slot.function), source=slot.source, values=slot.arguments.values,
+        texts=slot.arguments.texts, revision=slot.since, author=slot.author, counts=slot_counts(slot),
     )  # fmt: skip
 
 
@@ -40,6 +40,10 @@ def slot_counts(slot: Slot) -> SlotCounts:
         calls=tally.seen - tally.skipped,
         errors=tally.errors,
         skipped=tally.skipped,
+        retries=tally.retries,
+        mended=tally.mended,
+        defaults=tally.defaults,
+        timeouts=tally.timeouts,
         p50_s=timings[len(timings) // 2] if timings else None,
         p99_s=timings[int(len(timings) * 0.99)] if timings else None,
     )

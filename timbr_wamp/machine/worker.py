@@ -2,7 +2,8 @@
 
 The thread takes entries from the ledger in micro-batches, runs them through the executor and has
 them committed by the `Recorder`. A second thread commits what is finished while a later message of
-the micro-batch takes long. `step` processes one message in the caller's thread.
+the micro-batch takes long. `step` processes one message in the caller's thread. What is kept by a
+policy that pauses or stops, and what waits for a retry then, goes back to the head of the queue.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
-from timbr_wamp.contract import MachineStateName
-from timbr_wamp.errors import CallTimeout, MachineClosed, MachineRunning, WrongState
+from timbr_wamp.contract import EventKind, MachineStateName
+from timbr_wamp.errors import CallTimeout, MachineClosed, MachineRunning, MessageKept, WrongState
+from timbr_wamp.machine.conduct import Conduct
 from timbr_wamp.machine.events import EventLog
 from timbr_wamp.machine.ledger import Ledger
-from timbr_wamp.machine.protocols import Clock, Entry, Executor, Row
+from timbr_wamp.machine.objects import Objects
+from timbr_wamp.machine.protocols import Clock, Entry, Executor, Finished, Notes, Row
 from timbr_wamp.machine.recorder import Recorder
-from timbr_wamp.machine.slots import Revision
 from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
 
-#: A micro-batch: at most so many messages, committed at least so often while slots are slow.
+#: A micro-batch: at most so many messages (or four times as many as may be under way at once),
+#: committed at least so often while slots are slow.
 BATCH_MESSAGES, BATCH_S = 64, 0.005
 #: An idle worker looks around so often.
 IDLE_S = 1.0
@@ -36,6 +40,8 @@ STEP_LIMIT_S = 5.0
 STALLED_S = 10.0
 
 ACTIVE: frozenset[MachineStateName] = frozenset({"running", "draining"})
+#: Verdicts that keep the message.
+KEEPING = frozenset({"pause", "stop"})
 
 
 class Worker:
@@ -47,7 +53,8 @@ class Worker:
         name: str,
         ledger: Ledger,
         executor: Executor,
-        current: Callable[[], Revision],
+        conduct: Conduct,
+        objects: Objects,
         events: EventLog,
         clock: Clock,
         recorder: Recorder,
@@ -55,7 +62,7 @@ class Worker:
         on_idle: Callable[[], None],
     ) -> None:
         self.name = name
-        self._ledger, self._executor, self._current = ledger, executor, current
+        self._ledger, self._executor, self._conduct, self._objects = ledger, executor, conduct, objects
         self._events, self._clock, self._recorder = events, clock, recorder
         self._refill, self._on_idle = refill, on_idle
         self._lock = threading.Condition()
@@ -63,10 +70,17 @@ class Worker:
         self._reason: str | None = None
         self._thread: threading.Thread | None = None
         self._work = threading.Lock()
+        #: The micro-batch under way, and what of it was not begun yet.
         self._batch: Sequence[Entry] = ()
-        #: `Recorder.seen` when the batch began.
-        self._base = 0
+        self._unbegun: deque[Entry] = deque()
+        #: The message that `step` processes now.
+        self._stepping = False
         self._busy = threading.Event()
+        #: What the event handler wants raised where the user is; taken by `raise_kept`.
+        self._raised: BaseException | None = None
+        self._kept_by_step: MessageKept | None = None
+        #: Says to the objects that a message that waits for a retry may use them.
+        self._use: object | None = None
 
     # --- state ---
 
@@ -88,9 +102,19 @@ class Worker:
 
     @property
     def current_oid(self) -> str | None:
-        """The message under way."""
-        batch, done = self._batch, self._recorder.seen - self._base
-        return batch[done][0] if 0 <= done < len(batch) else None
+        """The message that was begun last, while it is under way."""
+        batch, begun = self._batch, len(self._batch) - len(self._unbegun)
+        return batch[begun - 1][0] if 0 < begun <= len(batch) else None
+
+    def go_on(self) -> bool:
+        """Tell whether further messages may begin."""
+        return self._state in ACTIVE or self._stepping
+
+    def raise_kept(self) -> None:
+        """Raise what the event handler wants raised where the user is, once."""
+        error, self._raised = self._raised, None
+        if error is not None:
+            raise error
 
     # --- verbs ---
 
@@ -108,7 +132,7 @@ class Worker:
                 raise WrongState("start", self._state, "idle, paused, stopped or failed")
             if self.running:
                 return
-            kind = "resumed" if self._state == "paused" else "started"
+            kind: EventKind = "resumed" if self._state == "paused" else "started"
             self._state, self._reason = "running", None
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name=f"timbr {self.name}", daemon=True)
@@ -191,6 +215,17 @@ class Worker:
             logger.warning("machine %s: a message is still under way; its thread ends with it", self.name)
         self._executor.close()
 
+    def halt(self, reason: str, error: BaseException | None = None) -> None:
+        """Stop by itself: begin no further message. ``error`` is raised where the user is. Any thread."""
+        with self._lock:
+            if self._state not in (*ACTIVE, "paused"):
+                return
+            self._state, self._reason = "stopped", clean_text(reason)
+            self._raised = error
+            self._lock.notify_all()
+        self._ledger.wake()
+        self._events.add("stopped", reason=self._reason)
+
     # --- the thread ---
 
     def _run(self) -> None:
@@ -202,8 +237,10 @@ class Worker:
                 try:
                     wakes = self._ledger.wakes
                     self._refill()
-                    entries = self._ledger.take(BATCH_MESSAGES, IDLE_S, wakes)
-                    if entries:
+                    due_s = self._executor.due_s()
+                    limit = max(BATCH_MESSAGES, 4 * self._conduct.concurrency)
+                    entries = self._ledger.take(limit, IDLE_S if due_s is None else min(due_s, IDLE_S), wakes)
+                    if entries or due_s is not None:
                         self._process(entries)
                 finally:
                     self._work.release()
@@ -212,6 +249,7 @@ class Worker:
                     self._set_stopped()
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
+            self._give_back_begun()
             with self._lock:
                 self._state, self._reason = "failed", clean_text(f"{type(error).__name__}: {error}")
                 self._thread = None  # it lives a moment longer, but does nothing more
@@ -246,6 +284,8 @@ class Worker:
 
     def _active(self) -> bool:
         """Wait while paused; tell whether to go on."""
+        if self._state not in ACTIVE:
+            self._give_back_begun()
         with self._lock:
             self._lock.wait_for(lambda: self._state != "paused")
             if self._state in ACTIVE:
@@ -253,6 +293,15 @@ class Worker:
             self._thread = None
             self._lock.notify_all()
             return False
+
+    def _give_back_begun(self) -> None:
+        """Let messages that wait for a retry go back to the queue: they run again, whole."""
+        if self._executor.retrying and self._work.acquire(timeout=STEP_LIMIT_S):
+            try:
+                self._ledger.give_back(self._executor.abandon())
+                self._end_use()
+            finally:
+                self._work.release()
 
     def step(self, wait_s: float, refill: Callable[[], None]) -> Row | None:
         """Process one message in the caller's thread; None when none came in ``wait_s``.
@@ -270,44 +319,95 @@ class Worker:
             entries = self._ledger.take(1, wait_s, wakes)
             if not entries:
                 return None
-            self._process(entries, stepping=True)
+            self._stepping, self._conduct.park = True, False
+            self._process(entries)
+            self.raise_kept()
+            if self._kept_by_step is not None:
+                raise self._kept_by_step
             return self._recorder.ring.newest(1)[0]
         finally:
+            self._stepping, self._conduct.park = False, True
             self._work.release()
 
-    def _process(self, entries: Sequence[Entry], *, stepping: bool = False) -> None:
-        """Process entries under way in order; those that a pause leaves unbegun go back to the queue.
+    def _process(self, entries: Sequence[Entry]) -> None:
+        """Process entries under way; those that a pause leaves unbegun go back to the queue.
 
-        So do those whose commit failed, unrecorded: they run again.
+        So do those that a policy keeps, and those whose commit failed, unrecorded: they run again.
         """
-        recorder = self._recorder
+        recorder, executor = self._recorder, self._executor
         finish, commit = recorder.finish, recorder.commit
-        self._base = recorder.seen
-        self._batch = entries
+        unbegun = deque(entries)
+        self._batch, self._unbegun, self._kept_by_step = entries, unbegun, None
         if not self._busy.is_set():
             self._busy.set()
+        if self._use is None:
+            self._use = self._objects.begin()
         begun = self._clock()
-        due, done = begun + BATCH_S, 0
+        due, kept, whole = begun + BATCH_S, list[Entry](), False
         try:
-            if stepping or self._state in ACTIVE:
-                for finished in self._executor.process(entries, self._current):
-                    finish(finished)
-                    done += 1
-                    if not begun <= finished[4] <= due:
-                        commit()
-                        begun = finished[4]
-                        due = begun + BATCH_S
-                    if self._state not in ACTIVE and not stepping:
-                        break
+            for finished in executor.process(unbegun, self._conduct):
+                notes = finished[3]
+                if notes and notes.verdict in KEEPING:
+                    kept.append(finished[0])
+                    self._keep(finished, notes)
+                    continue
+                finish(finished)
+                if notes and notes.raised is not None:
+                    self._raise_later(notes, notes.raised)
+                if not begun <= finished[4] <= due:
+                    commit()
+                    begun = finished[4]
+                    due = begun + BATCH_S
+            whole = True
         finally:
-            unbegun = entries[done:]
             self._batch = ()
             try:
                 commit()
+            except BaseException:
+                whole = False
+                raise
             finally:
-                unrecorded = recorder.withdraw()
-                if unrecorded or unbegun:
-                    self._ledger.give_back([*unrecorded, *unbegun])
+                begun_still = [] if whole else executor.abandon()
+                back = [*recorder.withdraw(), *begun_still, *kept, *unbegun]
+                if back:
+                    self._ledger.give_back(back)
+                if executor.due_s() is None and not executor.retrying:
+                    self._end_use()
+
+    def _end_use(self) -> None:
+        use, self._use = self._use, None
+        if use is not None:
+            self._objects.end(use)
+
+    def _raise_later(self, notes: Notes, error: BaseException) -> None:
+        if self._stepping:
+            self._raised = error
+        else:
+            self.halt(_reason(notes), error)
+
+    def _keep(self, finished: Finished, notes: Notes) -> None:
+        """Pause or stop, as a policy says; the message goes back to the queue."""
+        self._recorder.keep(finished)
+        reason, oid = _reason(notes), finished[0][0]
+        if self._stepping:
+            self._kept_by_step = MessageKept(oid, notes.verdict, reason)
+            self._raised = notes.raised
+            return
+        if notes.verdict == "stop":
+            self.halt(reason, notes.raised)
+            return
+        with self._lock:
+            if self._state not in ACTIVE:
+                return
+            self._state, self._reason = "paused", reason
+            self._lock.notify_all()
+        self._ledger.wake()
+        self._events.add("paused", oid=oid, reason=reason)
+
+
+def _reason(notes: Notes) -> str:
+    failure = next(failure for failure in notes.failures if failure.policy != "skip")
+    return clean_text(f"{failure.task}: {failure.exc_class}: {failure.exc_value}")
 
 
 class Stall:

@@ -1,0 +1,40 @@
+"""A revision's two ways for one message, without a machine: as compiled, and with care."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from timbr_wamp.machine.conduct import Conduct
+from timbr_wamp.machine.hooks import Hooks
+from timbr_wamp.machine.inline import InlineExecutor
+from timbr_wamp.machine.passage import Passage, go
+from timbr_wamp.machine.plan import compile_pass
+from timbr_wamp.machine.slots import Revision
+
+
+def conduct_of(current: Callable[[], Revision], **options: Any) -> Conduct:
+    """What an executor needs, with nobody who stops it."""
+    chosen: dict[str, Any] = {"go_on": lambda: True, "wake": lambda: None, "hooks": Hooks(), "clock": time.time}
+    return Conduct(current=current, **{**chosen, **options})
+
+
+def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
+    """Run a message through the compiled pass; with care from the first slot that raises."""
+    values, texts, notes = compile_pass(revision, conduct_of(lambda: revision))(message, "oid")
+    if notes:
+        values, texts, notes = go(notes.way(), InlineExecutor().invoke)
+    return values, texts, notes.failures if notes else []
+
+
+def careful(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
+    """Run a message with care from the first slot on."""
+    passage = Passage(revision, message, conduct_of(lambda: revision), "oid", timed=True)
+    values, texts, notes = go(passage.way(), InlineExecutor().invoke)
+    return values, texts, notes.failures if notes else []
+
+
+def outcomes(failures: list[Any]) -> list[tuple[Any, ...]]:
+    """What of failures does not depend on the way: everything but the traceback."""
+    return [(f.slot, f.task, f.exc_class, f.exc_value, f.policy, f.tries) for f in failures]

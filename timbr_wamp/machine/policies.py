@@ -1,0 +1,64 @@
+"""Policies as people write them: ``"drop"``, ``{"retries": 3}``, ``Policy(retries=3)``, all the same struct.
+
+What policies mean stands at `timbr_wamp.contract.Policy`; what obeys them is `timbr_wamp.machine.passage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias, get_args
+
+import msgspec
+
+from timbr_wamp.contract import Policy, Verdict
+from timbr_wamp.errors import InvalidArgument
+
+PolicyLike: TypeAlias = "Policy | str | Mapping[str, object]"
+
+RETRIES_LIMIT = 1_000
+
+
+def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
+    """Return a policy from what people write.
+
+    >>> checked_policy("drop")
+    Policy(on_error='drop', retries=0, backoff_s=0.0, backoff_max_s=60.0, default=None, timeout_s=None)
+    >>> checked_policy({"retries": 3, "backoff_s": 0.1}).retries
+    3
+
+    Raises:
+        InvalidArgument: an unknown verdict or key, or a number out of bounds.
+    """
+    if isinstance(policy, str):
+        if policy not in get_args(Verdict):
+            raise InvalidArgument(name, f"{policy!r} is none of {', '.join(get_args(Verdict))}")
+        policy = {"on_error": policy}
+    if isinstance(policy, Mapping):
+        unknown = sorted(set(policy) - set(Policy.__struct_fields__))
+        if unknown:
+            known = ", ".join(Policy.__struct_fields__)
+            raise InvalidArgument(name, f"{', '.join(map(repr, unknown))} is unknown; a policy has {known}")
+        try:
+            policy = msgspec.convert(dict(policy), Policy)
+        except msgspec.ValidationError as error:
+            raise InvalidArgument(name, str(error)) from None
+    if not isinstance(policy, Policy):
+        raise InvalidArgument(name, f"{policy!r} is no policy; write a verdict, a mapping or a Policy")
+    _check_numbers(policy, name)
+    return policy
+
+
+def _check_numbers(policy: Policy, name: str) -> None:
+    if policy.on_error not in get_args(Verdict):
+        raise InvalidArgument(name, f"{policy.on_error!r} is none of {', '.join(get_args(Verdict))}")
+    if isinstance(policy.retries, bool) or not 0 <= policy.retries <= RETRIES_LIMIT:
+        raise InvalidArgument(f"{name}.retries", f"{policy.retries!r} is not between 0 and {RETRIES_LIMIT}")
+    if not 0.0 <= policy.backoff_s <= policy.backoff_max_s:
+        raise InvalidArgument(f"{name}.backoff_s", f"{policy.backoff_s!r} is not between 0 and {policy.backoff_max_s}")
+    if policy.timeout_s is not None and not policy.timeout_s > 0:
+        raise InvalidArgument(f"{name}.timeout_s", f"{policy.timeout_s!r} is not above 0")
+
+
+def backoff_s(policy: Policy, tries: int) -> float:
+    """Return how long to wait after ``tries`` failed ones."""
+    return min(policy.backoff_s * 2.0 ** min(tries - 1, 60), policy.backoff_max_s)
