@@ -103,9 +103,11 @@ def test_a_card_follows_in_a_thread_of_its_own_until_it_is_stopped(follow, scree
     screen.wait_for("processed    31")
     assert card.running
     assert "updating" in repr(card)
+    status.fields["processed"] = 32
     card.stop()
     asked, drawn = status.asked, len(screen.texts)
     assert not card.running
+    assert "processed    32" in screen.texts[-1], "the last card is of the end"
     assert "no longer updated; as of 2001-09-09" in screen.texts[-1]
     assert "no longer updated" in screen.htmls[-1]
     card.stop()

@@ -142,6 +142,9 @@ class LiveStatus:
         return self._draw(self._last, f"no news since {moment(self._last.time)}: {type(error).__name__}: {error}")
 
     def _finish(self, *, note: bool) -> None:
+        """Draw the last card: the newest status that can be had, and that it is the last."""
+        if note and self._stopped.is_set() and self._misses == 0:
+            self._step()
         if note and self._last is not None:
             self._draw(self._last, f"no longer updated; as of {moment(self._last.time)}")
         self._over.set()
