@@ -26,7 +26,7 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 #: One value's JSON text may have this many bytes; a larger one is published as its size.
 VALUE_LIMIT_BYTES = 16 * 1024 * 1024
 #: What a foreign codec makes of one value for a preview may have so many; ours stay below by themselves.
-PREVIEW_LIMIT_BYTES = 16 * 1024
+PREVIEW_LIMIT_BYTES = 32 * 1024
 #: Containers nested deeper than this become placeholders; orjson's own limit is 254.
 DEPTH_LIMIT = 100
 #: So much of a ``repr`` goes into a placeholder.
@@ -41,7 +41,7 @@ _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _dumps = orjson.dumps
 
 
-def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES, *, full: bool = False) -> bytes:
+def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES, full: bool = False) -> bytes:
     """Return the JSON text of ``value`` in UTF-8. Never raises for what a value is.
 
     In a preview, NaN and infinities become ``null`` (JSON has none), dict keys become strings, and large
@@ -53,16 +53,12 @@ def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES, *, full: bool =
     >>> to_json(1 + 2j)
     b'{"__type__":"complex","value":"(1+2j)"}'
     """
-    text: bytes | None
     if full:
-        text = _walked(value, full, limit_bytes)
-    else:
-        try:
-            text = _dumps(value, _preview, JSON_OPTIONS)
-        except Exception:  # what no codec knows, or foreign code that was called
-            text = _walked(value, full, limit_bytes)
-    if text is None:
-        return too_large(value, limit_bytes)
+        return _walked(value, full, limit_bytes)
+    try:
+        text = _dumps(value, _preview, JSON_OPTIONS)
+    except Exception:  # what no codec knows, or foreign code that was called
+        return _walked(value, full, limit_bytes)
     return text if len(text) <= limit_bytes else too_large(value, len(text))
 
 
@@ -115,12 +111,13 @@ class _TooMany(Exception):
     """A walk met more values than a text within its limit can hold."""
 
 
-def _walked(value: object, full: bool, limit_bytes: int) -> bytes | None:
-    """Return the text of a walk through ``value``; None if it met more values than its text may have bytes."""
+def _walked(value: object, full: bool, limit_bytes: int) -> bytes:
+    """Return the text of a walk through ``value``, or of its size."""
     try:
-        return _dumps(_Walk(full, limit_bytes).safe(value, 0), None, JSON_OPTIONS)
+        text = _dumps(_Walk(full, limit_bytes).safe(value, 0), None, JSON_OPTIONS)
     except _TooMany:
-        return None
+        return too_large(value, limit_bytes)
+    return text if len(text) <= limit_bytes else too_large(value, len(text))
 
 
 def _preview(value: object) -> object:

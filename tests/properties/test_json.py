@@ -63,9 +63,9 @@ def arrays(draw: st.DrawFn) -> numpy.ndarray:
 
 
 cells = st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=60), st.dates(), st.sets(st.integers()))
+texts_or_numbers = st.one_of(st.text(max_size=60), st.integers())
 tables = st.one_of(
-    st.dictionaries(st.one_of(st.text(max_size=60), st.integers()), st.lists(cells, min_size=3, max_size=3), max_size=12)
-    .map(pandas.DataFrame),
+    st.dictionaries(texts_or_numbers, st.lists(cells, min_size=3, max_size=3), max_size=12).map(pandas.DataFrame),
     st.lists(cells, max_size=12).map(lambda items: pandas.Series(items, dtype=object)),
     st.sampled_from([pandas.NaT, pandas.NA, pandas.Timestamp(0), pandas.Timedelta(1), pandas.RangeIndex(5)]),
 )  # fmt: skip

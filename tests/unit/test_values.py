@@ -90,6 +90,13 @@ def test_a_huge_value_is_replaced_by_its_size():
     assert from_json(to_json("x" * 1000, limit_bytes=100)) == {"__type__": "str", "__too_large__": 1002}
 
 
+def test_a_walk_ends_where_no_text_within_the_limit_could_hold_what_it_meets():
+    bomb: object = {1}
+    for _ in range(60):
+        bomb = [bomb, bomb, {1: 2}]  # 2**60 leaves, sixty lists
+    assert from_json(to_json(bomb, 1000)) == {"__type__": "list", "__too_large__": 1000}
+
+
 def test_lone_surrogates_which_utf_8_cannot_carry_are_written_out():
     assert from_json(to_json({"\ud800": "\udcff"})) == {"\\ud800": "\\udcff"}
 

@@ -7,20 +7,23 @@ Everything else tells dtype and shape, with its first items in a preview and its
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from timbr_wamp.codecs.base import HEAD_ITEMS, ClassCodec, Codec, brief, cut, loaded, natural
 from timbr_wamp.codecs.plain import load_bytes
 
-#: An array with at most so many items and bytes is a list in a preview.
-LIST_ITEMS, LIST_BYTES = 1000, 16 * 1024
+#: An array with at most so many items (or empty lists), bytes and dimensions is a list in a preview.
+LIST_ITEMS, LIST_BYTES, LIST_DIMENSIONS = 500, 16 * 1024, 4
 #: Nested deeper, numpy's own limit.
 SHAPE_LIMIT = 64
 
 
 def _preview(value: Any) -> object:
-    if value.size <= LIST_ITEMS and value.nbytes <= LIST_BYTES and value.dtype.kind in "biufMU":
+    items = math.prod(max(length, 1) for length in value.shape)
+    small = items <= LIST_ITEMS and value.nbytes <= LIST_BYTES and value.ndim <= LIST_DIMENSIONS
+    if small and value.dtype.kind in "biufMU":
         return _listed(value)
     head = value.ravel()[:HEAD_ITEMS] if value.flags.c_contiguous else value.flat[:HEAD_ITEMS]
     return {
