@@ -170,7 +170,7 @@ def test_listeners_are_called_at_once_by_who_adds(log):
 @pytest.mark.parametrize(
     ("kind", "level"),
     [("failed", "ERROR"), ("source_failed", "ERROR"), ("object_failed", "ERROR"), ("stalled", "WARNING"),
-     ("full", "WARNING"), ("drained", "INFO")],
+     ("full", "INFO"), ("drained", "INFO")],
 )  # fmt: skip
 def test_every_event_is_a_log_line(log, caplog, kind, level):
     caplog.set_level(logging.INFO, "timbr_wamp.machine.events")

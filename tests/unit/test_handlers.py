@@ -146,6 +146,20 @@ def test_causes_have_their_locals_too():
     assert "reading = 0" in text
 
 
+def test_frames_of_the_machine_are_left_out_unless_there_are_no_others():
+    def ours(function):
+        namespace = {"__name__": "timbr_wamp.machine.plan"}
+        exec("def run(function, message):\n    return function(message)\n", namespace)
+        return lambda message: namespace["run"](function, message)
+
+    text = report_of(raised(ours(divide), 0), "slot")
+    assert "in divide" in text
+    assert "in run" not in text
+    namespace = {"__name__": "timbr_wamp.machine.plan"}
+    exec("def broken():\n    try:\n        1 / 0\n    except ZeroDivisionError as e:\n        return e\n", namespace)
+    assert "in broken" in report_of(namespace["broken"](), "source")
+
+
 def test_an_error_that_is_its_own_cause_ends():
     error = ValueError("round")
     other = RuntimeError("and round")

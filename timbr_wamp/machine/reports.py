@@ -21,7 +21,7 @@ _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 8
 
 
 def report_of(error: BaseException, where: str) -> str:
-    """Return the text of an error with the local variables of each frame that is not the machine's own."""
+    """Return the text of an error with the local variables of each frame; those of the machine are left out."""
     described = traceback.TracebackException.from_exception(error, limit=-FRAMES_LIMIT)
     seen: set[int] = set()
     _add_locals(described, error, seen)
@@ -37,10 +37,13 @@ def _add_locals(described: traceback.TracebackException, error: BaseException, s
         return
     seen.add(id(error))
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-FRAMES_LIMIT:]
+    foreign = []
     for summary, frame in zip(described.stack, frames, strict=False):
         if not str(frame.f_globals.get("__name__", "")).startswith(_OURS):
             names = sorted(frame.f_locals)[:LOCALS_LIMIT]
             summary.locals = {name: _safe_repr(frame.f_locals[name]) for name in names}
+            foreign.append(summary)
+    described.stack[:] = foreign or described.stack  # an error of the machine itself has no others
     for cause, of in ((described.__cause__, error.__cause__), (described.__context__, error.__context__)):
         if cause is not None and of is not None:
             _add_locals(cause, of, seen)
