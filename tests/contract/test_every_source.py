@@ -230,3 +230,12 @@ def test_the_position_of_a_source_object_is_that_after_its_last_queued_message(r
     assert source.feeder.position is None
     source.run_to_end()
     assert source.feeder.position == 3
+
+
+def test_a_source_object_that_does_not_tell_its_position_loses_no_message(rig, caplog):
+    class Lost(Batches):
+        def position(self):
+            raise OSError("no idea")
+
+    assert rig(Lost(5)).start().run_to_end() == [0, 1, 2, 3, 4]
+    assert "no idea" in caplog.text

@@ -37,7 +37,7 @@ OnDrop = Callable[[Sequence[Entry], str], object]
 class Inlet:
     """The way into the queue for one source.
 
-    One thread at a time, and those whose read came to its end too late, with ``droppable=False``.
+    One thread at a time, beside those whose read came to its end too late: they say ``late``.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class Inlet:
         on_drop: OnDrop | None,
         may_drop: Callable[[], bool],
     ) -> None:
-        #: Messages read, and those of them (or of an earlier source) that were dropped.
-        self.count = self.dropped = 0
+        #: Messages that the policy dropped.
+        self.dropped = 0
+        self._read = self._late = 0
         self._ledger, self._clock, self._new_oid = ledger, clock, new_oid
         self._on_drop, self._may_drop = on_drop, may_drop
         self._policy, self._sample_every = options.policy, options.sample_every
@@ -62,17 +63,25 @@ class Inlet:
             "wait": self._wait, "drop_new": self._drop_new, "drop_old": self._drop_old, "sample": self._sample,
         }[options.policy]  # fmt: skip
 
+    @property
+    def count(self) -> int:
+        """Messages read."""
+        return self._read + self._late
+
     def fill(self, messages: Sequence[object]) -> None:
         """Queue all at once, also above the capacity: for the worker itself, who would wait for himself."""
-        self.count += self._ledger.offer(self._entries(messages), 0.0, beyond=True)
+        self._read += self._ledger.offer(self._entries(messages), 0.0, beyond=True)
 
-    def admit(self, messages: Sequence[object], *, droppable: bool) -> bool:
-        """Queue or drop all; False when the machine was closed before. Blocks as the policy says.
+    def admit(self, messages: Sequence[object], *, droppable: bool = True, late: bool = False) -> None:
+        """Queue or drop all; blocks as the policy says, and gives up when the machine was closed.
+
+        ``droppable=False``: they wait for room under any policy, as ``late`` ones do.
 
         Raises:
             Exception: what recording a dropped message raises.
         """
         entries = self._entries(messages)
+        droppable = droppable and not late
         done = 0
         while done < len(entries):
             admit = self._admit if droppable and self._may_drop() else self._wait
@@ -81,12 +90,14 @@ class Inlet:
             except MachineClosed:
                 dealt = 0
             done += dealt
-            with self._counting:
-                self.count += dealt
+            if late:
+                with self._counting:
+                    self._late += dealt
+            else:
+                self._read += dealt
             if not dealt and self._ledger.closed:
                 logger.warning("%d messages read from the source when the machine was closed", len(entries) - done)
-                return False
-        return True
+                return
 
     def _entries(self, messages: Sequence[object]) -> list[Entry]:
         now = self._clock()

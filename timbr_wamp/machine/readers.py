@@ -38,9 +38,6 @@ class Reader(Protocol):
             EndOfSource: no message will ever follow, or it was cancelled.
         """
 
-    def position(self) -> JsonValue:
-        """Return where to resume after the last message read; None where nobody knows."""
-
     def cancel(self) -> None:
         """Let a read that waits end soon, where that is possible. Any thread."""
 
@@ -49,13 +46,9 @@ class Reader(Protocol):
 
 
 class _Reader:
-    """What most readers have in common: they can neither be resumed nor interrupted."""
+    """What most readers have in common: nobody can interrupt them."""
 
     cancellable = False
-
-    def position(self) -> JsonValue:
-        """Nobody knows."""
-        return None
 
     def cancel(self) -> None:
         """A read ends when it ends."""
@@ -178,7 +171,7 @@ class SourceReader:
         return batch
 
     def position(self) -> JsonValue:
-        """Return what the source says."""
+        """Return where to resume after the last message read. The reading thread."""
         return self._source.position()
 
     def cancel(self) -> None:

@@ -17,7 +17,7 @@ class Restarts:
         self.number = 0
         self._failures = 0
         #: It gave something since it was begun.
-        self._given = False
+        self.given = False
         self._told_at = float("-inf")
 
     @property
@@ -27,7 +27,7 @@ class Restarts:
 
     def gave(self) -> None:
         """Note that a message was read: what failed before is forgiven."""
-        self._given, self._failures = True, 0
+        self.given, self._failures = True, 0
 
     def after_failure(self) -> float | None:
         """Return after how many seconds it is begun again; None: it failed too often."""
@@ -43,12 +43,12 @@ class Restarts:
         """
         if self._options.on_exhausted != "restart":
             return None
-        return 0.0 if self._given else self._options.backoff_s
+        return 0.0 if self.given else self._options.backoff_s
 
     def begun(self, now: float, *, after_failure: bool) -> bool:
         """Note that it was begun again; return whether to tell so. ``now``: seconds of a clock that never goes back."""
         self.number += 1
-        self._given = False
+        self.given = False
         if not after_failure and now - self._told_at < CIRCLE_TOLD_S:
             return False
         self._told_at = now

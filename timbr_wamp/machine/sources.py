@@ -12,15 +12,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TypeAlias
 
-from timbr_wamp.contract import EventKind, MachineStateName, Progress, SourceOptions, SourceStatus
+from timbr_wamp.contract import MachineStateName, Progress, SourceOptions, SourceStatus
 from timbr_wamp.contract.structs import SourceStateName
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.inlet import Inlet, OnDrop, checked_options
 from timbr_wamp.machine.ledger import Counts, Ledger
 from timbr_wamp.machine.protocols import Clock, EndOfSource
-from timbr_wamp.machine.readers import Origin, Reader, ReadyReader
+from timbr_wamp.machine.readers import Origin, Reader, ReadyReader, SourceReader
 from timbr_wamp.machine.restarts import Restarts
 from timbr_wamp.machine.watcher import WATCHER
 from timbr_wamp.values import JsonValue, clean_text
@@ -31,14 +31,12 @@ logger = logging.getLogger(__name__)
 GRACE_S = 0.5
 
 
-class OnSourceEvent(Protocol):
-    """Who is told what happens between begin and end of a source: ``idle``, ``source_failed``, ``restarted``."""
-
-    def __call__(self, kind: EventKind, /, **data: JsonValue) -> object:
-        """Take it. The source's thread; must neither block nor raise."""
+#: Told what happens between begin and end of a source, with a kind and data: ``idle``, ``source_failed``,
+#: ``restarted``. Called in the source's thread; it must neither block nor raise.
+OnSourceEvent: TypeAlias = Callable[..., object]
 
 
-def _tell_nobody(kind: EventKind, /, **data: JsonValue) -> None:
+def _tell_nobody(kind: str, **data: object) -> None:
     pass
 
 
@@ -106,6 +104,8 @@ class Feeder:
         #: Since when a read waits for the source, on `time.monotonic`; None while none does.
         self._silent_since: float | None = None
         self._idle = False
+        #: It may be given up, by the watcher.
+        self._watched = self.options.idle_timeout_s is not None
 
     # --- what others ask and say; any thread ---
 
@@ -244,17 +244,18 @@ class Feeder:
         while self._may_read(turn):
             try:
                 messages = reader.read()
-                position = reader.position() if messages else None
             except EndOfSource:
                 return None
             except BaseException as error:  # a source is foreign code: its failure is a state, not our end
                 return error
             if messages:
-                self._take(messages, position, turn)
+                self._take(messages, reader, turn)
         return None
 
     def _may_read(self, turn: int) -> bool:
         """Wait for a permit; False when it is to read no more."""
+        if self._state == "reading" and self._budget > 0 and not self._watched and not self._closed:
+            return True  # as for each message of a source that flows
         with self._permits:
             self._permits.wait_for(lambda: self._closed or turn != self._turn or self._budget > 0)
             if self._closed or turn != self._turn:
@@ -264,19 +265,26 @@ class Feeder:
                 self._silent_since = time.monotonic()
             return True
 
-    def _take(self, messages: Sequence[object], position: JsonValue, turn: int) -> None:
+    def _take(self, messages: Sequence[object], reader: Reader, turn: int) -> None:
         """Let messages into the queue."""
-        mine = self._is_mine(turn)
-        if mine:
-            self.error = None
+        if not self._is_mine(turn):
+            self._inlet.admit(messages, late=True)
+            return
+        if not self._restarts.given:
             self._restarts.gave()
-        self._inlet.admit(messages, droppable=mine and not isinstance(self._reader, ReadyReader))
-        if mine:
-            self.position = position
-            self._spend(len(messages))
+            self.error = None
+        self._inlet.admit(messages, droppable=not isinstance(reader, ReadyReader))
+        self._spend(len(messages))
+        if isinstance(reader, SourceReader):
+            try:
+                self.position = reader.position()
+            except Exception:  # foreign code; the messages are queued already
+                logger.warning("the source does not tell its position", exc_info=True)
 
     def _is_mine(self, turn: int) -> bool:
         """Tell, after a read, whether it was not given up meanwhile; from now on it will not be."""
+        if not self._watched:
+            return True
         with self._permits:
             if turn == self._turn:
                 self._silent_since = None
