@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from timbr_wamp.contract import Progress, Status
+from timbr_wamp.client import RemoteMachine
+from timbr_wamp.contract import Progress, SlotInfo, Status
 from timbr_wamp.display import LiveStatus, bars, display_status, live, progress_bar, screens, show_progress
-from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
+from timbr_wamp.errors import ConnectionLost, InvalidArgument, PluginNotInstalled
 
 LIMIT_S = 5.0
 TICK_S = 0.005
@@ -278,6 +279,41 @@ def test_ctrl_c_ends_the_card_on_a_terminal_and_nothing_else(terminal: Terminal)
     assert SHOW_CURSOR in terminal.text()
 
 
+class Link:
+    """What a remote machine asks through; answers from here."""
+
+    def __init__(self, status: Counting) -> None:
+        self.status, self.name = status, "far"
+
+    def wait(self, question: Callable[..., Any], *args: Any) -> Any:
+        return question(*args)
+
+    def slots(self) -> list[SlotInfo]:
+        return [SlotInfo(slot=0, identity=False, function="app.clean", values=1), SlotInfo(slot=1)]
+
+    def errors(self) -> list[Any]:
+        return []
+
+
+def test_a_remote_machine_shows_its_card_and_follows_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    status = Counting(processed=31)
+    link = Link(status)
+    machine = RemoteMachine(link, link)  # type: ignore[arg-type]
+    html = machine._repr_html_()
+    assert "<b>running</b>" in html
+    assert "app.clean" in html
+    machine.display_status()
+    assert "processed    31" in capsys.readouterr().out
+
+
+def test_a_remote_machine_that_cannot_be_asked_says_why() -> None:
+    status = Counting()
+    status.error = ConnectionLost("status", "<closed>")
+    link = Link(status)
+    html = RemoteMachine(link, link)._repr_html_()  # type: ignore[arg-type]
+    assert "ConnectionLost: the link dropped during status (&lt;closed&gt;)" in html
+
+
 # --- progress ----------------------------------------------------------------------------------
 
 
@@ -307,6 +343,8 @@ def test_progress_ends_when_the_machine_rests_or_the_time_is_over() -> None:
     now = iter(range(100))
     last = show_progress(steps(None), interval_s=TICK_S, bar="none", timeout_s=3, clock=lambda: float(next(now)))
     assert (last.done, last.state) == (2, "running")
+    settled = iter([False, False, True])
+    assert show_progress(steps(None), interval_s=TICK_S, bar="none", until=lambda: next(settled)).done == 2
 
 
 @pytest.mark.parametrize("bar", ["tqdm", "rich"])

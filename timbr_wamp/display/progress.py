@@ -38,6 +38,7 @@ def show_progress(
     interval_s: float = 0.2,
     bar: BarKind = "auto",
     timeout_s: float | None = None,
+    until: Callable[[], bool] = bool,
     file: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
@@ -50,6 +51,7 @@ def show_progress(
         ask: asked every ``interval_s`` seconds.
         bar: ``auto``, ``tqdm``, ``rich`` or ``none``.
         timeout_s: return after so long in any case; None: wait on.
+        until: it is over for another reason, such as that nothing waits and there is no source.
         file: where text is drawn; the standard error when not given.
 
     Raises:
@@ -58,13 +60,14 @@ def show_progress(
     """
     if not interval_s > 0:
         raise InvalidArgument("interval_s", "more than 0 seconds")
-    until = None if timeout_s is None else clock() + timeout_s
+    deadline = None if timeout_s is None else clock() + timeout_s
     pause = threading.Event()
     with progress_bar(bar, file=file) as update:
         while True:
-            progress = ask()
+            over = until()
+            progress = ask()  # after it, so that the last one drawn is of the end
             update(progress)
-            left_s = interval_s if until is None else until - clock()
-            if progress.complete or progress.state in RESTING or left_s <= 0:
+            left_s = interval_s if deadline is None else deadline - clock()
+            if over or progress.complete or progress.state in RESTING or left_s <= 0:
                 return progress
             pause.wait(min(interval_s, left_s))
