@@ -28,18 +28,18 @@ from timbr_wamp.contract import (
     record_from_row,
 )
 from timbr_wamp.contract.faces import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
+from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_options
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty
 from timbr_wamp.machine.again import Again
 from timbr_wamp.machine.conduct import Conduct, checked_concurrency
 from timbr_wamp.machine.events import EventLog
 from timbr_wamp.machine.handlers import BaseEventHandler, RaisedIn, make_handler
 from timbr_wamp.machine.hooks import Hooks, load_hooks
-from timbr_wamp.machine.intake import Intake, source_options
+from timbr_wamp.machine.intake import Intake
 from timbr_wamp.machine.ledger import Ledger, remaining
 from timbr_wamp.machine.loop import AsyncLoop
 from timbr_wamp.machine.objects import Objects
 from timbr_wamp.machine.passage import Passage, go
-from timbr_wamp.machine.policies import PolicyLike, checked_policy
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
 from timbr_wamp.machine.recorder import Recorder, told_policies
 from timbr_wamp.machine.slots import Revision, Slot, SlotFunction, SlotTable, identity

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from timbr_wamp.contract import EventKind, MachineStateName, Progress, SourceOptions, SourceStatus
-from timbr_wamp.errors import InvalidArgument, SourceActive
+from timbr_wamp.errors import SourceActive
 from timbr_wamp.machine.events import EventLog
 from timbr_wamp.machine.ledger import Ledger
 from timbr_wamp.machine.protocols import Clock
@@ -164,12 +164,3 @@ class Intake:
         if feeder is None:
             return Progress(done=recorder.count, errored=counts.errored, rate_per_s=rate, state=state)
         return feeder.progress(counts, rate_per_s=rate, state=state, drained=feeder is self._drained)
-
-
-def source_options(options: Mapping[str, Any]) -> SourceOptions:
-    """Return a source's options from their fields; raise InvalidArgument for what is none."""
-    unknown = sorted(set(options) - set(SourceOptions.__struct_fields__))
-    if unknown:
-        known = ", ".join(SourceOptions.__struct_fields__)
-        raise InvalidArgument("source options", f"{', '.join(map(repr, unknown))} is unknown; there are {known}")
-    return SourceOptions(**options)

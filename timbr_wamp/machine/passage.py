@@ -18,8 +18,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from timbr_wamp.contract import Policy
+from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
-from timbr_wamp.machine.policies import backoff_s
 from timbr_wamp.machine.protocols import Failure, Notes
 from timbr_wamp.values import JSON_OPTIONS, clean_text, to_json
 

@@ -1,16 +1,17 @@
 """Policies as people write them: ``"drop"``, ``{"retries": 3}``, ``Policy(retries=3)``, all the same struct.
 
-What policies mean stands at `timbr_wamp.contract.Policy`; what obeys them is `timbr_wamp.machine.passage`.
+And the options of a source, by their names. What they mean stands at `Policy` and `SourceOptions`;
+what obeys them is `timbr_wamp.machine`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 
-from timbr_wamp.contract import Policy, Verdict
+from timbr_wamp.contract.structs import Policy, SourceOptions, Verdict
 from timbr_wamp.errors import InvalidArgument
 
 PolicyLike: TypeAlias = "Policy | str | Mapping[str, object]"
@@ -62,3 +63,19 @@ def _check_numbers(policy: Policy, name: str) -> None:
 def backoff_s(policy: Policy, tries: int) -> float:
     """Return how long to wait after ``tries`` failed ones."""
     return min(policy.backoff_s * 2.0 ** min(tries - 1, 60), policy.backoff_max_s)
+
+
+def source_options(options: Mapping[str, Any]) -> SourceOptions:
+    """Return a source's options from their fields; the machine checks what they say.
+
+    >>> source_options({"policy": "drop_old", "restarts": 3}).restarts
+    3
+
+    Raises:
+        InvalidArgument: a field that there is none of.
+    """
+    unknown = sorted(set(options) - set(SourceOptions.__struct_fields__))
+    if unknown:
+        known = ", ".join(SourceOptions.__struct_fields__)
+        raise InvalidArgument("source options", f"{', '.join(map(repr, unknown))} is unknown; there are {known}")
+    return SourceOptions(**options)
