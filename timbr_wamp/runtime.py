@@ -3,7 +3,7 @@
 A file names a process by pid *and* its start time, so that a reused pid is not mistaken for it.
 Files of dead processes are removed by whoever reads them. The folder is 0700 and ours, or it is
 refused: whoever can open a socket in it can run code. Kinds: ``node``, ``host``, ``kernel``,
-``bridge``, ``machine``.
+``headless``, ``bridge``, ``machine``.
 """
 
 from __future__ import annotations
@@ -83,6 +83,17 @@ class KernelFile(ProcessFile, kw_only=True):
 
     def __repr__(self) -> str:
         return f"KernelFile(kernel_id={self.kernel_id!r}, name={self.name!r}, pid={self.pid})"
+
+
+class HeadlessFile(ProcessFile, kw_only=True):
+    """A process with machines and no kernel, that is to be on the router under a kernel id of its own."""
+
+    kernel_id: str
+    name: str
+    cwd: str
+    started_at: float
+    #: ``major.minor.micro`` of its Python.
+    python: str
 
 
 class BridgeFile(ProcessFile, kw_only=True):
@@ -229,6 +240,11 @@ def host_file(runtime_dir: Path) -> Path:
 def kernel_file(runtime_dir: Path, kernel_id: str) -> Path:
     """Return the path of a kernel's file. It stays when the kernel dies, for who restarts it."""
     return runtime_dir / f"kernel-{kernel_id}.json"
+
+
+def headless_file(runtime_dir: Path, kernel_id: str) -> Path:
+    """Return the path of the file of a process that runs machines without a kernel."""
+    return runtime_dir / f"headless-{kernel_id}.json"
 
 
 def bridge_file(runtime_dir: Path, kernel_id: str) -> Path:

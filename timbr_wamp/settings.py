@@ -22,6 +22,8 @@ from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid
 APP = "timbr_wamp"
 ENV_PREFIX = "TIMBR_WAMP_"
 PROJECT_FILE = "timbr.toml"
+#: Names a project: its folder, or its file. The second is the ancestor's name.
+PROJECT_VARIABLES = (f"{ENV_PREFIX}PROJECT", "TIMBR_PROJECT")
 
 #: Names that the ancestors (juno-magic, timbr-machine) read from the environment.
 LEGACY_ENV = {
@@ -84,7 +86,7 @@ def load_settings(
 
     Args:
         environ: the environment to read, `os.environ` when None.
-        folder: where ``timbr.toml`` is looked for, the working folder when None.
+        folder: where ``timbr.toml`` is looked for, or that file; None: see `project_file`.
 
     Raises:
         InvalidSetting: a value cannot be used; the error names it and where it came from.
@@ -92,8 +94,8 @@ def load_settings(
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     config_dir = Path(environ.get(ENV_PREFIX + "CONFIG_DIR") or platformdirs.user_config_dir(APP))
-    for path in (config_dir / "config.toml", (folder or Path.cwd()) / PROJECT_FILE):
-        values.update(_from_file(path))
+    for path in (config_dir / "config.toml", project_file(folder, environ)):
+        values.update(settings_of_file(path))
     values.update(_from_environment(environ))
     for name, value in explicit.items():
         if name not in NAMES:
@@ -101,6 +103,17 @@ def load_settings(
         if value is not None:
             values[name] = _converted(name, value, "arguments")
     return replace(Settings(), **values)
+
+
+def project_file(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """Return the project's file: ``project`` or ``timbr.toml`` in it, else what ``TIMBR_PROJECT`` names, else here.
+
+    It need not be there.
+    """
+    environ = os.environ if environ is None else environ
+    named = next((environ[name] for name in PROJECT_VARIABLES if environ.get(name)), None)
+    path = project or (Path(named).expanduser() if named is not None else Path.cwd())
+    return path if path.suffix == ".toml" and not path.is_dir() else path / PROJECT_FILE
 
 
 def _default_runtime_dir() -> Path:
@@ -121,13 +134,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def settings_of_file(path: Path) -> dict[str, Any]:
+    """Return what the table ``[settings]`` of a file says; nothing when there is no file.
+
+    Raises:
+        InvalidSetting: it is no TOML, or has an unknown name or a value that cannot be used.
+    """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("settings", {})
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSetting("(file)", str(path), f"not readable as TOML: {error}") from None
+    if not isinstance(table, dict):
+        raise InvalidSetting("settings", str(path), "is no table; write [settings]")
     unknown = sorted(set(table) - set(NAMES))
     if unknown:
         raise InvalidSetting(unknown[0], str(path), f"unknown; known are {', '.join(NAMES)}")

@@ -1,12 +1,60 @@
 // Made from timbr_wamp/contract by `python -m timbr_wamp.contract.exports`; do not edit.
 
+/** What becomes of a message when a slot raises: tried again first, then the verdict. */
+export interface Policy {
+  on_error: "record" | "default" | "drop" | "dead_letter" | "pause" | "stop";
+  retries: number;
+  backoff_s: number;
+  backoff_max_s: number;
+  default: unknown;
+  timeout_s: number | null;
+}
+
+/** What policies did to messages, since the machine was made. Dropped ones: `Status.dropped`. */
+export interface PolicyCounts {
+  retries: number;
+  mended: number;
+  defaults: number;
+  dead_letters: number;
+  pauses: number;
+  stops: number;
+  timeouts: number;
+  abandoned: number;
+}
+
+/** How a source is read. */
+export interface SourceOptions {
+  policy: "wait" | "drop_new" | "drop_old" | "sample";
+  sample_every: number;
+  on_exhausted: "keep" | "stop" | "restart";
+  idle_timeout_s: number | null;
+  restarts: number;
+  backoff_s: number;
+  backoff_max_s: number;
+}
+
 /** Where the messages come from, and how far it is. */
 export interface SourceStatus {
-  state: "none" | "waiting" | "reading" | "exhausted" | "failed";
+  state: "none" | "waiting" | "reading" | "restarting" | "exhausted" | "failed";
   count: number;
   total: number | null;
   eta_s: number | null;
   error: string | null;
+  dropped: number;
+  restarts: number;
+  options: SourceOptions;
+}
+
+/** How far a machine is with its source. */
+export interface Progress {
+  done: number;
+  total: number | null;
+  percentage: number | null;
+  errored: number;
+  rate_per_s: number;
+  eta_s: number | null;
+  state: "idle" | "running" | "paused" | "draining" | "stopped" | "failed";
+  complete: boolean;
 }
 
 /** How often a slot ran, and how fast. Times are of a sample, one message in 32. */
@@ -15,6 +63,10 @@ export interface SlotCounts {
   calls: number;
   errors: number;
   skipped: number;
+  retries: number;
+  mended: number;
+  defaults: number;
+  timeouts: number;
   p50_s: number | null;
   p99_s: number | null;
 }
@@ -44,6 +96,14 @@ export interface Status {
   time: number;
   source: SourceStatus;
   slots: SlotCounts[];
+  retrying: number;
+  policies: PolicyCounts;
+  on_error: Policy;
+  handler: string;
+  executor: string;
+  concurrency: number;
+  hook_failures: number;
+  events_dropped: number;
 }
 
 /** One slot of the newest revision. */
@@ -51,12 +111,14 @@ export interface SlotInfo {
   slot: number;
   name: string | null;
   identity: boolean;
+  kind: "identity" | "function" | "async" | "object";
   function: string | null;
   source: string | null;
   values: number;
   texts: number;
   revision: number;
   author: string | null;
+  policy: Policy | null;
   counts: SlotCounts | null;
 }
 
@@ -78,6 +140,8 @@ export interface RecordMeta {
   received_at: number;
   finished_at: number;
   errored: boolean;
+  dropped: boolean;
+  policies: Record<string, string> | null;
   text_bytes: number | null;
 }
 
@@ -115,6 +179,43 @@ export interface ErrorRow {
   exc_tb: string;
   input: string;
   resolved: boolean;
+  policy: string;
+  tries: number;
+  where: string;
+}
+
+/** Failures of one kind: same slot, same exception class, same line. */
+export interface ErrorGroup {
+  slot: number;
+  task: string;
+  exc_class: string;
+  where: string;
+  count: number;
+  rate_per_min: number;
+  first_oid: string;
+  last_oid: string;
+  first_time: number;
+  last_time: number;
+  exc_value: string;
+  input: string;
+  exc_tb: string;
+  policies: Record<string, number>;
+  open: number;
+  resolved: boolean;
+}
+
+/** A slot, or the message, in the machine's graph. */
+export interface GraphNode {
+  id: string;
+  label: string;
+  needs: string[];
+}
+
+/** Which set slot consumes whose value; drawn as Mermaid text. */
+export interface Graph {
+  revision: number;
+  nodes: GraphNode[];
+  mermaid: string;
 }
 
 /** A slot function on its way: source text, ``module:name``, or cloudpickle. */
@@ -149,7 +250,7 @@ export interface TrialRow {
 
 /** Something happened that changed a machine's state. */
 export interface Event {
-  kind: string;
+  kind: "started" | "resumed" | "paused" | "stopped" | "failed" | "closed" | "slot_changed" | "configured" | "handler_changed" | "source_set" | "source_deleted" | "source_failed" | "restarted" | "exhausted" | "idle" | "drained" | "full" | "stalled" | "object_failed";
   time: number;
   number: number;
   author: string | null;
@@ -172,6 +273,7 @@ export interface KernelInfo {
   wamp_session: number | null;
   pid: number | null;
   ours: boolean;
+  headless: boolean;
   language: string;
   language_version: string;
   protocol_version: string;
@@ -262,6 +364,9 @@ export interface MachineProcedures {
   record: { args: { run: string; seq: number }; result: RecordRow };
   recent: { args: { n?: number }; result: RecordRow[] };
   errors: { args: { n?: number }; result: ErrorRow[] };
+  error_groups: { args: { n?: number }; result: ErrorGroup[] };
+  graph: { args: {  }; result: Graph };
+  progress: { args: { interval_s?: number; timeout_s?: number }; result: Progress };
   revisions: { args: {  }; result: RevisionInfo[] };
   events: { args: { n?: number }; result: Event[] };
   put: { args: { message: unknown; oid?: string | null }; result: string };
@@ -273,12 +378,14 @@ export interface MachineProcedures {
   resume: { args: {  }; result: Status };
   replay: { args: { run: string; seqs: number[] }; result: string[] };
   retry_errors: { args: { oids?: string[] | null }; result: string[] };
-  slot_set: { args: { slot: number | string; function: FunctionRef | (FunctionRef | null)[]; name?: string | null }; result: RevisionInfo };
+  slot_set: { args: { slot: number | string; function: FunctionRef | (FunctionRef | null)[]; name?: string | null; policy?: Policy | null }; result: RevisionInfo };
   slot_delete: { args: { slot: number | string }; result: RevisionInfo };
-  configure: { args: { bufsize?: number | null; stages?: number | null }; result: Status };
+  policy_set: { args: { slot: number | string | null; policy: Policy | null }; result: RevisionInfo };
+  handler_set: { args: { handler: string; options?: { [key: string]: unknown } | null }; result: Status };
+  configure: { args: { bufsize?: number | null; stages?: number | null; concurrency?: number | null }; result: Status };
   trial: { args: { slot: number | string; function: FunctionRef; n?: number }; result: TrialRow[] };
   rollback: { args: { number: number }; result: RevisionInfo };
-  source_set: { args: { source: FunctionRef; total?: number | null; replace?: boolean }; result: Status };
+  source_set: { args: { source: FunctionRef; total?: number | null; replace?: boolean; options?: SourceOptions | null }; result: Status };
   source_delete: { args: {  }; result: Status };
 }
 
@@ -309,5 +416,5 @@ export const ACCESS = {
   node: { list: "read", announce: "host" },
   host: { start: "admin", list: "read", restart: "admin", stop: "admin" },
   kernel: { info: "read", ping: "read", interrupt: "operate", restart: "operate", execute: "admin", execute_interactive: "admin", complete: "admin", inspect: "admin", is_complete: "admin", shutdown: "admin" },
-  machine: { status: "read", slots: "read", slot: "read", records: "read", record: "read", recent: "read", errors: "read", revisions: "read", events: "read", put: "operate", put_many: "operate", call: "operate", start: "operate", stop: "operate", pause: "operate", resume: "operate", replay: "operate", retry_errors: "operate", slot_set: "admin", slot_delete: "admin", configure: "admin", trial: "admin", rollback: "admin", source_set: "admin", source_delete: "admin" },
+  machine: { status: "read", slots: "read", slot: "read", records: "read", record: "read", recent: "read", errors: "read", error_groups: "read", graph: "read", progress: "read", revisions: "read", events: "read", put: "operate", put_many: "operate", call: "operate", start: "operate", stop: "operate", pause: "operate", resume: "operate", replay: "operate", retry_errors: "operate", slot_set: "admin", slot_delete: "admin", policy_set: "admin", handler_set: "admin", configure: "admin", trial: "admin", rollback: "admin", source_set: "admin", source_delete: "admin" },
 } as const;

@@ -7,12 +7,15 @@ import click
 import timbr_wamp
 from timbr_wamp.cli.doctor import doctor
 from timbr_wamp.cli.frame import Commands, set_up_logging, settings_from
+from timbr_wamp.cli.headless import headless_machine, run_project
 from timbr_wamp.cli.kernels import execute, kernel, list_kernels
 from timbr_wamp.cli.machines import put, set_slot, slots, status, tail, watch
 from timbr_wamp.cli.node import router
+from timbr_wamp.cli.project import diff, export, validate
 from timbr_wamp.cli.services import bridge, host
 from timbr_wamp.cli.tokens import token
 from timbr_wamp.cli.up import demo, up
+from timbr_wamp.errors import InvalidSetting
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,7 +28,16 @@ def main(ctx: click.Context, debug: bool) -> None:
     Which router and token: TIMBR_WAMP_URL and TIMBR_WAMP_TOKEN, else `timbr.toml`, else the router
     that runs here.
     """
-    set_up_logging("debug" if debug else settings_from().log_level)
+    set_up_logging("debug" if debug else _log_level(ctx))
+
+
+def _log_level(ctx: click.Context) -> str:
+    try:
+        return settings_from().log_level
+    except InvalidSetting:
+        if ctx.invoked_subcommand == "validate":  # tells that, and all else that is wrong with the file
+            return "warning"
+        raise
 
 
 for command in (
@@ -43,6 +55,11 @@ for command in (
     put,
     slots,
     set_slot,
+    headless_machine,
+    run_project,
+    validate,
+    diff,
+    export,
     token,
     doctor,
 ):

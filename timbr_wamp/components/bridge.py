@@ -21,11 +21,11 @@ import zmq
 
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.components import identity
+from timbr_wamp.components.headless import HeadlessKeeper, Kept
 from timbr_wamp.components.identity import Identity
 from timbr_wamp.components.interest import Counter
 from timbr_wamp.components.keeper import Keeper
 from timbr_wamp.components.kernel_service import KernelService, answer
-from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.components.machine_link import MachineLink
 from timbr_wamp.components.machine_relay import MachineRelay, send
 from timbr_wamp.components.relay import fitting
@@ -45,8 +45,6 @@ STATE_SHORTEST_S = 0.1
 ANNOUNCE_AGAIN_S = 2.0
 #: Output waits at most so long for a router that is behind; then ZeroMQ's own limit decides what is lost.
 PACE_S = 5.0
-#: A kernel of somebody else's that has been dead so long will not come back.
-GIVE_UP_S = 60.0
 #: The reply to ``shutdown`` leaves before the bridge does.
 LAST_REPLY_S = 0.2
 JOIN_S = 15.0
@@ -113,20 +111,11 @@ class Bridge:
 
     def __init__(self, options: BridgeOptions, who: Identity) -> None:
         self._options, self._kernel_id = options, who.kernel_id
-        default_name = who.file.name if who.file is not None else who.connection_file.stem
-        self._name = options.name or default_name
+        self._name = options.name or _default_name(who)
         self._connection = Connection(
             options.url, options.realm, options.token, on_join=self._joined, on_leave=self._left
         )
-        self._keeper = Keeper(
-            who.kernel_id,
-            who.connection_file,
-            options.runtime_dir,
-            file=who.file,
-            on_iopub=self._on_iopub,
-            on_change=self._changed,
-            pace=self._pace,
-        )
+        self._keeper = self._keeper_of(who)
         self._interest = Counter(self._connection, self._on_interest)
         self._machines: dict[str, MachineRelay] = {}
         self._looking = asyncio.Lock()
@@ -140,6 +129,16 @@ class Bridge:
         self._work: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._last_call = self._alive_at = time.monotonic()
+
+    def _keeper_of(self, who: Identity) -> Kept:
+        runtime_dir = self._options.runtime_dir
+        if who.headless is not None:
+            return HeadlessKeeper(who.kernel_id, runtime_dir, file=who.headless, on_change=self._changed)
+        assert who.connection_file is not None
+        return Keeper(
+            who.kernel_id, who.connection_file, runtime_dir, file=who.file,
+            on_iopub=self._on_iopub, on_change=self._changed, pace=self._pace,
+        )  # fmt: skip
 
     async def run(self, stop: asyncio.Event, *, old_subshell: str | None = None) -> None:
         """Bridge until ``stop`` is set, the kernel is ended on request, or the router refuses us for good.
@@ -229,6 +228,7 @@ class Bridge:
             wamp_session=self._connection.session_id,
             pid=file.pid if file is not None else None,
             ours=keeper.ours,
+            headless=keeper.headless,
             language=str(language.get("name", "python")),
             language_version=str(language.get("version", "")),
             protocol_version=str(described.get("protocol_version", "")),
@@ -315,13 +315,13 @@ class Bridge:
 
     async def _watch_idle(self) -> None:
         """End what is idle for too long, and let go of somebody else's kernel that is gone for good."""
-        limit_s = self._options.shutdown_interval_s
+        limit_s = None if self._keeper.headless else self._options.shutdown_interval_s
         while True:
             await asyncio.sleep(LOOK_S if limit_s is None else min(LOOK_S, limit_s / 4))
             now = time.monotonic()
             if self._keeper.state != "dead":
                 self._alive_at = now
-            elif not self._keeper.ours and now - self._alive_at > GIVE_UP_S:
+            elif not self._keeper.ours and now - self._alive_at > self._keeper.give_up_s:
                 logger.warning("kernel %s is gone", self._kernel_id)
                 self._stop.set()
             if self._keeper.state == "busy" or any(
@@ -351,7 +351,7 @@ class Bridge:
             await self._look_once()
 
     async def _look_once(self) -> None:
-        files = machine_files(self._options.runtime_dir, self._keeper.connection_file)
+        files = self._keeper.machines()
         changed = False
         for name in set(files) - set(self._machines) - self._refused:
             await self._add_machine(name)
@@ -397,6 +397,15 @@ class Bridge:
     def _on_interest(self) -> None:
         for relay in self._machines.values():
             relay.refresh()
+
+
+def _default_name(who: Identity) -> str:
+    if who.file is not None:
+        return who.file.name
+    if who.headless is not None:
+        return who.headless.name
+    assert who.connection_file is not None
+    return who.connection_file.stem
 
 
 def _can_be_named(name: str) -> bool:

@@ -18,7 +18,7 @@ from timbr_wamp import runtime
 from timbr_wamp.components import processes
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
 from timbr_wamp.names import checked_kernel_id, host_of, new_kernel_id
-from timbr_wamp.runtime import BridgeFile, KernelFile
+from timbr_wamp.runtime import BridgeFile, HeadlessFile, KernelFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,23 @@ class Identity:
     """A kernel to bridge."""
 
     kernel_id: str
-    connection_file: Path
+    #: None for a process that runs machines without a kernel.
+    connection_file: Path | None
     #: None for a kernel that somebody else started.
     file: KernelFile | None
+    #: Of such a process.
+    headless: HeadlessFile | None = None
 
 
 def of_ours(runtime_dir: Path, kernel_id: str) -> Identity:
-    """Return the identity of a kernel that was started from this runtime folder.
+    """Return the identity of a kernel, or of a headless process, that was started from this runtime folder.
 
     Raises:
         UnknownKernel: there is no such runtime file.
     """
+    headless = runtime.read_file(runtime.headless_file(runtime_dir, checked_kernel_id(kernel_id)), HeadlessFile)
+    if headless is not None:
+        return Identity(kernel_id, None, None, headless)
     file = runtime.read_file(runtime.kernel_file(runtime_dir, checked_kernel_id(kernel_id)), KernelFile)
     if file is None:
         known = [path.stem.removeprefix("kernel-") for path in runtime_dir.glob("kernel-*.json")]

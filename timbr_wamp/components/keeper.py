@@ -19,10 +19,11 @@ from pathlib import Path
 from timbr_wamp.components import launcher
 from timbr_wamp.components.heartbeat import SILENT_S
 from timbr_wamp.components.kernel_link import KernelLink
+from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.contract import IopubMessage, KernelStateName
 from timbr_wamp.errors import CallTimeout, KernelDead, KernelStartFailed, NotOurs, TimbrError
 from timbr_wamp.kernel.startup import ERROR_ATTRIBUTE
-from timbr_wamp.runtime import KernelFile
+from timbr_wamp.runtime import KernelFile, MachineFile
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ START_S = 60.0
 ATTACH_S = 10.0
 #: Asked to end, a kernel has this long before its process is ended.
 SHUTDOWN_S = 3.0
+#: A kernel of somebody else's that has been dead so long will not come back.
+GIVE_UP_S = 60.0
 
 
 class RestartLimit:
@@ -64,6 +67,9 @@ class Keeper:
         on_change: called when state, reason or incarnation changed.
     """
 
+    headless = False
+    give_up_s = GIVE_UP_S
+
     def __init__(
         self,
         kernel_id: str,
@@ -75,7 +81,7 @@ class Keeper:
         on_change: Callable[[], None],
         pace: Callable[[], Awaitable[None]],
     ) -> None:
-        self.kernel_id, self.connection_file, self._runtime_dir = kernel_id, connection_file, runtime_dir
+        self.kernel_id, self._connection_file, self._runtime_dir = kernel_id, connection_file, runtime_dir
         self.file = file
         self._on_iopub, self._on_change, self._pace = on_iopub, on_change, pace
         self.state: KernelStateName = "starting"
@@ -115,6 +121,10 @@ class Keeper:
     def subshell_id(self) -> str | None:
         """Name of the subshell that this bridge keeps in the kernel."""
         return self._link.subshell_id
+
+    def machines(self) -> dict[str, MachineFile]:
+        """Return the kernel's living machines by name."""
+        return machine_files(self._runtime_dir, self._connection_file)
 
     async def open(self, *, old_subshell: str | None = None) -> None:
         """Shake hands with the kernel, start it again if it is ours and dead, and begin to watch it.
@@ -173,7 +183,7 @@ class Keeper:
 
     def _new_link(self) -> KernelLink:
         return KernelLink(
-            self.connection_file,
+            self._connection_file,
             kernel_id=self.kernel_id,
             on_iopub=self._on_iopub,
             on_state=self._link_changed,

@@ -26,7 +26,7 @@ from timbr_wamp.contract import (
 if TYPE_CHECKING:
     from timbr_wamp.client.connection import CallInfo
     from timbr_wamp.client.links import Endpoint
-    from timbr_wamp.components.keeper import Keeper
+    from timbr_wamp.components.headless import Kept
 
 
 def answer(procedure: Procedure, perform: Callable[[dict[str, Any], CallInfo], Awaitable[Any]]) -> Endpoint:
@@ -49,7 +49,7 @@ class KernelService:
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: Kept,
         info: Callable[[], KernelInfo],
         restarted: Callable[[], Awaitable[None]],
         ended: Callable[[], None],

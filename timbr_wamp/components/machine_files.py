@@ -1,12 +1,13 @@
-"""Find the machines of a kernel by the runtime files that they write."""
+"""Find the machines of a kernel, or of a process without one, by the runtime files that they write."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from timbr_wamp import runtime
-from timbr_wamp.runtime import MachineFile
+from timbr_wamp.runtime import HeadlessFile, MachineFile
 
 
 def machine_files(runtime_dir: Path, connection_file: Path) -> dict[str, MachineFile]:
@@ -14,14 +15,33 @@ def machine_files(runtime_dir: Path, connection_file: Path) -> dict[str, Machine
 
     Files and sockets of dead processes are removed.
     """
-    kernel, found = os.path.realpath(connection_file), dict[str, MachineFile]()
+    kernel = os.path.realpath(connection_file)
+    return _living(
+        runtime_dir,
+        lambda file: file.connection_file is not None and os.path.realpath(file.connection_file) == kernel,
+    )
+
+
+def headless_machine_files(runtime_dir: Path, process: HeadlessFile) -> dict[str, MachineFile]:
+    """Return the living machines of a process without a kernel, by name; the newest of each.
+
+    Files and sockets of dead processes are removed.
+    """
+    return _living(
+        runtime_dir,
+        lambda file: (file.pid, file.connection_file) == (process.pid, None),
+    )
+
+
+def _living(runtime_dir: Path, belongs: Callable[[MachineFile], bool]) -> dict[str, MachineFile]:
+    found = dict[str, MachineFile]()
     for path in runtime_dir.glob("machine-*.json"):
         file = runtime.read_file(path, MachineFile)
         if file is None:
             continue
         if not file.alive():
             _clean(path, file)
-        elif file.connection_file is not None and os.path.realpath(file.connection_file) == kernel:
+        elif belongs(file):
             other = found.get(file.name)
             if other is None or other.opened_at < file.opened_at:
                 found[file.name] = file

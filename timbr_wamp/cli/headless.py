@@ -1,0 +1,196 @@
+"""``timbr-wamp machine`` and ``timbr-wamp run``: a machine without a kernel, on the router all the same.
+
+Exit status besides the common ones: 3 when ``--until-done`` ends with errored messages left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from timbr_wamp.cli.frame import Refused, note, print_json, router_options, settings_from
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine import Machine
+    from timbr_wamp.settings import Settings
+
+#: How often it is looked whether the source is done.
+LOOK_S = 0.05
+ERRORED_LEFT = 3
+
+T = TypeVar("T")
+
+
+def headless_options(function: Callable[..., T]) -> Callable[..., T]:
+    """Add what both commands take."""
+    for option in reversed((
+        click.option("--name", help="What people call the process on the router; otherwise after its file or folder."),
+        click.option("--no-start", is_flag=True, help="Do not start the machine; somebody does so over the router."),
+        click.option(
+            "--until-done", is_flag=True,
+            help="End when the source is exhausted and all is processed; status 3 when errored messages are left.",
+        ),
+        click.option(
+            "--drain", "drain_s", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
+            help="Asked to end, finish what waits, for at most so long.",
+        ),
+        click.option("--offline", is_flag=True, help="Stay off the router; the local wire is open all the same."),
+        click.option("--json", "as_json", is_flag=True, help="Print what runs as one line of JSON, for programs."),
+        router_options,
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.command("machine")
+@click.argument("target", metavar="FILE.py:NAME")
+@headless_options
+@click.pass_context
+def headless_machine(ctx: click.Context, /, target: str, url: str | None, realm: str | None, **options: Any) -> None:
+    """Run a machine without a kernel, on the router all the same, until Ctrl-C or SIGTERM.
+
+    NAME in FILE.py, or in package.module:NAME, is a Machine or a function that returns one. Without a
+    router it runs too, and joins when one comes. Asked to end, it finishes what waits, within limits,
+    and ends with status 0; with --until-done, 1 when source or machine failed, 3 when errored messages
+    are left.
+    """
+    from timbr_wamp.projects.targets import find_machine
+
+    settings = settings_from(url=url, realm=realm)
+    machine = find_machine(target)
+    where = target.rpartition(":")[0]
+    default_name = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+    ctx.exit(Headless(machine, settings, default_name, **options).run())
+
+
+@click.command("run")
+@click.argument("project", required=False, metavar="[FOLDER|FILE]", type=click.Path(path_type=Path))
+@headless_options
+@click.pass_context
+def run_project(
+    ctx: click.Context, /, project: Path | None, url: str | None, realm: str | None, **options: Any
+) -> None:
+    """Run the machine of a project, as `machine` does: timbr.toml in FOLDER, in TIMBR_PROJECT, or here.
+
+    Its settings hold for this process; `docs/reference/projects.md` tells what may stand in the file.
+    """
+    from timbr_wamp.projects import load_project
+    from timbr_wamp.settings import PROJECT_VARIABLES
+
+    loaded = load_project(project)
+    # for all of this process, so that the machine's local wire and its bridge meet in one folder
+    os.environ[PROJECT_VARIABLES[0]] = str(loaded.path)
+    settings = settings_from(url=url, realm=realm)
+    ctx.exit(Headless(loaded.machine(), settings, loaded.folder.name, **options).run())
+
+
+class Headless:
+    """A machine, its place on the router, and the signals that end both. Main thread."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        settings: Settings,
+        default_name: str,
+        *,
+        name: str | None,
+        no_start: bool,
+        until_done: bool,
+        drain_s: float,
+        offline: bool,
+        as_json: bool,
+    ) -> None:
+        self._machine, self._settings, self._name = machine, settings, name or default_name
+        self._start, self._until_done, self._drain_s = not no_start, until_done, drain_s
+        self._offline, self._as_json = offline, as_json
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Run until asked to end, or done; return the exit status."""
+        from timbr_wamp.components.escort import Escort
+
+        machine = self._machine
+        escort = None if self._offline else Escort(self._settings, self._name, lambda text: note(f"timbr-wamp: {text}"))
+        with _asked_to_end(self._stop):
+            try:
+                if self._until_done and machine.source.state == "none":
+                    raise Refused("--until-done needs a machine with a source: this one would never be done")
+                machine.serve()
+                if escort is not None:
+                    escort.start()
+                if self._start:
+                    machine.start()
+                self._tell()
+                with suppress(KeyboardInterrupt):  # a second signal: no more patience
+                    self._wait()
+                    self._drain()
+                return self._ending()
+            finally:
+                machine.close()
+                if escort is not None:
+                    escort.close()
+
+    def _tell(self) -> None:
+        machine = self._machine
+        if self._as_json:
+            told = {"name": self._name, "machine": machine.name, "run": machine.run, "pid": os.getpid()}
+            print_json({**told, "endpoint": machine.endpoint}, line=True)
+        else:
+            note(f"timbr-wamp: machine {machine.name!r} of {self._name} is {machine.status.state}; Ctrl-C ends it")
+
+    def _wait(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            if self._until_done and (self._machine.wait(timeout=0) or self._ended_by_itself()):
+                return
+
+    def _ended_by_itself(self) -> bool:
+        status = self._machine.status
+        return status.state == "failed" or (status.state == "stopped" and status.reason is not None)
+
+    def _drain(self) -> None:
+        """Finish what waits, unless somebody paused or stopped the machine."""
+        from timbr_wamp.errors import CallTimeout
+
+        if self._machine.status.state == "running":
+            with suppress(CallTimeout):  # told by what is left
+                self._machine.stop(drain=True, timeout=self._drain_s)
+
+    def _ending(self) -> int:
+        """Say how it went; return the exit status."""
+        machine, status = self._machine, self._machine.status
+        left = status.queue_size + status.in_flight
+        open_errors = sum(group.open for group in machine.error_groups)
+        note(
+            f"timbr-wamp: {status.processed} processed, {status.errored} errored ({open_errors} left so), "
+            f"{status.dropped} dropped, {left} left unprocessed"
+        )
+        if not self._until_done or self._stop.is_set():
+            return 0
+        failed = status.source.error if status.source.state == "failed" else None
+        if failed is not None or self._ended_by_itself():
+            raise Refused(f"the source failed: {failed}" if failed is not None else f"{status.state}: {status.reason}")
+        return ERRORED_LEFT if open_errors else 0
+
+
+@contextmanager
+def _asked_to_end(stop: threading.Event) -> Iterator[None]:
+    """Set ``stop`` at SIGINT, SIGTERM or SIGHUP; raise `KeyboardInterrupt` at a second one."""
+
+    def asked(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    old = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

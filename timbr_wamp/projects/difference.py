@@ -1,0 +1,185 @@
+"""Compare two descriptions of a machine: a project's file with a live machine, or with another file."""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from timbr_wamp.contract import Policy, SlotInfo, SourceOptions, Status
+from timbr_wamp.machine.functions import function_name, source_text
+from timbr_wamp.projects.project import Project
+from timbr_wamp.projects.schema import REFERENCE
+from timbr_wamp.projects.texts import alone, reference_of
+
+__all__ = ["Difference", "Side", "as_text", "differences", "side_of_machine", "side_of_project"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSide:
+    """One slot as it is compared."""
+
+    name: str | None
+    #: Source text; the name of the function where there is none.
+    text: str
+    policy: Policy | None
+    #: ``module:name`` where known.
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two machines."""
+
+    #: How it is called in the output.
+    label: str
+    settings: Mapping[str, Any]
+    slots: Mapping[int, SlotSide]
+
+
+class Difference(msgspec.Struct, kw_only=True, frozen=True):
+    """One thing in which two machines differ."""
+
+    #: ``machine`` or ``slot``.
+    part: Literal["machine", "slot"]
+    #: Number of the slot.
+    slot: int | None = None
+    #: ``name``, ``policy``, ``bufsize`` …; ``function`` for what a slot does.
+    what: str
+    change: Literal["added", "removed", "changed"]
+    before: Any = None
+    after: Any = None
+    #: Unified diff of the source texts, for ``function``.
+    diff: str | None = None
+
+
+def side_of_project(project: Project, label: str | None = None) -> Side:
+    """Return what a project says; loads its functions, makes no machine.
+
+    Raises:
+        InvalidProject: something cannot be loaded, with all problems.
+    """
+    slots = {}
+    for slot in project.slots():
+        entry, function = slot.entry, slot.function
+        text = entry.source or source_text(function) or function_name(function)
+        slots[entry.slot] = SlotSide(entry.name, _plain(text), entry.policy, entry.function or reference_of(function))
+    about = project.content.machine
+    settings = {key: value for key, value in msgspec.structs.asdict(about).items() if key != "on_error"}
+    settings["on_error"] = about.on_error or Policy()
+    settings["source"] = None if project.content.source is None else project.content.source.options
+    return Side(label or project.path.name, settings, slots)
+
+
+def side_of_machine(status: Status, slots: Sequence[SlotInfo], label: str = "live") -> Side:
+    """Return what a machine tells of itself."""
+    known = {}
+    for info in slots:
+        if not info.identity:
+            text = info.source or info.function or ""
+            reference = text.strip() if REFERENCE.fullmatch(text.strip()) else None
+            known[info.slot] = SlotSide(info.name, _plain(text), info.policy, reference)
+    settings = {
+        "name": status.name,
+        "stages": len(slots),
+        "bufsize": status.queue_capacity,
+        "executor": status.executor,
+        "concurrency": status.concurrency,
+        "on_error": status.on_error,
+        "source": None if status.source.state == "none" else status.source.options,
+    }
+    return Side(label, settings, known)
+
+
+def differences(before: Side, after: Side) -> list[Difference]:
+    """Return in what ``after`` differs from ``before``, the machine's own settings first, then slot by slot."""
+    found = [
+        Difference(part="machine", what=key, change=_change(old, new), before=_shown(old), after=_shown(new))
+        for key, old in before.settings.items()
+        if (new := after.settings[key]) != old
+    ]
+    for number in sorted({*before.slots, *after.slots}):
+        found += _slot_differences(number, before, after)
+    return found
+
+
+def as_text(found: Sequence[Difference], before: Side, after: Side) -> str:
+    """Return the differences for people: lines of settings, unified diffs of source texts."""
+    lines = []
+    for one in found:
+        if one.diff is not None:
+            lines.append(one.diff.rstrip("\n"))
+            continue
+        where = "machine" if one.slot is None else f"slot {one.slot}"
+        lines += [f"--- {before.label} {where}", f"+++ {after.label} {where}"]
+        lines += [f"-{one.what} = {one.before}"] if one.change != "added" else []
+        lines += [f"+{one.what} = {one.after}"] if one.change != "removed" else []
+    return "\n".join(lines)
+
+
+# --- inside ----------------------------------------------------------------------------------
+
+
+def _slot_differences(number: int, before: Side, after: Side) -> list[Difference]:
+    old, new = before.slots.get(number), after.slots.get(number)
+    found = []
+    if not _same_function(old, new):
+        diff = "".join(
+            difflib.unified_diff(
+                _lines(old), _lines(new), _title(before.label, number, old), _title(after.label, number, new)
+            )
+        )
+        found.append(
+            Difference(
+                part="slot",
+                slot=number,
+                what="function",
+                change=_change(old, new),
+                diff=diff,
+                before=old and old.text,
+                after=new and new.text,
+            )
+        )
+    for what in ("name", "policy"):
+        one, other = (None if side is None else getattr(side, what) for side in (old, new))
+        if one != other:
+            change = _change(one, other)
+            found.append(
+                Difference(part="slot", slot=number, what=what, change=change, before=_shown(one), after=_shown(other))
+            )
+    return found
+
+
+def _same_function(old: SlotSide | None, new: SlotSide | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    if old.reference is not None and new.reference is not None:
+        return old.reference == new.reference
+    return old.text == new.text
+
+
+def _change(old: object, new: object) -> Literal["added", "removed", "changed"]:
+    return "added" if old is None else "removed" if new is None else "changed"
+
+
+def _shown(value: object) -> Any:
+    """Return a value in builtins: a policy or options as the keys that are not as usual."""
+    return msgspec.to_builtins(value) if isinstance(value, (Policy, SourceOptions)) else value
+
+
+def _lines(side: SlotSide | None) -> list[str]:
+    return [] if side is None else [f"{line}\n" for line in side.text.splitlines()]
+
+
+def _title(label: str, number: int, side: SlotSide | None) -> str:
+    return "/dev/null" if side is None else f"{label} slot {number}" + (f" ({side.name})" if side.name else "")
+
+
+def _plain(text: str) -> str:
+    """Return a text without what makes no difference: common indentation, empty lines around, a lambda's statement."""
+    text = textwrap.dedent(text).strip("\n")
+    return "\n".join(line.rstrip() for line in (alone(text) or text).splitlines())

@@ -1,0 +1,199 @@
+"""Write a machine down as ``timbr.toml``: one of this process, or one that is only described.
+
+What a machine does not tell, the file does not get: messages, records and counts belong to the
+machine, and a source is written only where the file named it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from timbr_wamp.contract import Policy, SlotInfo, SourceOptions, Status
+from timbr_wamp.errors import CannotSave, InvalidArgument, InvalidProject
+from timbr_wamp.machine import Machine
+from timbr_wamp.projects.project import entries_of
+from timbr_wamp.projects.schema import REFERENCE, MachineEntry, SourceEntry, read_project
+from timbr_wamp.projects.texts import Unwritable, alone, free_names, reference_of, written
+from timbr_wamp.settings import project_file
+
+__all__ = ["described", "exported", "save", "toml", "write"]
+
+HEAD = "# A machine of timbr-wamp. `timbr-wamp run` makes and starts it, `timbr-wamp validate` checks this file.\n"
+#: Left out of the file when they are so.
+_DEFAULTS: dict[str, Any] = msgspec.structs.asdict(MachineEntry())
+
+Tables = dict[str, Any]
+
+
+def save(machine: Machine, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a machine of this process as a project; return its file.
+
+    Args:
+        path: a folder, which gets ``timbr.toml``, or the file itself.
+        overwrite: a file that is there is replaced; its ``[source]``, where the machine has none of a
+            project, and its ``[settings]`` stay.
+
+    Raises:
+        CannotSave: a slot's function can be written neither as ``module:name`` nor as source text.
+        InvalidArgument: the file is there already.
+    """
+    entries, source = entries_of(machine)
+    loaded = {slot.entry.slot: slot for slot in entries}
+    slots = []
+    for info in machine.slots:
+        if info.identity:
+            continue
+        function, was = machine[info.slot], loaded.get(info.slot)
+        if was is not None and was.function is function:  # as its file had it
+            where = {"source": was.entry.source} if was.entry.source is not None else {"function": was.entry.function}
+        elif (reference := reference_of(function)) is not None:
+            where = {"function": reference}
+        else:
+            try:
+                where = {"source": written(function, info.source)}
+            except Unwritable as error:
+                raise CannotSave(_slot(info), str(error)) from None
+        slots.append(_slot_table(info, where))
+    tables = _machine_tables(machine.status, len(machine), slots)
+    if source is not None:
+        tables["source"] = _source_table(source, machine.status)
+    return write(tables, path, overwrite=overwrite)
+
+
+def exported(status: Status, slots: Sequence[SlotInfo]) -> Tables:
+    """Return the tables of a machine elsewhere, from what it tells of itself.
+
+    Raises:
+        CannotSave: a slot's function tells too little of itself.
+    """
+    tables = [_slot_table(info, described(info)) for info in slots if not info.identity]
+    return _machine_tables(status, len(slots), tables)
+
+
+def described(info: SlotInfo) -> Tables:
+    """Return ``source`` or ``function`` of a slot, from its description alone.
+
+    Raises:
+        CannotSave: its text does not stand by itself, and no module has its function.
+    """
+    text, function = info.source or "", info.function or ""
+    if REFERENCE.fullmatch(text.strip()):
+        return {"function": text.strip()}  # it was set by reference
+    if not text and function in vars(builtins):
+        return {"function": f"builtins:{function}"}
+    missing = "it tells no whole source text"
+    if (part := alone(text)) is not None:
+        if not (missed := free_names(part)) and info.kind != "object":
+            return {"source": part if part.endswith("\n") else f"{part}\n"}
+        missing = f"its text refers to {', '.join(sorted(missed))}" if missed else "it is an object"
+    module, _, name = function.rpartition(".")
+    if module and "<" not in function and info.kind != "object":
+        return {"function": f"{module}:{name}"}
+    raise CannotSave(_slot(info), f"{missing}, and no module has it; set it by source text, or save it where it runs")
+
+
+def toml(tables: Tables) -> str:
+    """Return the tables as the text of a file.
+
+    Raises:
+        CannotSave: a value that TOML has no form for, such as None within a list.
+    """
+    try:
+        return HEAD + "\n" + tomli_w.dumps(tables, multiline_strings=True)
+    except (TypeError, ValueError) as error:
+        raise CannotSave("a default value", f"TOML cannot say it: {error}") from None
+
+
+def write(tables: Tables, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a project's file whole or not at all; see `save`."""
+    file = project_file(Path(path).expanduser())
+    if file.exists() and not overwrite:
+        raise InvalidArgument("path", f"{file} is there already; overwrite=True replaces its machine and slots")
+    kept = _kept(file) if file.exists() else {}
+    merged = {**kept, **tables}
+    text = toml({key: merged[key] for key in ("machine", "source", "slots", "settings") if merged.get(key)})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
+            new.write(text)
+        os.chmod(temporary, file.stat().st_mode & 0o777 if file.exists() else 0o644)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return file
+
+
+# --- inside ----------------------------------------------------------------------------------
+
+
+def _kept(file: Path) -> Tables:
+    """Return what stays of a file that is replaced.
+
+    Raises:
+        InvalidArgument: it cannot be read, so nothing of it could be kept.
+    """
+    try:
+        before = read_project(file)
+    except InvalidProject as error:
+        raise InvalidArgument("path", f"what is there is not replaced, since it has problems: {error}") from None
+    kept: Tables = {"settings": before.settings} if before.settings else {}
+    if before.source is not None:
+        kept["source"] = _source_table(before.source, None)
+    return kept
+
+
+def _slot(info: SlotInfo) -> str:
+    return f"slot {info.slot}" + (f" ({info.name})" if info.name else "")
+
+
+def _slot_table(info: SlotInfo, where: Tables) -> Tables:
+    table: Tables = {"slot": info.slot}
+    if info.name is not None:
+        table["name"] = info.name
+    table |= where
+    if info.policy is not None:
+        table["policy"] = _policy(info.policy)
+    return table
+
+
+def _machine_tables(status: Status, stages: int, slots: list[Tables]) -> Tables:
+    machine: Tables = {
+        "name": status.name,
+        "stages": stages,
+        "bufsize": status.queue_capacity,
+        "executor": status.executor,
+        "concurrency": status.concurrency,
+    }
+    if status.on_error != Policy():
+        machine["on_error"] = _policy(status.on_error)
+    kept = {key: value for key, value in machine.items() if value != _DEFAULTS.get(key)}
+    return {"machine": kept, "slots": slots}
+
+
+def _source_table(source: SourceEntry, status: Status | None) -> Tables:
+    options = source.options if status is None or status.source.state == "none" else status.source.options
+    table = {key: getattr(source, key) for key in ("source", "function", "total")}
+    table |= _sparse(options)
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def _sparse(options: SourceOptions) -> Tables:
+    built: Tables = msgspec.to_builtins(options)
+    return {key: value for key, value in built.items() if value is not None}
+
+
+def _policy(policy: Policy) -> Tables | str:
+    table: Tables = msgspec.to_builtins(policy)
+    if set(table) <= {"on_error"}:
+        return policy.on_error
+    return table

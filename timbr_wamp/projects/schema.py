@@ -1,0 +1,255 @@
+"""What may stand in ``timbr.toml``, read strictly: every problem is found, and all are told at once.
+
+Only form is checked here: keys, types, bounds, one number and one name a slot. Whether source texts
+compile and references can be imported, `timbr_wamp.projects.project` finds out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from timbr_wamp.contract import RESERVED_NAMES, Backpressure, OnExhausted, Policy, SourceOptions, Verdict
+from timbr_wamp.contract.policies import checked_policy
+from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting
+from timbr_wamp.machine.slots import STAGES_LIMIT
+from timbr_wamp.names import DEFAULT_MACHINE, checked_component
+from timbr_wamp.settings import settings_of_file
+
+__all__ = ["MachineEntry", "ProjectFile", "SlotEntry", "SourceEntry", "read_project"]
+
+#: ``module:name`` or ``package.module:name.of.part``.
+REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
+
+
+class MachineEntry(msgspec.Struct, kw_only=True, frozen=True):
+    """The table ``[machine]``."""
+
+    name: str = DEFAULT_MACHINE
+    stages: int = 8
+    bufsize: int = 1024
+    executor: str = "inline"
+    concurrency: int = 1
+    #: For slots without a policy of their own.
+    on_error: Policy | None = None
+
+
+class SlotEntry(msgspec.Struct, kw_only=True, frozen=True):
+    """One of ``[[slots]]``: ``source`` or ``function``."""
+
+    slot: int
+    name: str | None = None
+    #: Source text whose last statement is the function.
+    source: str | None = None
+    #: ``module:name``.
+    function: str | None = None
+    policy: Policy | None = None
+
+
+class SourceEntry(msgspec.Struct, kw_only=True, frozen=True):
+    """The table ``[source]``: ``source`` or ``function``, and how it is read."""
+
+    source: str | None = None
+    function: str | None = None
+    #: How many messages there will be.
+    total: int | None = None
+    policy: Backpressure = "wait"
+    sample_every: int = 10
+    on_exhausted: OnExhausted = "keep"
+    idle_timeout_s: float | None = None
+    restarts: int = 0
+    backoff_s: float = 1.0
+    backoff_max_s: float = 60.0
+
+    @property
+    def options(self) -> SourceOptions:
+        """How it is read, as the contract says it."""
+        return SourceOptions(**{name: getattr(self, name) for name in SourceOptions.__struct_fields__})
+
+
+class ProjectFile(msgspec.Struct, kw_only=True, frozen=True):
+    """The whole file."""
+
+    machine: MachineEntry = MachineEntry()
+    slots: list[SlotEntry] = []
+    source: SourceEntry | None = None
+    #: See `timbr_wamp.settings.Settings`.
+    settings: dict[str, Any] = {}
+
+
+def read_project(path: Path) -> ProjectFile:
+    """Read a project's file.
+
+    Raises:
+        InvalidProject: it is not there, no TOML, or has problems; all of them are told.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidProject(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidProject(str(path), [f"not readable as TOML: {error}"]) from None
+    reader = _Reader(path)
+    project = reader.project(tables)
+    if reader.problems:
+        raise InvalidProject(str(path), reader.problems)
+    return project
+
+
+E = TypeVar("E", MachineEntry, SlotEntry, SourceEntry)
+
+
+class _Reader:
+    """Reads tables into entries and gathers what is wrong with them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.problems: list[str] = []
+
+    def project(self, tables: Mapping[str, object]) -> ProjectFile:
+        self._unknown(tables, ProjectFile.__struct_fields__, "")
+        machine = self._entry(tables.get("machine", {}), MachineEntry, "machine") or MachineEntry()
+        rows = tables.get("slots", [])
+        if not isinstance(rows, list):
+            self.problems.append("slots: write [[slots]], one table a slot")
+            rows = []
+        slots = [self._entry(row, SlotEntry, f"slots[{n}]") for n, row in enumerate(rows)]
+        source = self._entry(tables["source"], SourceEntry, "source") if "source" in tables else None
+        self._check_machine(machine)
+        for n, slot in enumerate(slots):
+            if slot is not None:
+                self._check_function(slot, f"slots[{n}]")
+        self._check_slots([slot for slot in slots if slot is not None], machine.stages)
+        if source is not None:
+            self._check_function(source, "source")
+            self._check_source(source)
+        try:
+            settings_of_file(self._path)
+        except (InvalidSetting, InvalidName) as error:
+            self.problems.append(f"settings: {error}")
+        given = tables.get("settings", {})
+        return ProjectFile(
+            machine=machine,
+            slots=[slot for slot in slots if slot is not None],
+            source=source,
+            settings=given if isinstance(given, dict) else {},
+        )
+
+    # --- keys and types ---------------------------------------------------------------------
+
+    def _entry(self, table: object, kind: type[E], where: str) -> E | None:
+        """Return the entry with what is right in it; None when nothing can be said of it."""
+        if not isinstance(table, dict):
+            self.problems.append(f"{where}: {table!r} is no table")
+            return None
+        self._unknown(table, kind.__struct_fields__, f"{where}.")
+        hints, good = get_type_hints(kind), {}
+        for name, value in table.items():
+            if name in hints:
+                good.update(self._value(f"{where}.{name}", name, value, hints[name]))
+        if kind is SlotEntry and "slot" not in good:
+            if "slot" not in table:
+                self.problems.append(f"{where}.slot: is missing; write the slot's number, such as slot = 0")
+            return None
+        return kind(**good)
+
+    def _unknown(self, table: Mapping[str, object], known: tuple[str, ...], where: str) -> None:
+        for name in table:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                meant = f"; {near[0]!r} was meant?" if near else ""
+                self.problems.append(f"{where}{name}: unknown{meant} known are {', '.join(known)}")
+
+    def _value(self, where: str, name: str, value: object, hint: Any) -> dict[str, Any]:
+        if Policy in get_args(hint):
+            return self._policy(where, name, value)
+        try:
+            return {name: msgspec.convert(value, hint)}
+        except msgspec.ValidationError:
+            self.problems.append(f"{where}: {value!r} is not {_in_words(hint)}")
+            return {}
+
+    def _policy(self, where: str, name: str, value: object) -> dict[str, Any]:
+        """Take a verdict, or a table of a policy; each wrong key is a problem of its own."""
+        if isinstance(value, dict):
+            before = len(self.problems)
+            self._unknown(value, Policy.__struct_fields__, f"{where}.")
+            for key, hint in get_type_hints(Policy).items():
+                if key in value:
+                    self._value(f"{where}.{key}", key, value[key], hint)
+            if len(self.problems) > before:
+                return {}
+        elif not isinstance(value, str):
+            self.problems.append(f"{where}: {value!r} is neither a table nor one of {', '.join(get_args(Verdict))}")
+            return {}
+        try:
+            return {name: checked_policy(value, where)}
+        except InvalidArgument as error:
+            self.problems.append(f"{error.name}: {error.problem}")
+            return {}
+
+    # --- what belongs together --------------------------------------------------------------
+
+    def _check_machine(self, machine: MachineEntry) -> None:
+        if not 1 <= machine.stages <= STAGES_LIMIT:
+            self.problems.append(f"machine.stages: {machine.stages} is not between 1 and {STAGES_LIMIT}")
+        for name in ("bufsize", "concurrency"):
+            if getattr(machine, name) < 1:
+                self.problems.append(f"machine.{name}: {getattr(machine, name)} is not above 0")
+        try:
+            checked_component(machine.name)
+        except InvalidName as error:
+            self.problems.append(f"machine.name: {error}")
+        if machine.name in RESERVED_NAMES:
+            self.problems.append(f"machine.name: {machine.name!r} is a kernel's own name on the wire; choose another")
+
+    def _check_function(self, entry: SlotEntry | SourceEntry, where: str) -> None:
+        if (entry.source is None) == (entry.function is None):
+            self.problems.append(f"{where}: give `source`, a text, or `function`, as module:name; one of them")
+        if entry.function is not None and not REFERENCE.fullmatch(entry.function):
+            self.problems.append(f"{where}.function: {entry.function!r} is no reference; write module:name")
+
+    def _check_slots(self, slots: list[SlotEntry], stages: int) -> None:
+        for slot in slots:
+            if not 0 <= slot.slot < stages:
+                self.problems.append(f"slot {slot.slot}: there are {stages} (machine.stages), from 0 to {stages - 1}")
+            if slot.name is not None and not slot.name.isidentifier():
+                self.problems.append(f"slot {slot.slot}: its name {slot.name!r} is no identifier")
+        for number in _twice(slot.slot for slot in slots):
+            self.problems.append(f"slot {number}: stands in the file more than once")
+        for name in _twice(slot.name for slot in slots if slot.name is not None):
+            self.problems.append(f"slot name {name!r}: is borne by more than one slot")
+
+    def _check_source(self, source: SourceEntry) -> None:
+        for name, least in (("total", 0), ("sample_every", 1), ("restarts", 0), ("backoff_s", 0), ("backoff_max_s", 0)):
+            value = getattr(source, name)
+            if value is not None and value < least:
+                self.problems.append(f"source.{name}: {value} is below {least}")
+        if source.idle_timeout_s is not None and source.idle_timeout_s <= 0:
+            self.problems.append(f"source.idle_timeout_s: {source.idle_timeout_s} is not above 0")
+
+
+T = TypeVar("T", int, str)
+
+
+def _twice(items: Iterator[T]) -> list[T]:
+    return [item for item, count in Counter(items).items() if count > 1]
+
+
+def _in_words(hint: Any) -> str:
+    """Return what a type asks for, as people say it."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_in_words(part) for part in get_args(hint) if part is not type(None))
+    return _WORDS.get(hint, str(hint))

@@ -1,0 +1,71 @@
+"""Find the machine that ``FILE.py:NAME`` or ``package.module:NAME`` names, by importing it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from timbr_wamp.errors import InvalidArgument, InvalidSource
+from timbr_wamp.machine import Machine
+
+__all__ = ["find_machine"]
+
+
+def find_machine(target: str) -> Machine:
+    """Return the machine that ``target`` names: a `Machine`, or what a function called so returns.
+
+    Runs the module's code. The file's folder, or the working folder, is put on Python's path.
+
+    Raises:
+        InvalidArgument: no target, or what it names is no machine.
+        InvalidSource: it cannot be imported, or the function raises.
+    """
+    where, _, path = target.rpartition(":")
+    if not where or not path:
+        raise InvalidArgument("machine", f"{target!r} names none; write FILE.py:NAME or package.module:NAME")
+    try:
+        thing: object = _imported(where)
+        for name in path.split("."):
+            thing = getattr(thing, name)
+        if not isinstance(thing, Machine) and callable(thing):
+            thing = thing()
+    except (ImportError, AttributeError) as error:
+        raise InvalidSource(f"{target!r} cannot be found: {error}") from error
+    except InvalidArgument:
+        raise
+    except (Exception, SystemExit) as error:  # the module's own code
+        raise InvalidSource(f"{target!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(thing, Machine):
+        raise InvalidArgument("machine", f"{target!r} is a {type(thing).__name__}, not a Machine")
+    return thing
+
+
+def _imported(where: str) -> ModuleType:
+    """Return the module of a file, or of a dotted name."""
+    if not where.endswith(".py"):
+        _importable(Path.cwd())
+        return import_module(where)
+    file = Path(where).expanduser().resolve()
+    if not file.is_file():
+        raise InvalidArgument("machine", f"no such file: {where}")
+    _importable(file.parent)
+    # under its own name, so that what it defines can be found again by reference
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
+    return module
+
+
+def _importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))

@@ -1,0 +1,199 @@
+"""How a function is written down: as ``module:name``, or as source text that stands by itself.
+
+A text stands by itself when it names nothing but builtins and what it defines. Modules, importable
+functions, plain constants and helpers of a notebook that a function refers to are written in front.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import symtable
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from timbr_wamp.machine.functions import source_text
+
+__all__ = ["Unwritable", "alone", "free_names", "lambda_text", "reference_of", "written"]
+
+#: Modules whose names another process does not find.
+_PRIVATE_MODULES = frozenset({"__main__", "__slot__", "__mp_main__"})
+#: Helpers that call helpers are followed so far.
+_DEPTH_LIMIT = 20
+
+
+class Unwritable(ValueError):
+    """Why a function cannot be written down; the text says it."""
+
+
+def reference_of(function: object) -> str | None:
+    """Return ``module:name`` under which another process finds this very object, None when there is none."""
+    module_name = getattr(function, "__module__", None) or type(function).__module__
+    module = sys.modules.get(module_name)
+    if module is None or module_name in _PRIVATE_MODULES:
+        return None
+    name = getattr(function, "__qualname__", None)
+    if name is None:  # an object: the variable of its class's module that holds it
+        name = next((key for key, value in vars(module).items() if value is function), None)
+    if name is None or not all(part.isidentifier() for part in name.split(".")):
+        return None
+    found: object = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    same = found is function or (inspect.ismethod(found) and found == function)
+    return f"{module_name}:{name}" if same else None
+
+
+def written(function: Callable[..., Any], text: str | None) -> str:
+    """Return source text that gives ``function`` wherever it runs.
+
+    Args:
+        text: what is known of it; Python's own knowledge otherwise.
+
+    Raises:
+        Unwritable: there is no text, or it needs what cannot be written.
+    """
+    if isinstance(function, FunctionType) and function.__module__ != "__slot__":
+        return _Writer().function(function)
+    if isinstance(function, FunctionType) and text is not None:
+        return text  # it was set by source text: that is all of it
+    raise Unwritable(f"it is a {type(function).__name__} that no module holds by name; make it a module's variable")
+
+
+class _Writer:
+    """Writes one function with all that it needs, each thing once."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._names: dict[str, object] = {}
+
+    def function(self, function: FunctionType) -> str:
+        text = self._text(function, 0)
+        front = "\n".join(self._lines)
+        return f"{front}\n\n{text}" if front else text
+
+    def _text(self, function: FunctionType, depth: int) -> str:
+        text = source_text(function)
+        if text is None:
+            raise Unwritable("Python does not know its source text")
+        if function.__name__ == "<lambda>":
+            text = lambda_text(text, function.__code__) or ""
+        tree = _parsed(text)
+        if tree is None or not isinstance(tree.body[-1], (ast.FunctionDef, ast.AsyncFunctionDef, ast.Expr)):
+            raise Unwritable("its source text does not stand by itself; write it as a def")
+        known = {**function.__globals__, **_closure(function)}
+        for name in sorted(free_names(text)):
+            if name not in known:
+                raise Unwritable(f"it refers to {name!r}, which is defined nowhere")
+            self._need(name, known[name], depth)
+        return text if text.endswith("\n") else f"{text}\n"
+
+    def _need(self, name: str, value: object, depth: int) -> None:
+        """Write what a name stands for in front."""
+        if name in self._names:
+            if self._names[name] is not value:
+                raise Unwritable(f"two of its functions mean different things by {name!r}")
+            return
+        self._names[name] = value
+        self._lines.append(self._definition(name, value, depth).rstrip("\n"))
+
+    def _definition(self, name: str, value: object, depth: int) -> str:
+        if isinstance(value, ModuleType):
+            return f"import {value.__name__}" if value.__name__ == name else f"import {value.__name__} as {name}"
+        if (reference := reference_of(value)) is not None and "." not in reference.partition(":")[2]:
+            module, _, there = reference.partition(":")
+            return f"from {module} import {there}" + ("" if there == name else f" as {name}")
+        if _is_plain(value):
+            return f"{name} = {value!r}"
+        if isinstance(value, FunctionType) and depth < _DEPTH_LIMIT and value.__module__ in _PRIVATE_MODULES:
+            text = self._text(value, depth + 1)
+            return text if value.__name__ == name else f"{name} = {text}"
+        raise Unwritable(f"it refers to {name!r}, a {type(value).__name__}, that stands outside of its text")
+
+
+def alone(text: str) -> str | None:
+    """Return the part of a text that gives its function: all of it, or of some other statement the lambda in it.
+
+    >>> alone("m.set(0, lambda x: x + 1)")
+    'lambda x: x + 1'
+
+    None when it gives none.
+    """
+    tree = _parsed(text)
+    last = None if tree is None else tree.body[-1]
+    if isinstance(last, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return text
+    if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name):
+        return text
+    if isinstance(last, ast.Expr) and isinstance(last.value, ast.Lambda):
+        return text
+    return lambda_text(text) or (text if isinstance(last, ast.Expr) else None)
+
+
+def free_names(text: str) -> set[str]:
+    """Return the names that a text uses and does not define, builtins aside.
+
+    >>> sorted(free_names("def f(x):\\n    return np.sqrt(x) + len(scale)\\n"))
+    ['np', 'scale']
+    """
+    top = symtable.symtable(text, "<slot>", "exec")
+    defined = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    used, tables = set(), [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        used |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (s.is_global() or table is top)}
+    return used - defined - set(vars(builtins))
+
+
+def lambda_text(text: str, code: CodeType | None = None) -> str | None:
+    """Return the one lambda in a text, with ``code`` the one that it was made from; None when it cannot be told.
+
+    >>> lambda_text("m[0] = lambda x: x ** 2")
+    'lambda x: x ** 2'
+    """
+    text = textwrap.dedent(text).strip()
+    for candidate in (text, text.rstrip(",)]}"), f"({text}", f"[{text}"):
+        tree = _parsed(candidate)
+        if tree is None:
+            continue
+        found = [ast.get_source_segment(candidate, node) for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+        fitting = {one for one in found if one is not None and (code is None or _compiled(one) == _essence(code))}
+        return fitting.pop() if len(fitting) == 1 else None
+    return None
+
+
+def _compiled(text: str) -> tuple[object, ...]:
+    code = compile(text, "<lambda>", "eval")
+    return _essence(next(constant for constant in code.co_consts if isinstance(constant, CodeType)))
+
+
+def _essence(code: CodeType) -> tuple[object, ...]:
+    """Return what two compilations of one lambda have in common, whether or not it had a closure."""
+    constants = tuple(constant for constant in code.co_consts if not isinstance(constant, CodeType))
+    return code.co_varnames, sorted({*code.co_names, *code.co_freevars}), repr(constants)
+
+
+def _parsed(text: str) -> ast.Module | None:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
+    return tree if tree.body else None
+
+
+def _closure(function: FunctionType) -> Mapping[str, object]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells}
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether the value's ``repr`` is a literal that gives it again."""
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return False
