@@ -34,7 +34,8 @@ REPR_LIMIT = 200
 
 #: How every value of ours becomes JSON. Dataclasses pass by orjson, to us: orjson 3.13 ends the process
 #: with a segmentation fault on one with ``__slots__`` whose fields are not all set. So do numpy's arrays:
-#: orjson would write large ones whole, and refuse those whose items do not lie side by side.
+#: orjson would write large ones whole, and refuse those whose items do not lie side by side. Datetimes stay
+#: with orjson, which is ten times as fast with them, though 3.13 writes `datetime.time(0, 0, 0, 10)` as ``.10``.
 JSON_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
