@@ -163,10 +163,6 @@ def test_texts_are_what_was_published_also_after_a_slot_changed_the_value():
         assert machine("in").values[2] == [[1, 2], "[1]"]
 
 
-async def coroutine(a):
-    return a
-
-
 def generator(a):
     yield a
 
@@ -175,21 +171,26 @@ async def async_generator(a):
     yield a
 
 
-class AsyncCallable:
-    async def __call__(self, a):
+class GeneratorCallable:
+    def __call__(self, a):
+        yield a
+
+
+class Node:
+    def step(self, a):
         return a
 
 
-class GeneratorCallable:
-    def __call__(self, a):
+class GeneratorNode:
+    def step(self, a):
         yield a
 
 
 @pytest.mark.parametrize(
     "thing",
     [
-        5, "text", [1], coroutine, generator, async_generator, functools.partial(coroutine),
-        functools.partial(functools.partial(generator)), AsyncCallable(), GeneratorCallable(),
+        5, "text", [1], generator, async_generator, functools.partial(functools.partial(generator)),
+        GeneratorCallable(), Node, GeneratorNode(),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_slot_is_refused_and_changes_nothing(thing):

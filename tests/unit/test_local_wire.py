@@ -481,7 +481,8 @@ def test_a_source_is_set_and_deleted_remotely(served, peer):
     peer.call("start")
     assert served.wait(LIMIT_S)
     assert peer.call("status")["source"] == {
-        "state": "exhausted", "count": 5, "total": 5, "eta_s": None, "error": None,
+        "state": "exhausted", "count": 5, "total": 5, "eta_s": None, "error": None, "dropped": 0,
+        "restarts": 0, "options": {},
     }  # fmt: skip
     assert peer.call("source_delete")["source"]["state"] == "none"
     assert served.events()[-1].author == "ada"

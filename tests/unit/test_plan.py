@@ -84,7 +84,7 @@ def test_a_value_changed_later_is_published_as_it_was(run):
 def test_what_cannot_be_serialized_becomes_a_placeholder_and_later_slots_get_the_value_itself(run):
     values, texts, failures = run(revision_of(f0=lambda message: 1 + 2j, f1=lambda f0: f0.imag), 0)
     assert values[2] == 2.0
-    assert texts[1] == b'{"__type__":"complex","__repr__":"(1+2j)"}'
+    assert texts[1] == b'{"__type__":"complex","value":"(1+2j)"}'
     assert list(failures) == []
 
 

@@ -211,6 +211,7 @@ def test_each_change_is_an_event_with_its_author(machine, records):
     machine.set(0, double, author="ada")
     machine.rollback(0, author="bob")
     machine.configure(stages=9, author="eve")
+    assert machine.event_log.flush(5.0)
     assert [(event.kind, event.author, event.data["change"]) for event in records.events] == [
         ("slot_changed", "ada", "set 0"),
         ("slot_changed", "bob", "rollback to 0"),

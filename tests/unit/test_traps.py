@@ -12,6 +12,7 @@ from machine_kit import LIMIT_S, wait_until
 
 from timbr_wamp import names
 from timbr_wamp.machine import Machine
+from timbr_wamp.machine.inline import InlineExecutor
 from timbr_wamp.machine.ledger import Ledger
 
 
@@ -54,12 +55,9 @@ def test_message_lost_on_a_full_queue(machines, records):
 def test_running_a_flag(machines, records, caplog):
     """Ours: from the thread that does the work. When it dies, running is false and the reason is told."""
 
-    class Dies:
-        def process(self, entries, current):
+    class Dies(InlineExecutor):
+        def process(self, entries, conduct):
             raise RuntimeError("the executor died")
-
-        def close(self):
-            """Nothing is held."""
 
     machine = machines(executor=Dies(), hooks=[records])
     machine.start()

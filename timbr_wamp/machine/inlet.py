@@ -145,12 +145,14 @@ class Inlet:
             self._on_drop(entries, WHY[self._policy])
 
 
-def checked_options(options: SourceOptions) -> SourceOptions:
+def checked_options(options: SourceOptions, total: int | None = None) -> SourceOptions:
     """Return ``options``.
 
     Raises:
-        InvalidArgument: a name or a figure that means nothing.
+        InvalidArgument: a name or a figure that means nothing, ``total`` included.
     """
+    if total is not None:
+        _whole("total", total, 0)
     _one_of("policy", options.policy, POLICIES)
     _one_of("on_exhausted", options.on_exhausted, ("keep", "stop", "restart"))
     _whole("sample_every", options.sample_every, 1)

@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 0.5
 
 
-#: Told what happens between begin and end of a source, with a kind and data: ``idle``, ``source_failed``,
-#: ``restarted``. Called in the source's thread; it must neither block nor raise.
+#: Told by kind and data of ``idle``, ``source_failed``, ``restarted``, in the source's thread; may not block or raise.
 OnSourceEvent: TypeAlias = Callable[..., object]
 
 
@@ -48,9 +47,8 @@ class Feeder:
     Args:
         total: how many messages there will be; None: what the source itself tells.
         options: policy, restarts, what silence and the end mean.
-        on_end: told once, when it has ended or was closed, by the thread that read last.
+        on_end: told once when it has ended or was closed, by the thread that read last; on_event: what comes before.
         on_drop: takes what the policy dropped, to be recorded; None: it is only counted.
-        on_event: told what happens before the end.
 
     Raises:
         NotASource: nothing that gives messages.
@@ -71,9 +69,7 @@ class Feeder:
         on_drop: OnDrop | None = None,
         on_event: OnSourceEvent = _tell_nobody,
     ) -> None:
-        self.options = checked_options(options or SourceOptions())
-        if total is not None and (isinstance(total, bool) or not isinstance(total, int) or total < 0):
-            raise InvalidArgument("total", f"{total!r} is not a whole number of at least 0")
+        self.options = checked_options(options or SourceOptions(), total)
         self._origin = Origin(source)
         self._restarts = Restarts(self.options)
         if self._restarts.wanted and (problem := self._origin.why_not_again()) is not None:
@@ -82,9 +78,9 @@ class Feeder:
         own_total = None if self.options.on_exhausted == "restart" else self._origin.total
         self.total = own_total if total is None else total
         self.error: BaseException | None = None
+        #: Where to resume, after the last message queued; None where nobody knows.
         self.position: JsonValue = None
-        self._name, self._ledger = name, ledger
-        self._on_end, self._on_event = on_end, on_event
+        self._name, self._ledger, self._on_end, self._on_event = name, ledger, on_end, on_event
         self._before = ledger.snapshot()
         self._permits = threading.Condition()
         self._budget = 0.0
@@ -93,10 +89,10 @@ class Feeder:
             self.options, ledger=ledger, clock=clock, new_oid=new_oid, on_drop=on_drop,
             may_drop=lambda: self._budget > 0 and not self._closed,
         )  # fmt: skip
-        self._begin_with(self._origin.first)
+        self._reader = self._origin.first
+        self._begin()
 
-    def _begin_with(self, reader: Reader) -> None:
-        self._reader = reader
+    def _begin(self) -> None:
         self._state: SourceStateName = "waiting"
         self._thread: threading.Thread | None = None
         #: Grows when a thread is left to itself: what it reads then is queued still, and it reads no more.
