@@ -52,9 +52,10 @@ class _Registry:
         kind = type(value)
         if kind in _NATIVE:
             return _OURS.get(kind)
-        pair = self._found.get(kind)
+        found = self._found  # read before the table: what an older table says never gets into a newer memory
+        pair = found.get(kind)
         if pair is None:
-            pair = self._found[kind] = _in_order(kind, self._registered), _in_order(kind, _OURS)
+            pair = found[kind] = _in_order(kind, self._registered), _in_order(kind, _OURS)
         if pair[0] is not None:
             return pair[0]
         for codec in self._asked if self._asked is not None else self._load():
