@@ -471,3 +471,16 @@ def test_what_is_written_is_read_again(tmp_path, machines):
     file = write({**tables, "slots": [{"slot": 0, "source": "lambda x: '\\\\' + x"}]}, tmp_path / "deep" / "timbr.toml")
     assert load_project(file).content.slots[0].source == "lambda x: '\\\\' + x"
     assert tomli_w.dumps(tables, multiline_strings=True)
+
+
+# --- the example -----------------------------------------------------------------------------
+
+
+def test_the_example_runs_to_its_end_on_real_data():
+    with load_project(Path(__file__).parents[2] / "examples/projects/earthquakes").machine() as machine:
+        machine.start()
+        assert machine.wait(timeout=30.0)
+        status = machine.status
+        assert (status.processed + status.dropped, status.errored) == (1707, 0)
+        assert status.dropped == machine.error_groups[0].count == 99
+    sys.modules.pop("app")

@@ -1,6 +1,6 @@
 """``timbr-wamp machine`` and ``timbr-wamp run``: a machine without a kernel, on the router all the same.
 
-Exit status besides the common ones: 3 when ``--until-done`` ends with errored messages left.
+Exit status besides the common ones: 0 after SIGINT or SIGTERM, 3 when ``--until-done`` ends with errored messages left.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: How often it is looked whether the source is done.
 LOOK_S = 0.05
 ERRORED_LEFT = 3
+#: After the draining, or instead of it, a message under way has so long.
+CLOSE_S = 1.0
 
 T = TypeVar("T")
 
@@ -133,7 +135,7 @@ class Headless:
                     self._drain()
                 return self._ending()
             finally:
-                machine.close()
+                machine.close(timeout=CLOSE_S)
                 if escort is not None:
                     escort.close()
 

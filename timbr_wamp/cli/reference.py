@@ -25,7 +25,8 @@ never an argument, since all users of a computer see those. `KERNEL` is an id, a
 where it may be left out, the only kernel is meant.
 
 Exit status: 0 it worked; 1 it did not, and a sentence on stderr says why (`timbr-wamp --debug …` shows the traceback);
-2 wrong usage; 130 Ctrl-C. `--json` prints for programs; what is not the result goes to stderr. `NO_COLOR` is honoured.
+2 wrong usage; 3 `machine` and `run` with `--until-done`: done, with errored messages left; 130 Ctrl-C. `--json` prints
+for programs; what is not the result goes to stderr. `NO_COLOR` is honoured.
 """
 
 
