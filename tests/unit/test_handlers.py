@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from machine_kit import LIMIT_S, wait_until
 
 import timbr_wamp
 from timbr_wamp import plugins
@@ -209,3 +210,88 @@ def test_what_does_not_fit_is_refused_with_what_does(handler, options, says):
 def test_an_unknown_name_tells_those_that_there_are():
     with pytest.raises(UnknownPlugin, match="BaseEventHandler, DaskEventDebugger"):
         make_handler("NoSuchHandler")
+
+
+# --- in a machine ----------------------------------------------------------------------------
+
+
+class Failing:
+    """Fails as a source, a hook and a sink."""
+
+    def messages(self):
+        yield 1
+        raise OSError("on purpose")
+
+    def post_put(self, oid, message):
+        raise OSError("on purpose")
+
+    def publish(self, rows):
+        raise OSError("on purpose")
+
+
+def fails_in(kind, machine):
+    if kind == "slot":
+        machine[0] = divide
+    elif kind == "hook":
+        machine.hooks.add_object(Failing())
+    elif kind == "sink":
+        machine.recorder.replace_sinks(lambda sinks: (*sinks, Failing()))
+    machine.start()
+    if kind == "source":
+        machine.source = Failing().messages()
+    else:
+        machine.put(0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["RawEventDebugger", "DaskEventDebugger", "BaseEventHandler"])
+def test_a_debugger_stops_the_machine_and_raises_what_it_is_for(machines, caplog, name, kind):
+    machine = machines(stages=1, handler=name)
+    raises = name == "RawEventDebugger" or (name == "DaskEventDebugger" and kind == "slot")
+    fails_in(kind, machine)
+    if raises:
+        with pytest.raises(ZeroDivisionError if kind == "slot" else OSError):
+            wait_to_the_end(machine)
+        assert machine.status.state == "stopped"
+        assert type(machine.handler.report) is str
+    else:
+        wait_to_the_end(machine)
+        assert machine.running
+
+
+def wait_to_the_end(machine):
+    """Wait until a message was recorded, or the machine stopped itself, then for what `wait` says."""
+    wait_until(lambda: machine.status.last_seq or machine.status.state == "stopped", "a record, or the end")
+    assert machine.wait(LIMIT_S) or machine.status.queue_size
+
+
+def test_methods_named_like_points_are_hooks_while_it_is_the_handler(machines):
+    class Mine(BaseEventHandler):
+        def __init__(self):
+            self.puts = []
+
+        def pre_put(self, message):
+            self.puts.append(message)
+
+    mine = Mine()
+    machine = machines(handler=mine)
+    machine.put(1)
+    machine.handler = "BaseEventHandler"
+    machine.put(2)
+    assert mine.puts == [1]
+    assert machine.status.handler == "BaseEventHandler"
+    assert machine.events()[-1].data == {"handler": "BaseEventHandler"}
+
+
+def test_dead_letters_of_a_machine(machines):
+    taken = []
+    machine = machines(stages=2, handler=DeadLetterHandler(taken.append))
+    machine[0] = divide
+    machine.start()
+    oids = [machine.put(n % 2) for n in range(4)]
+    assert machine.wait(LIMIT_S)
+    assert machine.event_log.flush(LIMIT_S)
+    assert [letter.oid for letter in taken] == [oids[0], oids[2]]
+    assert machine.status.policies.dead_letters == 2
+    (group,) = machine.error_groups
+    assert (group.count, group.open, group.policies) == (2, 2, {"dead_letter": 2})
