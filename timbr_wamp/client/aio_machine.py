@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import msgspec
-
-from timbr_wamp.client.connection import Subscription
+from timbr_wamp.client.aio_topics import AsyncTopics
 from timbr_wamp.client.functions import as_source, function_ref
-from timbr_wamp.client.link import CALL_TIMEOUT_S, Link
+from timbr_wamp.client.link import CALL_TIMEOUT_S
 from timbr_wamp.client.records import AsyncRecords, RecordStream
 from timbr_wamp.contract import (
-    KERNEL,
-    MACHINE,
     CallResult,
+    ErrorGroup,
     ErrorRow,
     Event,
     FunctionRef,
+    Graph,
+    Policy,
+    Progress,
     PutResult,
     Record,
     RecordRow,
@@ -31,6 +30,8 @@ from timbr_wamp.contract import (
     record_from_call,
     record_from_row,
 )
+from timbr_wamp.contract.faces import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
+from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_options
 from timbr_wamp.errors import (
     CallTimeout,
     ConnectionLost,
@@ -40,7 +41,7 @@ from timbr_wamp.errors import (
     NotConnected,
     PythonMismatch,
 )
-from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, kernel_uri, new_oid
+from timbr_wamp.names import checked_oid, new_oid
 
 T = TypeVar("T")
 
@@ -48,28 +49,16 @@ T = TypeVar("T")
 LONG_TIMEOUT_S = 120.0
 #: A blocking put waits in steps, so that no single call is open for very long.
 PUT_STEP_S = 10.0
+#: Progress is followed in steps, so that nobody follows for long in the kernel for a caller who left.
+FOLLOW_STEP_S = 10.0
+#: So long `AsyncMachine.wait` follows before it asks whether there is still something to wait for.
+WATCH_STEP_S = 2.0
+#: Between two questions of `AsyncMachine.wait`, without and with progress.
+WAIT_STEP_S, PROGRESS_STEP_S = 0.05, 0.25
 
 
-class AsyncMachine:
+class AsyncMachine(AsyncTopics):
     """A machine in a kernel on the router. Any loop."""
-
-    def __init__(self, link: Link, kernel_id: str, name: str = DEFAULT_MACHINE) -> None:
-        self._link = link
-        self.kernel_id, self.name = kernel_id, checked_component(name)
-
-    def __repr__(self) -> str:
-        return f"<machine {self.name} of kernel {self.kernel_id}>"
-
-    async def _call(self, result: type[T], verb: str, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S) -> T:
-        """Call one of the machine's procedures; ``result`` is the contract's type, for the reader."""
-        try:
-            value: T = await self._link.call(
-                kernel_uri(self.kernel_id, self.name, verb), MACHINE[verb], *args, timeout_s=timeout_s
-            )
-        except NoSuchProcedure:
-            await self._link.call(kernel_uri(self.kernel_id, "ping"), KERNEL["ping"])  # or the kernel is gone
-            raise NoMachine(self.kernel_id, self.name) from None
-        return value
 
     # --- looking ----------------------------------------------------------------------------
 
@@ -77,25 +66,33 @@ class AsyncMachine:
         """Return state and counters, taken at one instant."""
         return await self._call(Status, "status")
 
-    async def slots(self) -> list[SlotInfo]:
+    async def slots(self) -> SlotInfos:
         """Return the slots of the newest revision."""
-        return await self._call(list[SlotInfo], "slots")
+        return SlotInfos(await self._call(list[SlotInfo], "slots"))
 
     async def slot(self, slot: int | str) -> SlotInfo:
         """Return one slot, by number or name."""
         return await self._call(SlotInfo, "slot", slot)
 
-    async def errors(self, n: int = 50) -> list[ErrorRow]:
+    async def errors(self, n: int = 50) -> ErrorRows:
         """Return the newest failures, oldest of them first."""
-        return await self._call(list[ErrorRow], "errors", n)
+        return ErrorRows(await self._call(list[ErrorRow], "errors", n))
 
-    async def revisions(self) -> list[RevisionInfo]:
+    async def error_groups(self, n: int = 50) -> ErrorGroups:
+        """Return failures by slot, exception class and line, those seen last first."""
+        return ErrorGroups(await self._call(list[ErrorGroup], "error_groups", n))
+
+    async def graph(self) -> Graph:
+        """Return which slot consumes whose value."""
+        return await self._call(Graph, "graph")
+
+    async def revisions(self) -> Revisions:
         """Return the kept revisions of the slot table, oldest first."""
-        return await self._call(list[RevisionInfo], "revisions")
+        return Revisions(await self._call(list[RevisionInfo], "revisions"))
 
-    async def events(self, n: int = 100) -> list[Event]:
+    async def events(self, n: int = 100) -> Events:
         """Return the newest events, oldest of them first."""
-        return await self._call(list[Event], "events", n)
+        return Events(await self._call(list[Event], "events", n))
 
     async def recent(self, n: int = 50) -> list[Record]:
         """Return the newest records, oldest of them first."""
@@ -105,8 +102,7 @@ class AsyncMachine:
     async def record(self, run: str, seq: int) -> Record:
         """Return one record whole, also one whose text is too large for a batch."""
         parts: list[str] = []
-        uri = kernel_uri(self.kernel_id, self.name, "record")
-        row = await self._link.call(uri, MACHINE["record"], run, seq, on_progress=parts.append)
+        row = await self._call(RecordRow, "record", run, seq, on_progress=parts.append)
         if row.text is None and parts:
             row.text = "".join(parts)
         return record_from_row(row)
@@ -201,33 +197,87 @@ class AsyncMachine:
         """Go on after a pause."""
         return await self._call(Status, "resume")
 
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is queued or under way and the source is exhausted; False at the timeout."""
+    async def wait(
+        self, timeout: float | None = None, *, on_progress: Callable[[Progress], None] | None = None
+    ) -> bool:
+        """Wait until nothing is queued or under way and the source is exhausted; False at the timeout.
+
+        ``on_progress(progress)`` is called in the client's thread, and must not block.
+        """
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             status = await self.status()
-            reading = status.source.state in ("waiting", "reading")
-            if not status.queue_size and not status.in_flight and not reading:
-                return True
-            if until is not None and time.monotonic() >= until:
-                return False
-            await asyncio.sleep(0.05)
+            reading = status.source.state in ("waiting", "reading", "restarting")
+            settled = not status.queue_size and not status.in_flight and not reading
+            left_s = _left(until)
+            if on_progress is not None:
+                followed = status.running and reading and left_s > 0
+                if followed:
+                    await self.follow(on_progress, interval_s=PROGRESS_STEP_S, timeout=min(left_s, WATCH_STEP_S))
+                on_progress(await self.progress())
+            if settled or left_s <= 0:
+                return settled
+            await asyncio.sleep(min(left_s, WAIT_STEP_S if on_progress is None else PROGRESS_STEP_S))
 
-    async def configure(self, *, bufsize: int | None = None, stages: int | None = None) -> Status:
-        """Change the queue's capacity, or the number of slots."""
-        return await self._call(Status, "configure", bufsize, stages)
+    async def progress(self) -> Progress:
+        """Return how far the machine is with its source."""
+        return await self._call(Progress, "progress", 1.0, 0.0)
+
+    async def follow(
+        self, on_progress: Callable[[Progress], None], *, interval_s: float = 0.5, timeout: float | None = None
+    ) -> Progress:
+        """Follow the progress until it is complete, the machine rests or time is up; return the last one.
+
+        ``on_progress(progress)`` is called in the client's thread as each comes, and must not block.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            step_s = min(FOLLOW_STEP_S, _left(until))
+            last = await self._call(
+                Progress, "progress", interval_s, step_s, timeout_s=step_s + CALL_TIMEOUT_S, on_progress=on_progress
+            )
+            if last.complete or last.state not in ("running", "draining", "paused") or _left(until) <= 0:
+                return last
+
+    async def configure(
+        self, *, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
+    ) -> Status:
+        """Change the queue's capacity, the number of slots, or of messages under way at once."""
+        return await self._call(Status, "configure", bufsize, stages, concurrency)
 
     # --- slots and source -------------------------------------------------------------------
 
-    async def set(self, slot: int | str, function: object, *, name: str | None = None) -> RevisionInfo:
+    async def set(
+        self, slot: int | str, function: object, *, name: str | None = None, policy: PolicyLike | None = None
+    ) -> RevisionInfo:
         """Put a function in a slot, or a list of them in consecutive slots, as one revision.
 
         A function is a callable, source text, a `FunctionRef`, or in a list None for identity.
+        ``policy`` says what becomes of a message when it raises; None leaves the slot's as it is.
         """
+        what = None if policy is None else checked_policy(policy)
         if isinstance(function, (list, tuple)):
             several = [None if one is None else function_ref(one) for one in function]
-            return await self._send(RevisionInfo, lambda refs: ("slot_set", slot, refs, name), several)
-        return await self._send(RevisionInfo, lambda ref: ("slot_set", slot, ref, name), function_ref(function))
+            return await self._send(RevisionInfo, lambda refs: ("slot_set", slot, refs, name, what), several)
+        return await self._send(RevisionInfo, lambda ref: ("slot_set", slot, ref, name, what), function_ref(function))
+
+    async def set_policy(self, slot: int | str | None, policy: PolicyLike | None) -> RevisionInfo:
+        """Set what becomes of a message when the slot raises, or with ``slot=None`` any without its own policy.
+
+        ``policy=None``: the slot has none of its own any more.
+        """
+        what = None if policy is None else checked_policy(policy)
+        return await self._call(RevisionInfo, "policy_set", slot, what, timeout_s=LONG_TIMEOUT_S)
+
+    async def policy_of(self, slot: int | str | None = None) -> Policy:
+        """Return the policy that a slot follows, or the machine's."""
+        own = None if slot is None else (await self.slot(slot)).policy
+        return (await self.status()).on_error if own is None else own
+
+    async def set_handler(self, handler: str, options: Mapping[str, Any] | None = None) -> Status:
+        """Choose the event handler by its name, made with ``options``."""
+        wanted = None if options is None else dict(options)
+        return await self._call(Status, "handler_set", handler, wanted, timeout_s=LONG_TIMEOUT_S)
 
     async def delete(self, slot: int | str) -> RevisionInfo:
         """Make a slot identity again."""
@@ -241,9 +291,15 @@ class AsyncMachine:
         """Run a function on the newest ``n`` kept records as if it were in the slot; change nothing."""
         return await self._send(list[TrialRow], lambda ref: ("trial", slot, ref, n), function_ref(function))
 
-    async def set_source(self, source: object, *, total: int | None = None, replace: bool = False) -> Status:
-        """Set where messages come from: source text, a function that gives them, or a picklable iterable."""
-        return await self._send(Status, lambda ref: ("source_set", ref, total, replace), function_ref(source))
+    async def set_source(
+        self, source: object, *, total: int | None = None, replace: bool = False, **options: Any
+    ) -> Status:
+        """Set where messages come from: source text, a function that gives them, or a picklable iterable.
+
+        ``options`` are fields of `SourceOptions`: ``policy``, ``on_exhausted``, ``restarts`` …
+        """
+        how = source_options(options) if options else None
+        return await self._send(Status, lambda ref: ("source_set", ref, total, replace, how), function_ref(source))
 
     async def delete_source(self) -> Status:
         """Take the source away; what was read of it stays queued."""
@@ -262,38 +318,11 @@ class AsyncMachine:
             result, *words(texts if isinstance(function, list) else texts[0]), timeout_s=LONG_TIMEOUT_S
         )
 
-    # --- live topics ------------------------------------------------------------------------
-
-    async def on_record(self, callback: Callable[[str, list[Any]], object]) -> Subscription:
-        """Call ``callback(oid, [in, f0, …])`` for records as they come: some may be missed."""
-        topic = kernel_uri(self.kernel_id, self.name)
-        return await self._link.subscribe(topic, lambda oid, values, **_: callback(oid, values))
-
-    async def on_status(self, callback: Callable[[Status], object]) -> Subscription:
-        """Call ``callback(status)`` now and on each change, at most 4 times a second."""
-        return await self._on("status", MACHINE["status"].result, callback, get_retained=True)
-
-    async def on_event(self, callback: Callable[[Event], object]) -> Subscription:
-        """Call ``callback(event)`` for what changes the machine's state."""
-        return await self._on("event", partial(msgspec.convert, type=Event), callback)
-
-    async def on_error(self, callback: Callable[[ErrorRow], object]) -> Subscription:
-        """Call ``callback(error)`` for slots' failures, at most 10 a second; `errors` has them all."""
-        return await self._on("error", partial(msgspec.convert, type=ErrorRow), callback)
-
-    async def _on(
-        self,
-        name: str,
-        typed: Callable[[Any], T],
-        callback: Callable[[T], object],
-        *,
-        get_retained: bool = False,
-    ) -> Subscription:
-        def take(*args: Any, **kwargs: Any) -> None:
-            callback(typed(args[0] if args else kwargs))
-
-        return await self._link.subscribe(kernel_uri(self.kernel_id, self.name, name), take, get_retained=get_retained)
-
 
 def _other_form(ref: FunctionRef) -> FunctionRef | None:
     return ref if ref.kind != "cloudpickle" else as_source(ref)
+
+
+def _left(until: float | None) -> float:
+    """Return the seconds until a moment of the monotonic clock, 0 when it is over; endless without one."""
+    return float("inf") if until is None else max(0.0, until - time.monotonic())

@@ -11,6 +11,7 @@ import concurrent.futures
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,7 +21,7 @@ from timbr_wamp.client.callbacks import Callbacks
 from timbr_wamp.client.connection import Connection, Subscription
 from timbr_wamp.client.loop import acquire_loop, release_loop
 from timbr_wamp.contract import Procedure, to_builtins
-from timbr_wamp.errors import InvalidArgument, NoSuchProcedure
+from timbr_wamp.errors import CalledFromLoop, InvalidArgument, LoopClosed, NoSuchProcedure
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Link:
         self.callbacks = Callbacks()
         #: Called in the loop's thread after each (re)connection.
         self.join_listeners: set[Callable[[], None]] = set()
+        #: Called once when the client closes; in any thread, after the connection is gone.
+        self.endings: set[Callable[[], None]] = set()
         self._loop = acquire_loop()
         self._released = False
 
@@ -87,6 +90,8 @@ class Link:
         if not self._released:
             self._released = True
             self.callbacks.close()
+            for ending in tuple(self.endings):
+                ending()
             release_loop(self._loop)
 
     # --- doors ------------------------------------------------------------------------------
@@ -104,6 +109,11 @@ class Link:
     ) -> concurrent.futures.Future[T]:
         """Begin to run a coroutine function in the background loop."""
         return self._loop.submit(partial(function, *args, **kwargs))
+
+    def check_caller(self, what: str) -> None:
+        """Raise `CalledFromLoop` in the client's own thread, where one must not wait."""
+        if self._loop.is_here():
+            raise CalledFromLoop(what)
 
     def result(self, future: concurrent.futures.Future[T], what: str) -> T:
         """Wait for what `submit` returned."""
@@ -161,6 +171,12 @@ class Link:
             self.callbacks.post(callback, *args, **kwargs)
 
         return await self.run(self.connection.subscribe, topic, handler, get_retained=get_retained)
+
+    def leave(self, subscription: Subscription) -> None:
+        """End a subscription soon. Any thread; never blocks; with a closed client it has ended already."""
+        if not self._released:
+            with suppress(LoopClosed):
+                self._loop.submit(subscription.unsubscribe)
 
 
 def _words(procedure: Procedure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from timbr_wamp.client.aio_machine import AsyncMachine
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.functions import reference as module_reference
 from timbr_wamp.client.link import Link
-from timbr_wamp.client.live import LiveSubscription
+from timbr_wamp.client.live import LiveSubscription, draw_while
 from timbr_wamp.client.records import Records, RecordStream
 from timbr_wamp.contract import (
     ErrorRow,
     Event,
+    Graph,
+    Policy,
+    Progress,
     PutResult,
     Record,
     RevisionInfo,
@@ -22,12 +25,15 @@ from timbr_wamp.contract import (
     Status,
     TrialRow,
 )
-from timbr_wamp.contract.faces import machine_html
+from timbr_wamp.contract.faces import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos, machine_html
+from timbr_wamp.contract.plot import Plot
+from timbr_wamp.contract.policies import PolicyLike
+from timbr_wamp.contract.tap import Tap
 from timbr_wamp.errors import InvalidArgument, TimbrError
 from timbr_wamp.tables import shown
 
 if TYPE_CHECKING:
-    from timbr_wamp.display import LiveStatus
+    from timbr_wamp.display import BarKind, LiveStatus
 
 
 class RemoteMachine:
@@ -83,21 +89,35 @@ class RemoteMachine:
         return self.status.running
 
     @property
-    def slots(self) -> list[SlotInfo]:
+    def slots(self) -> SlotInfos:
         """The slots of the newest revision."""
         return self._link.wait(self.aio.slots)
 
     @property
-    def errors(self) -> list[ErrorRow]:
+    def errors(self) -> ErrorRows:
         """The newest failures, oldest of them first."""
         return self._link.wait(self.aio.errors)
 
     @property
-    def revisions(self) -> list[RevisionInfo]:
+    def error_groups(self) -> ErrorGroups:
+        """Failures by slot, exception class and line, those seen last first."""
+        return self._link.wait(self.aio.error_groups)
+
+    @property
+    def graph(self) -> Graph:
+        """Which slot consumes whose value."""
+        return self._link.wait(self.aio.graph)
+
+    def plot(self) -> Plot:
+        """Return the graph as something that notebooks draw and terminals list."""
+        return Plot(self.graph)
+
+    @property
+    def revisions(self) -> Revisions:
         """The kept revisions of the slot table, oldest first."""
         return self._link.wait(self.aio.revisions)
 
-    def events(self, n: int = 100) -> list[Event]:
+    def events(self, n: int = 100) -> Events:
         """Return the newest events, oldest of them first."""
         return self._link.wait(self.aio.events, n)
 
@@ -186,13 +206,50 @@ class RemoteMachine:
         """Go on after a pause."""
         return self._link.wait(self.aio.resume)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is queued or under way and the source is exhausted; False at the timeout."""
-        return self._link.wait(self.aio.wait, timeout)
+    def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
+        """Wait until nothing is queued or under way and the source is exhausted; False at the timeout.
 
-    def configure(self, *, bufsize: int | None = None, stages: int | None = None) -> Status:
-        """Change the queue's capacity, or the number of slots."""
-        return self._link.wait(self.aio.configure, bufsize=bufsize, stages=stages)
+        ``progress`` shows a bar meanwhile: True, or which kind. Ctrl-C leaves the machine running.
+        """
+        if not progress:
+            return self._link.wait(self.aio.wait, timeout)
+        from timbr_wamp.display import progress_bar  # it draws with rich, which takes its time to load
+
+        with progress_bar("auto" if progress is True else progress) as draw:
+            return draw_while(self._link, lambda take: self.aio.wait(timeout, on_progress=take), draw)
+
+    def progress(self) -> Progress:
+        """Return how far the machine is with its source."""
+        return self._link.wait(self.aio.progress)
+
+    def follow(
+        self, callback: Callable[[Progress], object], *, interval_s: float = 0.5, timeout: float | None = None
+    ) -> Progress:
+        """Call ``callback(progress)`` until it is complete, the machine rests or time is up; return the last one.
+
+        It runs in this thread; while it takes longer than ``interval_s``, it gets only the newest.
+        """
+        follow = self.aio.follow
+        return draw_while(self._link, lambda take: follow(take, interval_s=interval_s, timeout=timeout), callback)
+
+    def configure(
+        self, *, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
+    ) -> Status:
+        """Change the queue's capacity, the number of slots, or of messages under way at once."""
+        return self._link.wait(self.aio.configure, bufsize=bufsize, stages=stages, concurrency=concurrency)
+
+    @property
+    def handler(self) -> str:
+        """Name of the event handler; assign another name."""
+        return self.status.handler
+
+    @handler.setter
+    def handler(self, handler: str) -> None:
+        self.set_handler(handler)
+
+    def set_handler(self, handler: str, options: Mapping[str, Any] | None = None) -> Status:
+        """Choose the event handler by its name, made with ``options``."""
+        return self._link.wait(self.aio.set_handler, handler, options)
 
     # --- slots ------------------------------------------------------------------------------
 
@@ -218,8 +275,11 @@ class RemoteMachine:
         source: str | None = None,
         reference: str | None = None,
         name: str | None = None,
+        policy: PolicyLike | None = None,
     ) -> RevisionInfo:
         """Put a function in a slot: a callable, source text, or ``module:name`` as ``reference``.
+
+        ``policy`` says what becomes of a message when it raises; None leaves the slot's as it is.
 
         Raises:
             InvalidArgument: not exactly one of the three was given.
@@ -229,7 +289,18 @@ class RemoteMachine:
         if len(given) != 1:
             raise InvalidArgument("function", "give exactly one of function, source and reference")
         what = module_reference(reference) if reference is not None else given[0]
-        return self._link.wait(self.aio.set, slot, what, name=name)
+        return self._link.wait(self.aio.set, slot, what, name=name, policy=policy)
+
+    def set_policy(self, slot: int | str | None, policy: PolicyLike | None) -> RevisionInfo:
+        """Set what becomes of a message when the slot raises, or with ``slot=None`` any without its own policy.
+
+        ``policy=None``: the slot has none of its own any more.
+        """
+        return self._link.wait(self.aio.set_policy, slot, policy)
+
+    def policy_of(self, slot: int | str | None = None) -> Policy:
+        """Return the policy that a slot follows, or the machine's."""
+        return self._link.wait(self.aio.policy_of, slot)
 
     def rollback(self, number: int) -> RevisionInfo:
         """Make an earlier slot table the newest revision."""
@@ -254,13 +325,19 @@ class RemoteMachine:
     def source(self) -> None:
         self._link.wait(self.aio.delete_source)
 
-    def set_source(self, source: object, *, total: int | None = None, replace: bool = False) -> Status:
-        """Set where messages come from; ``total`` is how many there will be, when that is known.
+    def set_source(self, source: object, *, total: int | None = None, replace: bool = False, **options: Any) -> Status:
+        """Set where messages come from.
+
+        Args:
+            total: how many there will be, when that is known.
+            options: fields of `SourceOptions`: ``policy`` when the queue is full, ``on_exhausted``,
+                ``idle_timeout_s``, ``restarts`` with ``backoff_s`` …
 
         Raises:
             SourceActive: there is one already, and ``replace`` was not said.
+            InvalidArgument: an option that is none, or that this source cannot follow.
         """
-        return self._link.wait(self.aio.set_source, source, total=total, replace=replace)
+        return self._link.wait(self.aio.set_source, source, total=total, replace=replace, **options)
 
     # --- live topics ------------------------------------------------------------------------
 
@@ -282,6 +359,20 @@ class RemoteMachine:
     def on_error(self, callback: Callable[[ErrorRow], object]) -> LiveSubscription:
         """Call ``callback(error)`` for slots' failures, at most 10 a second; `errors` has them all."""
         return self._live(self._link.wait(self.aio.on_error, callback))
+
+    def on(self, kind: str, callback: Callable[[Any], object]) -> LiveSubscription:
+        """Call ``callback(event)`` for events of a kind; what it returns, called, ends that.
+
+        ``"*"`` stands for every kind, ``"error"`` for slots' failures, which come as `ErrorRow`.
+        """
+        return self._live(self._link.wait(self.aio.on, kind, callback))
+
+    def tap(self, label: str | int = "in", n: int = 50) -> Tap:
+        """Return a live view of one value of the newest ``n`` records: ``"in"``, ``"f1"``, a slot's name or number.
+
+        It begins with the next record; it is closed with the client.
+        """
+        return self._link.wait(self.aio.tap, label, n)
 
     def _live(self, subscription: Subscription) -> LiveSubscription:
         return LiveSubscription(self._link, subscription)

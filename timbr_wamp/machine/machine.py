@@ -7,14 +7,19 @@ by itself, so that a bridge finds it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from timbr_wamp.contract.cards import machine_html, machine_text
 from timbr_wamp.contract.tap import Tap
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.engine import Engine
+from timbr_wamp.machine.ledger import remaining
 from timbr_wamp.machine.slots import SlotFunction, identity
+
+if TYPE_CHECKING:
+    from timbr_wamp.display import BarKind, LiveStatus
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -110,6 +115,35 @@ class Machine(Engine):
         return self.event_log.on(kind, callback)
 
     # --- looking ---
+
+    def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
+        """Wait until the source has ended and every message is recorded; return whether that is so.
+
+        Returns at once when the machine does not run, since nothing would change. ``progress`` shows
+        a bar meanwhile: True, or which kind; Ctrl-C then leaves the machine running. Raises what a
+        debugging event handler stopped the machine for.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if progress:
+            from timbr_wamp.display import show_progress  # it draws with rich, which takes its time to load
+
+            bar: BarKind = "auto" if progress is True else progress
+            show_progress(
+                self.progress, bar=bar, timeout_s=timeout, until=lambda: self._intake.settled or not self.running
+            )
+        return super().wait(remaining(deadline))
+
+    def display_status(self, interval_s: float = 0.5, duration_s: float | None = None) -> LiveStatus:
+        """Show a status card and keep it up to date.
+
+        In a notebook it returns at once; ``.stop()`` ends it. On a terminal it returns when the
+        machine rests, or at Ctrl-C.
+        """
+        from timbr_wamp.display import display_status
+
+        return display_status(
+            lambda: self.status, interval_s=interval_s, duration_s=duration_s, ended=lambda: self._closed
+        )
 
     def tap(self, label: str | int = "in", n: int = 50) -> Tap:
         """Return a live view of one value of the newest ``n`` records: ``"in"``, ``"f1"``, a slot's name or number."""
