@@ -6,29 +6,21 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from typing import Any
 
 from timbr_wamp.machine.conduct import Conduct
 from timbr_wamp.machine.loop import AsyncLoop, Window
-from timbr_wamp.machine.passage import SLEPT, Passage, Ran, Sleep, Way, advance
+from timbr_wamp.machine.parked import Parked
+from timbr_wamp.machine.passage import Passage
 from timbr_wamp.machine.plan import Begun, compile_pass
 from timbr_wamp.machine.protocols import Entry, Finished
 from timbr_wamp.machine.slots import Revision, Step
 
 #: One in about so many messages is timed.
 TIMED_EVERY = 32
-#: So many messages may wait for a retry; then no other begins.
-PARKED_LIMIT = 1_000
-#: A wait for the next retry is cut into pieces, so that a pause is noticed.
-PIECE_S = 0.05
-
-#: A message in backoff: ``(due, order, entry, revision, way)``.
-_Parked = tuple[float, int, Entry, Revision, Way]
 
 
 class InlineExecutor:
@@ -37,12 +29,8 @@ class InlineExecutor:
     name = "inline"
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
         self._untimed = 0
-        self._parked: list[_Parked] = []
-        self._order = count()
-        #: Begun and never finished, since what ran it was interrupted.
-        self._interrupted: list[Entry] = []
+        self._parked = Parked(self._invoke_now, monotonic)
         self._loop = AsyncLoop()
         self._window = Window(self._loop)
         #: The newest compiled pass, and what it was compiled for.
@@ -62,7 +50,7 @@ class InlineExecutor:
         notes: Any
         while True:
             if self._parked:
-                yield from self._resume(conduct, full=len(self._parked) >= PARKED_LIMIT)
+                yield from self._parked.resume(conduct)
             if not entries or not go_on():
                 return
             newest = current()
@@ -81,14 +69,14 @@ class InlineExecutor:
                     values, texts, notes = [], [], Passage(revision, entry[1], conduct, entry[0], timed=True)
                 else:
                     values, texts, notes = run(entry[1], entry[0])
-                if notes:
-                    ran = self._carefully(notes.way(), None, entry, revision, conduct)
-                    if ran is None:
-                        continue
-                    values, texts, notes = ran
             except BaseException:
-                self._interrupted.append(entry)
+                self._parked.interrupted.append(entry)
                 raise
+            if notes:
+                ran = self._parked.carefully(notes.way(), None, entry, revision, conduct)
+                if ran is None:
+                    continue
+                values, texts, notes = ran
             if watched:
                 hooks.call("post_message", entry[0], values, _failures(notes))
             yield entry, revision, texts, notes, clock()
@@ -101,44 +89,11 @@ class InlineExecutor:
             self._compiled = (revision, version, run)
         return run
 
-    def _carefully(self, way: Way, answer: Any, entry: Entry, revision: Revision, conduct: Conduct) -> Ran | None:
-        """Go on with a way; None when it waits for a retry now."""
-        while True:
-            end = advance(way, answer, self._invoke_now)
-            if not isinstance(end, Sleep):
-                return end
-            if conduct.park:
-                due = self._monotonic() + end.seconds
-                heapq.heappush(self._parked, (due, next(self._order), entry, revision, way))
-                return None
-            time.sleep(end.seconds)
-            answer = SLEPT
-
-    def _resume(self, conduct: Conduct, *, full: bool) -> Iterator[Finished]:
-        """Go on with the messages whose backoff is over; with ``full`` wait for one."""
-        while self._parked and conduct.go_on():
-            left_s = self._parked[0][0] - self._monotonic()
-            if left_s > 0:
-                if not full:
-                    return
-                time.sleep(min(left_s, PIECE_S))
-                continue
-            _, _, entry, revision, way = heapq.heappop(self._parked)
-            try:
-                ran = self._carefully(way, SLEPT, entry, revision, conduct)
-            except BaseException:
-                self._interrupted.append(entry)
-                raise
-            if ran is not None:
-                full = False
-                conduct.hooks.call("post_message", entry[0], ran[0], _failures(ran[2]))
-                yield entry, revision, ran[1], ran[2], conduct.clock()
-
     def due_s(self) -> float | None:
         """Return in how many seconds a retry is due."""
         if self._window.has_late:
             return 0.0
-        return max(self._parked[0][0] - self._monotonic(), 0.0) if self._parked else None
+        return self._parked.due_s()
 
     @property
     def retrying(self) -> int:
@@ -147,11 +102,7 @@ class InlineExecutor:
 
     def abandon(self) -> list[Entry]:
         """Forget the messages that were begun and not yielded."""
-        parked, self._parked = sorted(self._parked, key=lambda one: one[1]), []
-        for one in parked:
-            one[4].close()
-        interrupted, self._interrupted = self._interrupted, []
-        return [*(one[2] for one in parked), *self._window.abandon(), *interrupted]
+        return [*self._parked.abandon(), *self._window.abandon()]
 
     # --- any thread ---
 

@@ -60,7 +60,8 @@ class Recorder:
         self._ledger, self._journal, self._clock = ledger, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
         self._position: JsonValue = None
-        self._lock = threading.Lock()
+        #: Held while sinks and hooks run, which may look at the machine from there.
+        self._lock = threading.RLock()
         #: Finished and not committed yet, in order; taken out under the lock only.
         self._uncommitted: deque[Finished] = deque()
         #: Take a finished message, to be committed by `commit`. Any thread.

@@ -180,14 +180,14 @@ class Worker:
                 self._state = "stopped"
                 return
             target: MachineStateName = "draining" if drain and was in ("running", "paused") else "stopped"
-            self._state = target
+            self._state, self._reason = target, None
             self._lock.notify_all()
         self._ledger.wake()
         ended = thread is threading.current_thread() or self._wait_ended(thread, target, timeout_s)
         if not ended:
             self._set_stopped()
             self._ledger.wake()
-        if was != "stopped":
+        if was != "stopped" and self._reason is None and self._state in ("stopped", "draining"):
             self._events.add("stopped", author, under_way=self.current_oid)
         if not ended:
             raise CallTimeout("stopping the message under way", timeout_s)
