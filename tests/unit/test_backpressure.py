@@ -264,3 +264,54 @@ def test_a_drop_tells_that_the_queue_is_full_and_a_closed_queue_drops_nothing(ho
     counts = fulls.ledger.snapshot()
     counts.validate()
     assert counts.put == 2
+
+
+# --- in a machine ---
+
+
+@pytest.mark.parametrize("policy", ["drop_new", "drop_old", "sample"])
+def test_every_message_that_a_policy_drops_has_one_record_that_says_why(machines, records, gate, policy):
+    machine = machines(bufsize=4, sinks=[records])
+    machine[0] = gate
+    machine.start()
+    machine.put("held")
+    gate.wait_until_entered()
+    machine.set_source((n for n in range(50)), policy=policy, sample_every=100)
+    wait_until(lambda: machine.source.state == "exhausted", "all was read")
+    status = machine.status
+    assert (status.dropped, status.source.dropped, status.queue_size, status.in_flight) == (46, 46, 4, 1)
+    gate.open()
+    assert machine.wait(LIMIT_S)
+    all_records = records.wait_for(51)
+    assert sorted(record.input for record in all_records if record.input != "held") == list(range(50))
+    assert len({record.oid for record in all_records}) == 51
+    dropped = [record for record in all_records if record.meta.dropped]
+    assert len(dropped) == 46
+    assert all("the queue was full" in str(record.outcomes[0]) for record in dropped)
+    assert [event.kind for event in machine.events()].count("full") == 1
+
+
+def test_a_machine_that_is_paused_again_and_again_drops_only_while_it_runs(machines, records):
+    machine = machines(bufsize=8, sinks=[records])
+    machine[0] = lambda n: n
+    machine.set_source((n for n in range(3000)), policy="drop_old")
+    machine.start()
+    for _ in range(20):
+        machine.pause()
+        before = machine.status
+        wait_until(lambda: machine.status.in_flight == 0, "the batch under way ended")
+        assert machine.status.source.count <= before.source.count + 1, "no more than the one being read"
+        machine.resume()
+    assert machine.wait(LIMIT_S)
+    status = machine.status
+    assert status.put == status.processed + status.dropped == 3000
+    assert sorted(record.input for record in records.wait_for(3000)) == list(range(3000))
+
+
+def test_an_option_that_means_nothing_leaves_the_source_that_is_there(machine):
+    machine.source = [1, 2]
+    with pytest.raises(InvalidArgument, match="policy"):
+        machine.set_source([3], replace=True, policy="drop")
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    assert machine.status.processed == 2

@@ -422,3 +422,95 @@ def test_the_time_left_is_told_from_total_and_rate(rig):
     source.take(2)
     assert source.feeder.status(2.0).eta_s == 3.0
     assert source.feeder.status(0.0).eta_s is None
+
+
+# --- in a machine ---
+
+
+def kinds(machine):
+    return [event.kind for event in machine.events()]
+
+
+def test_a_machine_goes_on_over_failures_of_its_source(machine, records):
+    machine.set_source(Failing([1, 2], [3], []), **SOON)
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    assert [record.input for record in records.wait_for(3)] == [1, 2, 3]
+    assert kinds(machine)[2:] == ["source_failed", "restarted"] * 3 + ["exhausted", "drained"]
+    assert machine.status.source.state == "exhausted"
+
+
+def test_a_machine_is_settled_only_when_its_source_failed_for_good(machine, records):
+    machine.set_source(Failing([1], []), restarts=1, backoff_s=0.001)
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    assert machine.status.source.state == "failed"
+    failures = [event.data for event in machine.events() if event.kind == "source_failed"]
+    assert [data["error"] for data in failures] == ["OSError: failure 1", "OSError: failure 2"]
+    assert "restart_in_s" not in failures[1]
+
+
+def test_a_machine_stops_once_its_source_is_exhausted_where_that_is_wanted(machine, records):
+    machine.set_source([1, 2, 3], on_exhausted="stop")
+    machine.start()
+    wait_until(lambda: machine.status.state == "stopped", "it stopped")
+    assert len(records.wait_for(3)) == 3
+    assert "exhausted" in machine.status.reason
+
+
+@pytest.mark.parametrize("how", ["delete", "close"])
+def test_a_machine_lets_a_source_go_that_waits_for_its_next_begin(machine, how):
+    machine.set_source(Failing([1]), restarts=1, backoff_s=FOR_EVER_S, backoff_max_s=FOR_EVER_S)
+    machine.start()
+    wait_until(lambda: machine.source.state == "restarting", "it failed")
+    assert machine.source.error == "OSError: failure 1"
+    if how == "delete":
+        del machine.source
+        assert machine.wait(LIMIT_S)
+    else:
+        machine.close()
+        assert machine.source.state == "waiting"
+
+
+def test_a_silent_source_is_told_as_idle_and_exhausted(machine, records):
+    hold = threading.Event()
+
+    def silent():
+        yield 1
+        hold.wait(LIMIT_S)
+        yield "late"
+
+    machine.set_source(silent, idle_timeout_s=0.02)
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    assert kinds(machine)[2:] == ["idle", "exhausted", "drained"]
+    hold.set()
+    assert [record.input for record in records.wait_for(2)] == [1, "late"]
+
+
+def test_a_message_that_comes_after_another_source_took_over_is_processed_too(machine, records):
+    hold = threading.Event()
+
+    def silent():
+        yield 1
+        hold.wait(LIMIT_S)
+        yield "late"
+
+    machine.set_source(silent, idle_timeout_s=0.02)
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    machine.source = [2]
+    assert machine.wait(LIMIT_S)
+    hold.set()
+    assert [record.input for record in records.wait_for(3)] == [1, 2, "late"]
+
+
+def test_a_machine_tells_how_far_it_is(machine):
+    machine.put("before")
+    machine.set_source(n for n in range(4))
+    machine.set_source((n for n in range(4)), total=4, replace=True)
+    assert machine.progress().percentage == 0.0
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    progress = machine.progress()
+    assert (progress.done, progress.total, progress.percentage, progress.complete) == (4, 4, 100.0, True)
