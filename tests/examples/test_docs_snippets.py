@@ -36,7 +36,7 @@ from timbr_wamp.client.aio import AsyncKernel
 from timbr_wamp.client.aio_machine import AsyncMachine
 from timbr_wamp.components import keeper, relay, ward
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES
-from timbr_wamp.machine import Machine, control, events, ledger, plan, ring, slots, worker
+from timbr_wamp.machine import Machine, control, events, ledger, inline, ring, slots, worker
 from timbr_wamp.router import Router
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
 from timbr_wamp.values import VALUE_LIMIT_BYTES
@@ -328,7 +328,7 @@ NUMBERS = {
         f"newest {ring.RING_ROWS:,} records (at most {ring.RING_BYTES >> 20} MiB",
         f"{ring.ERRORS_KEPT:,} failed messages and {events.EVENTS_KEPT:,} events",
         f"last {ledger.KNOWN_OIDS:,} given ones",
-        f"one message in {plan.TIMED_EVERY}",
+        f"one message in {inline.TIMED_EVERY}",
         f"over {VALUE_LIMIT_BYTES >> 20} MiB",
     ],
     "explanation/limits.md": [

@@ -104,6 +104,7 @@ class Engine:
             events=self.event_log, clock=clock, recorder=self.recorder, refill=self._intake.refill,
             on_idle=self._intake.tell_drained,
         )  # fmt: skip
+        self._conduct.go_on = self._worker.go_on  # asked once a message
         self.hooks.on_failure = lambda error, point: self._failed_elsewhere("hook", f"hook at {point}", error)
         self.recorder.on_sink_failure = lambda error: self._failed_elsewhere("sink", "sink", error)
         self._end_handler: Callable[[], None] = lambda: None
@@ -398,6 +399,7 @@ class Engine:
                 self._worker.raise_kept()
                 return self._intake.settled
             self.wait_changed(0.25 if left is None else min(left, 0.25))
+        self._worker.raise_kept()
         return True
 
     def wait_changed(self, timeout_s: float) -> None:

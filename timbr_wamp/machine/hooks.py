@@ -41,7 +41,6 @@ _STAGES: Final = {
     "resume": ("", ""),
     "stop": ("", ""),
     "shutdown": ("", ""),
-    "restart": ("", ""),
     "change": ("functions", "revision"),
     "source": ("source", "status"),
 }

@@ -46,6 +46,8 @@ class Intake:
         self._feeder: Feeder | None = None
         #: The source whose end and last record were told, and the one whose are being told.
         self._drained: Feeder | None = None
+        #: The source whose end was told: its failure is known before it counts as drained.
+        self._end_told: Feeder | None = None
         self._drained_told: Feeder | None = None
         self._lock = threading.Lock()
 
@@ -120,13 +122,14 @@ class Intake:
                 self._on_failure(feeder.error)
             elif feeder.ended:
                 self._events.add("exhausted", count=feeder.count)
+            self._end_told = feeder
         self.tell_drained()
         self._ledger.wake()
 
     def tell_drained(self) -> None:
         """Tell once that the source has ended and all of it is recorded, if it is so."""
         feeder = self._feeder
-        if feeder is None or feeder is self._drained or not feeder.ended or not self._ledger.idle():
+        if feeder is None or feeder is self._drained or feeder is not self._end_told or not self._ledger.idle():
             return
         with self._lock:
             if feeder is self._drained_told:
