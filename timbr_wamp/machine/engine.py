@@ -76,13 +76,13 @@ class Engine:
         self.event_log = EventLog(clock, self.hooks, name=name)
         self._ledger = Ledger(bufsize, name, on_full=self._tell_full)
         self._executor = _executor_of(executor)
-        loop = getattr(self._executor, "loop", None)
-        self._objects = Objects(AsyncLoop() if loop is None else loop, self._object_failed)
+        self._loop: AsyncLoop = getattr(self._executor, "loop", None) or AsyncLoop()
+        self._objects = Objects(self._loop, self._object_failed)
         policy = checked_policy(on_error or "record", "on_error")
         self._table = SlotTable(stages, clock, policy=policy, admit=self._admit)
         self._conduct = Conduct(
-            current=self._table.current, go_on=lambda: self._worker.go_on(), wake=self._ledger.wake, hooks=self.hooks,
-            clock=clock, concurrency=concurrency,
+            current=self._table.current, go_on=lambda: False, wake=self._ledger.wake, hooks=self.hooks, clock=clock,
+            concurrency=concurrency,
         )  # fmt: skip
         self._verbs = threading.Lock()
         self._closed = False
@@ -104,7 +104,7 @@ class Engine:
             events=self.event_log, clock=clock, recorder=self.recorder, refill=self._intake.refill,
             on_idle=self._intake.tell_drained,
         )  # fmt: skip
-        self._conduct.go_on = self._worker.go_on  # asked once a message
+        self._conduct.go_on = self._worker.go_on  # asked once a message, so without a detour
         self.hooks.on_failure = lambda error, point: self._failed_elsewhere("hook", f"hook at {point}", error)
         self.recorder.on_sink_failure = lambda error: self._failed_elsewhere("sink", "sink", error)
         self._end_handler: Callable[[], None] = lambda: None
@@ -417,6 +417,7 @@ class Engine:
         self._worker.close(timeout)
         self._objects.close()
         self._executor.close()
+        self._loop.close()
         self.event_log.add("closed")
         self.hooks.call("post_shutdown")
         self.unserve()

@@ -78,7 +78,12 @@ class EndOfSource(Exception):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where a machine reads messages. Called from one thread of the machine only."""
+    """Where a machine reads messages. Called from one thread of the machine only.
+
+    It may have ``reopen()`` as well, called after `next_batch` raised an error or `EndOfSource` when
+    the source is to be begun again: the next batch then comes from where the object finds right. What
+    it raises is the next failure.
+    """
 
     def next_batch(self) -> Sequence[object]:
         """Return the messages ready now; empty when there are none yet. Never blocks for long.
