@@ -716,9 +716,7 @@ class NotAKernel(TimbrError):
         self.kernel, self.operation = kernel, operation
 
     def __str__(self) -> str:
-        return (
-            f"{self.kernel} is a headless machine process: it runs no cells, so it cannot be asked for {self.operation}"
-        )
+        return f"{self.kernel} is a headless machine process, not a kernel: it cannot {self.operation}"
 
 
 class AlreadyBridged(TimbrError):

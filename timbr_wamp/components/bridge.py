@@ -111,7 +111,7 @@ class Bridge:
 
     def __init__(self, options: BridgeOptions, who: Identity) -> None:
         self._options, self._kernel_id = options, who.kernel_id
-        self._name = options.name or _default_name(who)
+        self._name = options.name or who.name
         self._connection = Connection(
             options.url, options.realm, options.token, on_join=self._joined, on_leave=self._left
         )
@@ -397,15 +397,6 @@ class Bridge:
     def _on_interest(self) -> None:
         for relay in self._machines.values():
             relay.refresh()
-
-
-def _default_name(who: Identity) -> str:
-    if who.file is not None:
-        return who.file.name
-    if who.headless is not None:
-        return who.headless.name
-    assert who.connection_file is not None
-    return who.connection_file.stem
 
 
 def _can_be_named(name: str) -> bool:

@@ -21,7 +21,7 @@ from timbr_wamp import runtime
 from timbr_wamp.components import processes
 from timbr_wamp.components.host import router_of
 from timbr_wamp.components.ward import BRIDGE_END_S, BridgeEnvironment
-from timbr_wamp.errors import NoRouter
+from timbr_wamp.errors import NoRouter, TimbrError
 from timbr_wamp.names import checked_authid, checked_kernel_id
 from timbr_wamp.runtime import HeadlessFile
 from timbr_wamp.settings import Settings
@@ -87,7 +87,10 @@ class Escort:
                 continue
             try:
                 self._spawn(environment)
-            except OSError as error:
+            except (
+                OSError,
+                TimbrError,
+            ) as error:  # a folder that is not ours, no more processes: told, and tried again
                 self._say(f"no bridge could be started: {error}")
                 self._put_off()
 

@@ -62,7 +62,7 @@ class HeadlessKeeper:
         Raises:
             NotAKernel: always.
         """
-        raise NotAKernel(self.kernel_id, "what kernels do with cells")
+        raise NotAKernel(self.kernel_id, "run, complete or interrupt cells")
 
     @property
     def info(self) -> dict[str, object]:
@@ -96,7 +96,7 @@ class HeadlessKeeper:
         Raises:
             NotAKernel: always.
         """
-        raise NotAKernel(self.kernel_id, "a restart; end it with `shutdown`, and start it where it was started")
+        raise NotAKernel(self.kernel_id, "be restarted; end it with `shutdown`, and start it where it was started")
 
     async def shutdown(self) -> None:
         """Tell the process to end, and return when it does: what waits in its machine is finished first.

@@ -33,6 +33,15 @@ class Identity:
     #: Of such a process.
     headless: HeadlessFile | None = None
 
+    @property
+    def name(self) -> str:
+        """What people call it, unless they say otherwise: as it was named, or after its connection file."""
+        known = self.file or self.headless
+        if known is not None:
+            return known.name
+        assert self.connection_file is not None
+        return self.connection_file.stem
+
 
 def of_ours(runtime_dir: Path, kernel_id: str) -> Identity:
     """Return the identity of a kernel, or of a headless process, that was started from this runtime folder.
