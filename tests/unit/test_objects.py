@@ -195,3 +195,20 @@ def test_an_objects_coroutines_all_run_in_one_loop(machine):
     del machine[0]
     wait_until(lambda: len(client.loops) == 3, "prep, step and teardown did not all run")
     assert len(set(client.loops)) == 1
+
+
+def test_an_object_on_trial_is_prepared_and_torn_down_again(machine):
+    node = Node()
+    with machine.tried(0, node) as slot:
+        assert slot.kind == "object"
+        assert node.log == ["prep"]
+    assert node.log == ["prep", "teardown"]
+    assert machine.revision == 0
+
+
+def test_an_object_on_trial_that_is_in_use_stays_as_it_is(machine):
+    node = Node()
+    machine[0] = node
+    with machine.tried(1, node):
+        pass
+    assert node.log == ["prep"]

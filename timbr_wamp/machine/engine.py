@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import orjson
@@ -194,10 +195,6 @@ class Engine:
         """Return the number of a slot given by number or name."""
         return self._table.number_of(slot)
 
-    def slot_on_trial(self, number: int, function: SlotFunction) -> Slot:
-        """Return ``function`` as it would be in slot ``number``, without putting it there."""
-        return self._table.slot_on_trial(number, function)
-
     def rollback(self, number: int, *, author: str | None = None) -> RevisionInfo:
         """Make the slot table of an earlier revision the newest one."""
         return self._changed(self._table.rollback(number, author=author))
@@ -251,6 +248,13 @@ class Engine:
         )  # fmt: skip
         shown = [text.decode() for text in texts] if include_serialized else None
         return Record.make(oid, values, meta, shown)
+
+    @contextmanager
+    def tried(self, number: int, function: SlotFunction) -> Iterator[Slot]:
+        """Give ``function`` as it would be in slot ``number``, prepared if it is an object; change nothing."""
+        slot = self._table.slot_on_trial(number, function)
+        with self._objects.tried(slot):
+            yield slot
 
     def try_step(
         self, revision: Revision, values: list[Any], texts: list[bytes], broken: list[str | None]

@@ -114,6 +114,23 @@ class Objects:
         else:
             method()
 
+    @contextmanager
+    def tried(self, slot: Slot) -> Iterator[None]:
+        """Prepare what is in a slot on trial, and tear it down afterwards; one that is open stays as it is.
+
+        Raises:
+            PrepFailed: its ``prep`` raised.
+        """
+        with self.use():
+            ours = is_object(slot.function) and id(slot.function) not in self._open
+            if ours:
+                self._prepare_for(slot)
+            try:
+                yield
+            finally:
+                if ours:
+                    self._tear_down(slot.function)
+
     # --- users ---
 
     @contextmanager

@@ -20,6 +20,7 @@ from timbr_wamp.contract import (
     ErrorRow,
     Event,
     FunctionRef,
+    Graph,
     Policy,
     Progress,
     PutResult,
@@ -34,6 +35,7 @@ from timbr_wamp.contract import (
 )
 from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
 from timbr_wamp.machine.functions import load
+from timbr_wamp.machine.graph import graph_of
 from timbr_wamp.machine.protocols import Row
 from timbr_wamp.machine.slots import Revision, Slot, make_step
 
@@ -150,6 +152,9 @@ class MachineService:
         groups = self._machine.error_groups[: max(n, 0)]
         return _within(groups[::-1], lambda one: 4 * (len(one.exc_tb) + len(one.exc_value) + len(one.input)))[::-1]
 
+    def graph(self) -> Graph:
+        return graph_of(self._machine.slot_table())
+
     def progress(self, interval_s: float = 0.5, timeout_s: float = 3600.0) -> Progress:
         deadline = time.monotonic() + min(timeout_s, LONGEST_WATCH_S)
         while True:
@@ -198,8 +203,8 @@ class MachineService:
     def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
         machine = self._machine
         number = machine.slot_number(slot)
-        tried = machine.slot_on_trial(number, load(function, machine.namespace))
-        return [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
+        with machine.tried(number, load(function, machine.namespace)) as tried:
+            return [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
 
     def rollback(self, number: int) -> RevisionInfo:
         return self._machine.rollback(number, author=self._author)
