@@ -21,7 +21,7 @@ import timbr_wamp.dashboard
 from timbr_wamp.errors import RouterNotInstalled
 from timbr_wamp.router import Router, find_crossbar
 from timbr_wamp.router import free_port as pick_free_port
-from timbr_wamp.settings import ENV_PREFIX, LEGACY_ENV, Settings, load_settings
+from timbr_wamp.settings import ENV_PREFIX, LEGACY_ENV, PROJECT_VARIABLES, Settings, load_settings
 
 #: How long what a test ended may take to be gone.
 LEAK_LIMIT_S = 5.0
@@ -66,7 +66,7 @@ def test_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
     before = dict(os.environ)
     ours = {name for name in os.environ if name.startswith(ENV_PREFIX)}
-    for name in ours | {legacy for names in LEGACY_ENV.values() for legacy in names}:
+    for name in ours | {legacy for names in (*LEGACY_ENV.values(), PROJECT_VARIABLES) for legacy in names}:
         os.environ.pop(name, None)
     for kind in ("runtime", "data", "config"):
         os.environ[f"{ENV_PREFIX}{kind.upper()}_DIR"] = str(folder / kind)

@@ -245,6 +245,21 @@ source = "1 / 0"
         given.machine()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[machine]\nexecutor = "thread"', "machine.executor: "),
+        ("[source]\nsource = '3'", "source: "),
+        ("[source]\nsource = '\"text\"'", "source: "),
+    ],
+)
+def test_check_finds_executors_and_sources_that_are_none(tmp_path, text, words):
+    given = project(tmp_path, text)
+    assert [line[: len(words)] for line in given.check()] == [words]
+    with pytest.raises(InvalidProject):
+        given.machine()
+
+
 def test_a_machine_that_cannot_be_made_leaves_nothing_behind(tmp_path):
     (tmp_path / "project_prep.py").write_text(
         "class Fails:\n    def prep(self):\n        raise OSError('no line')\n"

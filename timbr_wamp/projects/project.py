@@ -6,17 +6,19 @@ The folder is put on Python's path, so that ``module:name`` finds the modules in
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from timbr_wamp import plugins
 from timbr_wamp.contract import FunctionRef
-from timbr_wamp.errors import InvalidProject, TimbrError
+from timbr_wamp.errors import InvalidProject, NotASource, TimbrError
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.arguments import refusal
 from timbr_wamp.machine.functions import load
+from timbr_wamp.machine.protocols import Source
 from timbr_wamp.projects.schema import ProjectFile, SlotEntry, SourceEntry, read_project
 from timbr_wamp.settings import project_file
 
@@ -120,9 +122,13 @@ class Project:
                 slots.append(LoadedSlot(entry, function))
         if self.content.source is not None:
             try:
-                source = self._loaded(self.content.source)
+                source = _checked_source(self._loaded(self.content.source))
             except TimbrError as error:
                 problems.append(f"source: {error}")
+        try:
+            plugins.load(plugins.EXECUTORS, self.content.machine.executor)
+        except TimbrError as error:
+            problems.append(f"machine.executor: {error}")
         return (slots, source), problems
 
     def _loaded(self, entry: SlotEntry | SourceEntry) -> Any:
@@ -144,6 +150,18 @@ class Project:
         found = getattr(sys.modules.get(first), "__file__", None)
         if ours and found is not None and not ours[0].samefile(found):
             raise InvalidProject(str(self.path), [f"module {first} is another one here: {found}; rename the project's"])
+
+
+def _checked_source(source: object) -> object:
+    """Return what may be a source; a function is not called for that, since it may open something.
+
+    Raises:
+        NotASource: it is surely none.
+    """
+    gives = isinstance(source, (Iterable, AsyncIterable, Source)) or callable(source)
+    if not gives or isinstance(source, (str, bytes, bytearray, dict)):
+        raise NotASource(type(source).__name__)
+    return source
 
 
 def load_project(path: str | Path | None = None) -> Project:
