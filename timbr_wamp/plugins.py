@@ -29,7 +29,10 @@ GROUPS = (SOURCES, SINKS, HOOKS, HANDLERS, JOURNALS, EXECUTORS, STREAMS, FACES, 
 
 #: ``group → name → "module:attribute"`` of the parts that come with timbr_wamp.
 BUILTIN: dict[str, dict[str, str]] = {
-    EXECUTORS: {"inline": "timbr_wamp.machine.inline:InlineExecutor"},
+    EXECUTORS: {
+        "inline": "timbr_wamp.machine.inline:InlineExecutor",
+        "threads": "timbr_wamp.machine.threads:ThreadsExecutor",
+    },
     HANDLERS: {
         name: f"timbr_wamp.machine.handlers:{name}"
         for name in (

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from timbr_wamp.contract import Graph
 from timbr_wamp.contract.cards import machine_html, machine_text
 from timbr_wamp.contract.tap import Tap
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.engine import Engine
+from timbr_wamp.machine.graph import Plot, dask_graph, graph_of
 from timbr_wamp.machine.ledger import remaining
 from timbr_wamp.machine.slots import SlotFunction, identity
+from timbr_wamp.names import checked_oid, new_oid
 
 if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
@@ -156,6 +159,25 @@ class Machine(Engine):
         tap = Tap(str(label), index, n, on_close=lambda: self._remove_sink(tap))
         self.recorder.replace_sinks(lambda sinks: (*sinks, tap))
         return tap
+
+    @property
+    def graph(self) -> Graph:
+        """Which set slot consumes whose value, as nodes and as Mermaid text."""
+        return graph_of(self.slot_table())
+
+    def plot(self) -> Plot:
+        """Return the graph as something that shows itself, in a notebook or as text."""
+        return Plot(self.graph)
+
+    def dask_graph(self, message: object = None, oid: str | None = None) -> dict[str, tuple[Any, ...]]:
+        """Return a message's way through the slots as a Dask graph; ``dask.get(graph, "record")`` gives its record.
+
+        Other keys: ``in``, ``f0`` … are values, ``in_s``, ``f0_s`` … their JSON texts. Policies hold,
+        but no hook and no event handler of the machine runs.
+        """
+        now = self._clock()
+        key = new_oid(now) if oid is None else checked_oid(oid)
+        return dask_graph(self.slot_table(), message, key, received_at=now, clock=self._clock)
 
     def _remove_sink(self, tap: Tap) -> None:
         self.recorder.replace_sinks(lambda sinks: tuple(sink for sink in sinks if sink is not tap))

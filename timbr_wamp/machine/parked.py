@@ -88,13 +88,15 @@ class Parked:
     ) -> Ran | None:
         """Go on with a way; None when the message waits for a retry now."""
         try:
-            end = until_sleep(way, answer, self._call, park=conduct.park)
+            while isinstance(end := advance(way, answer, self._call), Sleep):
+                if conduct.park:
+                    self.put(end.seconds, entry, revision, way)
+                    return None
+                time.sleep(end.seconds)
+                answer = SLEPT
         except BaseException:
             self.interrupted.append(entry)
             raise
-        if isinstance(end, Sleep):
-            self.put(end.seconds, entry, revision, way)
-            return None
         return end
 
     def abandon(self) -> list[Entry]:
@@ -105,13 +107,3 @@ class Parked:
             one[4].close()
         interrupted, self.interrupted = self.interrupted, []
         return [*(one[2] for one in waiting), *interrupted]
-
-
-def until_sleep(way: Way, answer: Answer | None, call: CallStep, *, park: bool) -> Sleep | Ran:
-    """Go on with a way until it wants to sleep; without ``park`` sleep here, and go to its end."""
-    while True:
-        end = advance(way, answer, call)
-        if park or not isinstance(end, Sleep):
-            return end
-        time.sleep(end.seconds)
-        answer = SLEPT

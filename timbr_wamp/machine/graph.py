@@ -1,0 +1,236 @@
+"""The slots as a graph: for Dask, for the wire, and to be looked at.
+
+`dask_graph` is a plain dict in Dask's public form; any Dask scheduler makes the record of it that
+the machine makes. `graph_of` tells which slot consumes whose value, as Mermaid text
+(https://mermaid.js.org/syntax/flowchart.html) too, and `Plot` shows that.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from timbr_wamp.contract import Graph, GraphNode, Record, RecordMeta
+from timbr_wamp.machine.conduct import Conduct
+from timbr_wamp.machine.functions import function_name
+from timbr_wamp.machine.hooks import Hooks
+from timbr_wamp.machine.loop import AsyncLoop
+from timbr_wamp.machine.passage import Known, Passage, Ran, go, text_of
+from timbr_wamp.machine.pool import Limiter
+from timbr_wamp.machine.protocols import Clock
+from timbr_wamp.machine.recorder import told_policies
+from timbr_wamp.machine.slots import Revision, Step
+from timbr_wamp.machine.wiring import wiring_of
+
+logger = logging.getLogger(__name__)
+
+#: A node's label is kept to so many characters.
+LABEL_LIMIT = 80
+#: The ``dot`` program is waited for so long.
+DOT_S = 5.0
+
+#: What a slot gave or raised; None: it never ran.
+Answer = Known | None
+
+
+# --- for Dask ---
+
+
+def dask_graph(
+    revision: Revision, message: object, oid: str, *, received_at: float, clock: Clock
+) -> dict[str, tuple[Any, ...]]:
+    """Return one message's way as a Dask graph.
+
+    Keys: ``in``, ``f0`` … are values (a slot that raised raises there), ``in_s``, ``f0_s`` … their
+    JSON texts, ``record`` the `Record` with its texts, policies applied. Further keys, ``…_answer``,
+    are the calls themselves. The machine's hooks and event handler have no part in it.
+    """
+    wiring = wiring_of(revision)
+    names = ["in", *(f"f{step.slot.number}" for step in revision.steps)]
+    answers = [f"{name}_answer" for name in names]
+    graph: dict[str, tuple[Any, ...]] = {answers[0]: (partial(_begun, message),)}
+    for key, step, feed in zip(answers[1:], revision.steps, wiring.feeds, strict=True):
+        consumed = (answers[need] for need in (*feed.values, *feed.texts))
+        graph[key] = (partial(_called, step, len(feed.values)), *consumed)
+    for number, source in enumerate(wiring.layout):
+        name = f"f{number - 1}" if number else "in"
+        graph[name] = (_value, answers[source])
+        graph[f"{name}_s"] = (_text, answers[source])
+    graph["record"] = (partial(_record, revision, oid, received_at, clock), *answers)
+    return graph
+
+
+def _begun(message: object) -> Known:
+    return message, None, text_of(message)
+
+
+def _called(step: Step, values: int, *answers: Answer) -> Answer:
+    """Call a step's function unless one of the values that it consumes is missing."""
+    arguments: list[Any] = []
+    for number, answer in enumerate(answers):
+        if answer is None or answer[1] is not None:
+            return None
+        arguments.append(answer[0] if number < values else answer[2].decode())
+    try:
+        value = call_anywhere(step, arguments)
+    except BaseException as error:  # whatever a slot raises is the message's outcome
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        return None, error, b""
+    return value, None, text_of(value)
+
+
+def call_anywhere(step: Step, arguments: Sequence[Any]) -> Any:
+    """Call a step's function within its time limit, in a process that has no machine perhaps."""
+    if step.is_async:
+        loop = AsyncLoop()
+        try:
+            return loop.call_step(step, arguments)
+        finally:
+            loop.close()
+    if step.policy.timeout_s is None:
+        return step.function(*arguments)
+    return Limiter().call(lambda: step.function(*arguments), step.policy.timeout_s, step.slot.task)
+
+
+def _value(answer: Answer) -> Any:
+    return _answered(answer)[0]
+
+
+def _text(answer: Answer) -> str:
+    return _answered(answer)[2].decode()
+
+
+def _answered(answer: Answer) -> Known:
+    if answer is None:
+        raise LookupError("a slot that it consumes failed; the key 'record' tells which")
+    if answer[1] is not None:
+        raise answer[1]
+    return answer
+
+
+def _record(revision: Revision, oid: str, received_at: float, clock: Clock, *answers: Answer) -> Record:
+    """Make the record of what the slots gave, with policies and skipped slots where one failed."""
+    values, texts, notes = _ran(revision, oid, clock, answers)
+    meta = RecordMeta(
+        run="", seq=0, attempt=0, revision=revision.number, received_at=received_at, finished_at=clock(),
+        errored=bool(notes and notes.errored), dropped=bool(notes and notes.verdict == "drop"),
+        policies=told_policies(notes) if notes else None,
+    )  # fmt: skip
+    return Record.make(oid, values, meta, [text.decode() for text in texts])
+
+
+def _ran(revision: Revision, oid: str, clock: Clock, answers: Sequence[Answer]) -> Ran:
+    message = answers[0]
+    assert message is not None, "the message itself is always there"
+    conduct = Conduct(current=lambda: revision, go_on=lambda: True, wake=lambda: None, hooks=Hooks(), clock=clock)
+    known = {position: answer for position, answer in enumerate(answers[1:]) if answer is not None}
+    passage = Passage(revision, message[0], conduct, oid, text=message[2], known=known)
+    return go(passage.way(), call_anywhere)
+
+
+# --- for the wire ---
+
+
+def graph_of(revision: Revision) -> Graph:
+    """Return which set slot consumes whose value."""
+    wiring = wiring_of(revision)
+    names = ["in", *(f"f{step.slot.number}" for step in revision.steps)]
+    nodes = [GraphNode(id="in", label="message")]
+    for step, feed in zip(revision.steps, wiring.feeds, strict=True):
+        function: Any = step.slot.function
+        label = f"{step.slot.task}: {function_name(function)}"
+        needs = [names[need] for need in sorted(feed.needs)]
+        nodes.append(GraphNode(id=f"f{step.slot.number}", label=_shown(label), needs=needs))
+    return Graph(revision=revision.number, nodes=nodes, mermaid=mermaid_text(nodes))
+
+
+def _shown(label: str) -> str:
+    label = "".join(c if c.isprintable() else " " for c in label)
+    return label if len(label) <= LABEL_LIMIT else label[: LABEL_LIMIT - 1] + "…"
+
+
+def mermaid_text(nodes: Sequence[GraphNode]) -> str:
+    """Return a flowchart; whatever is in a label stands there as itself.
+
+    >>> print(mermaid_text([GraphNode(id="in", label="message"), GraphNode(id="f0", label='a"b', needs=["in"])]))
+    flowchart LR
+        in["message"]
+        f0["a#34;b"]
+        in --> f0
+    """
+    lines = [f'    {node.id}["{_mermaid_label(node.label)}"]' for node in nodes]
+    lines += [f"    {need} --> {node.id}" for node in nodes for need in node.needs]
+    return "\n".join(["flowchart LR", *lines])
+
+
+def _mermaid_label(label: str) -> str:
+    """Write every character that may mean something as Mermaid's entity code, ``#<number>;``."""
+    return "".join(c if c.isalnum() or c in " _.,:()" else f"#{ord(c)};" for c in label)
+
+
+def dot_text(graph: Graph) -> str:
+    """Return the graph in Graphviz's language."""
+    lines = [f'  {node.id} [label="{_dot_label(node.label)}"];' for node in graph.nodes]
+    lines += [f"  {need} -> {node.id};" for node in graph.nodes for need in node.needs]
+    return "\n".join(["digraph machine {", "  rankdir=LR;", "  node [shape=box];", *lines, "}"])
+
+
+def _dot_label(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"')
+
+
+# --- to be looked at ---
+
+
+class Plot:
+    """A graph that shows itself: Mermaid in JupyterLab (4.1 or later), SVG where ``dot`` is found, text everywhere.
+
+    Args:
+        find: where a program is, as `shutil.which`.
+    """
+
+    def __init__(self, graph: Graph, find: Callable[[str], str | None] = shutil.which) -> None:
+        self.graph = graph
+        self._find = find
+
+    @property
+    def mermaid(self) -> str:
+        """Mermaid text, for a page or a document."""
+        return self.graph.mermaid
+
+    def svg(self) -> str | None:
+        """Return an SVG drawing; None without Graphviz."""
+        dot = self._find("dot")
+        if dot is None:
+            return None
+        try:
+            made = subprocess.run(
+                [dot, "-Tsvg"], input=dot_text(self.graph).encode(), capture_output=True, timeout=DOT_S, check=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.warning("no drawing: %s", error)
+            return None
+        return made.stdout.decode()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        bundle = {"text/plain": str(self), "text/vnd.mermaid": self.mermaid}
+        svg = self.svg()
+        if svg is not None:
+            bundle["image/svg+xml"] = svg
+        return bundle
+
+    def __str__(self) -> str:
+        width = max(len(node.label) for node in self.graph.nodes)
+        lines = [
+            f"{node.label:<{width}}  ← {', '.join(node.needs[::-1]) or 'nothing'}" for node in self.graph.nodes[1:]
+        ]
+        return "\n".join([f"revision {self.graph.revision}", self.graph.nodes[0].label, *lines])
+
+    def __repr__(self) -> str:
+        return str(self)
