@@ -198,7 +198,7 @@ def test_everything_reconnects_by_itself_after_disconnect(notebook):
     assert notebook("%wamp disconnect") == "disconnected"
     assert notebook("%wamp disconnect") == "was not connected"
     assert "not connected" in notebook("%wamp status")
-    assert "(identity)" in notebook("%wamp slots")
+    assert "(carries the value)" in notebook("%wamp slots")
 
 
 # --- the machine -------------------------------------------------------------------------------

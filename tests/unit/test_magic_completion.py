@@ -144,3 +144,19 @@ def test_a_router_that_fails_gives_nothing_to_offer():
         raise NotConnected("ws://nowhere", "gone")
 
     assert Peek(fetch)() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("policy ", ["0", "clean", "machine"]),
+        ("policy clean d", ["default", "drop", "dead_letter", "default="]),
+        ("policy clean drop re", ["record", "retries="]),
+        ("set 0 --policy no", ["none"]),
+        ("handler Retry", ["RetryHandler"]),
+        ("handler RetryHandler r", []),
+        ("tap c", ["clean"]),
+    ],
+)
+def test_policies_and_handlers_are_offered(line, expected):
+    assert candidates(line, {"slot": lambda: ["0", "clean"]}) == expected

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from IPython.core.error import UsageError
 
+from timbr_wamp.contract import Policy
 from timbr_wamp.magic.commands import REPLACED, VERBS
 from timbr_wamp.magic.parser import HelpWanted, overview, parse
 
@@ -45,14 +46,23 @@ def test_a_token_is_not_in_the_repr():
 @pytest.mark.parametrize(
     ("line", "arguments", "code"),
     [
-        ("set 0 lambda x: x**2", {"slot": 0, "name": None}, "lambda x: x**2"),
-        ('set clean --name tidy lambda x: x["a b"]', {"slot": "clean", "name": "tidy"}, 'lambda x: x["a b"]'),
-        ("set --name=tidy 1 f", {"slot": 1, "name": "tidy"}, "f"),
+        ("set 0 lambda x: x**2", {"slot": 0, "name": None, "policy": None}, "lambda x: x**2"),
+        (
+            'set clean --name tidy lambda x: x["a b"]',
+            {"slot": "clean", "name": "tidy", "policy": None},
+            'lambda x: x["a b"]',
+        ),
+        ("set --name=tidy 1 f", {"slot": 1, "name": "tidy", "policy": None}, "f"),
+        (
+            "set 1 --policy drop,retries=3 lambda x: x",
+            {"slot": 1, "name": None, "policy": Policy(on_error="drop", retries=3)},
+            "lambda x: x",
+        ),
         ("put {'a': \"it's\"}", {"oid": None}, "{'a': \"it's\"}"),
         ("put -5", {"oid": None}, "-5"),
         ("put --oid 65f0c0ffee65f0c0ffee65f0 x", {"oid": "65f0c0ffee65f0c0ffee65f0"}, "x"),
         ("execute --kernel lab print('--kernel')", {"kernel": "lab", "timeout_s": None}, "print('--kernel')"),
-        ("set 0", {"slot": 0, "name": None}, ""),
+        ("set 0", {"slot": 0, "name": None, "policy": None}, ""),
     ],
 )
 def test_python_text_needs_no_quoting(line, arguments, code):
@@ -131,3 +141,25 @@ def test_every_verb_and_option_is_documented():
             assert argument.name in section, (verb.name, argument.name)
     for old in REPLACED:
         assert old in page
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ("policy clean drop retries=3", {"slot": "clean", "words": ["drop", "retries=3"]}),
+        ("policy machine", {"slot": "machine", "words": []}),
+        ("handler RetryHandler retries=2", {"name": "RetryHandler", "options": ["retries=2"]}),
+        ("handler", {"name": None, "options": []}),
+        ("retry 65f0 65f1", {"oids": ["65f0", "65f1"]}),
+        ("tap f1 20", {"label": "f1", "n": 20}),
+        ("progress --wait --timeout-s 5", {"wait": True, "timeout_s": 5.0}),
+    ],
+)
+def test_the_last_argument_may_be_many_words(line, arguments):
+    assert parse(line).arguments == arguments
+
+
+@pytest.mark.parametrize("line", ["policy", "set 0 --policy nonsense f", "set 0 --policy retries=-1 f", "tap in 0"])
+def test_what_means_nothing_gets_a_usage_line(line):
+    with pytest.raises(UsageError, match="usage: %wamp"):
+        parse(line)

@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from timbr_wamp.contract import ErrorRow, ExecuteReply, KernelInfo, MachineBrief, Record, RecordMeta, SlotInfo, Status
+from timbr_wamp.contract import ExecuteReply, KernelInfo, MachineBrief, Progress, Record, RecordMeta, Status
 from timbr_wamp.errors import MachineFull
 from timbr_wamp.magic import views
 from timbr_wamp.magic.failures import RemoteCellError, cell_error, made_short
@@ -37,23 +37,18 @@ def test_a_record_too_large_to_send_shows_its_size():
 
 
 def test_an_empty_table_is_a_sentence():
-    assert repr(views.Errors()) == "no slot has failed"
+    assert repr(views.Records()) == "no records yet"
     assert "no kernels" in views.Kernels()._repr_html_()
 
 
-def test_slots_show_identity_and_source():
-    slots = views.Slots([SlotInfo(slot=0), SlotInfo(slot=1, name="clean", identity=False, function="f", source=EVIL)])
-    assert "(identity)" in repr(slots)
-    assert EVIL not in slots._repr_html_()
-
-
-def test_errors_name_class_and_message():
-    row = ErrorRow(
-        run="r", seq=1, oid="o", attempt=1, revision=1, time=0.0, slot=2, task="f2", exc_class="ValueError",
-        exc_value=EVIL, exc_tb="", input="1",
-    )  # fmt: skip
-    assert "ValueError: <script>" in repr(views.Errors([row]))
-    assert EVIL not in views.Errors([row])._repr_html_()
+def test_a_struct_shows_its_face_in_a_terminal_too_and_keeps_its_attributes():
+    face = views.Face(Progress(done=30, total=100, percentage=30.0))
+    assert face.done == 30
+    assert "30" in repr(face)
+    assert not repr(face).startswith("Progress(")
+    assert "progressbar" in face._repr_html_()
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = face.nonsense
 
 
 def a_status_view(machine: Status | None, problem: str | None = None) -> views.StatusView:
@@ -69,7 +64,8 @@ def test_a_status_view_has_the_machines_attributes():
     view = a_status_view(Status(name="machine", run="r", state="running", processed=31))
     assert (view.processed, view.machine.state, view.kernel.state) == (31, "running", "busy")
     assert "demo" in repr(view)
-    assert "31 processed" in view._repr_html_()
+    assert "processed" in view._repr_html_()
+    assert ">31<" in view._repr_html_()
     with pytest.raises(AttributeError, match="nonsense"):
         _ = view.nonsense
 

@@ -6,12 +6,19 @@ people read about it in ``docs/reference/magics.md``.
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from timbr_wamp.contract.words import policy_from
+from timbr_wamp.errors import InvalidArgument
+
 #: What Tab offers for an argument's value.
-Offer = Literal["kernel", "slot", "topic", "name", "verb", None]
+Offer = Literal["kernel", "slot", "target", "policy", "handler", "topic", "name", "verb", None]
+
+#: Stands for the machine where a slot could.
+MACHINE = "machine"
 
 #: Short names of topics, and whether they belong to the kernel or to its machine.
 KERNEL_TOPICS = ("state", "iopub")
@@ -30,6 +37,8 @@ class Argument:
     required: bool = True
     default: object = None
     offer: Offer = None
+    #: It takes all words that follow, none too.
+    many: bool = False
 
     @property
     def is_option(self) -> bool:
@@ -81,6 +90,14 @@ def seconds(text: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(text)
     return number
+
+
+def policy(text: str) -> object:
+    """Return the policy that one text says, its words joined by commas."""
+    try:
+        return policy_from(text)
+    except InvalidArgument as error:
+        raise ArgumentTypeError(str(error)) from None  # its text is the one that people read
 
 
 count.__name__ = "count (1 or more)"  # argparse names the converter in its message
@@ -152,10 +169,40 @@ _VERBS = (
     Verb(
         "set",
         "put a function in a slot, running or not",
-        (_SLOT, _optional("--name", "name the slot")),
+        (
+            _SLOT,
+            _optional("--name", "name the slot"),
+            _optional(
+                "--policy",
+                "what becomes of a message when it raises, such as drop,retries=3",
+                convert=policy,
+                offer="policy",
+            ),
+        ),
         code="a function's name, source text such as `lambda x: x**2`, or `module:name`",
     ),
     Verb("delete", "make a slot identity again", (_SLOT,)),
+    Verb(
+        "policy",
+        "say what becomes of a message when a slot raises; show it when nothing is said",
+        (
+            Argument(
+                "slot",
+                f"number or name of the slot, or `{MACHINE}`: all without one of their own",
+                slot_key,
+                offer="target",
+            ),
+            _optional("words", "a verdict, name=value …, or none", many=True, offer="policy"),
+        ),
+    ),
+    Verb(
+        "handler",
+        "choose the event handler; show it when none is named",
+        (
+            _optional("name", "name of the handler", offer="handler"),
+            _optional("options", "name=value …", many=True),
+        ),
+    ),
     Verb("revisions", "show the kept states of the slot table"),
     Verb("rollback", "bring back an earlier slot table", (Argument("number", "number of the revision", count),)),
     Verb(
@@ -180,8 +227,28 @@ _VERBS = (
             _optional("--timeout-s", "how long to wait, 5 when not given", convert=seconds, default=5.0),
         ),
     ),
+    Verb(
+        "progress",
+        "show how far the machine is with its source",
+        (_switch("--wait", "show a bar until nothing is left to do"), _TIMEOUT),
+    ),
     Verb("records", "show the newest records", (_LIMIT,)),
+    Verb(
+        "tap",
+        "give a live list of one slot's newest values",
+        (
+            _optional("label", "in, f0 …, or a slot's name or number", convert=slot_key, default="in", offer="slot"),
+            _optional("n", "how many, 50 when not given", convert=count, default=50),
+        ),
+    ),
     Verb("errors", "show the newest failures of slots", (_LIMIT,)),
+    Verb("groups", "show failures by slot, exception class and line", (_LIMIT,)),
+    Verb(
+        "retry",
+        "put messages that failed again; all unresolved ones when none is named",
+        (_optional("oids", "ids of messages", many=True),),
+    ),
+    Verb("plot", "draw which slot consumes whose value"),
     Verb(
         "execute",
         "run code on the kernel, as a %%wamp cell does",

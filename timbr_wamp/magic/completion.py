@@ -11,7 +11,9 @@ from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
-from timbr_wamp.magic.commands import TOPICS, VERBS, Argument, Offer, Verb
+from timbr_wamp.contract.words import POLICY_WORDS
+from timbr_wamp.magic.commands import MACHINE, TOPICS, VERBS, Argument, Offer, Verb
+from timbr_wamp.plugins import HANDLERS, names
 
 #: The magic's line up to the cursor, also behind an assignment: ``rows = %wamp rec``.
 _LINE = re.compile(r"^\s*(?:[\w, ]+=\s*)?(?P<percent>%{1,2})(?:wamp|juno)\s(?P<line>.*)$")
@@ -43,8 +45,8 @@ def candidates(line: str, offers: Offers) -> list[str] | None:
         return [option.name for option in verb.options if option.name.startswith(begun) and option.name not in used]
     if not expected and verb.code is not None:
         return None
-    names = [name for argument in expected for name in _offered(argument.offer, offers)]
-    return [name for name in dict.fromkeys(names) if name.startswith(begun)]
+    offered = [name for argument in expected for name in _offered(argument.offer, offers)]
+    return [name for name in dict.fromkeys(offered) if name.startswith(begun)]
 
 
 def matcher_for(offers: Offers) -> Callable[[CompletionContext], SimpleMatcherResult]:
@@ -80,7 +82,10 @@ def _expected(verb: Verb, words: list[str]) -> tuple[Argument, ...]:
             position += 1
     if value_of is not None:
         return (value_of,)
-    left = verb.positionals[position:]
+    positionals = verb.positionals
+    if positionals and positionals[-1].many:
+        position = min(position, len(positionals) - 1)
+    left = positionals[position:]
     return left[:2] if len(left) > 1 and left[1].required and not left[0].required else left[:1]
 
 
@@ -89,6 +94,12 @@ def _offered(offer: Offer, offers: Offers) -> Iterable[str]:
         return TOPICS
     if offer == "verb":
         return VERBS
+    if offer == "policy":
+        return POLICY_WORDS
+    if offer == "target":
+        return (*_offered("slot", offers), MACHINE)
+    if offer == "handler":
+        return names(HANDLERS)
     return offers[offer]() if offer in offers else ()
 
 

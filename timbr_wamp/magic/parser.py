@@ -130,7 +130,7 @@ def _add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument
         elif argument.is_option:
             parser.add_argument(argument.name, type=argument.convert, default=argument.default, help=help_text)
         else:
-            nargs = None if argument.required else "?"
+            nargs = "*" if argument.many else None if argument.required else "?"
             parser.add_argument(
                 argument.name, type=argument.convert, nargs=nargs, default=argument.default, help=help_text
             )

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
-from timbr_wamp.contract import Record
-from timbr_wamp.errors import AmbiguousKernel, TimbrError, UnknownKernel
+from timbr_wamp.contract import Policy, Record, Status
+from timbr_wamp.contract.cards import policy_text
+from timbr_wamp.contract.faces import ErrorGroups, ErrorRows, Revisions, SlotInfos
+from timbr_wamp.contract.plot import Plot
+from timbr_wamp.contract.tap import Tap
+from timbr_wamp.contract.words import options_from, policy_from
+from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, TimbrError, UnknownKernel
 from timbr_wamp.magic import views
 from timbr_wamp.magic.callbacks import Watch
-from timbr_wamp.magic.commands import REPLACED
-from timbr_wamp.magic.parser import Command
+from timbr_wamp.magic.commands import MACHINE, REPLACED, VERBS
+from timbr_wamp.magic.parser import Command, parser_of
 from timbr_wamp.magic.remote_cell import run_cell
 from timbr_wamp.magic.state import ShellState
 from timbr_wamp.names import KERNEL_PREFIX
@@ -30,6 +35,7 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 Namespace: TypeAlias = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
 
 
 def _takes_code(method: F) -> F:
@@ -160,27 +166,42 @@ class Verbs:
 
     # --- machine ------------------------------------------------------------------------------
 
-    def verb_slots(self) -> views.Slots:
-        return views.Slots(self._state.machine().slots)
+    def verb_slots(self) -> SlotInfos:
+        return self._state.machine().slots
 
     @_takes_code
-    def verb_set(self, code: str, namespace: Namespace, slot: int | str, name: str | None) -> views.Facts:
+    def verb_set(
+        self, code: str, namespace: Namespace, slot: int | str, name: str | None, policy: Policy | None
+    ) -> views.Facts:
         machine = self._state.machine()
         text = code.strip()
         if _DOTTED.fullmatch(text) and (found := _lookup(text, namespace)) is not None:
-            revision = machine.set(slot, found, name=name)
+            revision = machine.set(slot, found, name=name, policy=policy)
         elif _REFERENCE.fullmatch(text):
-            revision = machine.set(slot, reference=text, name=name)
+            revision = machine.set(slot, reference=text, name=name, policy=policy)
         else:
-            revision = machine.set(slot, source=code, name=name)
+            revision = machine.set(slot, source=code, name=name, policy=policy)
         return views.revision_facts(revision)
+
+    def verb_policy(self, slot: int | str, words: list[str] | None) -> views.Facts | views.Text:
+        said = _read("policy", policy_from, words) if words else None
+        machine = self._state.machine()
+        which = None if slot == MACHINE else slot
+        if not words:
+            return views.Text(policy_text(machine.policy_of(which)))
+        return views.revision_facts(machine.set_policy(which, said))
+
+    def verb_handler(self, name: str | None, options: list[str] | None) -> views.Text:
+        said = _read("handler", options_from, options or [])
+        machine = self._state.machine()
+        return views.Text(machine.handler if name is None else machine.set_handler(name, said).handler)
 
     def verb_delete(self, slot: int | str) -> views.Text:
         del self._state.machine()[slot]
         return views.Text(f"slot {slot} is identity")
 
-    def verb_revisions(self) -> views.Revisions:
-        return views.Revisions(self._state.machine().revisions)
+    def verb_revisions(self) -> Revisions:
+        return self._state.machine().revisions
 
     def verb_rollback(self, number: int) -> views.Facts:
         return views.revision_facts(self._state.machine().rollback(number))
@@ -193,23 +214,41 @@ class Verbs:
     def verb_call(self, code: str, namespace: Namespace) -> Record:
         return self._state.machine()(_value(code, namespace))
 
-    def verb_start(self) -> views.MachineView:
-        return views.MachineView(self._state.machine().start())
+    def verb_start(self) -> Status:
+        return self._state.machine().start()
 
-    def verb_pause(self) -> views.MachineView:
-        return views.MachineView(self._state.machine().pause())
+    def verb_pause(self) -> Status:
+        return self._state.machine().pause()
 
-    def verb_resume(self) -> views.MachineView:
-        return views.MachineView(self._state.machine().resume())
+    def verb_resume(self) -> Status:
+        return self._state.machine().resume()
 
-    def verb_stop(self, drain: bool, timeout_s: float) -> views.MachineView:
-        return views.MachineView(self._state.machine().stop(drain=drain, timeout=timeout_s))
+    def verb_stop(self, drain: bool, timeout_s: float) -> Status:
+        return self._state.machine().stop(drain=drain, timeout=timeout_s)
+
+    def verb_progress(self, wait: bool, timeout_s: float | None) -> views.Face:
+        machine = self._state.machine()
+        if wait:
+            machine.wait(timeout_s, progress=True)
+        return views.Face(machine.progress())
+
+    def verb_tap(self, label: int | str, n: int) -> Tap:
+        return self._state.machine().tap(label, n)
+
+    def verb_plot(self) -> Plot:
+        return self._state.machine().plot()
 
     def verb_records(self, n: int) -> views.Records:
         return views.Records(self._state.machine().recent(n))
 
-    def verb_errors(self, n: int) -> views.Errors:
-        return views.Errors(self._state.machine().errors[-n:])
+    def verb_errors(self, n: int) -> ErrorRows:
+        return ErrorRows(self._state.machine().errors[-n:])
+
+    def verb_groups(self, n: int) -> ErrorGroups:
+        return ErrorGroups(self._state.machine().error_groups[:n])
+
+    def verb_retry(self, oids: list[str] | None) -> list[str]:
+        return self._state.machine().retry_errors(oids or None)
 
 
 def _lookup(dotted: str, namespace: Mapping[str, Any]) -> Any:
@@ -221,6 +260,14 @@ def _lookup(dotted: str, namespace: Mapping[str, Any]) -> Any:
     for name in rest:
         found = getattr(found, name, None)
     return found
+
+
+def _read(verb: str, read: Callable[[list[str]], T], words: list[str]) -> T:
+    """Return what words say; a usage line when they say nothing."""
+    try:
+        return read(words)
+    except InvalidArgument as error:
+        raise UsageError(f"{error}\n{parser_of(VERBS[verb]).format_usage().rstrip()}") from None
 
 
 def _value(code: str, namespace: Namespace) -> object:

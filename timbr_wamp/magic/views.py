@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from timbr_wamp.contract import ErrorRow, KernelInfo, Record, RevisionInfo, SlotInfo, Status
+from timbr_wamp.contract import KernelInfo, Record, RevisionInfo, Status
+from timbr_wamp.contract.shown import Shown
 
 #: A table's cell shows so many characters of a text; the object itself has all of it.
 CELL_LIMIT = 120
@@ -74,28 +75,6 @@ class Kernels(Table[KernelInfo]):
         )
 
 
-class Slots(Table[SlotInfo]):
-    """The slots of the newest revision."""
-
-    columns = ("slot", "name", "function", "source", "revision", "by", "calls", "errors", "p50", "p99")
-
-    def cells(self, item: SlotInfo) -> Sequence[object]:
-        """Return one slot's cells."""
-        counts = item.counts
-        return (
-            item.slot,
-            item.name,
-            "(identity)" if item.identity else item.function,
-            item.source,
-            item.revision or None,
-            item.author,
-            counts and counts.calls,
-            counts and counts.errors,
-            counts and _duration(counts.p50_s),
-            counts and _duration(counts.p99_s),
-        )
-
-
 class Records(Table[Record]):
     """Records, oldest first."""
 
@@ -115,29 +94,6 @@ class Records(Table[Record]):
             repr(item.input) if known else f"({size:,} bytes)",
             ", ".join(_outcome(value) for value in item.values) if known else "",
         )
-
-
-class Errors(Table[ErrorRow]):
-    """Failures of slots, oldest first."""
-
-    columns = ("seq", "oid", "attempt", "time", "task", "error", "input", "resolved")
-    empty = "no slot has failed"
-
-    def cells(self, item: ErrorRow) -> Sequence[object]:
-        """Return one failure's cells."""
-        error = f"{item.exc_class}: {item.exc_value}"
-        return (item.seq, item.oid, item.attempt, _time(item.time), item.task, error, item.input, item.resolved)
-
-
-class Revisions(Table[RevisionInfo]):
-    """The kept states of the slot table, oldest first."""
-
-    columns = ("number", "time", "by", "change", "functions")
-
-    def cells(self, item: RevisionInfo) -> Sequence[object]:
-        """Return one revision's cells."""
-        functions = ", ".join(name or "·" for name in item.functions)
-        return (item.number, _time(item.time), item.author, item.change, functions)
 
 
 class Facts:
@@ -166,28 +122,23 @@ class Facts:
         return f"<b>{html.escape(self.title)}</b>{html_table((), self._rows())}"
 
 
-class MachineView(Facts):
-    """A machine's status; every attribute of `Status` can be read from it."""
+class Face:
+    """A struct of the wire that shows itself also in a terminal; its attributes are the struct's."""
 
-    def __init__(self, status: Status) -> None:
-        facts: dict[str, object] = {name: getattr(status, name) for name in status.__struct_fields__}
-        super().__init__(f"machine {status.name}: {status.state}", facts)
-        self.status = status
+    def __init__(self, struct: Shown) -> None:
+        self.struct = struct
 
-    def _rows(self) -> list[list[str]]:
-        status = self.status
-        shown = {
-            "reason": status.reason,
-            "records": f"{status.processed:,} processed, {status.errored:,} errored, {status.dropped:,} dropped",
-            "put": f"{status.put:,}, refused {status.refused:,}",
-            "queue": f"{status.queue_size:,} of {status.queue_capacity:,}, in flight {status.in_flight}",
-            "rate_per_s": " / ".join(f"{rate:.1f}" for rate in status.rate_per_s) + " (1 / 10 / 60 s)",
-            "source": _source(status),
-            "last": f"{status.last_seq:,} ({status.last_oid})" if status.last_seq else None,
-            "revision": status.revision,
-            "run": status.run,
-        }
-        return [[name, str(value)] for name, value in shown.items() if value is not None]
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["struct"], name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self.struct)
+
+    def __repr__(self) -> str:
+        return str(self.struct)
+
+    def _repr_html_(self) -> str:
+        return self.struct._repr_html_()
 
 
 class StatusView:
@@ -215,12 +166,12 @@ class StatusView:
             raise AttributeError(f"the status has no {name!r}" + ("" if machine else " (no machine)"))
         return getattr(machine, name)
 
-    def _parts(self) -> list[Facts]:
-        parts = [self.connection]
+    def _parts(self) -> list[Facts | Face]:
+        parts: list[Facts | Face] = [self.connection]
         if self.kernel is not None:
             parts.append(kernel_facts(self.kernel))
         if self.machine is not None:
-            parts.append(MachineView(self.machine))
+            parts.append(Face(self.machine))
         if self.callbacks.subscriptions:
             parts.append(self.callbacks)
         return parts
@@ -280,20 +231,7 @@ def _outcome(value: object) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _source(status: Status) -> str | None:
-    source = status.source
-    if source.state == "none":
-        return None
-    total = "" if source.total is None else f" of {source.total:,}"
-    error = "" if source.error is None else f"; {source.error}"
-    return f"{source.state}, {source.count:,}{total} read{error}"
-
-
 def _time(moment: float | None) -> str | None:
     if not moment:
         return None
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _duration(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds * 1000:.3g} ms"

@@ -1,0 +1,55 @@
+"""Policies and options as words of a command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from timbr_wamp.contract import Policy
+from timbr_wamp.contract.words import POLICY_WORDS, options_from, policy_from
+from timbr_wamp.errors import InvalidArgument
+
+
+@pytest.mark.parametrize(
+    ("words", "policy"),
+    [
+        ("drop", Policy(on_error="drop")),
+        (["stop", "retries=3", "backoff_s=0.5"], Policy(on_error="stop", retries=3, backoff_s=0.5)),
+        ("retries=2, backoff_s=0.1", Policy(retries=2, backoff_s=0.1)),
+        ("default=0", Policy(on_error="default", default=0)),
+        ("default=[0,1],timeout_s=2", Policy(on_error="default", default=[0, 1], timeout_s=2.0)),
+        (["default=no reading"], Policy(on_error="default", default="no reading")),
+        ("none", None),
+    ],
+)
+def test_words_become_a_policy(words, policy):
+    assert policy_from(words) == policy
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "none of record"),
+        ("drop stop", "one verdict"),
+        ("nonsense", "none of record, default, drop"),
+        ("tries=3", "'tries' is unknown"),
+        ("retries=many", "retries"),
+        ("retries=-1", "retries"),
+        ("=3", "'=3'"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_by_name(words, told):
+    with pytest.raises(InvalidArgument, match=told):
+        policy_from(words)
+
+
+def test_every_word_that_is_offered_is_understood():
+    values = {"retries=": "1", "backoff_s=": "0", "backoff_max_s=": "9", "default=": "1", "timeout_s=": "1"}
+    for word in POLICY_WORDS:
+        made = policy_from(word + values.get(word, ""))
+        assert (made is None) == (word == "none")
+
+
+def test_options_are_json_or_texts():
+    assert options_from(["retries=5", "then=drop", 'take=["a"]']) == {"retries": 5, "then": "drop", "take": ["a"]}
+    with pytest.raises(InvalidArgument, match="name=value"):
+        options_from(["retries"])
