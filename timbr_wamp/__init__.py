@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from timbr_wamp.client import AsyncClient, Client, Gap, RunChanged, connect
-    from timbr_wamp.contract import Record, Status
+    from timbr_wamp.contract import Policy, Record, Status
     from timbr_wamp.errors import TimbrError
     from timbr_wamp.machine import Machine
     from timbr_wamp.machine.handlers import (
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RetryHandler,
     )
     from timbr_wamp.machine.notices import PostJson, RunCommand
+    from timbr_wamp.tables import StatusTable
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "DeadLetterHandler",
     "Gap",
     "Machine",
+    "Policy",
     "PostJson",
     "RawEventDebugger",
     "Record",
@@ -41,6 +43,7 @@ __all__ = [
     "RunChanged",
     "RunCommand",
     "Status",
+    "StatusTable",
     "TimbrError",
     "connect",
     "load_ipython_extension",
@@ -55,6 +58,7 @@ _HOME = {
     "DeadLetterHandler": "timbr_wamp.machine.handlers",
     "Gap": "timbr_wamp.client",
     "Machine": "timbr_wamp.machine",
+    "Policy": "timbr_wamp.contract",
     "PostJson": "timbr_wamp.machine.notices",
     "RawEventDebugger": "timbr_wamp.machine.handlers",
     "Record": "timbr_wamp.contract",
@@ -62,6 +66,7 @@ _HOME = {
     "RunChanged": "timbr_wamp.client",
     "RunCommand": "timbr_wamp.machine.notices",
     "Status": "timbr_wamp.contract",
+    "StatusTable": "timbr_wamp.tables",
     "TimbrError": "timbr_wamp.errors",
     "connect": "timbr_wamp.client",
     "load_ipython_extension": "timbr_wamp.magic",
