@@ -20,6 +20,7 @@ import cloudpickle
 
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidArgument, InvalidSource, PythonMismatch
+from timbr_wamp.machine.parsing import undisturbed
 
 #: Source text kept beside a function, characters.
 SOURCE_LIMIT = 20_000
@@ -72,7 +73,7 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
     text = textwrap.dedent(text).strip("\n") + "\n"
     filename = f"<slot source {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
     try:
-        tree = ast.parse(text, filename)
+        tree = undisturbed(lambda: ast.parse(text, filename))
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         shown = getattr(error, "text", None)
@@ -141,6 +142,6 @@ def source_text(function: Callable[..., Any]) -> str | None:
     if not (inspect.isroutine(inner) or inspect.isclass(inner)):
         inner = type(inner)
     try:
-        return textwrap.dedent(inspect.getsource(inner))[:SOURCE_LIMIT]
+        return textwrap.dedent(undisturbed(lambda: inspect.getsource(inner)))[:SOURCE_LIMIT]
     except (OSError, TypeError, SyntaxError):
         return None

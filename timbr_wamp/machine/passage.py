@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
+from timbr_wamp.machine.parsing import undisturbed
 from timbr_wamp.machine.protocols import Failure, Notes
 from timbr_wamp.values import JSON_OPTIONS, clean_text, to_json
 
@@ -268,7 +269,9 @@ def go(way: Way, call: Callable[[Step, Sequence[Any]], Any], sleep: Callable[[fl
 def traceback_text(error: BaseException) -> str:
     """Return a slot's traceback without our own frames, bounded in frames and characters."""
     try:
-        lines = traceback.format_exception(type(error), error, _theirs(error), limit=-TRACEBACK_FRAMES)
+        lines = undisturbed(
+            lambda: traceback.format_exception(type(error), error, _theirs(error), limit=-TRACEBACK_FRAMES)
+        )
     except Exception as failure:  # a foreign __str__ may raise anything
         lines = [f"{type(error).__qualname__} (its text raised {type(failure).__name__})"]
     return clean_text("".join(lines)[-TRACEBACK_LIMIT:])

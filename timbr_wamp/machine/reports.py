@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import traceback
 
+from timbr_wamp.machine.parsing import undisturbed
 from timbr_wamp.values import clean_text
 
 #: Characters of a report; the end is kept, where the error is.
@@ -25,7 +26,7 @@ def report_of(error: BaseException, where: str) -> str:
     described = traceback.TracebackException.from_exception(error, limit=-FRAMES_LIMIT)
     seen: set[int] = set()
     _add_locals(described, error, seen)
-    text = clean_text("".join(described.format()))
+    text = clean_text(undisturbed(lambda: "".join(described.format())))
     if len(text) > REPORT_LIMIT:
         text = f"… {len(text) - REPORT_LIMIT} characters left out …\n" + text[-REPORT_LIMIT:]
     return f"{type(error).__name__} in {where}\n{text}"
