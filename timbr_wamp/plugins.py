@@ -44,7 +44,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         )
     },
     HOOKS: {name: f"timbr_wamp.machine.notices:{name}" for name in ("PostJson", "RunCommand")},
-    FACES: {"ipykernel": "timbr_wamp.kernel.face:IPythonKernelFace"},
+    FACES: {
+        "ipykernel": "timbr_wamp.kernel.face:IPythonKernelFace",
+        "project": "timbr_wamp.projects.saving:save",
+    },
 }
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from timbr_wamp import plugins
 from timbr_wamp.contract import Graph
 from timbr_wamp.contract.cards import machine_html, machine_text
 from timbr_wamp.contract.tap import Tap
@@ -181,6 +183,17 @@ class Machine(Engine):
 
     def _remove_sink(self, tap: Tap) -> None:
         self.recorder.replace_sinks(lambda sinks: tuple(sink for sink in sinks if sink is not tap))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write slots, policies and settings as a project's ``timbr.toml``; return the file's path.
+
+        Raises:
+            CannotSave: a function has neither a source text nor a name that can be imported.
+            InvalidArgument: the file is there already, without ``overwrite``.
+        """
+        save: Any = plugins.load(plugins.FACES, "project")
+        file: Path = save(self, path, overwrite=overwrite)
+        return file
 
     def __repr__(self) -> str:
         status = self.status
