@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import timbr_wamp
 from timbr_wamp import runtime
 from timbr_wamp.client import Client, Gap, RemoteKernel, RemoteMachine
-from timbr_wamp.contract import Record, Status
+from timbr_wamp.contract import Policy, Progress, Record, SourceOptions, Status
 from timbr_wamp.errors import (
     AmbiguousKernel,
     InvalidArgument,
@@ -28,6 +29,7 @@ from timbr_wamp.errors import (
     PayloadTooLarge,
     SlotOutOfRange,
     UnknownKernel,
+    UnknownPlugin,
     UnknownSlot,
 )
 from timbr_wamp.names import new_oid
@@ -363,3 +365,236 @@ def test_two_kernels_of_one_beginning_are_not_guessed_between(client: Client, ke
         assert client.kernel("pump").id == kernel.id
     finally:
         other.shutdown()
+
+
+# --- policies, handler, error groups -----------------------------------------------------------
+
+
+def test_policies_are_set_from_afar_and_obeyed(machine: RemoteMachine):
+    before = machine.status
+    machine.set(0, source="lambda x: 1 / x", name="inverse", policy={"on_error": "default", "default": -1})
+    machine.set(1, source="lambda x: 1 / (x + 1)")
+    machine.set_policy(1, "drop")
+    assert machine.policy_of("inverse") == Policy(on_error="default", default=-1)
+    assert machine.slots[1].policy == Policy(on_error="drop")
+    for number in (1, 0):
+        machine.put(number)
+    assert machine.wait(10.0)
+    kept, dropped = machine.recent(2)
+    assert (kept.values[0], kept.meta.dropped) == (1.0, False)
+    assert (dropped.values[0], dropped.meta.dropped) == (-1, True)
+    after = machine.status
+    assert (after.dropped - before.dropped, after.policies.defaults - before.policies.defaults) == (1, 1)
+    machine.set_policy("inverse", None)
+    assert machine.slots[0].policy is None
+    machine.set_policy(None, Policy(on_error="dead_letter"))
+    assert machine.status.on_error == machine.policy_of(0) == Policy(on_error="dead_letter")
+    machine.set_policy(None, "record")
+    machine.set_policy(1, None)
+    with pytest.raises(InvalidArgument, match="none of record, default"):
+        machine.set_policy(0, "forget")
+    with pytest.raises(UnknownSlot):
+        machine.set_policy("nowhere", "drop")
+
+
+def test_a_handler_is_chosen_by_name_with_its_options(machine: RemoteMachine):
+    assert machine.set_handler("RetryHandler", {"retries": 2, "backoff_s": 0.0}).handler == "RetryHandler"
+    machine.set(0, source="tries = []\ndef flaky(x):\n    tries.append(x)\n    return x if len(tries) > 2 else 1 / 0\n")
+    before = machine.status.policies.mended
+    machine.put(5)
+    assert machine.wait(10.0)
+    assert machine.recent(1)[0].values[0] == 5
+    assert machine.status.policies.mended == before + 1
+    machine.handler = "BaseEventHandler"
+    assert machine.handler == "BaseEventHandler"
+    with pytest.raises(UnknownPlugin, match="RetryHandler"):
+        machine.set_handler("NoSuchHandler")
+    with pytest.raises(InvalidArgument, match="retries"):
+        machine.set_handler("RetryHandler", {"tries": 1})
+
+
+def test_failures_are_grouped_and_tried_again(machine: RemoteMachine):
+    machine.set(0, source="def grouped(x):\n    raise LookupError(f'no {x}')\n")
+    oids = [machine.put(number) for number in range(3)]
+    assert machine.wait(10.0)
+    group = next(group for group in machine.error_groups if group.task == "grouped" or group.exc_class == "LookupError")
+    assert (group.count, group.open, group.last_oid, group.exc_value) == (3, 3, oids[-1], "no 2")
+    assert group.policies == {"record": 3}
+    assert "LookupError" in str(machine.error_groups)
+    assert "LookupError" in machine.error_groups._repr_html_()
+    machine.set(0, source="lambda x: x")
+    assert machine.retry_errors(oids[:2]) == oids[:2]
+    assert machine.wait(10.0)
+    assert [record.attempt for record in machine.recent(2)] == [2, 2]
+    group = next(group for group in machine.error_groups if group.exc_class == "LookupError")
+    assert (group.open, group.resolved) == (1, False)
+
+
+def test_lists_and_statuses_show_themselves(machine: RemoteMachine):
+    machine.set(0, source="lambda x: x * 2", name="double")
+    assert "double" in machine.slots._repr_html_()
+    assert "set 0" in str(machine.revisions)
+    assert "slot_changed" in str(machine.events())
+    assert "double" in str(machine.plot())
+    assert "-->" in machine.plot().mermaid
+    assert machine.graph.nodes[1].needs == ["in"]
+
+
+# --- progress and sources ----------------------------------------------------------------------
+
+PACED = """
+import threading
+pace = threading.Semaphore(0)
+def paced():
+    for number in range(40):
+        assert pace.acquire(timeout=30)
+        yield number
+"""
+
+
+@pytest.fixture
+def paced(kernel: RemoteKernel, machine: RemoteMachine) -> Iterator[RemoteMachine]:
+    """The machine with a source of 40 messages, each of which is let through by a release in the kernel."""
+    kernel.run(PACED)
+    kernel.run("m.set_source(paced, total=40)")
+    yield machine
+    kernel.run("pace.release(100)")
+    assert machine.wait(20.0)
+    del machine.source
+
+
+def test_progress_comes_while_it_goes_on(kernel: RemoteKernel, paced: RemoteMachine):
+    assert paced.progress().total == 40
+    seen: list[Progress] = []
+
+    def look(progress: Progress) -> None:
+        seen.append(progress)
+        if not progress.complete:
+            kernel.run("pace.release(10)")
+        assert threading.current_thread() is threading.main_thread()
+
+    last = paced.follow(look, interval_s=0.1, timeout=60.0)
+    assert (last.done, last.percentage, last.complete) == (40, 100.0, True)
+    assert len({progress.done for progress in seen}) >= 3
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
+
+
+def test_waiting_shows_a_bar_and_an_interrupt_leaves_the_machine_running(
+    kernel: RemoteKernel, paced: RemoteMachine, capsys: pytest.CaptureFixture[str]
+):
+    kernel.run("pace.release(10)")
+    threading.Timer(1.0, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        paced.wait(60.0, progress="rich")
+    assert "10/40" in capsys.readouterr().err.replace(" ", "").replace("of", "/")
+    assert paced.running
+    kernel.run("pace.release(30)")
+    assert paced.wait(20.0, progress="none")
+    assert paced.progress().complete
+
+
+def test_wait_returns_when_the_machine_does_not_run(kernel: RemoteKernel):
+    small = kernel.machine("small")
+    oid = small.put(1)
+    begun = time.monotonic()
+    assert not small.wait(30.0)
+    assert not small.wait(30.0, progress="none")
+    assert time.monotonic() - begun < 10
+    small.start()
+    assert small.wait(10.0)
+    assert small.recent(1)[0].oid == oid
+    small.stop()
+
+
+def test_a_source_gets_its_options_from_afar(machine: RemoteMachine):
+    status = machine.set_source("range(30)", total=30, policy="wait", on_exhausted="stop", restarts=2, backoff_s=0.5)
+    assert status.source.options == SourceOptions(on_exhausted="stop", restarts=2, backoff_s=0.5)
+    wait_until(lambda: machine.status.state == "stopped")
+    assert machine.status.source.count == 30
+    del machine.source
+    with pytest.raises(InvalidArgument, match="'speed' is unknown"):
+        machine.set_source("range(3)", speed=3)
+    with pytest.raises(InvalidArgument):
+        machine.set_source("range(3)", policy="forget")
+    assert machine.configure(concurrency=2).concurrency == 2
+    assert machine.configure(concurrency=1).concurrency == 1
+
+
+# --- live --------------------------------------------------------------------------------------
+
+
+def test_a_tap_grows_by_itself_and_is_closed_with_its_client(
+    machine: RemoteMachine, settings: Settings, kernel: RemoteKernel
+):
+    machine.set(1, source="lambda x: x * 2", name="double")
+    with timbr_wamp.connect(settings=settings) as other:
+        remote = other.kernel(kernel.id).machine()
+        taps = [remote.tap(label, 3) for label in ("in", "f1", "double", 1)]
+        oids = []
+
+        def put_and_look() -> bool:
+            oids.append(machine.put(len(oids)))
+            return all(len(tap) == 3 for tap in taps)
+
+        wait_until(put_and_look)
+        assert machine.wait(10.0)
+        wait_until(lambda: taps[0].oids[-1] == oids[-1] == taps[1].oids[-1])
+        assert list(taps[0]) == [len(oids) - 3, len(oids) - 2, len(oids) - 1]
+        assert list(taps[1]) == list(taps[2]) == [2 * value for value in taps[0]]
+        taps[3].close()
+        assert taps[3].closed
+        with pytest.raises(SlotOutOfRange):
+            remote.tap("f99")
+    assert all(tap.closed for tap in taps)
+    assert len(taps[0]) == 3
+
+
+def test_events_are_told_by_kind(machine: RemoteMachine):
+    kinds: list[str] = []
+    every: list[str] = []
+    failed: list[str] = []
+    end = machine.on("paused", lambda event: kinds.append(event.kind))
+    with (
+        machine.on("*", lambda event: every.append(event.kind)),
+        machine.on("error", lambda row: failed.append(row.oid)),
+    ):
+        machine.set(0, source="lambda x: 1 / 0")
+
+        def fail_and_look() -> bool:  # the bridge begins to publish a topic with its first subscriber
+            machine.put(1)
+            machine.pause()
+            machine.resume()
+            return bool(kinds and failed and {"paused", "resumed"} <= set(every))
+
+        wait_until(fail_and_look)
+    assert set(kinds) == {"paused"}
+    end()
+    with pytest.raises(InvalidArgument, match="none of"):
+        machine.on("exploded", print)
+
+
+# --- rights ------------------------------------------------------------------------------------
+
+
+def test_a_viewer_sees_groups_graph_and_progress_but_changes_nothing(
+    router: Router, settings: Settings, kernel: RemoteKernel
+):
+    store = TokenStore(router.node_dir)
+    token = store.create("looker", "viewer")
+    try:
+        with timbr_wamp.connect(token=token, settings=settings) as other:
+            remote = other.kernel(kernel.id).machine()
+            assert isinstance(remote.error_groups, list)
+            assert remote.graph.nodes[0].id == "in"
+            assert remote.progress().done >= 0
+            for forbidden in (
+                lambda: remote.set_policy(0, "drop"),
+                lambda: remote.set_handler("RetryHandler"),
+                lambda: remote.configure(concurrency=2),
+                lambda: remote.retry_errors(),
+                lambda: remote.rollback(1),
+            ):
+                with pytest.raises(NotAuthorized):
+                    forbidden()
+    finally:
+        store.revoke("looker")

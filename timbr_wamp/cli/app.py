@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 import timbr_wamp
+from timbr_wamp.cli.conduct import errors, handler, policy, retry, revisions, rollback
 from timbr_wamp.cli.doctor import doctor
+from timbr_wamp.cli.follow import graph, progress, wait
 from timbr_wamp.cli.frame import Commands, set_up_logging, settings_from
 from timbr_wamp.cli.headless import headless_machine, run_project
 from timbr_wamp.cli.kernels import execute, kernel, list_kernels
@@ -55,6 +57,15 @@ for command in (
     put,
     slots,
     set_slot,
+    policy,
+    handler,
+    errors,
+    retry,
+    revisions,
+    rollback,
+    graph,
+    progress,
+    wait,
     headless_machine,
     run_project,
     validate,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from timbr_wamp.cli.conduct import read_words, slot_key, tell_revision
 from timbr_wamp.cli.frame import connecting, console, json_option, machine_of, machine_option, note, print_json
 from timbr_wamp.errors import MachineFull
 
@@ -285,28 +286,35 @@ def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> No
 @click.argument("source")
 @machine_option
 @click.option("--name", help="Give the slot a name.")
+@click.option("--policy", "policy_words", metavar="WORDS", help="As for `policy`, in one text: 'drop retries=3'.")
 @json_option
 @connecting
 def set_slot(
-    client: Client, kernel: str, slot: str, source: str, machine: str, name: str | None, as_json: bool
+    client: Client,
+    kernel: str,
+    slot: str,
+    source: str,
+    machine: str,
+    name: str | None,
+    policy_words: str | None,
+    as_json: bool,
 ) -> None:
     """Put a function in a slot of a machine, running or not: SOURCE text, or `@file.py`.
 
     SOURCE is an expression such as `lambda x: x**2`, or a text that defines one function. An empty
     SOURCE makes the slot identity again.
     """
+    from timbr_wamp.contract.words import policy_from
+
+    policy = read_words(policy_from, policy_words) if policy_words else None
     remote = machine_of(client, kernel, machine)
-    place: int | str = int(slot.removeprefix("f")) if slot.removeprefix("f").isdecimal() else slot
+    place = slot_key(slot)
     text = _file_text(source[1:]) if source.startswith("@") else source
     if text.strip():
-        remote.set(place, text, name=name)
+        tell_revision(remote.set(place, text, name=name, policy=policy), as_json)
     else:
         del remote[place]
-    revisions = remote.revisions
-    if as_json:
-        print_json(revisions[-1])
-        return
-    note(f"revision {revisions[-1].number}: {revisions[-1].change}")
+        tell_revision(remote.revisions[-1], as_json)
 
 
 def _file_text(name: str) -> str:

@@ -200,8 +200,9 @@ class AsyncMachine(AsyncTopics):
     async def wait(
         self, timeout: float | None = None, *, on_progress: Callable[[Progress], None] | None = None
     ) -> bool:
-        """Wait until nothing is queued or under way and the source is exhausted; False at the timeout.
+        """Wait until the source has ended and every message is recorded; return whether that is so.
 
+        Returns at once when the machine does not run, since nothing would change.
         ``on_progress(progress)`` is called in the client's thread, and must not block.
         """
         until = None if timeout is None else time.monotonic() + timeout
@@ -215,7 +216,7 @@ class AsyncMachine(AsyncTopics):
                 if followed:
                     await self.follow(on_progress, interval_s=PROGRESS_STEP_S, timeout=min(left_s, WATCH_STEP_S))
                 on_progress(await self.progress())
-            if settled or left_s <= 0:
+            if settled or not status.running or left_s <= 0:
                 return settled
             await asyncio.sleep(min(left_s, WAIT_STEP_S if on_progress is None else PROGRESS_STEP_S))
 

@@ -207,9 +207,10 @@ class RemoteMachine:
         return self._link.wait(self.aio.resume)
 
     def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
-        """Wait until nothing is queued or under way and the source is exhausted; False at the timeout.
+        """Wait until the source has ended and every message is recorded; return whether that is so.
 
-        ``progress`` shows a bar meanwhile: True, or which kind. Ctrl-C leaves the machine running.
+        Returns at once when the machine does not run, since nothing would change. ``progress`` shows
+        a bar meanwhile: True, or which kind. Ctrl-C leaves the machine running.
         """
         if not progress:
             return self._link.wait(self.aio.wait, timeout)
