@@ -120,7 +120,7 @@ def _record(revision: Revision, oid: str, received_at: float, clock: Clock, *ans
     meta = RecordMeta(
         run="", seq=0, attempt=0, revision=revision.number, received_at=received_at, finished_at=clock(),
         errored=bool(notes and notes.errored), dropped=bool(notes and notes.verdict == "drop"),
-        policies=told_policies(notes) if notes else None,
+        policies=(told_policies(notes) or None) if notes else None,
     )  # fmt: skip
     return Record.make(oid, values, meta, [text.decode() for text in texts])
 

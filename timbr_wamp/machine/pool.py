@@ -75,12 +75,13 @@ class DaemonPool(Executor):
             self._idle.release()
 
     def close(self, timeout_s: float = END_S) -> None:
-        """End the threads once they have nothing to do; wait so long for them. Idempotent."""
+        """End the threads once they have nothing to do; the first call waits so long for them."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                for _ in self._threads:
-                    self._queue.put(None)
+            if self._closed:
+                return
+            self._closed = True
+            for _ in self._threads:
+                self._queue.put(None)
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             if thread is not threading.current_thread():

@@ -1,0 +1,190 @@
+"""One contract, every executor: inline, threads and plain Dask make equal records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dask
+import dask.threaded
+import orjson
+import pytest
+from machine_kit import LIMIT_S, Recorder
+
+from timbr_wamp.contract import Record, outcome_kind
+from timbr_wamp.machine import Machine
+
+#: What is compared of a message: its values without tracebacks, and what became of it.
+Seen = tuple[list[Any], bool, bool, "dict[str, str] | None"]
+Run = Callable[[Callable[[Machine], object], Sequence[Any]], list[Seen]]
+
+STAGES = 6
+
+
+def in_a_machine(**options: Any) -> Run:
+    """Run messages through a running machine."""
+
+    def run(fill: Callable[[Machine], object], messages: Sequence[Any]) -> list[Seen]:
+        records = Recorder()
+        with Machine(STAGES, serve=False, sinks=[records], **options) as machine:
+            fill(machine)
+            oids = [machine.put(message) for message in messages]
+            machine.start()
+            by_oid = {record.oid: record for record in records.wait_for(len(messages), LIMIT_S)}
+        return [seen(by_oid[oid], [by_oid[oid].input, *by_oid[oid].values]) for oid in oids]
+
+    return run
+
+
+def in_dask(get: Callable[..., Any]) -> Run:
+    """Run each message as a Dask graph, in one of Dask's own schedulers."""
+
+    def run(fill: Callable[[Machine], object], messages: Sequence[Any]) -> list[Seen]:
+        with Machine(STAGES, serve=False) as machine:
+            fill(machine)
+            records = [get(machine.dask_graph(message), "record") for message in messages]
+        return [seen(record, [orjson.loads(text) for text in record.texts]) for record in records]
+
+    return run
+
+
+def in_threads(graph: dict[str, Any], key: str) -> Any:
+    """Run a graph in Dask's threaded scheduler, with a pool that ends with it."""
+    with ThreadPoolExecutor(4) as pool:
+        return dask.threaded.get(graph, key, pool=pool)
+
+
+def seen(record: Record, values: list[Any]) -> Seen:
+    """Return what every executor must agree about."""
+    for value in values:
+        if outcome_kind(value) != "value":
+            value["_exception"]["exc_tb"] = None
+    return values, record.errored, record.meta.dropped, record.meta.policies
+
+
+EXECUTORS: dict[str, Run] = {
+    "inline": in_a_machine(),
+    "threads": in_a_machine(executor="threads"),
+    "threads, four at once": in_a_machine(executor="threads", concurrency=4),
+    "dask.get": in_dask(dask.get),
+    "dask.threaded.get": in_dask(in_threads),
+}
+
+
+def values_of(seen: Seen) -> list[Any]:
+    """Return what the slots gave, an exception by its class."""
+    return [v if outcome_kind(v) == "value" else v["_exception"]["exc_class"] for v in seen[0][1:]]
+
+
+@pytest.mark.parametrize("run", EXECUTORS.values(), ids=EXECUTORS)
+class TestExecutor:
+    """What every executor does."""
+
+    def test_slots_get_as_many_values_as_they_require_newest_first(self, run: Run) -> None:
+        def fill(m: Machine) -> None:
+            m[0] = lambda message: message + 1
+            m[2] = lambda f1, f0, message: [f1, f0, message]
+            m[3] = lambda: "alone"
+            m[4] = lambda *values: len(values)
+            m[5] = lambda f4, f3: [f4, f3]
+
+        assert [values_of(one) for one in run(fill, [1, 10])] == [
+            [2, 2, [2, 2, 1], "alone", 5, [5, "alone"]],
+            [11, 11, [11, 11, 10], "alone", 5, [5, "alone"]],
+        ]
+
+    def test_parameters_beyond_the_values_get_the_json_texts(self, run: Run) -> None:
+        def fill(m: Machine) -> None:
+            m[0] = lambda message: {"a": message}
+            m[1] = lambda f0, message, f0_s, in_s: [f0_s, in_s]
+
+        assert values_of(run(fill, ["x"])[0])[1] == ['{"a":"x"}', '"x"']
+
+    def test_a_failed_slots_consumers_are_skipped_and_others_run(self, run: Run) -> None:
+        def fill(m: Machine) -> None:
+            m[0] = lambda message: 1 / message
+            m[1] = lambda f0: f0
+            m[2] = lambda: "alone"
+            m[4] = lambda f3: f3 + "!"
+            m[5] = lambda f4, f3, f2, f1: "never"
+
+        failed, well = run(fill, [0, 1])
+        assert values_of(failed) == [
+            "ZeroDivisionError", "UpstreamError", "alone", "alone", "alone!", "UpstreamError",
+        ]  # fmt: skip
+        assert failed[0][2]["_exception"]["exc_value"] == "f1 never ran: f0 failed"
+        assert (failed[1], well[1]) == (True, False)
+
+    @pytest.mark.parametrize("verdict", ["record", "drop", "dead_letter"])
+    def test_verdicts(self, run: Run, verdict: str) -> None:
+        def fill(m: Machine) -> None:
+            m.set(0, lambda message: 1 / message, policy=verdict)
+            m[1] = lambda: "alone"
+
+        seen = run(fill, [0])[0]
+        alone = "alone" if verdict == "record" else "UpstreamError"
+        assert values_of(seen)[:2] == ["ZeroDivisionError", alone]
+        assert (seen[1], seen[2]) == (verdict != "drop", verdict == "drop")
+        assert seen[3] == (None if verdict == "record" else {"f0": verdict})
+
+    def test_a_default_takes_the_failed_values_place(self, run: Run) -> None:
+        def fill(m: Machine) -> None:
+            m.set(0, lambda message: 1 / message, policy={"on_error": "default", "default": [0]})
+            m[1] = lambda f0: [*f0, 1]
+
+        seen = run(fill, [0])[0]
+        assert values_of(seen)[:2] == [[0], [0, 1]]
+        assert (seen[1], seen[3]) == (False, {"f0": "default"})
+
+    @pytest.mark.parametrize("backoff_s", [0.0, 0.001])
+    def test_a_retry_that_goes_well(self, run: Run, backoff_s: float) -> None:
+        tries: list[int] = []
+
+        def unlucky(message: int) -> int:
+            tries.append(message)
+            if len(tries) < 3:
+                raise ValueError("not yet")
+            return message
+
+        def fill(m: Machine) -> None:
+            m.set(0, unlucky, policy={"retries": 5, "backoff_s": backoff_s})
+            m[1] = lambda f0: f0 + 1
+
+        seen = run(fill, [7])[0]
+        assert values_of(seen)[:2] == [7, 8]
+        assert (seen[1], seen[3], tries) == (False, {"f0": "retry 2"}, [7, 7, 7])
+
+    def test_values_are_told_as_they_were_right_after_their_slot(self, run: Run) -> None:
+        def fill(m: Machine) -> None:
+            m[0] = lambda message: message
+            m[1] = lambda f0: f0.append("changed") or f0
+
+        assert run(fill, [["a"]])[0][0][:3] == [["a"], ["a"], ["a", "changed"]]
+
+    def test_async_slots_and_objects(self, run: Run) -> None:
+        async def awaited(f0: int) -> int:
+            await asyncio.sleep(0)
+            return f0 * 2
+
+        class Adds:
+            def prep(self) -> None:
+                self.by = 10
+
+            def step(self, f1: int) -> int:
+                return f1 + self.by
+
+        def fill(m: Machine) -> None:
+            m[0] = int
+            m[1] = awaited
+            m[2] = Adds()
+
+        assert values_of(run(fill, ["3"])[0])[:3] == [3, 6, 16]
+
+    @pytest.mark.parametrize("message", ["f0", "in_answer", ("f0", "in"), (len, "in"), None, [], {"in": "f0"}])
+    def test_a_message_is_never_taken_for_something_else(self, run: Run, message: Any) -> None:
+        def fill(m: Machine) -> None:
+            m[0] = lambda message: repr(message)
+
+        assert values_of(run(fill, [message])[0])[0] == repr(message)
