@@ -85,7 +85,7 @@ def test_the_step_gets_values_by_its_own_signature(machine):
 def test_a_prep_that_fails_leaves_the_old_revision_and_tears_down_what_was_prepared_beside_it(machine):
     machine[0] = str
     good, bad = Node(), Broken()
-    with pytest.raises(PrepFailed, match="slot 1 keeps what it has.*OSError: no such device"):
+    with pytest.raises(PrepFailed, match=r"slot 1 keeps what it has.*OSError: no such device"):
         machine[0:2] = [good, bad]
     assert (machine.revision, machine[0]) == (1, str)
     assert good.log == ["prep", "teardown"]
@@ -195,6 +195,25 @@ def test_an_objects_coroutines_all_run_in_one_loop(machine):
     del machine[0]
     wait_until(lambda: len(client.loops) == 3, "prep, step and teardown did not all run")
     assert len(set(client.loops)) == 1
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads"])
+def test_closing_awaits_an_async_teardown_before_the_loop_ends(machines, executor):
+    class Client:
+        torn_down = False
+
+        async def step(self, message: object) -> object:
+            return message
+
+        async def teardown(self) -> None:
+            await asyncio.sleep(0)
+            self.torn_down = True
+
+    machine, client = machines(executor=executor), Client()
+    machine[0] = client
+    run(machine, 1)
+    machine.close()
+    assert client.torn_down
 
 
 def test_an_object_on_trial_is_prepared_and_torn_down_again(machine):

@@ -213,7 +213,6 @@ class Worker:
             self.stop(drain=False, timeout_s=timeout_s)
         except CallTimeout:
             logger.warning("machine %s: a message is still under way; its thread ends with it", self.name)
-        self._executor.close()
 
     def halt(self, reason: str, error: BaseException | None = None) -> None:
         """Stop by itself: begin no further message. ``error`` is raised where the user is. Any thread."""
