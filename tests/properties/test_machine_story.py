@@ -1,0 +1,412 @@
+"""Random lives of a real machine: whatever is done to it, in whatever order, the counts and records are right.
+
+Everything is checked from outside: puts as the test counted them, records as a sink got them, values
+by a second statement of the rules (`tests.story_kit`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from machine_kit import Recorder, assert_lawful, in_thread, wait_until
+
+from tests.story_kit import KINDS, BrokenNode, Book, Spec, Table, Tale, Trouble, make_function
+from timbr_wamp.contract import Policy
+from timbr_wamp.errors import (
+    InvalidArgument,
+    MachineEmpty,
+    MachineFull,
+    MachineRunning,
+    MessageKept,
+    PrepFailed,
+    WrongState,
+)
+from timbr_wamp.machine import Machine
+from timbr_wamp.names import new_oid
+
+STAGES = 5
+_uids = itertools.count(1)
+
+policies = st.builds(
+    Policy,
+    on_error=st.sampled_from(["record", "record", "default", "drop", "dead_letter", "pause", "stop"]),
+    retries=st.integers(0, 2),
+    backoff_s=st.sampled_from([0.0, 0.001, 0.004]),
+    default=st.sampled_from([None, 7, [], {"n": 0, "k": -1}]),
+)
+specs = st.builds(
+    lambda arity, fails_on, times, is_async, is_object: Spec(
+        next(_uids), arity, fails_on, times, is_async, is_object
+    ),
+    st.integers(-1, 3),
+    st.sampled_from([-1, *KINDS]),
+    st.none() | st.integers(1, 2),
+    st.sampled_from([False, False, True]),
+    st.sampled_from([False, False, True]),
+)  # fmt: skip
+kinds = st.lists(st.sampled_from(KINDS), min_size=1, max_size=6)
+options = st.fixed_dictionaries(
+    {"policy": st.sampled_from(["wait", "drop_new", "drop_old", "sample"])},
+    optional={
+        "sample_every": st.integers(1, 3),
+        "on_exhausted": st.sampled_from(["keep", "stop", "restart"]),
+        "restarts": st.integers(0, 2),
+        "backoff_s": st.just(0.001),
+    },
+)
+
+#: Event handlers: name, options, and the policy that they answer.
+HANDLERS = [
+    ("BaseEventHandler", {}, None),
+    ("RetryHandler", {"retries": 1, "backoff_s": 0.001}, Policy(retries=1)),
+    ("RetryHandler", {"retries": 1, "backoff_s": 0.0, "then": "default", "default": 3},
+     Policy(on_error="default", retries=1, default=3)),
+    ("DeadLetterHandler", {}, Policy(on_error="dead_letter")),
+    ("RawEventDebugger", {}, Policy(on_error="stop")),
+    ("DaskEventDebugger", {}, Policy(on_error="stop")),
+]  # fmt: skip
+
+
+class Story(RuleBasedStateMachine):
+    """One machine's life."""
+
+    executor = "inline"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tale, self.sink = Tale(), Recorder()
+        self.book = Book(self.tale)
+        self.entered = 0
+        #: Attempts that the test asked for, by the message's number.
+        self.asked: Counter[int] = Counter()
+        self.refused = 0
+        #: Messages of ready sources: read in order, as far as they were read.
+        self.lists: list[list[int]] = []
+        self.sources = itertools.count(1)
+        self.known: tuple[str, int] | None = None
+        self.machine: Machine
+
+    @initialize(
+        stages=st.integers(1, STAGES), bufsize=st.integers(1, 12), concurrency=st.integers(1, 3), policy=policies,
+        first=st.lists(specs, max_size=STAGES), started=st.booleans(),
+    )  # fmt: skip
+    def make(
+        self, stages: int, bufsize: int, concurrency: int, policy: Policy, first: list[Spec], started: bool
+    ) -> None:
+        self.machine = Machine(
+            stages, bufsize, serve=False, sinks=[self.sink], on_error=policy, concurrency=concurrency,
+            executor=self.executor,
+        )  # fmt: skip
+        self.table = Table.empty(stages, policy)
+        self.book.tables[0] = self.table
+        for slot, spec in enumerate(first[:stages]):
+            self.set_slot(slot, spec, None)
+        if started:
+            self.machine.start()
+
+    # --- messages ---
+
+    @rule(kinds=kinds)
+    def put(self, kinds: list[int]) -> None:
+        for kind in kinds:
+            self._put(kind)
+
+    @rule(kinds=kinds)
+    def put_from_another_thread(self, kinds: list[int]) -> None:
+        in_thread(self.put, kinds).result()
+
+    @rule(kind=st.sampled_from(KINDS))
+    def put_with_an_oid(self, kind: int) -> None:
+        oid = new_oid()
+        number = self._put(kind, oid=oid)
+        if number is not None:
+            self.known = (oid, number)
+
+    @rule()
+    def put_the_same_oid_again(self) -> None:
+        if self.known is None:
+            return
+        before = self.machine.status.refused
+        assert self.machine.put({"n": self.known[1], "k": 0}, oid=self.known[0]) == self.known[0]
+        assert self.machine.status.refused == before
+
+    def _put(self, kind: int, **options: Any) -> int | None:
+        message = self.tale.message("hand", kind)
+        try:
+            self.machine.put(message, **options)
+        except MachineFull:
+            self.refused += 1
+            return None
+        self.asked[message["n"]] += 1
+        return message["n"]
+
+    @rule(kind=st.sampled_from(KINDS))
+    def call(self, kind: int) -> None:
+        record = self.machine(self.tale.message("call", kind))
+        assert record.revision == self.machine.revision
+        self.book.check(record)
+
+    @rule()
+    def get(self) -> None:
+        try:
+            oid, *_ = self.machine.get()
+        except (MachineRunning, MachineEmpty, MessageKept, Trouble):
+            return
+        assert len(oid) == 24
+
+    @rule()
+    def retry_errors(self) -> None:
+        self._again(self.machine.retry_errors)
+
+    @rule(count=st.integers(1, 3))
+    def replay(self, count: int) -> None:
+        self.look()
+        seqs = [record.seq for record in self.book.records[-count:]]
+        if seqs:
+            self._again(lambda: self.machine.replay(self.machine.run, seqs))
+
+    def _again(self, verb: Callable[[], list[str]]) -> None:
+        try:
+            oids = verb()
+        except MachineFull:
+            return
+        self.look()
+        of = {oid: number for number, oid in self.book.oids.items()}
+        self.asked.update(of[oid] for oid in oids)
+
+    # --- slots ---
+
+    def _changed(self, table: Table) -> None:
+        self.table = self.book.tables[self.machine.revision] = table
+
+    @rule(slot=st.integers(0, STAGES - 1), spec=specs, policy=st.none() | policies)
+    def set_slot(self, slot: int, spec: Spec, policy: Policy | None) -> None:
+        slot %= len(self.table.specs)
+        table = self.table.with_slots({slot: spec}, policy)
+        self.book.tables[self.machine.revision + 1] = table
+        self.machine.set(slot, make_function(spec, self.tale), policy=policy)
+        self._changed(table)
+
+    @rule(spec=specs, other=specs | st.none())
+    def set_two_slots_at_once(self, spec: Spec, other: Spec | None) -> None:
+        if len(self.table.specs) > 1:
+            table = self.table.with_slots({0: spec, 1: other})
+            self.book.tables[self.machine.revision + 1] = table
+            functions = [None if one is None else make_function(one, self.tale) for one in (spec, other)]
+            self.machine[0:2] = functions
+            self._changed(table)
+
+    @rule(spec=specs)
+    def an_object_cannot_be_opened(self, spec: Spec) -> None:
+        before = self.machine.revision
+        node = BrokenNode(lambda: None, None, self.tale, False)
+        with pytest.raises(PrepFailed):
+            self.machine[0] = node
+        assert self.machine.revision == before
+
+    @rule(slot=st.integers(0, STAGES - 1))
+    def delete_slot(self, slot: int) -> None:
+        slot %= len(self.table.specs)
+        table = self.table.with_slots({slot: None})
+        self.book.tables[self.machine.revision + 1] = table
+        del self.machine[slot]
+        self._changed(table)
+
+    @rule(back=st.integers(0, 5))
+    def rollback(self, back: int) -> None:
+        number = max(self.machine.revision - back, 0)
+        self.book.tables[self.machine.revision + 1] = self.book.tables[number]
+        self.machine.rollback(number)
+        self._changed(self.book.tables[number])
+
+    @rule(slot=st.none() | st.integers(0, STAGES - 1), policy=policies)
+    def set_policy(self, slot: int | None, policy: Policy) -> None:
+        slot = None if slot is None else slot % len(self.table.specs)
+        table = self.table.with_policy(slot, policy)
+        self.book.tables[self.machine.revision + 1] = table
+        self.machine.set_policy(slot, policy)
+        self._changed(table)
+
+    @rule(stages=st.integers(1, STAGES))
+    def resize(self, stages: int) -> None:
+        before = len(self.table.specs)
+        stands = any(spec is not None for spec in self.table.specs[stages:])
+        self.book.tables[self.machine.revision + 1] = table = self.table.resized(stages)
+        try:
+            self.machine.configure(stages=stages)
+        except InvalidArgument:
+            assert stands
+        else:
+            assert not stands
+            if stages != before:
+                self._changed(table)
+
+    @rule(bufsize=st.integers(1, 12))
+    def change_the_queue(self, bufsize: int) -> None:
+        self.machine.configure(bufsize=bufsize)
+
+    @rule(concurrency=st.integers(1, 4))
+    def change_the_concurrency(self, concurrency: int) -> None:
+        self.machine.configure(concurrency=concurrency)
+
+    @rule(choice=st.sampled_from(HANDLERS))
+    def change_the_handler(self, choice: tuple[str, dict[str, Any], Policy | None]) -> None:
+        name, options, policy = choice
+        if policy is not None:
+            self.book.handlers.append(policy)
+        self.machine.set_handler(name, options)
+
+    # --- life ---
+
+    @rule(verb=st.sampled_from(["start", "start", "start", "pause", "resume", "stop"]))
+    def verb(self, verb: str) -> None:
+        try:
+            getattr(self.machine, verb)()
+        except (WrongState, Trouble):
+            return
+
+    @rule()
+    def drain(self) -> None:
+        try:
+            self.machine.stop(drain=True)
+        except (Trouble, TimeoutError):
+            return
+
+    @rule()
+    def wait(self) -> None:
+        try:
+            self.machine.wait(0.02)
+        except Trouble:
+            assert self.machine.status.state == "stopped"
+
+    @rule(rounds=st.integers(1, 3), kinds=kinds)
+    def work(self, rounds: int, kinds: list[int]) -> None:
+        self.verb("start")
+        for _ in range(rounds):
+            self.put(kinds)
+            self.wait()
+
+    # --- sources ---
+
+    @rule(kinds=kinds)
+    def set_a_list(self, kinds: list[int]) -> None:
+        giver = f"source {next(self.sources)}"
+        messages = [self.tale.message(giver, kind) for kind in kinds]
+        self.lists.append([message["n"] for message in messages])
+        self.machine.set_source(messages, replace=True)
+
+    @rule(count=st.integers(0, 20), fails=st.booleans(), options=options)
+    def set_a_generator(self, count: int, fails: bool, options: dict[str, Any]) -> None:
+        giver, left = f"source {next(self.sources)}", itertools.repeat(None, count)
+
+        def generate() -> Any:
+            for given, _ in enumerate(left):
+                message = self.tale.message(giver, given % len(KINDS))
+                self.asked[message["n"]] += 1
+                yield message
+                if fails and given == count // 3:
+                    raise OSError("the source is gone")
+
+        self.machine.set_source(generate, replace=True, **options)
+
+    @rule()
+    def delete_the_source(self) -> None:
+        self.machine.delete_source()
+
+    # --- what must be so ---
+
+    def look(self) -> None:
+        """Check what the sink got since the last look."""
+        rows = len(self.sink.rows)
+        if rows > self.entered:
+            records = self.sink.records[self.entered : rows]
+            self.entered = rows
+            self.book.enter(records)
+
+    @invariant()
+    def it_adds_up(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        status = self.machine.status
+        assert_lawful(status)
+        settled = status.processed + status.errored + status.dropped
+        assert settled <= len(self.sink.rows), "each counted message has a record"
+        given = sum(list(self.asked.values())) + sum(map(len, self.lists))
+        assert status.put <= given
+        assert status.refused >= self.refused
+        assert status.hook_failures == 0
+        assert status.state != "failed", status.reason
+        self.look()
+        assert self.tale.violations == []
+
+    def teardown(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        try:
+            self._come_to_the_end()
+        finally:
+            self.machine.close()
+        self._check_the_end()
+
+    def _come_to_the_end(self) -> None:
+        """Let everything that was put become a record."""
+        machine = self.machine
+        machine.handler = "BaseEventHandler"
+        for slot in range(len(self.table.specs)):
+            self.set_policy(slot, Policy())
+        machine.delete_source()
+        try:
+            machine.stop()
+        except Trouble:
+            assert machine.status.state == "stopped"
+        machine.start()
+        wait_until(self._all_is_recorded, "everything that was put has a record")
+
+    def _all_is_recorded(self) -> bool:
+        self.look()
+        missing = {n for n, count in list(self.asked.items()) if len(self.book.attempts[n]) < count}
+        return not missing and self.machine.wait(0)
+
+    def _check_the_end(self) -> None:
+        self.look()
+        status, records = self.machine.status, self.book.records
+        assert_lawful(status)
+        assert (status.in_flight, status.queue_size) == (0, 0)
+        assert status.put == len(records)
+        assert status.errored == sum(record.errored for record in records)
+        assert status.dropped == sum(record.meta.dropped for record in records)
+        for numbers in self.lists:
+            read = [number for number in numbers if number in self.book.attempts]
+            assert read == numbers[: len(read)], "read from the first on"
+            self.asked.update(read)
+        attempts = {number: sorted(seen) for number, seen in self.book.attempts.items()}
+        assert attempts == {number: list(range(1, count + 1)) for number, count in self.asked.items()}
+        self.book.check_order()
+        for node in self.tale.nodes:
+            assert node.opened == node.closed
+        left = [thread.name for thread in threading.enumerate() if thread.name.startswith("timbr ")]
+        wait_until(lambda: not any(t.name.startswith("timbr ") for t in threading.enumerate()), f"ended: {left}")
+
+
+class StoryInThreads(Story):
+    """The same in threads."""
+
+    executor = "threads"
+
+
+TestStory = Story.TestCase
+TestStory.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestStoryInThreads = StoryInThreads.TestCase
+TestStoryInThreads.settings = settings(
+    max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)
