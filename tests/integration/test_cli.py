@@ -75,6 +75,12 @@ def empty_home(crossbar: Path) -> Iterator[Home]:
         ["token", "create", "--name", "ada"],
         ["token", "create", "--name", "ada", "--role", "king"],
         ["status", "--no-such-option"],
+        ["policy", "lab"],
+        ["rollback", "lab", "first"],
+        ["wait", "--then", ""],
+        ["wait", "--timeout", "-1"],
+        ["errors", "--count", "0"],
+        ["progress", "--interval", "0"],
     ],
     ids=" ".join,
 )
@@ -207,6 +213,92 @@ def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
 )
 def test_a_slot_that_cannot_be_set_is_told_of_in_one_sentence(home: Home, slot: str, source: str, said: str) -> None:
     assert said in home.run("set", "lab", slot, source, status=1)
+
+
+def test_a_policy_is_set_shown_and_taken_away(home: Home) -> None:
+    assert home.json("policy", "lab", "f1", "drop", "retries=2")["change"]
+    assert home.run("policy", "lab", "1") == "retry 2, then drop\n"
+    assert home.json("policy", "lab", "1") == {"on_error": "drop", "retries": 2}
+    assert home.json("slots", "lab")[1]["policy"]["on_error"] == "drop"
+    home.run("policy", "lab", "1", "none")
+    assert home.run("policy", "lab", "1") == "record\n"
+    home.run("policy", "lab", "machine", "dead_letter")
+    assert home.json("status", "lab")["on_error"] == {"on_error": "dead_letter"}
+    assert "dead_letter" in home.run("status", "lab")
+    home.run("policy", "lab", "machine", "record")
+    assert "none of record, default" in home.run("policy", "lab", "1", "forget", status=2)
+    assert "retries" in home.run("policy", "lab", "1", "retries=many", status=2)
+
+
+def test_a_handler_is_chosen_with_its_options(home: Home) -> None:
+    assert home.run("handler", "lab", "RetryHandler", "retries=1", "backoff_s=0") == "RetryHandler\n"
+    assert home.json("handler", "lab") == {"handler": "RetryHandler"}
+    assert "RetryHandler" in home.run("status", "lab")
+    home.run("handler", "lab", "BaseEventHandler")
+    assert "RetryHandler" in home.run("handler", "lab", "NoSuch", status=1)
+    assert "name=value" in home.run("handler", "lab", "RetryHandler", "often", status=2)
+
+
+def test_failures_are_shown_in_groups_retried_and_rolled_back(home: Home) -> None:
+    good = home.json("revisions", "lab")[-1]["number"]
+    home.run("set", "lab", "2", "def fragile(x): raise LookupError('not there')", "--policy", "record retries=1")
+    assert home.json("slots", "lab")[2]["policy"] == {"retries": 1}
+    oids = [home.run("put", "lab", "31").strip() for _ in range(2)]
+    home.run("wait", "lab", "--timeout", "20")
+    (group,) = [each for each in home.json("errors", "lab") if each["exc_class"] == "LookupError"]
+    assert (group["count"], group["open"], group["last_oid"]) == (2, 2, oids[-1])
+    assert "LookupError: not there" in home.run("errors", "lab")
+    rows = [each for each in home.json("errors", "lab", "--rows") if each["exc_class"] == "LookupError"]
+    assert [row["oid"] for row in rows] == oids
+    assert oids[0] in home.run("errors", "lab", "--rows")
+    assert "rollback to" in home.json("rollback", "lab", str(good))["change"]
+    assert "rollback to" in home.run("revisions", "lab")
+    assert home.run("retry", "lab", *oids).split() == oids
+    home.run("wait", "lab", "--timeout", "20")
+    (group,) = [each for each in home.json("errors", "lab") if each["exc_class"] == "LookupError"]
+    assert (group["open"], group["resolved"]) == (0, True)
+    assert "no revision" in home.run("rollback", "lab", "9999", status=1)
+
+
+def test_the_graph_is_a_list_or_mermaid(home: Home) -> None:
+    assert "double" in home.run("graph", "lab")
+    assert "in --> f0" in home.run("graph", "lab", "--mermaid")
+    assert home.json("graph", "lab")["nodes"][1]["needs"] == ["in"]
+
+
+PACED = """
+import threading
+pace = threading.Semaphore(0)
+def paced():
+    for number in range(30):
+        assert pace.acquire(timeout=30)
+        yield number
+m.set_source(paced, total=30)
+"""
+
+
+def test_progress_comes_in_lines_and_wait_runs_what_follows(home: Home) -> None:
+    home.run("exec", "lab", PACED)
+    following = home.popen("progress", "lab", "--json", "--interval", "0.1")
+    first = json.loads(first_line(following, COMMAND_LIMIT_S))
+    assert (first["done"], first["total"], first["complete"]) == (0, 30, False)
+    said = home.run("wait", "lab", "--timeout", "0.2", "--then", "echo never", status=1)
+    assert said.startswith("timbr-wamp: not done: the machine is running")
+    home.run("exec", "lab", "pace.release(10)")
+    stdout = following.stdout
+    assert stdout is not None
+    ten = next(each for each in map(json.loads, stdout) if each["done"] == 10)  # it comes while the source goes on
+    assert not ten["complete"]
+    home.run("exec", "lab", "pace.release(20)")
+    rest, stderr = following.communicate(timeout=COMMAND_LIMIT_S)
+    assert following.returncode == 0, stderr
+    last = json.loads(rest.splitlines()[-1])
+    assert (last["done"], last["percentage"], last["complete"]) == (30, 100.0, True)
+    assert home.run("wait", "lab", "--timeout", "20", "--progress", "--then", "echo 'all done'") == "all done\n"
+    assert home.run("wait", "lab", "--then", "sh -c 'exit 7'", status=7) == ""
+    assert "cannot be run" in home.run("wait", "lab", "--then", "no_such_program_here", status=1)
+    assert "30" in home.run("progress", "lab", "--once")
+    home.run("exec", "lab", "del m.source")
 
 
 def test_status_for_people_and_programs(home: Home) -> None:

@@ -42,13 +42,26 @@ def progress(client: Client, kernel: str | None, machine: str, once: bool, inter
         click.echo(str(last))
 
 
+def _argv(context: click.Context, option: click.Parameter, command: str | None) -> list[str] | None:
+    """Return a command's words; refuse one that cannot be read before anything is waited for."""
+    if command is None:
+        return None
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise click.BadParameter(f"{command}: {error}") from None
+    if not argv:
+        raise click.BadParameter("it names no program")
+    return argv
+
+
 @click.command()
 @click.argument("kernel", required=False)
 @machine_option
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.0), metavar="SECONDS",
               help="Wait no longer; no limit when not given.")  # fmt: skip
 @click.option("--progress", "shown", is_flag=True, help="Show a bar meanwhile.")
-@click.option("--then", "then", metavar="COMMAND",
+@click.option("--then", "argv", metavar="COMMAND", callback=_argv,
               help="A program and its arguments, as one text, to run afterwards; without a shell.")  # fmt: skip
 @json_option
 @connecting
@@ -58,7 +71,7 @@ def wait(
     machine: str,
     timeout_s: float | None,
     shown: bool,
-    then: str | None,
+    argv: list[str] | None,
     as_json: bool,
 ) -> None:
     """Wait until a machine's source has ended and every message is recorded.
@@ -66,7 +79,6 @@ def wait(
     Ends with status 1 when time is up, or when the machine does not run and something is left to do.
     `--then COMMAND` runs only if all is done; its status is the one of this command.
     """
-    argv = _argv(then)
     remote = machine_of(client, kernel, machine)
     done = remote.wait(timeout_s, progress=shown)
     status = remote.status
@@ -75,19 +87,8 @@ def wait(
     if not done:
         left = f"{status.queue_size:,} waiting, {status.in_flight:,} under way, source {status.source.state}"
         raise Refused(f"not done: the machine is {status.state}, {left}")
-    if argv:
+    if argv is not None:
         _run(argv)
-
-
-def _argv(command: str | None) -> list[str]:
-    """Return a command's words; refuse one that cannot be read before anything is waited for."""
-    try:
-        argv = shlex.split(command or "")
-    except ValueError as error:
-        raise click.UsageError(f"--then {command}: {error}") from None
-    if command is not None and not argv:
-        raise click.UsageError("--then wants a program")
-    return argv
 
 
 def _run(argv: list[str]) -> None:

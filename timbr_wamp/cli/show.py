@@ -284,5 +284,5 @@ def _add(table: Table, *cells: str | Text) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "message id")  # ids are copied
     return table
