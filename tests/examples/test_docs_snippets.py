@@ -35,8 +35,8 @@ from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, 
 from timbr_wamp.client.aio import AsyncKernel
 from timbr_wamp.client.aio_machine import AsyncMachine
 from timbr_wamp.components import keeper, relay, ward
-from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES
-from timbr_wamp.machine import Machine, control, events, ledger, inline, ring, slots, worker
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES, policies
+from timbr_wamp.machine import Machine, conduct, control, events, groups, inline, ledger, pool, ring, slots, worker
 from timbr_wamp.router import Router
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
 from timbr_wamp.values import VALUE_LIMIT_BYTES
@@ -44,7 +44,7 @@ from timbr_wamp.values import VALUE_LIMIT_BYTES
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(
-    page for page in (ROOT / "README.md", *DOCS.glob("tutorial/*.md"), *DOCS.glob("how-to/*.md")) if page.exists()
+    [ROOT / "README.md", *(page for room in ("tutorial", "how-to", "reference") for page in DOCS.glob(f"{room}/*.md"))]
 )
 CONSOLE_PAGES = sorted({*PAGES, *DOCS.glob("**/*.md"), *ROOT.glob("*.md")})
 
@@ -330,6 +330,18 @@ NUMBERS = {
         f"last {ledger.KNOWN_OIDS:,} given ones",
         f"one message in {inline.TIMED_EVERY}",
         f"over {VALUE_LIMIT_BYTES >> 20} MiB",
+        f"once, 1 to {conduct.CONCURRENCY_LIMIT:,};",
+        f"attempt, 0 to {policies.RETRIES_LIMIT:,};",
+        f"at most {pool.ABANDONED_LIMIT}, then calls",
+    ],
+    "reference/hooks-and-events.md": [
+        f"{groups.GROUPS_KEPT} groups",
+        f"{groups.OPEN_KEPT:,} open messages a group and {groups.OPEN_KEPT_IN_ALL:,} in all",
+        f"newest {events.EVENTS_KEPT:,} are kept",
+    ],
+    "tutorial/introspection.md": [
+        f"after {worker.STALLED_S:g} seconds",
+        f"one message in {inline.TIMED_EVERY} is timed",
     ],
     "explanation/limits.md": [
         f"newest {ring.RING_ROWS:,} records ({ring.RING_BYTES >> 20} MiB)",
