@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from machine_kit import Recorder, assert_lawful, in_thread, wait_until
 
-from tests.story_kit import KINDS, BrokenNode, Book, Spec, Table, Tale, Trouble, make_function
+from tests.story_kit import KINDS, Book, BrokenNode, Spec, Table, Tale, Trouble, make_function
 from timbr_wamp.contract import Policy
 from timbr_wamp.errors import (
     InvalidArgument,

@@ -153,13 +153,14 @@ class Window:
         #: Begun and not yielded yet, in order; the key is arbitrary.
         self._going: dict[int, _Going] = {}
         self._late: deque[_Going] = deque()
+        #: Messages that waited for a retry and are not done; the loop's thread.
         self._parked = 0
         self._untimed = 0
 
     @property
     def parked(self) -> int:
-        """Messages that wait for a retry."""
-        return self._parked
+        """Messages that wait for a retry, or are being tried again."""
+        return sum(one.parked and not one.done for one in list(self._going.values())) if self._parked else 0
 
     @property
     def has_late(self) -> bool:
@@ -194,19 +195,18 @@ class Window:
                 yield going.finished
 
     def abandon(self) -> list[Entry]:
-        """Cancel and forget what was begun and not yielded; return its entries, oldest first."""
+        """Cancel and forget what was begun and not yielded; return its entries, oldest first.
+
+        Waits a bounded time for slots to end.
+        """
         going, self._going = list(self._going.values()), {}
         self._late.clear()
-
-        def cancel() -> None:
-            for one in going:
-                if one.task is not None:
-                    one.task.cancel()
-
         for one in going:
             one.abandoned = True
         if going:
-            self._loop.soon(cancel)
+            with contextlib.suppress(LoopClosed, TimeoutError):
+                ended: Any = self._loop.submit(_cancelled(going))
+                ended.result(END_S)
         return [one.entry for one in going]
 
 
@@ -280,13 +280,15 @@ class _Flow:
             hooks.call("post_message", oid, values, notes.failures if notes else [])
             going.finished = (going.entry, self._revision, texts, notes, conduct.clock())
         finally:
-            going.done = True
             if going.parked:
+                self._window._parked -= 1
                 if going.finished is not None and not going.abandoned:
                     self._window._late.append(going)
-                    conduct.wake()
             else:
                 self._under_way -= 1
+            going.done = True
+            if going.parked:
+                conduct.wake()
             self._changed.set()
 
     async def _carefully(self, way: Way, going: _Going) -> Ran | None:
@@ -306,13 +308,19 @@ class _Flow:
         if self._conduct.park and not going.parked:
             going.parked = True
             self._under_way -= 1
+            self._window._parked += 1
             self._changed.set()
-        self._window._parked += going.parked
-        try:
-            await asyncio.sleep(sleep.seconds)
-        finally:
-            self._window._parked -= going.parked
+        await asyncio.sleep(sleep.seconds)
         return SLEPT
+
+
+async def _cancelled(going: Sequence[_Going]) -> None:
+    """Cancel messages, and wait a bounded time until their slots have noticed."""
+    tasks = [one.task for one in going if one.task is not None and not one.task.done()]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=END_S / 2)
 
 
 async def _answer(call: Call) -> Answer:

@@ -248,7 +248,7 @@ class Worker:
                     self._set_stopped()
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
-            self._give_back_begun()
+            self._give_back_begun(record=False)
             with self._lock:
                 self._state, self._reason = "failed", clean_text(f"{type(error).__name__}: {error}")
                 self._thread = None  # it lives a moment longer, but does nothing more
@@ -293,11 +293,17 @@ class Worker:
             self._lock.notify_all()
             return False
 
-    def _give_back_begun(self) -> None:
-        """Let messages that wait for a retry go back to the queue: they run again, whole."""
-        if self._executor.retrying and self._work.acquire(timeout=STEP_LIMIT_S):
+    def _give_back_begun(self, *, record: bool = True) -> None:
+        """Let messages that wait for a retry go back to the queue: they run again, whole.
+
+        With ``record`` those whose retry went through meanwhile are recorded.
+        """
+        executor = self._executor
+        if (executor.retrying or executor.due_s() is not None) and self._work.acquire(timeout=STEP_LIMIT_S):
             try:
-                self._ledger.give_back(self._executor.abandon())
+                if record:
+                    self._process(())
+                self._ledger.give_back(executor.abandon())
                 self._end_use()
             finally:
                 self._work.release()
