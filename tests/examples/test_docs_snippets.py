@@ -297,7 +297,7 @@ def test_every_verb_is_in_its_reference(page: str, documented: type) -> None:
     [
         (Client, AsyncClient, {"wait_connected"}),
         (RemoteKernel, AsyncKernel, set()),
-        (RemoteMachine, AsyncMachine, {"source", "running"}),
+        (RemoteMachine, AsyncMachine, {"source", "running", "handler", "plot", "display_status"}),
     ],
 )
 def test_every_verb_has_the_asynchronous_twin_that_the_reference_promises(
