@@ -6,7 +6,7 @@ import importlib
 import platform
 import sys
 
-GROUPS = ("local", "wamp", "resources", "start")
+GROUPS = ("local", "slots", "wamp", "resources", "start")
 
 
 def main(wanted: list[str]) -> int:
