@@ -2,12 +2,12 @@
 
 /** What becomes of a message when a slot raises: tried again first, then the verdict. */
 export interface Policy {
-  on_error: "record" | "default" | "drop" | "dead_letter" | "pause" | "stop";
-  retries: number;
-  backoff_s: number;
-  backoff_max_s: number;
-  default: unknown;
-  timeout_s: number | null;
+  on_error?: "record" | "default" | "drop" | "dead_letter" | "pause" | "stop";
+  retries?: number;
+  backoff_s?: number;
+  backoff_max_s?: number;
+  default?: unknown;
+  timeout_s?: number | null;
 }
 
 /** What policies did to messages, since the machine was made. Dropped ones: `Status.dropped`. */
@@ -24,13 +24,13 @@ export interface PolicyCounts {
 
 /** How a source is read. */
 export interface SourceOptions {
-  policy: "wait" | "drop_new" | "drop_old" | "sample";
-  sample_every: number;
-  on_exhausted: "keep" | "stop" | "restart";
-  idle_timeout_s: number | null;
-  restarts: number;
-  backoff_s: number;
-  backoff_max_s: number;
+  policy?: "wait" | "drop_new" | "drop_old" | "sample";
+  sample_every?: number;
+  on_exhausted?: "keep" | "stop" | "restart";
+  idle_timeout_s?: number | null;
+  restarts?: number;
+  backoff_s?: number;
+  backoff_max_s?: number;
 }
 
 /** Where the messages come from, and how far it is. */

@@ -1,6 +1,6 @@
 /** An `Api` over made-up data, for development: a machine that feels alive, without a router. */
 
-import type { KernelInfo, SlotCounts, SlotInfo, Status } from "./contract";
+import type { ErrorGroup, ErrorRow, Event, KernelInfo, SlotCounts, SlotInfo, Status } from "./contract";
 import * as model from "./model";
 import { Failure, type Api, type Link, type MachineView, type Message, type View } from "./seam";
 
@@ -58,8 +58,10 @@ export class FakeApi implements Api {
     if (this.n % 31 === 0) {
       const row = { run: "8c1f", seq: this.n, oid: oid(this.n), attempt: 1, revision: 4, time: now_ms / 1000, slot: 3 };
       const error = { task: "report", exc_class: "ZeroDivisionError", exc_value: "float division by zero" };
-      next = model.withErrors(next, [{ ...row, ...error, exc_tb: TRACEBACK, input: '{"cpu": 12.5}', resolved: false }]);
-      const event = { kind: "slot_changed", time: now_ms / 1000, number: this.n, author: "ada", data: { change: "set 3" } };
+      const what = { exc_tb: TRACEBACK, input: '{"cpu": 12.5}', resolved: false, policy: "record", tries: 1, where: "report.py:2" };
+      next = model.withErrors(next, [{ ...row, ...error, ...what } as ErrorRow]);
+      next = { ...next, groups: [group(next.errors)] };
+      const event: Event = { kind: "slot_changed", time: now_ms / 1000, number: this.n, author: "ada", data: { change: "set 3" } };
       next = model.withEvents(next, [event]);
     }
     this.change({ machine: next });
@@ -69,6 +71,16 @@ export class FakeApi implements Api {
     this.view = { ...this.view, ...part };
     for (const listener of this.listeners) listener();
   }
+}
+
+function group(errors: readonly ErrorRow[]): ErrorGroup {
+  const [last, first] = [errors[0] as ErrorRow, errors[errors.length - 1] as ErrorRow];
+  const { slot, task, exc_class, exc_value, exc_tb, where, input } = last;
+  return {
+    slot, task, exc_class, exc_value, exc_tb, where, input, count: errors.length, rate_per_min: 7.7, first_oid: first.oid,
+    last_oid: last.oid, first_time: first.time, last_time: last.time, policies: { record: errors.length },
+    open: errors.length, resolved: false,
+  }; // prettier-ignore
 }
 
 function oid(n: number): string {
@@ -89,28 +101,31 @@ function status(n: number, now_ms: number): Status {
     put, processed: put - errored - queue_size - 1, errored, dropped: 0, refused: 12,
     queue_size, queue_capacity: 1024, in_flight: 1, last_seq: put, last_oid: oid(n), current_oid: null,
     last_processed_time: now_ms / 1000, revision: 4, rate_per_s: [rate, rate, 130], uptime_s: 3000 + n / 4,
-    time: now_ms / 1000, source: { state: "reading", count: put, total: null, eta_s: null, error: null },
+    time: now_ms / 1000, retrying: n % 40 < 3 ? 2 : 0, on_error: {}, handler: "BaseEventHandler",
+    policies: { retries: 12, mended: 9, defaults: 3, dead_letters: 0, pauses: 0, stops: 0, timeouts: 0, abandoned: 0 },
+    executor: "inline", concurrency: 1, hook_failures: 0, events_dropped: 0,
+    source: { state: "reading", count: put, total: 100_000, eta_s: 600, error: null, dropped: 0, restarts: 0, options: {} },
     slots: NAMES.map((_, index) => counts(index, put, index === 3 ? errored : 0)),
   }; // prettier-ignore
 }
 
 function counts(index: number, calls: number, errors: number): SlotCounts {
-  return { slot: index, calls, errors, skipped: 0, p50_s: 0.000012 * (index + 1), p99_s: 0.0004 };
+  return { slot: index, calls, errors, skipped: 0, retries: 0, mended: 0, defaults: 0, timeouts: 0, p50_s: 0.000012 * (index + 1), p99_s: 0.0004 };
 }
 
 function slot(name: string, index: number): SlotInfo {
   const source = SOURCES[index] ?? null;
-  return { slot: index, name, identity: false, function: name, source, values: 1 + (index > 1 ? index : 0), texts: 0, revision: 4, author: "ada", counts: null };
+  return { slot: index, name, identity: false, kind: "function", policy: index === 3 ? { retries: 2 } : null, function: name, source, values: 1 + (index > 1 ? index : 0), texts: 0, revision: 4, author: "ada", counts: null };
 }
 
 function unset(index: number): SlotInfo {
-  return { slot: index, name: null, identity: true, function: null, source: null, values: 1, texts: 0, revision: 4, author: null, counts: null };
+  return { slot: index, name: null, identity: true, kind: "identity", policy: null, function: null, source: null, values: 1, texts: 0, revision: 4, author: null, counts: null };
 }
 
 function kernel(name: string, state: KernelInfo["state"], machine: boolean): KernelInfo {
   const number = ["metrics", "quakes", "scratch"].indexOf(name) + 1;
   return {
-    kernel_id: `lab_00000000000${number}`, name, host: "lab", state, wamp_session: 1, pid: 4711, ours: true,
+    kernel_id: `lab_00000000000${number}`, name, host: "lab", state, wamp_session: 1, pid: 4711, ours: true, headless: false,
     language: "python", language_version: "3.11.9", protocol_version: "5.4", cwd: "/home/ada", started_at: null,
     restarts: number - 1, reason: null, time: 0,
     machines: machine ? [{ name: "machine", run: "8c1f", state: number === 1 ? "running" : "paused" }] : [],

@@ -1,5 +1,7 @@
 /** Numbers, times and values as people read them. */
 
+import type { Policy } from "./contract";
+
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
@@ -28,6 +30,12 @@ function pair(big: number, big_unit: string, small: number, small_unit: string):
   return small ? `${big} ${big_unit} ${small} ${small_unit}` : `${big} ${big_unit}`;
 }
 
+/** How far something is, 0 to 1; null while the total is unknown. */
+export function share(done: number, total: number | null): number | null {
+  if (total === null) return null;
+  return total > 0 ? Math.min(1, done / total) : 1;
+}
+
 /** The time of day here, of seconds since the epoch. */
 export function timeOfDay(seconds: number): string {
   return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour12: false });
@@ -37,6 +45,15 @@ export function bytes(n: number): string {
   if (n < 1000) return `${n} bytes`;
   if (n < 1e6) return `${short.format(n / 1e3)} kB`;
   return `${short.format(n / 1e6)} MB`;
+}
+
+/** A policy in a few words; what is as usual is not in it. */
+export function policyText(policy: Policy): string {
+  const verdict = (policy.on_error ?? "record").replace("_", " ");
+  const retries = policy.retries ?? 0;
+  const wait = policy.backoff_s ? ` after ${duration(policy.backoff_s)}` : "";
+  const limit = policy.timeout_s ? `, ${duration(policy.timeout_s)} at most` : "";
+  return `${retries > 0 ? `retry ${retries}${wait}, then ` : ""}${verdict}${limit}`;
 }
 
 /** A value on one line, cut at `limit` characters. */

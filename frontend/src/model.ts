@@ -10,6 +10,7 @@ export const POINTS_KEPT_S = 120;
 export const RECORDS_KEPT = 50;
 export const ERRORS_KEPT = 50;
 export const EVENTS_KEPT = 100;
+export const GROUPS_KEPT = 20;
 /** A status older than this says nothing about now: it comes at least every 2 s while somebody listens. */
 export const FRESH_MS = 6000;
 
@@ -28,6 +29,7 @@ export const NEW_MACHINE: MachineView = {
   records: [],
   sampled: 1,
   errors: [],
+  groups: [],
   events: [],
   trouble: null,
 };

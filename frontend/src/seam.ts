@@ -6,7 +6,7 @@
  * whole at each change, never edited, so that parts may compare by identity.
  */
 
-import type { ErrorRow, Event, KernelInfo, SlotInfo, Status } from "./contract";
+import type { ErrorGroup, ErrorRow, Event, KernelInfo, SlotInfo, Status } from "./contract";
 
 export interface Api {
   /** What to show now. The same object until something changed. */
@@ -75,6 +75,8 @@ export interface MachineView {
   sampled: number;
   /** Newest first, at most `ERRORS_KEPT`. */
   errors: readonly ErrorRow[];
+  /** Failures by kind, those seen last first, as they were when last asked for. */
+  groups: readonly ErrorGroup[];
   /** Newest first, at most `EVENTS_KEPT`. */
   events: readonly Event[];
   /** Why the machine does not answer; null when it does. */

@@ -22,6 +22,8 @@ export interface WampOptions {
 const CHECK_INTERVAL_MS = 15_000;
 /** A router that has just started may not know its kernels yet. */
 const ASK_AGAIN_MS = 1_000;
+/** Error groups are asked for no oftener than this while failures come. */
+const GROUPS_EVERY_MS = 2_000;
 const PREFIX = "io.timbr.kernel";
 
 export class WampApi implements Api {
@@ -30,6 +32,7 @@ export class WampApi implements Api {
   private readonly connection: Connection;
   private readonly check: ReturnType<typeof setInterval>;
   private soon: ReturnType<typeof setTimeout> | undefined;
+  private groups_soon: ReturnType<typeof setTimeout> | null = null;
   private wanted: Selection | null = null;
   private following = true;
   /** Ends the subscriptions of the machine selected. */
@@ -68,6 +71,7 @@ export class WampApi implements Api {
   close(): void {
     clearInterval(this.check);
     clearTimeout(this.soon);
+    clearTimeout(this.groups_soon ?? undefined);
     this.connection.close();
   }
 
@@ -91,7 +95,7 @@ export class WampApi implements Api {
         return this.askSlots(this.round);
       case "retry_errors":
         await this.ask("retry_errors");
-        return;
+        return this.askGroups(this.round);
     }
   }
 
@@ -155,7 +159,10 @@ export class WampApi implements Api {
       if (back) void this.askAll();
     });
     on(`${machine}.event`, (event) => this.changeMachine((m) => model.withEvents(m, [event as Event])));
-    on(`${machine}.error`, (row) => this.changeMachine((m) => model.withErrors(m, [row as ErrorRow])));
+    on(`${machine}.error`, (row) => {
+      this.changeMachine((m) => model.withErrors(m, [row as ErrorRow]));
+      this.askGroupsSoon();
+    });
     this.follow();
     void this.askAll();
   }
@@ -186,6 +193,7 @@ export class WampApi implements Api {
         this.ask("errors", { n: model.ERRORS_KEPT }),
         this.ask("events", { n: model.EVENTS_KEPT }),
         this.askSlots(round),
+        this.askGroups(round),
       ]);
       const records = recent.map((row) => model.recordFromRow(row, ++this.records_seen));
       fold((m) => model.withEvents(model.withErrors(model.withRecent(m, records), errors), events));
@@ -197,6 +205,20 @@ export class WampApi implements Api {
   private async askSlots(round: number): Promise<void> {
     const slots = await this.ask("slots");
     if (round === this.round) this.changeMachine((m) => ({ ...m, slots }));
+  }
+
+  private async askGroups(round: number): Promise<void> {
+    const groups = await this.ask("error_groups", { n: model.GROUPS_KEPT });
+    if (round === this.round) this.changeMachine((m) => ({ ...m, groups }));
+  }
+
+  /** Ask for the groups once the failures that come now have come; failures may be many. */
+  private askGroupsSoon(): void {
+    this.groups_soon ??= setTimeout(() => {
+      this.groups_soon = null;
+      // a machine that does not answer tells so by `askAll`
+      if (this.connection.joined && this.view.selected) this.askGroups(this.round).catch(() => undefined);
+    }, GROUPS_EVERY_MS);
   }
 
   /** Take in a status, and ask for what it shows to have changed. */

@@ -27,6 +27,7 @@ import timbr_wamp
 from timbr_wamp import runtime
 from timbr_wamp.client import Client, RemoteKernel
 from timbr_wamp.components import launcher
+from timbr_wamp.contract import Policy
 from timbr_wamp.names import new_kernel_id
 from timbr_wamp.router import Router
 from timbr_wamp.settings import Settings
@@ -247,6 +248,54 @@ def test_the_machine_is_paused_resumed_stopped_and_started(notebook, demo):
     assert demo.machine().status.state == "running"
 
 
+def test_policies_and_handlers_are_set_and_shown(notebook, demo):
+    machine = demo.machine()
+    notebook("%wamp set 1 --name fragile --policy drop,retries=1 lambda x: 1 / x")
+    assert machine.policy_of("fragile") == Policy(on_error="drop", retries=1)
+    assert notebook("%wamp policy fragile") == "retry 1, then drop"
+    assert "policy" in notebook("%wamp policy fragile default=0")
+    assert machine(0).values[1] == 0
+    notebook("%wamp policy 1 none\n%wamp policy machine dead_letter")
+    assert notebook("%wamp policy fragile") == "dead_letter"
+    notebook("%wamp policy machine record")
+    assert notebook("%wamp handler RetryHandler retries=2 backoff_s=0") == "RetryHandler"
+    assert notebook("%wamp handler") == "RetryHandler" == machine.handler
+    assert "RetryHandler" in notebook("%wamp status")
+    notebook("%wamp handler BaseEventHandler\n%wamp delete fragile")
+    assert notebook.fails("%wamp handler NoSuchHandler").ename == "UnknownPlugin"
+
+
+def test_failures_are_grouped_retried_and_values_tapped(notebook, demo):
+    machine = demo.machine()
+    notebook("values = %wamp tap f1 3")
+    notebook("%wamp set 1 lambda x: [][x]")
+    notebook("oid = %wamp put 7")
+    assert machine.wait(10.0)
+    assert "IndexError" in notebook("%wamp groups")
+    assert "text/html" in notebook.cell.outputs[0]["data"]
+    notebook("%wamp set 1 lambda x: x + 1")
+    assert notebook("done = %wamp retry {oid}\ndone == [oid]") == "True"
+    assert machine.wait(10.0)
+    assert machine.recent(1)[0].values[1] == 8
+    notebook("groups = %wamp groups\n[g.resolved for g in groups if g.exc_class == 'IndexError']")
+    assert notebook.text() == "[True]"
+    wait_until(lambda: notebook("values[-1:]") == "[8]", 10, "the tap has the newest value")
+    notebook("values.close()\n%wamp delete 1")
+
+
+def test_progress_is_shown_and_waited_for(notebook, demo):
+    machine = demo.machine()
+    machine.set_source("range(25)", total=25)
+    assert "25" in notebook("p = %wamp progress --wait --timeout-s 20\np")
+    assert notebook("p.done, p.total, p.complete") == "(25, 25, True)"
+    assert "25" in notebook("%wamp progress")
+    del machine.source
+    machine.set(0, source="lambda x: -x", name="minus")
+    assert "minus" in notebook("%wamp plot")
+    assert "text/vnd.mermaid" in notebook.cell.outputs[0]["data"]
+    notebook("%wamp delete minus")
+
+
 def test_a_slot_that_is_not_there_is_one_clear_sentence(notebook):
     error = notebook.fails("%wamp set 99 lambda x: x")
     assert error.ename == "SlotOutOfRange"
@@ -255,7 +304,23 @@ def test_a_slot_that_is_not_there_is_one_clear_sentence(notebook):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "conect", "records many", "connect --toke x", "set", "put", "put 1 +", "subscribe nowhere"]
+    "line",
+    [
+        "",
+        "conect",
+        "records many",
+        "connect --toke x",
+        "set",
+        "put",
+        "put 1 +",
+        "subscribe nowhere",
+        "policy",
+        "policy 1 forget",
+        "policy 1 retries=-1",
+        "handler RetryHandler often",
+        "set 0 --policy forget f",
+        "tap in 0",
+    ],
 )
 def test_bad_arguments_give_a_usage_error_and_the_kernel_lives(notebook, line):
     assert notebook.fails(f"%wamp {line}").ename == "UsageError"
@@ -474,6 +539,9 @@ def test_tab_knows_kernels_and_slots(notebook, demo):
     )
     assert notebook("offered('%wamp select de')") == "['demo']"
     assert notebook("offered('%wamp delete ti')") == "['tidy']"
+    assert notebook("offered('%wamp policy ti')") == "['tidy']"
+    assert notebook("offered('%wamp policy tidy dr')") == "['drop']"
+    assert notebook("offered('%wamp handler Retry')") == "['RetryHandler']"
     notebook("%wamp delete tidy")
 
 

@@ -192,6 +192,26 @@ def test_what_the_machine_says_is_text_and_never_markup(stack, browser):
     assert browser("problems") == []
 
 
+def test_policies_error_groups_and_progress_are_on_the_page(stack, browser, tmp_path):
+    browser("open", url=stack.link("viewer"))
+    browser("wait", selector=RUNNING)
+    group = "[data-testid=group-1-ZeroDivisionError]"
+    browser("wait", selector=f"{group} >> text=open")
+    times = [int(browser("text", selector=f"{group} strong").rstrip("×").replace(",", ""))]
+    browser("wait", selector=f"{group} strong:not(:text-is('{times[0]}×'))")  # asked for again as failures come
+    assert browser("count", selector="[data-testid=policy-1]") == 0
+    with timbr_wamp.connect(stack.router.url, stack.router.admin_token, settings=stack.settings) as client:
+        machine = client.kernel(stack.kernel_id).machine()
+        machine.set_policy(1, {"retries": 1, "on_error": "drop"})
+        browser("wait", selector="[data-testid=policy-1]:text-is('retry 1, then drop')")
+        machine.set_source("range(400, 1000)", total=600, replace=True)
+        browser("wait", selector="[role=progressbar][aria-valuenow='100']")
+        browser("wait", selector="[data-testid=count-dropped]:not(:text-is('0'))")
+        machine.set_policy(1, None)
+        machine.set_source("ticks()", replace=True)
+    browser("screenshot", path=str(tmp_path / "policies.png"))
+
+
 def test_an_operator_pauses_and_resumes_but_writes_no_code(stack, browser):
     browser("open", url=stack.link("operator"))
     browser("wait", selector=RUNNING)

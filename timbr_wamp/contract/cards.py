@@ -235,6 +235,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
     ]
     if status.on_error != Policy():
         facts.append(("on error", policy_text(status.on_error)))
+    if status.handler != "BaseEventHandler":
+        facts.append(("handler", status.handler))
     if status.hook_failures:
         facts.append(("hook failures", f"{status.hook_failures:,}"))
     return facts

@@ -79,7 +79,8 @@ def typescript() -> str:
             lines += [f"export type {struct.__name__} = [{inner}];", ""]
             continue
         lines.append(f"export interface {struct.__name__} {{")
-        lines += [f"  {name}: {_ts(hints[name])};" for name in struct.__struct_fields__]
+        optional = "?" if struct.__struct_config__.omit_defaults else ""  # what is as usual does not come
+        lines += [f"  {name}{optional}: {_ts(hints[name])};" for name in struct.__struct_fields__]
         lines += ["}", ""]
     for scope, table in PROCEDURES.items():
         lines.append(f"export interface {scope.capitalize()}Procedures {{")

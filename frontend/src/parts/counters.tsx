@@ -10,9 +10,9 @@ export function Counters({ status }: { status: Status }) {
       <Counter name="Put" value={status.put} />
       <Counter name="Processed" value={status.processed} note={`${rate(status.rate_per_s[1])} /s`} />
       <Counter name="Errored" value={status.errored} bad />
-      <Counter name="Dropped" value={status.dropped} bad />
+      <Counter name="Dropped" value={status.dropped} bad note={sourceDropText(status)} />
       <Counter name="Refused" value={status.refused} bad />
-      <Counter name="In flight" value={status.in_flight} />
+      <Counter name="In flight" value={status.in_flight} note={retryingText(status)} />
       <div class="counter wide">
         <dt id="queue-label">Queue</dt>
         <dd>
@@ -33,7 +33,16 @@ export function Counters({ status }: { status: Status }) {
   );
 }
 
-function Counter(props: { name: string; value: number; note?: string; bad?: boolean }) {
+function retryingText(status: Status): string | undefined {
+  return status.retrying > 0 ? `${count(status.retrying)} retrying` : undefined;
+}
+
+function sourceDropText(status: Status): string | undefined {
+  const { dropped, options } = status.source;
+  return dropped > 0 ? `${count(dropped)} by the source (${(options.policy ?? "wait").replace("_", " ")})` : undefined;
+}
+
+function Counter(props: { name: string; value: number; note?: string | undefined; bad?: boolean }) {
   return (
     <div class="counter">
       <dt>{props.name}</dt>

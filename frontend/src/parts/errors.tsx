@@ -1,14 +1,15 @@
-/** What slots raised, newest first, with traceback. */
+/** What slots raised: by kind first, then one by one, newest first, with traceback. */
 
-import type { ErrorRow } from "../contract";
-import { count, timeOfDay } from "../format";
+import type { ErrorGroup, ErrorRow } from "../contract";
+import { count, rate, timeOfDay } from "../format";
 import { errorKey, may } from "../model";
 import type { Api, MachineView } from "../seam";
 import { LongText, Panel, Problem, useAction } from "./common";
 
 export function Errors({ api, role, machine }: { api: Api; role: string | null; machine: MachineView }) {
   const { busy, failure, run } = useAction();
-  const unresolved = machine.errors.filter((row) => !row.resolved).length;
+  const open = machine.groups.reduce((sum, group) => sum + group.open, 0);
+  const unresolved = open + machine.errors.filter((row) => !row.resolved).length;
   const aside = (
     <>
       <span class="muted">{`${machine.errors.length} latest`}</span>
@@ -28,6 +29,13 @@ export function Errors({ api, role, machine }: { api: Api; role: string | null; 
   return (
     <Panel title="Errors" aside={aside}>
       <Problem text={failure} />
+      {machine.groups.length > 0 && (
+        <ul class="rows groups" aria-label="Errors by kind">
+          {machine.groups.map((group) => (
+            <Group key={`${group.slot}/${group.exc_class}/${group.where}`} group={group} />
+          ))}
+        </ul>
+      )}
       <ul class="rows" aria-label="Latest errors">
         {machine.errors.map((row) => (
           <Row key={errorKey(row)} row={row} />
@@ -35,6 +43,35 @@ export function Errors({ api, role, machine }: { api: Api; role: string | null; 
       </ul>
       {machine.errors.length === 0 && <p class="muted">None.</p>}
     </Panel>
+  );
+}
+
+function Group({ group }: { group: ErrorGroup }) {
+  const became = Object.entries(group.policies).map(([policy, times]) => `${policy} ${count(times)}`);
+  return (
+    <li class="record" data-testid={`group-${group.slot}-${group.exc_class}`}>
+      <details>
+        <summary>
+          <strong class={group.open > 0 ? "bad" : ""}>{count(group.count)}×</strong>
+          <span class="tag">slot {group.slot}</span>
+          {group.resolved ? (
+            <span class="tag tag-good">resolved</span>
+          ) : (
+            group.open > 0 && <span class="tag">{count(group.open)} open</span>
+          )}
+          <span class="line">
+            {group.exc_class} <span class="muted">at {group.where}</span>
+          </span>
+        </summary>
+        <p class="muted small">
+          {rate(group.rate_per_min)} a minute · {timeOfDay(group.first_time)} to {timeOfDay(group.last_time)} ·{" "}
+          {became.join(", ")} · last message <code>{group.last_oid}</code>
+        </p>
+        <LongText text={group.exc_tb} class="code" />
+        <p class="muted small">Last message</p>
+        <LongText text={group.input} class="value" />
+      </details>
+    </li>
   );
 }
 
@@ -46,13 +83,14 @@ function Row({ row }: { row: ErrorRow }) {
           <time class="muted">{timeOfDay(row.time)}</time>
           <span class="tag">slot {row.slot}</span>
           {row.resolved && <span class="tag tag-good">resolved</span>}
+          {row.policy !== "record" && <span class="tag">{row.policy}</span>}
           <span class="line">
             <strong class="bad">{row.exc_class}</strong> {row.exc_value}
           </span>
         </summary>
         <p class="muted small">
-          {row.task} · message <code>{row.oid}</code> · number {count(row.seq)} · attempt {row.attempt} · revision{" "}
-          {row.revision}
+          {row.task} · message <code>{row.oid}</code> · number {count(row.seq)} · attempt {row.attempt} · tries{" "}
+          {row.tries} · revision {row.revision} · {row.where}
         </p>
         <LongText text={row.exc_tb} class="code" />
         <p class="muted small">Message</p>

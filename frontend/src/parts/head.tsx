@@ -1,7 +1,7 @@
 /** The machine's name, its light, and the buttons that start and stop it. */
 
 import type { Status } from "../contract";
-import { count, duration } from "../format";
+import { count, duration, policyText, share } from "../format";
 import { isThere, kernelOf, light, may, type Light } from "../model";
 import type { Api, Verb, View } from "../seam";
 import { Problem, useAction } from "./common";
@@ -29,6 +29,7 @@ export function Head({ api, view, now_ms }: { api: Api; view: View; now_ms: numb
           {status?.reason && shown !== "unknown" && <span> · {status.reason}</span>}
         </p>
         <p class="muted small">{aboutText(view, status, shown, now_ms)}</p>
+        {status && <p class="muted small">{conductText(status)}</p>}
         {status && <Source status={status} />}
       </div>
       <Buttons api={api} view={view} known={shown !== "unknown"} />
@@ -56,17 +57,44 @@ function aboutText(view: View, status: Status | null, shown: Light, now_ms: numb
   return `Up ${duration(Math.floor(status.uptime_s))} · revision ${status.revision} · run ${status.run}`;
 }
 
+function conductText(status: Status): string {
+  const { retries, mended, timeouts } = status.policies;
+  const done = [
+    retries > 0 && `${count(retries)} retries, ${count(mended)} of them mended it`,
+    timeouts > 0 && `${count(timeouts)} timeouts`,
+  ].filter(Boolean);
+  const at_once = status.concurrency > 1 ? `, ${status.concurrency} at once` : "";
+  const about = `On error: ${policyText(status.on_error)} · handler ${status.handler} · ${status.executor}${at_once}`;
+  return [about, ...done].join(" · ");
+}
+
 function Source({ status }: { status: Status }) {
-  const { state, count: read, total, eta_s, error } = status.source;
+  const { state, count: read, total, eta_s, error, restarts } = status.source;
+  const part = share(read, total);
   if (state === "none") return null;
   const of = total === null ? "" : ` of ${count(total)}`;
   const eta = eta_s === null ? "" : `, ${duration(eta_s)} left`;
   return (
-    <p class="muted small">
-      Source {state}: {count(read)}
-      {of} read{eta}
-      {error && <span class="bad"> · {error}</span>}
-    </p>
+    <>
+      <p class="muted small" id="source-label">
+        Source {state}: {count(read)}
+        {of} read{eta}
+        {restarts > 0 && `, begun again ${count(restarts)}×`}
+        {error && <span class="bad"> · {error}</span>}
+      </p>
+      {part !== null && (
+        <div
+          class="bar source-bar"
+          role="progressbar"
+          aria-labelledby="source-label"
+          aria-valuemin={0}
+          aria-valuemax={100}
+          aria-valuenow={Math.round(100 * part)}
+        >
+          <div style={{ width: `${100 * part}%` }} />
+        </div>
+      )}
+    </>
   );
 }
 

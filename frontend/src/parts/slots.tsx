@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import type { SlotCounts, SlotInfo, Status } from "../contract";
-import { count, duration } from "../format";
+import { count, duration, policyText } from "../format";
 import { may } from "../model";
 import type { Api } from "../seam";
 import { Panel, Problem, useAction } from "./common";
@@ -48,6 +48,12 @@ function Slot({ api, role, slot, counts }: SlotProps) {
           <span class="number">{slot.slot}</span>
           <span class="title">{title}</span>
           {slot.name && slot.function && slot.function !== slot.name && <code class="muted">{slot.function}</code>}
+          {!slot.identity && slot.kind !== "function" && <span class="tag">{slot.kind}</span>}
+          {slot.policy && (
+            <span class="tag" data-testid={`policy-${slot.slot}`} title="what becomes of a message when it raises">
+              {policyText(slot.policy)}
+            </span>
+          )}
           {counts && !slot.identity && <Counts counts={counts} />}
         </summary>
         <div class="slot-body">
@@ -82,8 +88,10 @@ function Counts({ counts }: { counts: SlotCounts }) {
       <span>{count(counts.calls)} calls</span>
       {counts.errors > 0 && <span class="bad">{count(counts.errors)} errors</span>}
       {counts.skipped > 0 && <span class="muted">{count(counts.skipped)} skipped</span>}
+      {counts.retries > 0 && <span class="muted">{count(counts.retries)} retries</span>}
+      {counts.timeouts > 0 && <span class="bad">{count(counts.timeouts)} timeouts</span>}
       {counts.p50_s !== null && (
-        <span class="muted" title="median and 99th percentile of every sixteenth message">
+        <span class="muted" title="median and 99th percentile of one message in 32">
           {duration(counts.p50_s)} · p99 {duration(counts.p99_s)}
         </span>
       )}
