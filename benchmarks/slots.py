@@ -182,7 +182,7 @@ def figures() -> list[Figure]:
         Figure("two slots of 5 ms blocking I/O: threads ÷ inline", threads, ">=", 1.7, note=_rates(sleeping)),
         Figure("8 async slots of 10 ms, 100 at once ÷ bare gather", gathered, ">=", 0.8, note=_rates(windows)),
         Figure("timings, rates, error groups on ÷ the core without", watching, ">=", 0.95, note=_rates(rates)),
-        Figure(f"the same while every {FAILING_EVERY}th message fails", failing, ">=", 0.95),
+        Figure(f"the same while every {FAILING_EVERY}st message fails", failing, ">=", 0.95),
         Figure("one hook that does nothing, at post_slot ÷ none", hook, ">=", 0.85),
     ]
 
