@@ -11,9 +11,10 @@ import dask
 import pytest
 from machine_kit import Machines
 
+from timbr_wamp.contract.plot import Plot, dot_text
 from timbr_wamp.errors import InvalidName
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.graph import LABEL_LIMIT, Plot, dot_text
+from timbr_wamp.machine.graph import LABEL_LIMIT
 from timbr_wamp.machine.service import MachineService
 from timbr_wamp.machine.wiring import Segment, wiring_of
 

@@ -1,41 +1,77 @@
-"""`Plot`: a machine's graph as people look at it. JupyterLab draws its Mermaid text, a terminal lists it.
-
-Format: ``text/vnd.mermaid``, https://jupyterlab.readthedocs.io/en/stable/user/file_formats.html#mermaid.
-"""
+"""`Plot`: a machine's graph as people look at it, be the machine here or in another process."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import shutil
+import subprocess
+from collections.abc import Callable
 
-from timbr_wamp.contract.structs import Graph, GraphNode
+from timbr_wamp.contract.structs import Graph
 from timbr_wamp.tables import cleaned
 
-#: Characters of a node's label in the list.
-LABEL_LIMIT = 80
+logger = logging.getLogger(__name__)
+
+#: The ``dot`` program is waited for so long.
+DOT_S = 5.0
 
 
 class Plot:
-    """Shows a graph. ``str`` is a list of who consumes whose value, `mermaid` the text of the drawing."""
+    """A graph that shows itself: Mermaid in JupyterLab (4.1 or later), SVG where ``dot`` is found, text everywhere.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        find: where a program is, as `shutil.which`.
+    """
+
+    def __init__(self, graph: Graph, find: Callable[[str], str | None] = shutil.which) -> None:
         self.graph = graph
+        self._find = find
 
     @property
     def mermaid(self) -> str:
-        """The drawing, for https://mermaid.js.org and all that understand it."""
+        """Mermaid text, for a page or a document."""
         return self.graph.mermaid
 
-    def __repr__(self) -> str:
-        return f"<Plot of revision {self.graph.revision}, {len(self.graph.nodes)} nodes>"
+    def svg(self) -> str | None:
+        """Return an SVG drawing; None without Graphviz."""
+        dot = self._find("dot")
+        if dot is None:
+            return None
+        try:
+            made = subprocess.run(
+                [dot, "-Tsvg"], input=dot_text(self.graph).encode(), capture_output=True, timeout=DOT_S, check=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.warning("no drawing: %s", error)
+            return None
+        return made.stdout.decode()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        bundle = {"text/plain": str(self), "text/vnd.mermaid": self.mermaid}
+        svg = self.svg()
+        if svg is not None:
+            bundle["image/svg+xml"] = svg
+        return bundle
 
     def __str__(self) -> str:
-        labels = {node.id: cleaned(node.label, LABEL_LIMIT) for node in self.graph.nodes}
-        return "\n".join(_line(node, labels) for node in self.graph.nodes)
+        labels = [cleaned(node.label) for node in self.graph.nodes]  # of another process perhaps
+        width = max(map(len, labels))
+        lines = [
+            f"{label:<{width}}  ← {', '.join(node.needs[::-1]) or 'nothing'}"
+            for label, node in zip(labels[1:], self.graph.nodes[1:], strict=True)
+        ]
+        return "\n".join([f"revision {self.graph.revision}", labels[0], *lines])
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        return {"text/vnd.mermaid": self.mermaid, "text/plain": str(self)}
+    def __repr__(self) -> str:
+        return str(self)
 
 
-def _line(node: GraphNode, labels: dict[str, str]) -> str:
-    needs = ", ".join(labels.get(one, one) for one in node.needs)
-    return f"{labels[node.id]} ← {needs}" if needs else labels[node.id]
+def dot_text(graph: Graph) -> str:
+    """Return the graph in Graphviz's language."""
+    lines = [f'  {node.id} [label="{_dot_label(node.label)}"];' for node in graph.nodes]
+    lines += [f"  {need} -> {node.id};" for node in graph.nodes for need in node.needs]
+    return "\n".join(["digraph machine {", "  rankdir=LR;", "  node [shape=box];", *lines, "}"])
+
+
+def _dot_label(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,17 +1,14 @@
-"""The slots as a graph: for Dask, for the wire, and to be looked at.
+"""The slots as a graph: for Dask and for the wire.
 
 `dask_graph` is a plain dict in Dask's public form; any Dask scheduler makes the record of it that
 the machine makes. `graph_of` tells which slot consumes whose value, as Mermaid text
-(https://mermaid.js.org/syntax/flowchart.html) too, and `Plot` shows that.
+(https://mermaid.js.org/syntax/flowchart.html) too; `timbr_wamp.contract.plot` shows that.
 """
 
 from __future__ import annotations
 
-import logging
-import shutil
-import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -27,12 +24,8 @@ from timbr_wamp.machine.recorder import told_policies
 from timbr_wamp.machine.slots import Revision, Step
 from timbr_wamp.machine.wiring import wiring_of
 
-logger = logging.getLogger(__name__)
-
 #: A node's label is kept to so many characters.
 LABEL_LIMIT = 80
-#: The ``dot`` program is waited for so long.
-DOT_S = 5.0
 
 #: What a slot gave or raised; None: it never ran.
 Answer = Known | None
@@ -172,65 +165,3 @@ def mermaid_text(nodes: Sequence[GraphNode]) -> str:
 def _mermaid_label(label: str) -> str:
     """Write every character that may mean something as Mermaid's entity code, ``#<number>;``."""
     return "".join(c if c.isalnum() or c in " _.,:()" else f"#{ord(c)};" for c in label)
-
-
-def dot_text(graph: Graph) -> str:
-    """Return the graph in Graphviz's language."""
-    lines = [f'  {node.id} [label="{_dot_label(node.label)}"];' for node in graph.nodes]
-    lines += [f"  {need} -> {node.id};" for node in graph.nodes for need in node.needs]
-    return "\n".join(["digraph machine {", "  rankdir=LR;", "  node [shape=box];", *lines, "}"])
-
-
-def _dot_label(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"')
-
-
-# --- to be looked at ---
-
-
-class Plot:
-    """A graph that shows itself: Mermaid in JupyterLab (4.1 or later), SVG where ``dot`` is found, text everywhere.
-
-    Args:
-        find: where a program is, as `shutil.which`.
-    """
-
-    def __init__(self, graph: Graph, find: Callable[[str], str | None] = shutil.which) -> None:
-        self.graph = graph
-        self._find = find
-
-    @property
-    def mermaid(self) -> str:
-        """Mermaid text, for a page or a document."""
-        return self.graph.mermaid
-
-    def svg(self) -> str | None:
-        """Return an SVG drawing; None without Graphviz."""
-        dot = self._find("dot")
-        if dot is None:
-            return None
-        try:
-            made = subprocess.run(
-                [dot, "-Tsvg"], input=dot_text(self.graph).encode(), capture_output=True, timeout=DOT_S, check=True
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            logger.warning("no drawing: %s", error)
-            return None
-        return made.stdout.decode()
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        bundle = {"text/plain": str(self), "text/vnd.mermaid": self.mermaid}
-        svg = self.svg()
-        if svg is not None:
-            bundle["image/svg+xml"] = svg
-        return bundle
-
-    def __str__(self) -> str:
-        width = max(len(node.label) for node in self.graph.nodes)
-        lines = [
-            f"{node.label:<{width}}  ← {', '.join(node.needs[::-1]) or 'nothing'}" for node in self.graph.nodes[1:]
-        ]
-        return "\n".join([f"revision {self.graph.revision}", self.graph.nodes[0].label, *lines])
-
-    def __repr__(self) -> str:
-        return str(self)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from timbr_wamp import plugins
 from timbr_wamp.contract import Graph
 from timbr_wamp.contract.cards import machine_html, machine_text
+from timbr_wamp.contract.plot import Plot
 from timbr_wamp.contract.tap import Tap
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.engine import Engine
-from timbr_wamp.machine.graph import Plot, dask_graph, graph_of
+from timbr_wamp.machine.graph import dask_graph, graph_of
 from timbr_wamp.machine.ledger import remaining
 from timbr_wamp.machine.slots import SlotFunction, identity
 from timbr_wamp.names import checked_oid, new_oid
