@@ -13,7 +13,6 @@ from timbr_wamp.machine.ledger import Ledger
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.recorder import Recorder
 from timbr_wamp.machine.sources import Feeder
-from timbr_wamp.machine.worker import BATCH_MESSAGES
 from timbr_wamp.names import new_oid
 
 #: A source that is taken away may end its present read in so long.
@@ -97,11 +96,11 @@ class Intake:
         if self._feeder is not None:
             self._feeder.permit(0)
 
-    def refill(self) -> None:
-        """Read from a source that never blocks."""
+    def refill(self, limit: int) -> None:
+        """Read up to ``limit`` messages from a source that never blocks."""
         feeder = self._feeder
         if feeder is not None and feeder.ready and not feeder.ended:
-            feeder.refill(BATCH_MESSAGES)
+            feeder.refill(limit)
 
     def refill_one(self) -> None:
         """Let the source read one message, if none waits."""

@@ -58,7 +58,7 @@ class Worker:
         events: EventLog,
         clock: Clock,
         recorder: Recorder,
-        refill: Callable[[], None],
+        refill: Callable[[int], None],
         on_idle: Callable[[], None],
     ) -> None:
         self.name = name
@@ -180,7 +180,9 @@ class Worker:
                 self._state = "stopped"
                 return
             target: MachineStateName = "draining" if drain and was in ("running", "paused") else "stopped"
-            self._state, self._reason = target, None
+            if was != "stopped":  # else it stopped by itself, and its thread is just ending
+                self._reason = None
+            self._state = target
             self._lock.notify_all()
         self._ledger.wake()
         ended = thread is threading.current_thread() or self._wait_ended(thread, target, timeout_s)
@@ -217,10 +219,10 @@ class Worker:
     def halt(self, reason: str, error: BaseException | None = None) -> None:
         """Stop by itself: begin no further message. ``error`` is raised where the user is. Any thread."""
         with self._lock:
+            self._raise_later(error)
             if self._state not in (*ACTIVE, "paused"):
                 return
             self._state, self._reason = "stopped", clean_text(reason)
-            self._raised = error
             self._lock.notify_all()
         self._ledger.wake()
         self._events.add("stopped", reason=self._reason)
@@ -235,9 +237,9 @@ class Worker:
                 self._take_over()
                 try:
                     wakes = self._ledger.wakes
-                    self._refill()
-                    due_s = self._executor.due_s()
                     limit = max(BATCH_MESSAGES, 4 * self._conduct.concurrency)
+                    self._refill(limit)
+                    due_s = self._executor.due_s()
                     entries = self._ledger.take(limit, IDLE_S if due_s is None else min(due_s, IDLE_S), wakes)
                     if entries or due_s is not None:
                         self._process(entries)
@@ -323,6 +325,7 @@ class Worker:
             refill()
             entries = self._ledger.take(1, wait_s, wakes)
             if not entries:
+                self.raise_kept()
                 return None
             self._stepping, self._conduct.park = True, False
             self._process(entries)
@@ -358,7 +361,10 @@ class Worker:
                     continue
                 finish(finished)
                 if notes and notes.raised is not None:
-                    self._raise_later(notes, notes.raised)
+                    if self._stepping:
+                        self._raise_later(notes.raised)
+                    else:
+                        self.halt(_reason(notes), notes.raised)
                 if not begun <= finished[4] <= due:
                     commit()
                     begun = finished[4]
@@ -384,11 +390,10 @@ class Worker:
         if use is not None:
             self._objects.end(use)
 
-    def _raise_later(self, notes: Notes, error: BaseException) -> None:
-        if self._stepping:
+    def _raise_later(self, error: BaseException | None) -> None:
+        """Keep the first error that is to be raised where the user is, running or not."""
+        if self._raised is None:
             self._raised = error
-        else:
-            self.halt(_reason(notes), error)
 
     def _keep(self, finished: Finished, notes: Notes) -> None:
         """Pause or stop, as a policy says; the message goes back to the queue."""
@@ -396,7 +401,7 @@ class Worker:
         reason, oid = _reason(notes), finished[0][0]
         if self._stepping:
             self._kept_by_step = MessageKept(oid, notes.verdict, reason)
-            self._raised = notes.raised
+            self._raise_later(notes.raised)
             return
         if notes.verdict == "stop":
             self.halt(reason, notes.raised)
