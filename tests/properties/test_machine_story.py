@@ -13,9 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from machine_kit import Recorder, assert_lawful, in_thread, wait_until
 
 from tests.story_kit import KINDS, Book, BrokenNode, Spec, Table, Tale, Trouble, make_function
@@ -33,7 +32,6 @@ from timbr_wamp.machine import Machine
 from timbr_wamp.names import new_oid
 
 STAGES = 5
-_uids = itertools.count(1)
 
 policies = st.builds(
     Policy,
@@ -43,15 +41,14 @@ policies = st.builds(
     default=st.sampled_from([None, 7, [], {"n": 0, "k": -1}]),
 )
 specs = st.builds(
-    lambda arity, fails_on, times, is_async, is_object: Spec(
-        next(_uids), arity, fails_on, times, is_async, is_object
-    ),
-    st.integers(-1, 3),
-    st.sampled_from([-1, *KINDS]),
-    st.none() | st.integers(1, 2),
-    st.sampled_from([False, False, True]),
-    st.sampled_from([False, False, True]),
-)  # fmt: skip
+    Spec,
+    uid=st.integers(1, 999),
+    arity=st.integers(-1, 3),
+    fails_on=st.sampled_from([-1, *KINDS]),
+    times=st.none() | st.integers(1, 2),
+    is_async=st.sampled_from([False, False, True]),
+    is_object=st.sampled_from([False, False, True]),
+)
 kinds = st.lists(st.sampled_from(KINDS), min_size=1, max_size=6)
 options = st.fixed_dictionaries(
     {"policy": st.sampled_from(["wait", "drop_new", "drop_old", "sample"])},
@@ -74,14 +71,52 @@ HANDLERS = [
     ("DaskEventDebugger", {}, Policy(on_error="stop")),
 ]  # fmt: skip
 
+#: What may be done to a machine: methods of `Story` and their arguments.
+STEPS: dict[str, dict[str, Any]] = {
+    "put": {"kinds": kinds},
+    "put_from_another_thread": {"kinds": kinds},
+    "put_with_an_oid": {"kind": st.sampled_from(KINDS)},
+    "put_the_same_oid_again": {},
+    "call": {"kind": st.sampled_from(KINDS)},
+    "get": {},
+    "retry_errors": {},
+    "replay": {"count": st.integers(1, 3)},
+    "set_slot": {"slot": st.integers(0, STAGES - 1), "spec": specs, "policy": st.none() | policies},
+    "set_two_slots_at_once": {"spec": specs, "other": specs | st.none()},
+    "an_object_cannot_be_opened": {"spec": specs},
+    "delete_slot": {"slot": st.integers(0, STAGES - 1)},
+    "rollback": {"back": st.integers(0, 5)},
+    "set_policy": {"slot": st.none() | st.integers(0, STAGES - 1), "policy": policies},
+    "resize": {"stages": st.integers(1, STAGES)},
+    "change_the_queue": {"bufsize": st.integers(1, 12)},
+    "change_the_concurrency": {"concurrency": st.integers(1, 4)},
+    "change_the_handler": {"choice": st.sampled_from(HANDLERS)},
+    "verb": {"verb": st.sampled_from(["start", "start", "start", "pause", "resume", "stop"])},
+    "drain": {},
+    "wait": {},
+    "work": {"rounds": st.integers(1, 3), "kinds": kinds},
+    "set_a_list": {"kinds": kinds},
+    "set_a_generator": {"count": st.integers(0, 20), "fails": st.booleans(), "options": options},
+    "delete_the_source": {},
+}
+steps = st.one_of(*(st.tuples(st.just(name), st.fixed_dictionaries(given)) for name, given in STEPS.items()))
+scripts = st.lists(steps, min_size=5, max_size=40)
+beginnings = st.fixed_dictionaries(
+    {
+        "stages": st.integers(1, STAGES),
+        "bufsize": st.integers(1, 12),
+        "concurrency": st.integers(1, 3),
+        "policy": policies,
+        "slots": st.lists(specs, max_size=STAGES),
+        "started": st.booleans(),
+    }
+)
 
-class Story(RuleBasedStateMachine):
+
+class Story:
     """One machine's life."""
 
-    executor = "inline"
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, executor: str, begin: dict[str, Any]) -> None:
         self.tale, self.sink = Tale(), Recorder()
         self.book = Book(self.tale)
         self.entered = 0
@@ -92,45 +127,43 @@ class Story(RuleBasedStateMachine):
         self.lists: list[list[int]] = []
         self.sources = itertools.count(1)
         self.known: tuple[str, int] | None = None
-        self.machine: Machine
-
-    @initialize(
-        stages=st.integers(1, STAGES), bufsize=st.integers(1, 12), concurrency=st.integers(1, 3), policy=policies,
-        first=st.lists(specs, max_size=STAGES), started=st.booleans(),
-    )  # fmt: skip
-    def make(
-        self, stages: int, bufsize: int, concurrency: int, policy: Policy, first: list[Spec], started: bool
-    ) -> None:
         self.machine = Machine(
-            stages, bufsize, serve=False, sinks=[self.sink], on_error=policy, concurrency=concurrency,
-            executor=self.executor,
+            begin["stages"], begin["bufsize"], serve=False, sinks=[self.sink], on_error=begin["policy"],
+            concurrency=begin["concurrency"], executor=executor,
         )  # fmt: skip
-        self.table = Table.empty(stages, policy)
+        self.table = Table.empty(begin["stages"], begin["policy"])
         self.book.tables[0] = self.table
-        for slot, spec in enumerate(first[:stages]):
+        for slot, spec in enumerate(begin["slots"][: begin["stages"]]):
             self.set_slot(slot, spec, None)
-        if started:
+        if begin["started"]:
             self.machine.start()
+
+    def live(self, script: list[tuple[str, dict[str, Any]]]) -> None:
+        """Do one thing after the other; check after each, and at the end."""
+        try:
+            for name, given in script:
+                getattr(self, name)(**given)
+                self.check()
+            self.come_to_the_end()
+        finally:
+            self.machine.close()
+        self.check_the_end()
 
     # --- messages ---
 
-    @rule(kinds=kinds)
     def put(self, kinds: list[int]) -> None:
         for kind in kinds:
             self._put(kind)
 
-    @rule(kinds=kinds)
     def put_from_another_thread(self, kinds: list[int]) -> None:
         in_thread(self.put, kinds).result()
 
-    @rule(kind=st.sampled_from(KINDS))
     def put_with_an_oid(self, kind: int) -> None:
         oid = new_oid()
         number = self._put(kind, oid=oid)
         if number is not None:
             self.known = (oid, number)
 
-    @rule()
     def put_the_same_oid_again(self) -> None:
         if self.known is None:
             return
@@ -148,13 +181,11 @@ class Story(RuleBasedStateMachine):
         self.asked[message["n"]] += 1
         return message["n"]
 
-    @rule(kind=st.sampled_from(KINDS))
     def call(self, kind: int) -> None:
         record = self.machine(self.tale.message("call", kind))
         assert record.revision == self.machine.revision
         self.book.check(record)
 
-    @rule()
     def get(self) -> None:
         try:
             oid, *_ = self.machine.get()
@@ -162,11 +193,9 @@ class Story(RuleBasedStateMachine):
             return
         assert len(oid) == 24
 
-    @rule()
     def retry_errors(self) -> None:
         self._again(self.machine.retry_errors)
 
-    @rule(count=st.integers(1, 3))
     def replay(self, count: int) -> None:
         self.look()
         seqs = [record.seq for record in self.book.records[-count:]]
@@ -187,7 +216,6 @@ class Story(RuleBasedStateMachine):
     def _changed(self, table: Table) -> None:
         self.table = self.book.tables[self.machine.revision] = table
 
-    @rule(slot=st.integers(0, STAGES - 1), spec=specs, policy=st.none() | policies)
     def set_slot(self, slot: int, spec: Spec, policy: Policy | None) -> None:
         slot %= len(self.table.specs)
         table = self.table.with_slots({slot: spec}, policy)
@@ -195,7 +223,6 @@ class Story(RuleBasedStateMachine):
         self.machine.set(slot, make_function(spec, self.tale), policy=policy)
         self._changed(table)
 
-    @rule(spec=specs, other=specs | st.none())
     def set_two_slots_at_once(self, spec: Spec, other: Spec | None) -> None:
         if len(self.table.specs) > 1:
             table = self.table.with_slots({0: spec, 1: other})
@@ -204,7 +231,6 @@ class Story(RuleBasedStateMachine):
             self.machine[0:2] = functions
             self._changed(table)
 
-    @rule(spec=specs)
     def an_object_cannot_be_opened(self, spec: Spec) -> None:
         before = self.machine.revision
         node = BrokenNode(lambda: None, None, self.tale, False)
@@ -212,7 +238,6 @@ class Story(RuleBasedStateMachine):
             self.machine[0] = node
         assert self.machine.revision == before
 
-    @rule(slot=st.integers(0, STAGES - 1))
     def delete_slot(self, slot: int) -> None:
         slot %= len(self.table.specs)
         table = self.table.with_slots({slot: None})
@@ -220,14 +245,12 @@ class Story(RuleBasedStateMachine):
         del self.machine[slot]
         self._changed(table)
 
-    @rule(back=st.integers(0, 5))
     def rollback(self, back: int) -> None:
         number = max(self.machine.revision - back, 0)
         self.book.tables[self.machine.revision + 1] = self.book.tables[number]
         self.machine.rollback(number)
         self._changed(self.book.tables[number])
 
-    @rule(slot=st.none() | st.integers(0, STAGES - 1), policy=policies)
     def set_policy(self, slot: int | None, policy: Policy) -> None:
         slot = None if slot is None else slot % len(self.table.specs)
         table = self.table.with_policy(slot, policy)
@@ -235,7 +258,6 @@ class Story(RuleBasedStateMachine):
         self.machine.set_policy(slot, policy)
         self._changed(table)
 
-    @rule(stages=st.integers(1, STAGES))
     def resize(self, stages: int) -> None:
         before = len(self.table.specs)
         stands = any(spec is not None for spec in self.table.specs[stages:])
@@ -249,15 +271,12 @@ class Story(RuleBasedStateMachine):
             if stages != before:
                 self._changed(table)
 
-    @rule(bufsize=st.integers(1, 12))
     def change_the_queue(self, bufsize: int) -> None:
         self.machine.configure(bufsize=bufsize)
 
-    @rule(concurrency=st.integers(1, 4))
     def change_the_concurrency(self, concurrency: int) -> None:
         self.machine.configure(concurrency=concurrency)
 
-    @rule(choice=st.sampled_from(HANDLERS))
     def change_the_handler(self, choice: tuple[str, dict[str, Any], Policy | None]) -> None:
         name, options, policy = choice
         if policy is not None:
@@ -266,28 +285,24 @@ class Story(RuleBasedStateMachine):
 
     # --- life ---
 
-    @rule(verb=st.sampled_from(["start", "start", "start", "pause", "resume", "stop"]))
     def verb(self, verb: str) -> None:
         try:
             getattr(self.machine, verb)()
         except (WrongState, Trouble):
             return
 
-    @rule()
     def drain(self) -> None:
         try:
             self.machine.stop(drain=True)
         except (Trouble, TimeoutError):
             return
 
-    @rule()
     def wait(self) -> None:
         try:
             self.machine.wait(0.02)
         except Trouble:
             assert self.machine.status.state == "stopped"
 
-    @rule(rounds=st.integers(1, 3), kinds=kinds)
     def work(self, rounds: int, kinds: list[int]) -> None:
         self.verb("start")
         for _ in range(rounds):
@@ -296,28 +311,25 @@ class Story(RuleBasedStateMachine):
 
     # --- sources ---
 
-    @rule(kinds=kinds)
     def set_a_list(self, kinds: list[int]) -> None:
         giver = f"source {next(self.sources)}"
         messages = [self.tale.message(giver, kind) for kind in kinds]
         self.lists.append([message["n"] for message in messages])
         self.machine.set_source(messages, replace=True)
 
-    @rule(count=st.integers(0, 20), fails=st.booleans(), options=options)
     def set_a_generator(self, count: int, fails: bool, options: dict[str, Any]) -> None:
         giver, left = f"source {next(self.sources)}", itertools.repeat(None, count)
 
         def generate() -> Any:
-            for given, _ in enumerate(left):
-                message = self.tale.message(giver, given % len(KINDS))
+            for count_before, _ in enumerate(left):
+                message = self.tale.message(giver, count_before % len(KINDS))
                 self.asked[message["n"]] += 1
                 yield message
-                if fails and given == count // 3:
+                if fails and count_before == count // 3:
                     raise OSError("the source is gone")
 
         self.machine.set_source(generate, replace=True, **options)
 
-    @rule()
     def delete_the_source(self) -> None:
         self.machine.delete_source()
 
@@ -331,10 +343,8 @@ class Story(RuleBasedStateMachine):
             self.entered = rows
             self.book.enter(records)
 
-    @invariant()
-    def it_adds_up(self) -> None:
-        if not hasattr(self, "machine"):
-            return
+    def check(self) -> None:
+        """Fail unless what is seen from outside adds up."""
         status = self.machine.status
         assert_lawful(status)
         settled = status.processed + status.errored + status.dropped
@@ -347,16 +357,7 @@ class Story(RuleBasedStateMachine):
         self.look()
         assert self.tale.violations == []
 
-    def teardown(self) -> None:
-        if not hasattr(self, "machine"):
-            return
-        try:
-            self._come_to_the_end()
-        finally:
-            self.machine.close()
-        self._check_the_end()
-
-    def _come_to_the_end(self) -> None:
+    def come_to_the_end(self) -> None:
         """Let everything that was put become a record."""
         machine = self.machine
         machine.handler = "BaseEventHandler"
@@ -375,7 +376,8 @@ class Story(RuleBasedStateMachine):
         missing = {n for n, count in list(self.asked.items()) if len(self.book.attempts[n]) < count}
         return not missing and self.machine.wait(0)
 
-    def _check_the_end(self) -> None:
+    def check_the_end(self) -> None:
+        """Fail unless every attempt at every message has its one right record, and nothing is left."""
         self.look()
         status, records = self.machine.status, self.book.records
         assert_lawful(status)
@@ -396,17 +398,16 @@ class Story(RuleBasedStateMachine):
         wait_until(lambda: not any(t.name.startswith("timbr ") for t in threading.enumerate()), f"ended: {left}")
 
 
-class StoryInThreads(Story):
-    """The same in threads."""
-
-    executor = "threads"
+lives = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-TestStory = Story.TestCase
-TestStory.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestStoryInThreads = StoryInThreads.TestCase
-TestStoryInThreads.settings = settings(
-    max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(lives, max_examples=50)
+@given(beginnings, scripts)
+def test_a_life_inline(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
+    Story("inline", begin).live(script)
+
+
+@settings(lives, max_examples=30)
+@given(beginnings, scripts)
+def test_a_life_in_threads(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
+    Story("threads", begin).live(script)
