@@ -458,6 +458,33 @@ def test_waiting_for_a_machine_that_does_not_run_ends_at_once(machine):
     assert machine.wait() is False
 
 
+def test_waiting_for_a_machine_that_a_policy_paused_ends_when_what_was_under_way_is_recorded(machines):
+    class SlowJournal:
+        run = "r"
+        room = threading.Event()
+
+        def last_seq(self):
+            return 0
+
+        def commit(self, rows, position):
+            assert self.room.wait(LIMIT_S)
+
+    journal = SlowJournal()
+    machine = machines(journal=journal, on_error="pause")
+    machine[0] = lambda number: 1 // number
+    machine.put(1)
+    machine.put(0)
+    machine.start()
+    wait_until(lambda: machine.status.state == "paused", "not paused")
+    returned = threading.Event()
+    waiting = in_thread(lambda: (machine.wait(), returned.set()))
+    assert not returned.wait(0.05)
+    journal.room.set()
+    assert waiting.result()[0] is False
+    status = machine.status
+    assert (status.processed, status.queue_size, status.in_flight) == (1, 1, 0)
+
+
 class BrokenJournal:
     """A journal whose disk is full until it is mended."""
 

@@ -202,8 +202,8 @@ class AsyncMachine(AsyncTopics):
     ) -> bool:
         """Wait until the source has ended and every message is recorded; return whether that is so.
 
-        Returns at once when the machine does not run, since nothing would change.
-        ``on_progress(progress)`` is called in the client's thread, and must not block.
+        When the machine does not run, it returns as soon as no message is under way any more, since
+        nothing would change. ``on_progress(progress)`` is called in the client's thread, and must not block.
         """
         until = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -216,7 +216,8 @@ class AsyncMachine(AsyncTopics):
                 if followed:
                     await self.follow(on_progress, interval_s=PROGRESS_STEP_S, timeout=min(left_s, WATCH_STEP_S))
                 on_progress(await self.progress())
-            if settled or not status.running or left_s <= 0:
+            rests = not status.running and not status.in_flight
+            if settled or rests or left_s <= 0:
                 return settled
             await asyncio.sleep(min(left_s, WAIT_STEP_S if on_progress is None else PROGRESS_STEP_S))
 

@@ -209,8 +209,9 @@ class RemoteMachine:
     def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
         """Wait until the source has ended and every message is recorded; return whether that is so.
 
-        Returns at once when the machine does not run, since nothing would change. ``progress`` shows
-        a bar meanwhile: True, or which kind. Ctrl-C leaves the machine running.
+        When the machine does not run, it returns as soon as no message is under way any more, since
+        nothing would change. ``progress`` shows a bar meanwhile: True, or which kind. Ctrl-C leaves the
+        machine running.
         """
         if not progress:
             return self._link.wait(self.aio.wait, timeout)

@@ -393,13 +393,14 @@ class Engine:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the source has ended and every message is recorded; return whether that is so.
 
-        Returns at once when the machine does not run, since nothing would change. Raises what a
-        debugging event handler stopped the machine for.
+        When the machine does not run, it returns as soon as no message is under way any more, since
+        nothing would change. Raises what a debugging event handler stopped the machine for.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._intake.settled:
             left = remaining(deadline)
-            if not self._worker.running or left == 0:
+            rests = not self._worker.running and (self._closed or not self._ledger.snapshot().in_flight)
+            if rests or left == 0:
                 self._worker.raise_kept()
                 return self._intake.settled
             self.wait_changed(0.25 if left is None else min(left, 0.25))

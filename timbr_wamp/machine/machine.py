@@ -125,9 +125,9 @@ class Machine(Engine):
     def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
         """Wait until the source has ended and every message is recorded; return whether that is so.
 
-        Returns at once when the machine does not run, since nothing would change. ``progress`` shows
-        a bar meanwhile: True, or which kind; Ctrl-C then leaves the machine running. Raises what a
-        debugging event handler stopped the machine for.
+        When the machine does not run, it returns as soon as no message is under way any more, since
+        nothing would change. ``progress`` shows a bar meanwhile: True, or which kind; Ctrl-C then
+        leaves the machine running. Raises what a debugging event handler stopped the machine for.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         if progress:
