@@ -24,19 +24,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import get_args
 
 import click
+import msgspec
 import pytest
 
-from timbr_wamp import runtime
+from timbr_wamp import plugins, runtime
 from timbr_wamp.cli import main
 from timbr_wamp.cli.up import startup_file
 from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect, records
 from timbr_wamp.client.aio import AsyncKernel
 from timbr_wamp.client.aio_machine import AsyncMachine
 from timbr_wamp.components import keeper, relay, ward
-from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES, policies
-from timbr_wamp.machine import Machine, conduct, control, events, groups, inline, ledger, pool, ring, slots, worker
+from timbr_wamp.contract import (
+    PAYLOAD_LIMIT_BYTES,
+    ROW_LIMIT_BYTES,
+    ErrorGroup,
+    EventKind,
+    Policy,
+    PolicyCounts,
+    Progress,
+    SlotInfo,
+    SourceOptions,
+    Status,
+    Verdict,
+    policies,
+)
+from timbr_wamp.contract.structs import Backpressure, OnExhausted
+from timbr_wamp.machine import (
+    Machine,
+    conduct,
+    control,
+    events,
+    groups,
+    hooks,
+    inline,
+    ledger,
+    pool,
+    ring,
+    slots,
+    worker,
+)
 from timbr_wamp.router import Router
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
 from timbr_wamp.values import VALUE_LIMIT_BYTES
@@ -287,9 +316,31 @@ def test_every_setting_is_in_the_configuration_reference() -> None:
     [("machine.md", Machine), ("client.md", Client), ("client.md", RemoteKernel), ("client.md", RemoteMachine)],
 )
 def test_every_verb_is_in_its_reference(page: str, documented: type) -> None:
-    text = _FENCE.sub("", (DOCS / "reference" / page).read_text(encoding="utf-8"))
-    words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", text))))
+    words = words_in(f"reference/{page}")
     assert not sorted(name for name in dir(documented) if not name.startswith("_") and name not in words)
+
+
+def words_in(page: str) -> set[str]:
+    """Return the words of a page that stand as code in its text."""
+    text = _FENCE.sub("", (DOCS / page).read_text(encoding="utf-8"))
+    return set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", text))))
+
+
+def test_every_point_event_and_handler_is_in_the_reference() -> None:
+    words = words_in("reference/hooks-and-events.md")
+    stages = {f"{when}_{word}" for when in ("pre", "post") for word in words}  # `pre_X` for `start`, `pause` …
+    wanted = {*hooks.POINTS, *get_args(EventKind), *plugins.names(plugins.HANDLERS)}
+    assert sorted(wanted - words - stages) == []
+
+
+@pytest.mark.parametrize("struct", [Policy, PolicyCounts, SourceOptions, Progress, Status, SlotInfo, ErrorGroup])
+def test_every_field_of_what_a_machine_tells_is_in_the_reference(struct: type[msgspec.Struct]) -> None:
+    assert sorted(set(struct.__struct_fields__) - words_in("reference/machine.md")) == []
+
+
+def test_every_verdict_policy_and_executor_is_in_the_reference() -> None:
+    wanted = {*get_args(Verdict), *get_args(Backpressure), *get_args(OnExhausted), *plugins.names(plugins.EXECUTORS)}
+    assert sorted(wanted - words_in("reference/machine.md")) == []
 
 
 @pytest.mark.parametrize(
