@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from timbr_wamp.contract import Graph, GraphNode, Record, RecordMeta
+from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.conduct import Conduct
 from timbr_wamp.machine.functions import function_name
 from timbr_wamp.machine.hooks import Hooks
@@ -39,9 +40,9 @@ def dask_graph(
 ) -> dict[str, tuple[Any, ...]]:
     """Return one message's way as a Dask graph.
 
-    Keys: ``in``, ``f0`` … are values (a slot that raised raises there), ``in_s``, ``f0_s`` … their
-    JSON texts, ``record`` the `Record` with its texts, policies applied. Further keys, ``…_answer``,
-    are the calls themselves. The machine's hooks and event handler have no part in it.
+    Keys: ``in``, ``f0`` … are values (of a slot that raised the exception), ``in_s``, ``f0_s`` …
+    their JSON texts, ``record`` the `Record` with its texts, policies applied. Further keys,
+    ``…_answer``, are the calls themselves. The machine's hooks and event handler have no part in it.
     """
     wiring = wiring_of(revision)
     names = ["in", *(f"f{step.slot.number}" for step in revision.steps)]
@@ -52,8 +53,8 @@ def dask_graph(
         graph[key] = (partial(_called, step, len(feed.values)), *consumed)
     for number, source in enumerate(wiring.layout):
         name = f"f{number - 1}" if number else "in"
-        graph[name] = (_value, answers[source])
-        graph[f"{name}_s"] = (_text, answers[source])
+        graph[name] = (partial(_value, name), answers[source])
+        graph[f"{name}_s"] = (partial(_text, name), answers[source])
     graph["record"] = (partial(_record, revision, oid, received_at, clock), *answers)
     return graph
 
@@ -91,20 +92,16 @@ def call_anywhere(step: Step, arguments: Sequence[Any]) -> Any:
     return Limiter().call(lambda: step.function(*arguments), step.policy.timeout_s, step.slot.task)
 
 
-def _value(answer: Answer) -> Any:
-    return _answered(answer)[0]
-
-
-def _text(answer: Answer) -> str:
-    return _answered(answer)[2].decode()
-
-
-def _answered(answer: Answer) -> Known:
+def _value(task: str, answer: Answer) -> Any:
+    """Return a value; for a slot that gave none the error. (Older versions of Dask run every key: none may raise.)"""
     if answer is None:
-        raise LookupError("a slot that it consumes failed; the key 'record' tells which")
-    if answer[1] is not None:
-        raise answer[1]
-    return answer
+        return UpstreamError(task, "a slot that it consumes")
+    return answer[0] if answer[1] is None else answer[1]
+
+
+def _text(task: str, answer: Answer) -> str:
+    text = text_of(_value(task, answer)) if answer is None or answer[1] is not None else answer[2]
+    return text.decode()
 
 
 def _record(revision: Revision, oid: str, received_at: float, clock: Clock, *answers: Answer) -> Record:
