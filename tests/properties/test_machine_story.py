@@ -326,7 +326,7 @@ class Story:
                 self.asked[message["n"]] += 1
                 yield message
                 if fails and count_before == count // 3:
-                    raise OSError("the source is gone")
+                    raise Trouble("the source is gone")
 
         self.machine.set_source(generate, replace=True, **options)
 

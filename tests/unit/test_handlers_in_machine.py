@@ -329,3 +329,16 @@ def test_a_step_without_messages_says_so_with_a_debugger_too(machines):
     machine = machines(handler="RawEventDebugger")
     with pytest.raises(MachineEmpty):
         machine.get()
+
+
+def test_who_starts_again_is_not_told_of_the_error_before(machines, caplog):
+    machine, faulty = machines(stages=1, handler="RawEventDebugger"), Faulty("slot")
+    faulty.put_into(machine)
+    machine.start()
+    wait_until(lambda: machine.status.state == "stopped", "it does not stop")
+    faulty.well = True
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    assert machine.running
+    machine.stop()
+    assert machine.status.processed == 1

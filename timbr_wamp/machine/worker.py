@@ -133,6 +133,8 @@ class Worker:
             if self.running:
                 return
             kind: EventKind = "resumed" if self._state == "paused" else "started"
+            if self._state != "idle":  # what stopped it then is over
+                self._raised = None
             self._state, self._reason = "running", None
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name=f"timbr {self.name}", daemon=True)
