@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -280,12 +281,19 @@ def test_a_stepped_message_waits_for_its_retry_in_the_step(threaded):
     assert threaded.get()[1:3] == ("7", "7")
 
 
+def main_thread_waits() -> bool:
+    """Tell whether the main thread has come to where a graph's messages are handed over."""
+    return sys._current_frames()[threading.main_thread().ident].f_code.co_name == "finished"
+
+
 def test_a_ctrl_c_while_stepping_loses_nothing(threaded):
     held = threading.Event()
     next_slot: list[object] = []
 
     def slot(message: object) -> object:
         if not held.is_set():
+            wait_until(main_thread_waits, "the main thread waits for what is finished")
+            held.wait(0.05)  # a signal between Python's look at its flags and the wait itself would wake nobody
             os.kill(os.getpid(), signal.SIGINT)
             assert held.wait(LIMIT_S)
         return message
