@@ -495,7 +495,7 @@ class CalledFromLoop(TimbrError, RuntimeError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"{self.what} would wait for itself in the client's own thread; use the async face there"
+        return f"{self.what} would wait for itself in its loop's own thread; use an async face there, or another thread"
 
 
 class LoopClosed(TimbrError, RuntimeError):

@@ -268,6 +268,8 @@ class Ledger:
             self._in_flight -= len(entries)
             if self._takers and self._queue:
                 self._arrived.notify()
+            if entries:
+                self._settled.notify_all()  # who waits for a machine that rests
 
     def finish(self, processed: int = 0, errored: int = 0, dropped: int = 0) -> None:
         """Account for entries under way."""
