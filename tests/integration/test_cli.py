@@ -301,6 +301,23 @@ def test_progress_comes_in_lines_and_wait_runs_what_follows(home: Home) -> None:
     home.run("exec", "lab", "del m.source")
 
 
+def test_ctrl_c_ends_the_looking_and_leaves_the_machine_running(home: Home) -> None:
+    home.run("exec", "lab", PACED)
+    following = home.popen("progress", "lab", "--json")
+    first_line(following, COMMAND_LIMIT_S)
+    following.send_signal(signal.SIGINT)
+    _, stderr = following.communicate(timeout=COMMAND_LIMIT_S)
+    assert (following.returncode, stderr) == (0, "")
+    waiting = home.popen("wait", "lab", "--progress", "--then", "echo never")
+    wait_for(lambda: home.json("status", "lab")["state"] == "running")
+    waiting.send_signal(signal.SIGINT)
+    stdout, stderr = waiting.communicate(timeout=COMMAND_LIMIT_S)
+    assert (waiting.returncode, stdout) == (130, ""), stderr
+    assert "Traceback" not in stderr
+    assert home.json("status", "lab")["state"] == "running"
+    home.run("exec", "lab", "pace.release(30); m.wait(20); del m.source")
+
+
 def test_status_for_people_and_programs(home: Home) -> None:
     assert home.json("status", "lab")["state"] == "running"
     assert "running" in home.run("status")  # the only kernel

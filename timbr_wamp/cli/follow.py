@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -31,9 +32,11 @@ def progress(client: Client, kernel: str | None, machine: str, once: bool, inter
     if once:
         newest = remote.progress()
         print_json(newest) if as_json else click.echo(str(newest))
-    elif as_json:
-        print_json(remote.follow(lambda each: print_json(each, line=True), interval_s=interval_s), line=True)
-    else:
+        return
+    with suppress(KeyboardInterrupt):  # who has seen enough
+        if as_json:
+            print_json(remote.follow(lambda each: print_json(each, line=True), interval_s=interval_s), line=True)
+            return
         from timbr_wamp.display import progress_bar
 
         with progress_bar() as draw:

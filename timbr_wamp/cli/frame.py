@@ -52,6 +52,8 @@ class Commands(click.Group):
                     click.echo(f"In the other process:\n{error.remote_traceback}", err=True)
                 raise
             raise Refused(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(130)  # 128 + SIGINT, as shells say it; click's own is 1
         except BrokenPipeError:
             # The reader of a pipe has seen enough, as `timbr-wamp tail | head` does. Python would
             # complain when it flushes stdout at exit: https://docs.python.org/3/library/signal.html#note-on-sigpipe
