@@ -97,11 +97,20 @@ class Recorder:
             self._sinks = change(self._sinks)
 
     def withdraw(self) -> list[Entry]:
-        """Take back what could not be committed: these messages are to run again."""
+        """Take back what could not be committed: these messages are to run again.
+
+        Not what a source's policy dropped, just now perhaps: whoever dropped it commits it.
+        """
+        unrecorded, uncommitted = list[Entry](), self._uncommitted
         with self._lock:
-            unrecorded = [finished[0] for finished in self._uncommitted]
-            self._uncommitted.clear()
-            return unrecorded
+            for _ in range(len(uncommitted)):
+                finished = uncommitted.popleft()
+                notes = finished[3]
+                if notes and notes.why is not None:
+                    uncommitted.append(finished)
+                else:
+                    unrecorded.append(finished[0])
+        return unrecorded
 
     def drop(self, entries: Sequence[Entry], why: str) -> None:
         """Record entries under way as dropped, without a slot having run. Any thread."""
