@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import dask.threaded
+import dask.widgets
 
 from timbr_wamp.machine.conduct import Conduct
 from timbr_wamp.machine.parked import CallStep
@@ -28,6 +29,11 @@ from timbr_wamp.machine.pool import DaemonPool
 from timbr_wamp.machine.protocols import Entry, Finished, Notes
 from timbr_wamp.machine.slots import Revision
 from timbr_wamp.machine.wiring import Wiring
+
+#: Without jinja2 Dask keeps the error of that import, whose frames keep alive whoever asked for Dask
+#: first: the first machine with threads, and all that it had.
+if isinstance(_missing := getattr(dask.widgets, "exception", None), ImportError):
+    _missing.__traceback__ = None
 
 #: A graph of parts of messages has at least so many messages, and so many times the lanes.
 BATCH_MESSAGES, BATCH_ROUNDS = 16, 4
