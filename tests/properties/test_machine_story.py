@@ -138,8 +138,8 @@ class Story:
         if begin["started"]:
             self.machine.start()
 
-    def live(self, script: list[tuple[str, dict[str, Any]]]) -> None:
-        """Do one thing after the other; check after each, and at the end."""
+    def live(self, script: list[tuple[str, dict[str, Any]]]) -> int:
+        """Do one thing after the other; check after each, and at the end. Return how many records there are."""
         try:
             for name, given in script:
                 getattr(self, name)(**given)
@@ -148,6 +148,7 @@ class Story:
         finally:
             self.machine.close()
         self.check_the_end()
+        return len(self.book.records)
 
     # --- messages ---
 
@@ -404,10 +405,10 @@ lives = settings(deadline=None, suppress_health_check=list(HealthCheck))
 @settings(lives, max_examples=50)
 @given(beginnings, scripts)
 def test_a_life_inline(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
-    Story("inline", begin).live(script)
+    assert Story("inline", begin).live(script) >= 0
 
 
 @settings(lives, max_examples=30)
 @given(beginnings, scripts)
 def test_a_life_in_threads(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
-    Story("threads", begin).live(script)
+    assert Story("threads", begin).live(script) >= 0
