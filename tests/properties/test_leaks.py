@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machine_kit import LIMIT_S, wait_until
 
-from timbr_wamp.errors import TimbrError
+from timbr_wamp.errors import PrepFailed, TimbrError
 from timbr_wamp.machine import Machine
 
 EXECUTORS = ["inline", "threads"]
@@ -210,3 +210,12 @@ def test_whenever_a_machine_is_closed_its_threads_end(steps):
     machine.close()
     wait_until(lambda: not ours(), f"threads are alive: {ours()}")
     wait_until(lambda: node.opened == node.closed, f"opened {node.opened}, closed {node.closed} times")
+
+
+def test_a_closed_machine_opens_no_object():
+    node = Node()
+    machine = Machine(1, serve=False)
+    machine.close()
+    with pytest.raises(PrepFailed, match="closed"):
+        machine[0] = node
+    assert (node.opened, node.closed) == (0, 0)

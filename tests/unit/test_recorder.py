@@ -43,3 +43,19 @@ def test_a_message_dropped_while_another_is_processed_does_not_come_back_into_th
     machine.recorder.commit()
     wait_until(lambda: machine.status.dropped == 1, "it was not recorded as dropped")
     assert [record.input for record in records.records] == ["first", "dropped"]
+
+
+def test_a_message_that_one_slot_mended_and_another_failed_can_be_retried(machine, records):
+    def fails(message: object) -> object:
+        raise ValueError("no")
+
+    machine.set(0, fails, policy={"on_error": "default", "default": 1})
+    machine[1] = fails
+    oid = machine.put("m")
+    machine.start()
+    assert records.wait_for(1)[0].errored
+    machine[1] = None
+    assert machine.retry_errors([oid]) == [oid]
+    assert not records.wait_for(2)[1].errored
+    assert all(row.resolved for row in machine.errors)
+    assert machine.retry_errors() == []

@@ -48,6 +48,7 @@ class Objects:
         #: Ids of those that are being torn down.
         self._closing: set[int] = set()
         self._reaper: threading.Thread | None = None
+        self._closed = False
 
     # --- changes: one at a time ---
 
@@ -77,6 +78,8 @@ class Objects:
             raise
         with self._lock:
             self._open.update((id(one), one) for one in begun)
+            if self._closed:  # just now
+                self._retire(begun)
         return lambda: self._settle(set(wanted))
 
     def _settle(self, wanted: set[int]) -> None:
@@ -93,6 +96,8 @@ class Objects:
     def _prepare_for(self, slot: Slot) -> None:
         one = slot.function
         name = type(one).__qualname__
+        if self._closed:
+            raise PrepFailed(slot.number, name, "nothing, as it was not called: the machine is closed")
         with self._lock:
             if not self._settled.wait_for(lambda: id(one) not in self._closing, TEARDOWN_S):
                 raise PrepFailed(slot.number, name, f"nothing yet: its teardown has not ended in {TEARDOWN_S:g} s")
@@ -201,6 +206,7 @@ class Objects:
     def close(self) -> None:
         """Tear down all that is open; waits a bounded time for it. Idempotent."""
         with self._lock:
+            self._closed = True
             retired = {id(one) for _, one in self._retired}
             self._retire([one for key, one in self._open.items() if key not in retired])
             if not self._settled.wait_for(lambda: self._reaper is None, TEARDOWN_S):

@@ -226,10 +226,10 @@ class Recorder:
             self._kept.discard(entry[0])
             self.errors.add(Failed(rows, entry[0], entry[1], entry[3], size_bytes=len(texts[0])))
         else:
-            if notes.verdict != "drop" and (entry[3] > 1 or entry[0] in self._kept):
-                self._went_well(entry[0])
             if rows:  # to be seen, not to be retried
                 self.errors.add(Failed(rows, entry[0], None, entry[3], retrying=True))
+            if notes.verdict != "drop" and (entry[3] > 1 or entry[0] in self._kept):
+                self._went_well(entry[0])
         self._told(rows)
 
     def _told(self, rows: Sequence[ErrorRow]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timbr_wamp.contract import ErrorRow
-from timbr_wamp.machine.protocols import Row
+from timbr_wamp.machine.protocols import MENDED, Row
 
 #: Records kept for readers that missed some.
 RING_ROWS = 16_384
@@ -203,7 +203,7 @@ class ErrorRing:
             if failed.oid == oid:
                 failed.retrying = not resolved
                 for row in failed.rows:
-                    row.resolved = resolved
+                    row.resolved = resolved or row.policy in MENDED
 
     def rows(self, n: int) -> list[ErrorRow]:
         """Return the newest ``n`` failures, oldest of them first."""
@@ -223,7 +223,7 @@ class ErrorRing:
     def open(self, wanted: Callable[[str], bool]) -> list[Failed]:
         """Return the unresolved attempts that nobody retries yet, and mark them as being retried."""
         with self._lock:
-            found = [f for f in self._failed if not f.retrying and not f.rows[0].resolved and wanted(f.oid)]
+            found = [f for f in self._failed if not f.retrying and not _resolved(f) and wanted(f.oid)]
             for failed in found:
                 failed.retrying = True
             return found
@@ -232,3 +232,8 @@ class ErrorRing:
         """Take back the mark of `open`: it found no room."""
         with self._lock:
             failed.retrying = False
+
+
+def _resolved(failed: Failed) -> bool:
+    """Tell whether none of its failures stands: those that a policy mended at once do not."""
+    return all(row.resolved for row in failed.rows)
