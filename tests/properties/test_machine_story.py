@@ -208,9 +208,13 @@ class Story:
             oids = verb()
         except MachineFull:
             return
-        self.look()
+        wait_until(lambda: self._knows(oids), "what is put again has a record of the attempt before")
         of = {oid: number for number, oid in self.book.oids.items()}
         self.asked.update(of[oid] for oid in oids)
+
+    def _knows(self, oids: list[str]) -> bool:
+        self.look()
+        return set(oids) <= set(self.book.oids.values())
 
     # --- slots ---
 
