@@ -82,7 +82,7 @@ def test_only_slots_that_consume_a_failed_one_are_skipped(table, message):
         given = slot.number + 1 if slot.arguments.values < 0 else slot.arguments.values
         consumed = kinds[slot.number + 1 - given : slot.number + 1]
         assert (kind == "skipped") == any(one != "value" for one in consumed)
-    assert {f[0] for f in failures} == {
+    assert {f.slot for f in failures} == {
         s.number for s in revision.slots if s.function and kinds[s.number + 1] != "value"
     }
 

@@ -9,8 +9,8 @@ from machine_kit import LIMIT_S, assert_lawful, wait_until
 
 from timbr_wamp import Machine
 from timbr_wamp.contract import Policy
-from timbr_wamp.errors import InvalidArgument, MessageKept
 from timbr_wamp.contract.policies import backoff_s, checked_policy
+from timbr_wamp.errors import InvalidArgument, MessageKept
 
 
 class FailsFor:
@@ -71,7 +71,11 @@ def test_a_dropped_message_has_a_record_runs_no_later_slot_and_is_counted_as_dro
     machine.set(0, FailsFor(2), policy="drop")
     machine[1] = lambda: ran.append(1)
     records = run(machine, 1, 2, 3)
-    assert [(record.meta.dropped, record.errored) for record in records] == [(False, False), (True, False), (False,) * 2]
+    assert [(record.meta.dropped, record.errored) for record in records] == [
+        (False, False),
+        (True, False),
+        (False,) * 2,
+    ]
     assert records[1].meta.policies == {"f0": "drop"}
     assert [outcome.kind for outcome in records[1].outcomes[:2]] == ["error", "skipped"]
     assert len(ran) == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 import zmq
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 #: Records buffered for one slow subscriber before they are dropped for it.
 SEND_HIGH_WATER_MARK = 4_000
+#: A PUB socket that is closed while a subscriber is just going away ends the whole process now and then, by an
+#: assertion of libzmq (https://github.com/zeromq/libzmq/issues/3442): one close in 60 when the subscriber was killed
+#: in the same moment, none of 96 after so long. With a linger time the context's end may hang instead.
+SETTLE_S = 0.02
 
 
 class Publisher:
@@ -27,7 +32,7 @@ class Publisher:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._sent = False
 
     def publish(self, rows: Sequence[Row]) -> None:
         """Send the rows; never blocks."""
@@ -35,6 +40,7 @@ class Publisher:
         with self._lock:
             if self._closed:
                 return
+            self._sent = True
             for _, oid, text, meta in rows:
                 send(oid.encode(), more)
                 send(text, more)
@@ -43,5 +49,7 @@ class Publisher:
     def close(self) -> None:
         """Close the socket, not in the middle of a record; what was not sent yet is dropped."""
         with self._lock:
-            self._closed = True
+            closed, self._closed = self._closed, True
+            if not closed and self._sent:
+                time.sleep(SETTLE_S)
             self._socket.close(linger=0)
