@@ -74,6 +74,7 @@ def test_the_machine_answers_every_procedure_of_its_contract_with_the_type_it_pr
             "slot": (0,), "records": (machine.run, 0), "record": (machine.run, 1), "put": (1,), "put_many": ([1],),
             "call": (1,), "replay": (machine.run, [1]), "slot_set": (0, function), "slot_delete": (0,),
             "trial": (0, function), "rollback": (0,), "source_set": (source,),
+            "policy_set": (0, contract.Policy(on_error="drop")), "handler_set": ("RetryHandler", {"retries": 1}),
         }  # fmt: skip
         order = [n for n in MACHINE if n not in ("pause", "resume", "stop")] + ["start", "pause", "resume", "stop"]
         for name in order:
