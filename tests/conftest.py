@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -22,6 +23,10 @@ from timbr_wamp.errors import RouterNotInstalled
 from timbr_wamp.router import Router, find_crossbar
 from timbr_wamp.router import free_port as pick_free_port
 from timbr_wamp.settings import ENV_PREFIX, LEGACY_ENV, PROJECT_VARIABLES, Settings, load_settings
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: How long what a test ended may take to be gone.
 LEAK_LIMIT_S = 5.0
