@@ -34,7 +34,7 @@ from timbr_wamp.errors import (
     from_wire,
 )
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.control import POOL_LIMIT
+from timbr_wamp.machine.control import POOL_LIMIT, POOL_LOOKING
 
 LIMIT_MS = int(LIMIT_S * 1000)
 
@@ -406,6 +406,19 @@ def test_the_pool_is_bounded_and_stop_has_a_place_of_its_own(served, peer, new_g
     gate.open()
     assert sorted(peer.result(call)["text"][1] for call in calls) == [str(n) for n in range(POOL_LIMIT)]
     assert peer.call("call", 9)["errored"] is False
+
+
+def test_those_who_only_look_leave_room_for_changes(served, peer):
+    served.start()
+    looking = [peer.send("progress", 0.1, 30.0) for _ in range(POOL_LOOKING)]
+    with pytest.raises(ControlBusy, match=str(POOL_LOOKING)):
+        peer.call("progress")
+    assert peer.call("slot_set", 0, {"kind": "source", "text": "str"})["change"] == "set 0"
+    served.stop()
+    for call in looking:
+        while (reply := peer.reply(call))[1] == "progress":
+            assert reply[2]["state"] == "running"
+        assert (reply[1], reply[2]["state"]) == ("result", "stopped")
 
 
 def test_a_large_record_comes_in_parts_and_its_row_tells_its_size(served, peer):

@@ -35,9 +35,14 @@ logger = logging.getLogger(__name__)
 POOL_LIMIT = 8
 #: Further places in that pool for `stop` alone: calls that hang must not keep anybody from stopping the machine.
 POOL_RESERVE = 2
+#: Of that pool those who only look may have so much, so that they cannot keep others from changing anything.
+POOL_LOOKING = POOL_LIMIT // 2
 #: A long poll waits at most so long, and errors alone are told at most this often.
 CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
 CHANGES = "__changes__"
+
+#: How much of the pool may be taken when a call of that name comes; others: `POOL_LIMIT`.
+_PLACES = {"stop": POOL_LIMIT + POOL_RESERVE, "progress": POOL_LOOKING}
 
 _encode = msgspec.msgpack.Encoder(enc_hook=lambda value: to_builtins(value)).encode
 _decode = msgspec.msgpack.Decoder(tuple[int, str, list[Any], dict[str, Any], str | None]).decode
@@ -153,12 +158,12 @@ class ControlServer:
         call = (identity, request_id, name, arguments, author)
         if not procedure.pooled:
             self._perform(*call)
-        elif self._enter_pool(POOL_LIMIT + POOL_RESERVE if name == "stop" else POOL_LIMIT):
+        elif self._enter_pool(_PLACES.get(name, POOL_LIMIT)):
             threading.Thread(
                 target=self._perform_pooled, args=call, name=f"timbr {self._machine.name} {name}", daemon=True
             ).start()
         else:
-            self._reply_error(identity, request_id, errors.ControlBusy(POOL_LIMIT))
+            self._reply_error(identity, request_id, errors.ControlBusy(_PLACES.get(name, POOL_LIMIT)))
 
     def _add_poll(self, identity: bytes, request_id: int, event_number: int, error_number: int, wait_s: float) -> None:
         now = time.monotonic()
