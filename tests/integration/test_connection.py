@@ -406,7 +406,7 @@ def kill(router: Router) -> None:
     router.stop()  # waits for what is ended already
 
 
-@pytest.mark.parametrize("way", ["url", "unix_url"])
+@pytest.mark.parametrize("way", ["url", pytest.param("unix_url", marks=pytest.mark.soak)])
 def test_after_a_crash_of_the_router_everything_is_as_before(own_settings: Settings, free_port: int, way: str):
     router = Router.start(own_settings, port=free_port)
     lab = make_lab(router, getattr(router, way))

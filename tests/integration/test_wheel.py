@@ -60,7 +60,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         _run(uv, "pip", "install", "--python", folder / "bin" / "python", wheel)
     else:
         _run(sys.executable, "-m", "venv", folder)
-        _run(folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", wheel)
+        _run(folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", wheel)
     return folder / "bin"
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from timbr_wamp import runtime
 from timbr_wamp.components import processes
 from timbr_wamp.components.host import router_of
-from timbr_wamp.components.ward import BRIDGE_END_S, BridgeEnvironment
+from timbr_wamp.components.ward import BridgeEnvironment
 from timbr_wamp.errors import NoRouter, TimbrError
 from timbr_wamp.names import checked_authid, checked_kernel_id
 from timbr_wamp.runtime import HeadlessFile
@@ -33,6 +33,8 @@ RESPAWN_S, RESPAWN_CAP_S = 1.0, 30.0
 #: A bridge that lived so long was well: waits begin anew, and what was said may be said again.
 WELL_S = 60.0
 SAYINGS_LIMIT = 20
+#: The bridge may take so long to tell the router that it goes; one that finds no router is ended then.
+GOODBYE_S = 2.0
 
 
 class Escort:
@@ -69,7 +71,7 @@ class Escort:
         if self.kernel_id is not None:
             # the bridge sees that, tells the router so, and ends by itself
             runtime.headless_file(self._settings.runtime_dir, self.kernel_id).unlink(missing_ok=True)
-        deadline = time.monotonic() + BRIDGE_END_S
+        deadline = time.monotonic() + GOODBYE_S
         while self._bridge_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
         self._end_bridge()
