@@ -24,6 +24,7 @@ from timbr_wamp.contract import (
     outcome_kind,
 )
 from timbr_wamp.contract.cards import policy_text
+from timbr_wamp.tables import duration
 
 STATE_STYLES = {
     "running": "green", "idle": "green", "busy": "yellow", "paused": "yellow", "draining": "yellow",
@@ -50,18 +51,7 @@ def duration_text(seconds: float | None) -> str:
     >>> duration_text(0.00025), duration_text(0.3), duration_text(75), duration_text(7300)
     ('250 µs', '300 ms', '1 min 15 s', '2 h 1 min')
     """
-    if seconds is None:
-        return "–"
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return duration(seconds) or "–"
 
 
 def kernels_table(kernels: Sequence[KernelInfo]) -> Table:
