@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import msgspec
 
-from timbr_wamp.contract import RESERVED_NAMES, Backpressure, OnExhausted, Policy, SourceOptions, Verdict
+from timbr_wamp.contract import RESERVED_NAMES, Policy, SourceOptions, Verdict
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting
 from timbr_wamp.machine.slots import STAGES_LIMIT
@@ -56,20 +56,13 @@ class SlotEntry(msgspec.Struct, kw_only=True, frozen=True):
     policy: Policy | None = None
 
 
-class SourceEntry(msgspec.Struct, kw_only=True, frozen=True):
+class SourceEntry(SourceOptions, kw_only=True, frozen=True):
     """The table ``[source]``: ``source`` or ``function``, and how it is read."""
 
     source: str | None = None
     function: str | None = None
     #: How many messages there will be.
     total: int | None = None
-    policy: Backpressure = "wait"
-    sample_every: int = 10
-    on_exhausted: OnExhausted = "keep"
-    idle_timeout_s: float | None = None
-    restarts: int = 0
-    backoff_s: float = 1.0
-    backoff_max_s: float = 60.0
 
     @property
     def options(self) -> SourceOptions:
