@@ -25,7 +25,7 @@ LIMIT_S = 180.0
 
 
 @dataclass(frozen=True)
-class House:
+class LocalServices:
     """What `up` printed, and a connected client."""
 
     url: str
@@ -61,7 +61,7 @@ def scratch_path(environ: dict[str, str]) -> Any:
 
 
 @contextmanager
-def house(*, bufsize: int = 1024) -> Iterator[House]:
+def house(*, bufsize: int = 1024) -> Iterator[LocalServices]:
     """Start everything in folders of its own; a kernel with a machine of the three slots; end it all."""
     folder = scratch_folder()
     environ = {
@@ -84,7 +84,7 @@ def house(*, bufsize: int = 1024) -> Iterator[House]:
             )
             assert kernel.execute(code, timeout_s=60).status == "ok"
             wait_until(lambda: bool(kernel.machines()), 10)
-            yield House(said["url"], said["token"], client, kernel, kernel.machine(), environ)
+            yield LocalServices(said["url"], said["token"], client, kernel, kernel.machine(), environ)
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -29,7 +29,7 @@ from benchmarks.common import (
     wait_for,
 )
 from timbr_wamp import Machine
-from timbr_wamp.machine.publisher import SEND_HIGH_WATER_MARK
+from timbr_wamp.machine.serving.publisher import SEND_HIGH_WATER_MARK
 from timbr_wamp.names import new_oid
 
 STAGES = 8

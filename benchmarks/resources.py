@@ -7,21 +7,21 @@ import time
 import psutil
 
 from benchmarks.common import Figure
-from benchmarks.house import House, house
+from benchmarks.house import LocalServices, house
 from benchmarks.wamp import wamp_subscriber
 
 MEBIBYTE = 1024 * 1024
 IDLE_S = 10.0
 
 
-def resident_mib(at: House) -> float:
+def resident_mib(at: LocalServices) -> float:
     """Return the resident memory of kernel and bridge together."""
     kernel = at.kernel.info().pid
     assert kernel is not None
     return sum(float(psutil.Process(pid).memory_info().rss) for pid in (kernel, at.bridge_pid())) / MEBIBYTE
 
 
-def memory(at: House) -> Figure:
+def memory(at: LocalServices) -> Figure:
     """Growth from a hundred thousand small messages to a million, with a WAMP subscriber."""
     feed = "m.set_source(iter(range({})), replace=True); assert m.wait(150); import time; time.sleep(1)"
     at.kernel_run("del m[0:3]")
@@ -36,7 +36,7 @@ def memory(at: House) -> Figure:
     )
 
 
-def idle(at: House) -> Figure:
+def idle(at: LocalServices) -> Figure:
     """Processor time of a kernel with an idle machine and of its bridge."""
     kernel = at.kernel.info().pid
     assert kernel is not None

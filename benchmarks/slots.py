@@ -11,11 +11,11 @@ from typing import Any
 
 from benchmarks.common import ROUNDS, SLOTS, Figure, clean, earthquakes, energy, label, median_ratio
 from timbr_wamp import Machine
-from timbr_wamp.machine.conduct import Conduct
-from timbr_wamp.machine.groups import ErrorGroups
-from timbr_wamp.machine.inline import InlineExecutor
 from timbr_wamp.machine.protocols import Entry, Finished
-from timbr_wamp.machine.rates import Rates
+from timbr_wamp.machine.records.error_groups import ErrorGroups
+from timbr_wamp.machine.records.rates import Rates
+from timbr_wamp.machine.running.context import RunContext
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
 
 STAGES = 8
 #: More than elsewhere: the differences are small.
@@ -97,7 +97,7 @@ def gathering() -> float:
 class Untimed(InlineExecutor):
     """Times no message."""
 
-    def process(self, entries: deque[Entry], conduct: Conduct) -> Iterator[Finished]:
+    def process(self, entries: deque[Entry], conduct: RunContext) -> Iterator[Finished]:
         """Process entries; none of them is the one in so many that is timed."""
         self._untimed = len(entries) + 1
         return super().process(entries, conduct)

@@ -17,7 +17,7 @@ import zmq
 from autobahn.asyncio.component import Component
 
 from benchmarks.common import ROUNDS, Figure, subscriber
-from benchmarks.house import House, house, quantile
+from benchmarks.house import LocalServices, house, quantile
 from timbr_wamp.names import kernel_uri
 
 #: Times the week of earthquakes: as many as the machine's ring holds.
@@ -28,7 +28,7 @@ PACED, RATE = 5_000, 1_000
 
 
 @contextmanager
-def wamp_subscriber(at: House) -> Iterator[subprocess.Popen[str]]:
+def wamp_subscriber(at: LocalServices) -> Iterator[subprocess.Popen[str]]:
     """Run `benchmarks.wamp_subscriber`, subscribed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.wamp_subscriber", at.url, at.kernel.id],
@@ -68,7 +68,7 @@ HELLO = "for _ in range(50): m._wire.publisher._socket.send_multipart([b'hello',
 END = "assert m.wait(120)\nm._wire.publisher._socket.send_multipart([b'end', b'', b''])"
 
 
-def bare(at: House, endpoint: str) -> float:
+def bare(at: LocalServices, endpoint: str) -> float:
     """Return records per second at a ZeroMQ subscriber, until it had the last one.
 
     Any that PUB dropped for it count as if they had come: that can only raise what WAMP is measured against.
@@ -86,7 +86,7 @@ def bare(at: House, endpoint: str) -> float:
         return MESSAGES / (time.perf_counter() - begun)
 
 
-def over_wamp(at: House, process: subprocess.Popen[str]) -> float:
+def over_wamp(at: LocalServices, process: subprocess.Popen[str]) -> float:
     """Return complete records per second at a WAMP subscriber."""
     ask(process, MESSAGES)
     begun = time.perf_counter()
@@ -97,7 +97,7 @@ def over_wamp(at: House, process: subprocess.Popen[str]) -> float:
     return MESSAGES / elapsed
 
 
-def throughput(at: House) -> Figure:
+def throughput(at: LocalServices) -> Figure:
     """Complete records over WAMP against a bare ZeroMQ subscriber."""
     endpoint = at.kernel_run("print(m.endpoint)").strip()
     plain: list[float] = []
@@ -111,7 +111,7 @@ def throughput(at: House) -> Figure:
     return Figure("complete records at a WAMP subscriber ÷ at a bare ZeroMQ one", ratio, ">=", 0.6, note=note)
 
 
-def latency(at: House) -> Figure:
+def latency(at: LocalServices) -> Figure:
     """From put to the WAMP subscriber, at a thousand messages a second."""
     code = f"""
 import time
@@ -160,7 +160,7 @@ loop.run_forever()
 """
 
 
-async def with_session(at: House, work: Any) -> Any:
+async def with_session(at: LocalServices, work: Any) -> Any:
     """Run ``work(session)`` with a bare autobahn session."""
     name, secret = at.token.split(".", 1)
     component = Component(
@@ -183,7 +183,7 @@ async def with_session(at: House, work: Any) -> Any:
         await component.stop()
 
 
-def status_calls(at: House) -> list[Figure]:
+def status_calls(at: LocalServices) -> list[Figure]:
     """``status`` over WAMP against a bare echo, idle; then its p99 while the machine runs at full speed."""
     from benchmarks.house import scratch_path
     from timbr_wamp import runtime
@@ -232,7 +232,7 @@ def status_calls(at: House) -> list[Figure]:
     ]
 
 
-def slot_change(at: House) -> Figure:
+def slot_change(at: LocalServices) -> Figure:
     """From the call that sets a slot to the first record it made, at the WAMP subscriber; the worst of twenty."""
     at.kernel_run(
         "def paced():\n    import time\n    quakes = c.earthquakes()\n    for n in range(10**9):\n"

@@ -15,9 +15,9 @@ from typing import Any
 from machine_kit import LIMIT_S, ManualClock, wait_until
 
 from timbr_wamp.contract import SourceOptions, SourceStatus
-from timbr_wamp.machine.ledger import Ledger
+from timbr_wamp.machine.intake.feeder import Feeder
+from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.protocols import Entry
-from timbr_wamp.machine.sources import Feeder
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ class Rig:
     def __init__(self, source: object, *, bufsize: int = 4, total: int | None = None, **options: Any) -> None:
         self.clock = ManualClock()
         self.fulls = 0
-        self.ledger = Ledger(bufsize, on_full=self._full)
+        self.ledger = MessageQueue(bufsize, on_full=self._full)
         self.processed: list[Any] = []
         self.dropped: list[Any] = []
         self.whys: set[str] = set()

@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from timbr_wamp.machine.conduct import Conduct
-from timbr_wamp.machine.hooks import Hooks
-from timbr_wamp.machine.inline import InlineExecutor
-from timbr_wamp.machine.passage import Passage, go
-from timbr_wamp.machine.plan import compile_pass
-from timbr_wamp.machine.slots import Revision
+from timbr_wamp.machine.events.hooks import Hooks
+from timbr_wamp.machine.running.careful_pass import CarefulPass, go
+from timbr_wamp.machine.running.compiled_pass import compile_pass
+from timbr_wamp.machine.running.context import RunContext
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.slots.table import Revision
 
 
-def conduct_of(current: Callable[[], Revision], **options: Any) -> Conduct:
+def conduct_of(current: Callable[[], Revision], **options: Any) -> RunContext:
     """What an executor needs, with nobody who stops it."""
     chosen: dict[str, Any] = {"go_on": lambda: True, "wake": lambda: None, "hooks": Hooks(), "clock": time.time}
-    return Conduct(current=current, **{**chosen, **options})
+    return RunContext(current=current, **{**chosen, **options})
 
 
 def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
@@ -30,7 +30,7 @@ def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], 
 
 def careful(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
     """Run a message with care from the first slot on."""
-    passage = Passage(revision, message, conduct_of(lambda: revision), "oid", timed=True)
+    passage = CarefulPass(revision, message, conduct_of(lambda: revision), "oid", timed=True)
     values, texts, notes = go(passage.way(), InlineExecutor().invoke)
     return values, texts, notes.failures if notes else []
 

@@ -17,10 +17,11 @@ FLOORS = {
     "errors": 1,
     "names": 2, "values": 2, "settings": 2, "plugins": 2, "tables": 2, "codecs": 2,
     "contract": 3, "runtime": 3, "streams": 3,
-    "machine": 4, "client": 4, "kernel": 4, "router": 4, "display": 4,
-    "store": 5, "projects": 5, "cluster": 5, "connectors": 5, "magic": 5, "attach": 5, "dashboard": 5,
-    "components": 6,
-    "cli": 7, "__main__": 8,
+    "faces": 4, "display": 4,
+    "machine": 5, "client": 5, "kernel": 5, "router": 5,
+    "store": 6, "projects": 6, "cluster": 6, "connectors": 6, "magic": 6, "attach": 6, "dashboard": 6,
+    "components": 7, "agents": 7,
+    "cli": 8, "__main__": 9,
 }  # fmt: skip
 
 #: Neighbours on one floor that may be used all the same, each with its reason.
@@ -28,13 +29,12 @@ ALLOWED = {
     ("settings", "names"): "a setting that becomes a name is checked as one",
     ("codecs", "plugins"): "codecs of other packages are found by entry point",
     ("values", "codecs"): "values are walked here, and written there",
-    ("machine", "display"): "a machine shows itself; display is given a function that asks, and knows no machine",
-    ("client", "display"): "a remote machine shows itself, likewise",
+    ("display", "faces"): "a card that is drawn again is drawn by the faces",
 }
 
 #: Third party → the rooms or modules that may import it. What is not listed nobody may.
 THIRD_PARTIES = {
-    "orjson": {"values", "contract", "machine", "client", "components", "magic", "cli"},
+    "orjson": {"values", "contract", "faces", "machine", "client", "components", "magic", "cli"},
     "platformdirs": {"settings"},
     "msgspec": {"contract", "runtime", "machine", "client", "components", "router", "magic", "projects"},
     "psutil": {"runtime", "router", "components", "cli"},

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from timbr_wamp.contract import Policy, Record, Status
     from timbr_wamp.errors import TimbrError
     from timbr_wamp.machine import Machine
-    from timbr_wamp.machine.handlers import (
+    from timbr_wamp.machine.events.handlers import (
         BaseEventHandler,
         DaskEventDebugger,
         DeadLetterHandler,
         RawEventDebugger,
         RetryHandler,
     )
-    from timbr_wamp.machine.notices import PostJson, RunCommand
+    from timbr_wamp.machine.events.notices import PostJson, RunCommand
     from timbr_wamp.tables import StatusTable
 
 __version__ = "0.1.0"
@@ -52,19 +52,19 @@ __all__ = [
 
 _HOME = {
     "AsyncClient": "timbr_wamp.client",
-    "BaseEventHandler": "timbr_wamp.machine.handlers",
+    "BaseEventHandler": "timbr_wamp.machine.events.handlers",
     "Client": "timbr_wamp.client",
-    "DaskEventDebugger": "timbr_wamp.machine.handlers",
-    "DeadLetterHandler": "timbr_wamp.machine.handlers",
+    "DaskEventDebugger": "timbr_wamp.machine.events.handlers",
+    "DeadLetterHandler": "timbr_wamp.machine.events.handlers",
     "Gap": "timbr_wamp.client",
     "Machine": "timbr_wamp.machine",
     "Policy": "timbr_wamp.contract",
-    "PostJson": "timbr_wamp.machine.notices",
-    "RawEventDebugger": "timbr_wamp.machine.handlers",
+    "PostJson": "timbr_wamp.machine.events.notices",
+    "RawEventDebugger": "timbr_wamp.machine.events.handlers",
     "Record": "timbr_wamp.contract",
-    "RetryHandler": "timbr_wamp.machine.handlers",
+    "RetryHandler": "timbr_wamp.machine.events.handlers",
     "RunChanged": "timbr_wamp.client",
-    "RunCommand": "timbr_wamp.machine.notices",
+    "RunCommand": "timbr_wamp.machine.events.notices",
     "Status": "timbr_wamp.contract",
     "StatusTable": "timbr_wamp.tables",
     "TimbrError": "timbr_wamp.errors",

@@ -30,11 +30,11 @@ GROUPS = (SOURCES, SINKS, HOOKS, HANDLERS, JOURNALS, EXECUTORS, STREAMS, FACES, 
 #: ``group → name → "module:attribute"`` of the parts that come with timbr_wamp.
 BUILTIN: dict[str, dict[str, str]] = {
     EXECUTORS: {
-        "inline": "timbr_wamp.machine.inline:InlineExecutor",
-        "threads": "timbr_wamp.machine.threads:ThreadsExecutor",
+        "inline": "timbr_wamp.machine.running.executors.inline:InlineExecutor",
+        "threads": "timbr_wamp.machine.running.executors.threads:ThreadsExecutor",
     },
     HANDLERS: {
-        name: f"timbr_wamp.machine.handlers:{name}"
+        name: f"timbr_wamp.machine.events.handlers:{name}"
         for name in (
             "BaseEventHandler",
             "DaskEventDebugger",
@@ -43,15 +43,19 @@ BUILTIN: dict[str, dict[str, str]] = {
             "RetryHandler",
         )
     },
-    HOOKS: {name: f"timbr_wamp.machine.notices:{name}" for name in ("PostJson", "RunCommand")},
+    HOOKS: {name: f"timbr_wamp.machine.events.notices:{name}" for name in ("PostJson", "RunCommand")},
     FACES: {
-        "ipykernel": "timbr_wamp.kernel.face:IPythonKernelFace",
+        "ipykernel": "timbr_wamp.kernel.ipython_kernel:IPythonKernel",
         "project": "timbr_wamp.projects.saving:save",
+        "record_html": "timbr_wamp.faces.tables:record_html",
+        "record_text": "timbr_wamp.faces.tables:record_text",
+        "struct_html": "timbr_wamp.faces.tables:html_of",
+        "struct_text": "timbr_wamp.faces.tables:text_of",
     },
 }
 
 
-class KernelFace(Protocol):
+class OwnKernel(Protocol):
     """What a machine may ask of the kernel it lives in."""
 
     def connection_file(self) -> str:
@@ -107,7 +111,7 @@ def made(part: Callable[..., object], options: Mapping[str, object]) -> object:
     return part(**options)
 
 
-def kernel_face() -> KernelFace | None:
+def own_kernel() -> OwnKernel | None:
     """Return the face of the IPython kernel that this process is, None in any other process."""
     if "ipykernel.kernelapp" not in sys.modules:
         return None

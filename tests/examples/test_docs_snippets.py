@@ -34,9 +34,11 @@ from timbr_wamp import plugins, runtime
 from timbr_wamp.cli import main
 from timbr_wamp.cli.up import startup_file
 from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect, records
-from timbr_wamp.client.aio import AsyncKernel
-from timbr_wamp.client.aio_machine import AsyncMachine
-from timbr_wamp.components import keeper, relay, ward
+from timbr_wamp.client.async_client import AsyncKernel
+from timbr_wamp.client.async_machine import AsyncMachine
+from timbr_wamp.components import bridge_supervisor as ward
+from timbr_wamp.components import kernel_supervisor as keeper
+from timbr_wamp.components import relay
 from timbr_wamp.contract import (
     PAYLOAD_LIMIT_BYTES,
     ROW_LIMIT_BYTES,

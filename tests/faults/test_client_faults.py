@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None
         time.sleep(0.02)
 
 
-class House:
+class LocalServices:
     """A router, a host and a kernel with a machine, for one test alone: they are killed and restarted."""
 
     def __init__(self, settings: Settings, startup: Path) -> None:
@@ -94,15 +94,15 @@ class House:
 
 
 @pytest.fixture
-def house(own_settings: Settings, tmp_path: Path) -> Iterator[House]:
+def house(own_settings: Settings, tmp_path: Path) -> Iterator[LocalServices]:
     startup = tmp_path / "machines.py"
     startup.write_text("import timbr_wamp\nm = timbr_wamp.Machine(stages=3, bufsize=2000)\n")
-    made = House(own_settings, startup)
+    made = LocalServices(own_settings, startup)
     yield made
     made.close()
 
 
-def test_a_killed_bridge_costs_no_record_and_puts_are_repeated(house: House):
+def test_a_killed_bridge_costs_no_record_and_puts_are_repeated(house: LocalServices):
     machine = house.machine
     with machine.records(timeout_s=40.0) as records:
         oids = [machine.put(number) for number in range(50)]
@@ -113,7 +113,7 @@ def test_a_killed_bridge_costs_no_record_and_puts_are_repeated(house: House):
     assert [record.input for record in seen] == list(range(100))
 
 
-def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: House):
+def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: LocalServices):
     machine = house.machine
     with machine.records(timeout_s=60.0) as records:
         machine.set_source(
@@ -128,7 +128,7 @@ def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: House):
     assert [record.oid for record in seen if record.input == "after"] == [oid]
 
 
-def test_a_call_waits_for_a_bridge_that_comes_back_after_its_caller(house: House):
+def test_a_call_waits_for_a_bridge_that_comes_back_after_its_caller(house: LocalServices):
     house.kill_bridge(signal.SIGSTOP)
     house.restart_router()
     house.client.wait_connected(30.0)
@@ -141,7 +141,7 @@ def test_a_call_waits_for_a_bridge_that_comes_back_after_its_caller(house: House
         assert status.result(30).running
 
 
-def test_a_restarted_kernel_begins_a_new_run(house: House):
+def test_a_restarted_kernel_begins_a_new_run(house: LocalServices):
     machine = house.machine
     with machine.records(timeout_s=60.0) as records:
         machine.put("old")

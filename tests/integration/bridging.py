@@ -21,7 +21,7 @@ import zmq
 from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.components import launcher, processes
-from timbr_wamp.components.ward import BridgeEnvironment
+from timbr_wamp.components.bridge_supervisor import BridgeEnvironment
 from timbr_wamp.contract import Status, to_builtins
 from timbr_wamp.errors import ConnectionLost, NoSuchProcedure, NotConnected
 from timbr_wamp.names import kernel_uri, new_kernel_id

@@ -18,7 +18,7 @@ from bridging import Remote, connected, run, until
 from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.components import launcher, processes
-from timbr_wamp.components.ward import BridgeEnvironment
+from timbr_wamp.components.bridge_supervisor import BridgeEnvironment
 from timbr_wamp.errors import KernelStartFailed, NoSuchProcedure, UnknownKernel
 from timbr_wamp.names import host_uri
 from timbr_wamp.router import Router

@@ -19,7 +19,7 @@ import pytest
 
 from timbr_wamp import runtime
 from timbr_wamp.components import launcher
-from timbr_wamp.components.keeper import RESTART_LIMIT, Keeper
+from timbr_wamp.components.kernel_supervisor import RESTART_LIMIT, KernelSupervisor
 from timbr_wamp.contract import IopubMessage
 from timbr_wamp.errors import CallTimeout, KernelDead, KernelStartFailed, NotOurs
 from timbr_wamp.names import new_kernel_id
@@ -54,11 +54,13 @@ async def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
 
 
 @contextlib.asynccontextmanager
-async def kept(folder: Path, file: KernelFile, outputs: list[IopubMessage] | None = None) -> AsyncIterator[Keeper]:
+async def kept(
+    folder: Path, file: KernelFile, outputs: list[IopubMessage] | None = None
+) -> AsyncIterator[KernelSupervisor]:
     async def pace() -> None: ...
 
     heard: list[IopubMessage] = [] if outputs is None else outputs
-    keeper = Keeper(
+    keeper = KernelSupervisor(
         file.kernel_id,
         Path(file.connection_file),
         folder,
@@ -74,7 +76,7 @@ async def kept(folder: Path, file: KernelFile, outputs: list[IopubMessage] | Non
         await keeper.close()
 
 
-def in_kernel(folder: Path, work: Callable[[Keeper], Awaitable[T]], **options: Any) -> T:
+def in_kernel(folder: Path, work: Callable[[KernelSupervisor], Awaitable[T]], **options: Any) -> T:
     """Start a kernel, run ``work`` with its keeper, let go of it."""
 
     async def body() -> T:
@@ -85,7 +87,7 @@ def in_kernel(folder: Path, work: Callable[[Keeper], Awaitable[T]], **options: A
     return run(body())
 
 
-async def value_of(keeper: Keeper, expression: str) -> str:
+async def value_of(keeper: KernelSupervisor, expression: str) -> str:
     """Run ``print(expression)`` as a cell; return what it printed."""
     printed: list[str] = []
 
@@ -127,7 +129,7 @@ def test_a_kernel_outlives_the_kill_of_its_starter_and_is_adopted(folder: Path) 
 
 
 def test_interrupt_reaches_a_busy_cell(folder: Path) -> None:
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         cell = asyncio.create_task(keeper.link.execute("while True: pass"))
         await until(lambda: keeper.state == "busy")
         await keeper.link.interrupt()
@@ -139,7 +141,7 @@ def test_interrupt_reaches_a_busy_cell(folder: Path) -> None:
 
 
 def test_a_cell_over_its_time_is_interrupted_and_the_kernel_free_again(folder: Path) -> None:
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         with pytest.raises(CallTimeout):
             await keeper.link.execute("while True: pass", timeout_s=1.0)
         assert await value_of(keeper, "1") == "1"
@@ -148,7 +150,7 @@ def test_a_cell_over_its_time_is_interrupted_and_the_kernel_free_again(folder: P
 
 
 def test_completion_and_inspection_answer_while_a_cell_runs(folder: Path) -> None:
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         await keeper.link.execute("apples = 5")
         cell = asyncio.create_task(keeper.link.execute("import time\nwhile True: time.sleep(0.01)"))
         await until(lambda: keeper.state == "busy")
@@ -162,7 +164,7 @@ def test_completion_and_inspection_answer_while_a_cell_runs(folder: Path) -> Non
 
 
 def test_output_comes_in_order_and_whole_before_the_reply(folder: Path) -> None:
-    async def work(keeper: Keeper) -> list[str]:
+    async def work(keeper: KernelSupervisor) -> list[str]:
         seen: list[str] = []
 
         def on_output(message: IopubMessage) -> None:
@@ -215,7 +217,7 @@ def test_a_bridge_that_comes_while_a_cell_runs_sees_it_busy(folder: Path) -> Non
 
 
 def test_restart_keeps_the_id_and_file_and_forgets_the_rest(folder: Path) -> None:
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         assert keeper.file is not None
         pid = keeper.file.pid
         await keeper.link.execute("kept = 1")
@@ -232,7 +234,7 @@ def test_restart_keeps_the_id_and_file_and_forgets_the_rest(folder: Path) -> Non
 
 
 def test_a_kernel_that_dies_is_started_again(folder: Path) -> None:
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         with pytest.raises(KernelDead):
             await keeper.link.execute("import os; os._exit(3)")
         await until(lambda: keeper.restarts == 1 and keeper.state == "idle")
@@ -245,7 +247,7 @@ def test_a_kernel_that_dies_at_once_is_given_up_with_the_reason(folder: Path) ->
     startup = folder / "startup.py"
     startup.write_text("import os\nif os.path.exists('bomb'): os._exit(3)")
 
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         (folder / "bomb").touch()
         with pytest.raises(KernelDead):
             await keeper.link.execute("import os; os._exit(3)")
@@ -261,7 +263,7 @@ def test_a_kernel_that_dies_at_once_is_given_up_with_the_reason(folder: Path) ->
 
 
 def test_exit_detaches_and_the_kernel_stays(folder: Path) -> None:
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         for verb in ("exit", "quit()", "exit(keep_kernel=False)"):
             reply = await keeper.link.execute(verb)
             assert reply["payload"] == [{"source": "ask_exit", "keepkernel": True}]
@@ -277,7 +279,7 @@ def test_the_startup_file_runs_after_each_start_and_its_failure_is_told(folder: 
     startup = folder / "startup.py"
     startup.write_text("fruit = 'apple'")
 
-    async def work(keeper: Keeper) -> None:
+    async def work(keeper: KernelSupervisor) -> None:
         assert await value_of(keeper, "fruit") == "apple"
         assert keeper.reason is None
         startup.write_text("fruit = 'pear'\nraise ValueError('sour')")
@@ -291,7 +293,7 @@ def test_the_startup_file_runs_after_each_start_and_its_failure_is_told(folder: 
 
 
 def test_shutdown_ends_the_process_and_removes_its_files(folder: Path) -> None:
-    async def work(keeper: Keeper) -> KernelFile:
+    async def work(keeper: KernelSupervisor) -> KernelFile:
         await keeper.shutdown()
         with pytest.raises(KernelDead):
             await keeper.link.execute("1")
@@ -317,7 +319,7 @@ def test_a_kernel_of_somebody_else_is_neither_restarted_nor_ended(folder: Path) 
 
         async def pace() -> None: ...
 
-        theirs = Keeper(
+        theirs = KernelSupervisor(
             new_kernel_id("lab"),
             Path(file.connection_file),
             folder,

@@ -71,16 +71,16 @@ def watching(lab: Lab) -> Callable[[], Any]:
     """Give an administrator's session that hears the discovery of this test's kernel."""
 
     @asynccontextmanager
-    async def watch() -> AsyncIterator[Watcher]:
+    async def watch() -> AsyncIterator[Timers]:
         async with session(lab.router.url, lab.router.admin_token) as person:
             await person.listen(DISCOVERY)
-            yield Watcher(lab, person)
+            yield Timers(lab, person)
 
     return watch
 
 
 @dataclass
-class Watcher:
+class Timers:
     """Somebody who watches the discovery topic."""
 
     lab: Lab

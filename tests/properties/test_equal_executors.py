@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tests.slot_kit import conduct_of
 from timbr_wamp.contract import outcome_kind
 from timbr_wamp.contract.policies import checked_policy
-from timbr_wamp.machine.graph import dask_graph
-from timbr_wamp.machine.inline import InlineExecutor
 from timbr_wamp.machine.protocols import Executor
-from timbr_wamp.machine.recorder import told_policies
-from timbr_wamp.machine.slots import Revision, SlotTable
-from timbr_wamp.machine.threads import ThreadsExecutor
-from timbr_wamp.machine.wiring import wiring_of
+from timbr_wamp.machine.records.recorder import told_policies
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
+from timbr_wamp.machine.slots.dependencies import dependencies_of
+from timbr_wamp.machine.slots.graph import dask_graph
+from timbr_wamp.machine.slots.table import Revision, SlotTable
 
 SLOTS = 6
 
@@ -131,7 +131,7 @@ def test_messages_under_way_at_once_tell_the_same(table, given, concurrency):
 @given(tables)
 def test_a_segment_waits_for_exactly_those_whose_values_it_consumes(table):
     revision = revision_of(table)
-    wiring = wiring_of(revision)
+    wiring = dependencies_of(revision)
     home = {step: n for n, segment in enumerate(wiring.segments) for step in segment.steps}
     assert sorted(home) == list(range(len(revision.steps)))
     for position, feed in enumerate(wiring.feeds):

@@ -12,7 +12,7 @@ from timbr_wamp.client.feed import Batch, Batcher, Deliver, Feed, Gap, Instructi
 
 
 @dataclass
-class Keeper:
+class KernelSupervisor:
     """What numbers the rows, batches them and keeps the newest: a machine behind its bridge."""
 
     kept: int
@@ -52,7 +52,7 @@ class Keeper:
 class Reader:
     """Drives a feed and checks what it says, at every step."""
 
-    def __init__(self, keeper: Keeper, feed: Feed) -> None:
+    def __init__(self, keeper: KernelSupervisor, feed: Feed) -> None:
         self.keeper, self.feed = keeper, feed
         self.refills: deque[Refill] = deque()
         self.seen: dict[str, list[tuple[str, int]]] = {}
@@ -162,7 +162,7 @@ def run_steps(reader: Reader, plan: list[tuple[str, int]]) -> None:
 @settings(max_examples=400, deadline=None)
 @given(plan=steps, kept=st.integers(1, 20), pending=st.integers(1, 12), refill=st.integers(1, 6))
 def test_every_row_is_delivered_once_in_order_or_named_in_one_gap(plan, kept, pending, refill):
-    keeper = Keeper(kept)
+    keeper = KernelSupervisor(kept)
     keeper.totals[keeper.run] = 0
     reader = Reader(keeper, Feed(run="run0", after_seq=0, pending_rows=pending, refill_rows=refill))
     run_steps(reader, plan)
@@ -178,7 +178,7 @@ def test_every_row_is_delivered_once_in_order_or_named_in_one_gap(plan, kept, pe
 @settings(max_examples=200, deadline=None)
 @given(plan=steps, kept=st.integers(1, 20))
 def test_from_now_on_begins_anywhere_and_misses_nothing_after(plan, kept):
-    keeper = Keeper(kept)
+    keeper = KernelSupervisor(kept)
     keeper.produce(5, 0.0)
     reader = Reader(keeper, Feed())
     reader.take(reader.feed.on_status(keeper.run, keeper.last))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from timbr_wamp.errors import MachineClosed, MachineFull
-from timbr_wamp.machine.ledger import Droppable, Ledger
+from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
 from timbr_wamp.machine.protocols import Entry
 
 
@@ -17,7 +17,7 @@ class LedgerLaw(RuleBasedStateMachine):
     def make(self, capacity: int) -> None:
         self.told = self.crowds = 0
         self.crowded = False
-        self.ledger = Ledger(capacity, on_full=self.tell, timer=lambda: 1.0e9 * self.told)
+        self.ledger = MessageQueue(capacity, on_full=self.tell, timer=lambda: 1.0e9 * self.told)
         self.capacity = capacity
         self.waiting: list[int] = []
         #: Of those that wait and are under way: a source's, that may be dropped.

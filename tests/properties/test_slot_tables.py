@@ -17,7 +17,7 @@ from tests.slot_kit import careful, outcomes, plain
 from timbr_wamp.contract import outcome_kind
 from timbr_wamp.errors import WrongState
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.slots import SlotTable
+from timbr_wamp.machine.slots.table import SlotTable
 
 SLOTS = 5
 

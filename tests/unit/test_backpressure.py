@@ -10,7 +10,7 @@ from feeder_kit import Rig, rigs
 from machine_kit import LIMIT_S, ManualClock, in_thread, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
-from timbr_wamp.machine.ledger import FULL_AGAIN_S, Droppable, Ledger
+from timbr_wamp.machine.intake.message_queue import FULL_AGAIN_S, Droppable, MessageQueue
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def tap() -> Iterator[Tap]:
     made.end()
 
 
-def put(ledger: Ledger, *names: str) -> None:
+def put(ledger: MessageQueue, *names: str) -> None:
     for name in names:
         ledger.put((name, name, 0.0, 1))
 
@@ -180,7 +180,7 @@ class Fulls:
     def __init__(self, capacity: int) -> None:
         self.count = 0
         self.timer = ManualClock(0.0)
-        self.ledger = Ledger(capacity, on_full=self._told, timer=self.timer)
+        self.ledger = MessageQueue(capacity, on_full=self._told, timer=self.timer)
 
     def _told(self) -> None:
         self.count += 1
@@ -225,7 +225,7 @@ def test_a_queue_that_a_waiting_source_fills_all_the_time_is_told_once_a_second(
 
 def test_a_writer_that_must_wait_tells_that_the_queue_is_full_before_it_waits():
     told = threading.Event()
-    ledger = Ledger(1, on_full=told.set)
+    ledger = MessageQueue(1, on_full=told.set)
     put(ledger, "a")
     writer = in_thread(ledger.put, entry(1), block=True)
     assert told.wait(LIMIT_S)
@@ -235,7 +235,7 @@ def test_a_writer_that_must_wait_tells_that_the_queue_is_full_before_it_waits():
 
 
 def test_room_that_comes_while_full_is_told_is_taken():
-    ledger = Ledger(1, on_full=lambda: ledger.take(1, 0.0))
+    ledger = MessageQueue(1, on_full=lambda: ledger.take(1, 0.0))
     put(ledger, "a")
     assert ledger.put(entry(1), block=True) is True
     assert ledger.snapshot().in_flight == 1

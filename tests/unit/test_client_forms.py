@@ -12,9 +12,9 @@ import pytest
 from timbr_wamp import runtime
 from timbr_wamp.client.client import connect, find_router
 from timbr_wamp.client.functions import as_source, function_ref, reference, source_text
-from timbr_wamp.client.kernels import KernelList, choose
-from timbr_wamp.client.link import _words
+from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.session import split_token
+from timbr_wamp.client.shared_connection import _words
 from timbr_wamp.contract import KERNEL, MACHINE, FunctionRef, KernelInfo, MachineBrief
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, InvalidToken, NoRouter, UnknownKernel
 from timbr_wamp.runtime import NodeFile

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
+from timbr_wamp.client.background_loop import BackgroundLoop, acquire_loop, release_loop
 from timbr_wamp.client.backoff import Backoff
 from timbr_wamp.client.callbacks import Callbacks
-from timbr_wamp.client.loop import BackgroundLoop, acquire_loop, release_loop
 from timbr_wamp.errors import CalledFromLoop, CallTimeout, ForkedClient, LoopClosed, MachineFull
 
 

@@ -13,7 +13,7 @@ from timbr_wamp.contract import MACHINE, PROCEDURES, RESERVED_NAMES, TOPICS, Acc
 from timbr_wamp.contract.exports import access_table, typescript, uri_text, wire_reference
 from timbr_wamp.errors import InvalidArgument, TimbrError
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.service import MachineService
+from timbr_wamp.machine.serving.service import MachineService
 
 ALL = [procedure for table in PROCEDURES.values() for procedure in table.values()]
 

@@ -16,7 +16,8 @@ import pytest
 
 from timbr_wamp.client import RemoteMachine
 from timbr_wamp.contract import Progress, SlotInfo, Status
-from timbr_wamp.display import LiveStatus, bars, display_status, live, progress_bar, screens, show_progress
+from timbr_wamp.display import LiveStatus, bars, display_status, progress_bar, screens, show_progress
+from timbr_wamp.display import live_status as live
 from timbr_wamp.errors import ConnectionLost, InvalidArgument, PluginNotInstalled
 
 LIMIT_S = 5.0
@@ -279,7 +280,7 @@ def test_ctrl_c_ends_the_card_on_a_terminal_and_nothing_else(terminal: Terminal)
     assert SHOW_CURSOR in terminal.text()
 
 
-class Link:
+class SharedConnection:
     """What a remote machine asks through; answers from here."""
 
     def __init__(self, status: Counting) -> None:
@@ -297,7 +298,7 @@ class Link:
 
 def test_a_remote_machine_shows_its_card_and_follows_itself(capsys: pytest.CaptureFixture[str]) -> None:
     status = Counting(processed=31)
-    link = Link(status)
+    link = SharedConnection(status)
     machine = RemoteMachine(link, link)  # type: ignore[arg-type]
     html = machine._repr_html_()
     assert "<b>running</b>" in html
@@ -309,7 +310,7 @@ def test_a_remote_machine_shows_its_card_and_follows_itself(capsys: pytest.Captu
 def test_a_remote_machine_that_cannot_be_asked_says_why() -> None:
     status = Counting()
     status.error = ConnectionLost("status", "<closed>")
-    link = Link(status)
+    link = SharedConnection(status)
     html = RemoteMachine(link, link)._repr_html_()  # type: ignore[arg-type]
     assert "ConnectionLost: the link dropped during status (&lt;closed&gt;)" in html
 

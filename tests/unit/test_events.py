@@ -12,8 +12,8 @@ from machine_kit import LIMIT_S, Gate, ManualClock, in_thread
 
 from timbr_wamp.contract import ErrorRow
 from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.machine.events import EVENTS_KEPT, WAITING_LIMIT, EventLog
-from timbr_wamp.machine.hooks import Hooks
+from timbr_wamp.machine.events.hooks import Hooks
+from timbr_wamp.machine.events.log import EVENTS_KEPT, WAITING_LIMIT, EventLog
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_listeners_are_called_at_once_by_who_adds(log):
      ("full", "INFO"), ("drained", "INFO")],
 )  # fmt: skip
 def test_every_event_is_a_log_line(log, caplog, kind, level):
-    caplog.set_level(logging.INFO, "timbr_wamp.machine.events")
+    caplog.set_level(logging.INFO, "timbr_wamp.machine.events.log")
     log.add(kind, count=3)
     (line,) = caplog.records
     assert (line.levelname, line.getMessage()) == (level, f"machine test: {kind} {{'count': 3}}")

@@ -25,8 +25,8 @@ from timbr_wamp.contract import (
     SourceStatus,
     Status,
 )
-from timbr_wamp.contract.cards import bar_text, percentage, progress_text
-from timbr_wamp.contract.faces import (
+from timbr_wamp.faces.cards import bar_text, percentage, progress_text
+from timbr_wamp.faces.tables import (
     ErrorGroups,
     ErrorRows,
     Events,

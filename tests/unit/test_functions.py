@@ -12,7 +12,7 @@ import pytest
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidArgument, InvalidSource, PythonMismatch
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.functions import PYTHON, function_name, load, source_text
+from timbr_wamp.machine.slots.functions import PYTHON, function_name, load, source_text
 
 
 def source(text: str | None, namespace: dict[str, object] | None = None):
@@ -168,5 +168,5 @@ def test_setting_a_slot_from_source_keeps_the_text_for_people():
 
 
 def test_functions_of_a_main_program_are_named_without_its_module():
-    code = "from timbr_wamp.machine.functions import function_name\ndef f(x): pass\nprint(function_name(f))"
+    code = "from timbr_wamp.machine.slots.functions import function_name\ndef f(x): pass\nprint(function_name(f))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "f\n"

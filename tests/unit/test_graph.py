@@ -11,12 +11,12 @@ import dask
 import pytest
 from machine_kit import Machines
 
-from timbr_wamp.contract.plot import Plot, dot_text
 from timbr_wamp.errors import InvalidName, UpstreamError
+from timbr_wamp.faces.plot import Plot, dot_text
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.graph import LABEL_LIMIT
-from timbr_wamp.machine.service import MachineService
-from timbr_wamp.machine.wiring import Segment, wiring_of
+from timbr_wamp.machine.serving.service import MachineService
+from timbr_wamp.machine.slots.dependencies import Segment, dependencies_of
+from timbr_wamp.machine.slots.graph import LABEL_LIMIT
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def machine(machines: Machines) -> Machine:
 def test_slots_that_may_run_side_by_side_are_cut_apart(machines, slots, segments):
     m = machines(5)
     m.assign(slots)
-    assert wiring_of(m.slot_table()).segments == tuple(Segment(*one) for one in segments)
+    assert dependencies_of(m.slot_table()).segments == tuple(Segment(*one) for one in segments)
 
 
 # --- for Dask ---

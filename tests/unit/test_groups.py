@@ -8,8 +8,8 @@ import pytest
 from machine_kit import ManualClock
 
 from timbr_wamp.contract import ErrorRow
-from timbr_wamp.machine import groups as module
-from timbr_wamp.machine.groups import GROUPS_KEPT, ErrorGroups
+from timbr_wamp.machine.records import error_groups as module
+from timbr_wamp.machine.records.error_groups import GROUPS_KEPT, ErrorGroups
 
 
 class Failures:

@@ -9,8 +9,9 @@ import timbr_wamp
 from timbr_wamp import plugins
 from timbr_wamp.contract import ErrorRow, Policy
 from timbr_wamp.errors import InvalidArgument, UnknownPlugin
-from timbr_wamp.machine import handlers
-from timbr_wamp.machine.handlers import (
+from timbr_wamp.machine.events import handlers
+from timbr_wamp.machine.events.error_report import REPORT_LIMIT, report_of
+from timbr_wamp.machine.events.handlers import (
     BaseEventHandler,
     DaskEventDebugger,
     DeadLetterHandler,
@@ -18,8 +19,7 @@ from timbr_wamp.machine.handlers import (
     RetryHandler,
     make_handler,
 )
-from timbr_wamp.machine.hooks import Hooks
-from timbr_wamp.machine.reports import REPORT_LIMIT, report_of
+from timbr_wamp.machine.events.hooks import Hooks
 
 KINDS = ("slot", "source", "hook", "sink")
 
@@ -149,14 +149,14 @@ def test_causes_have_their_locals_too():
 
 def test_frames_of_the_machine_are_left_out_unless_there_are_no_others():
     def ours(function):
-        namespace = {"__name__": "timbr_wamp.machine.plan"}
+        namespace = {"__name__": "timbr_wamp.machine.running.compiled_pass"}
         exec("def run(function, message):\n    return function(message)\n", namespace)
         return lambda message: namespace["run"](function, message)
 
     text = report_of(raised(ours(divide), 0), "slot")
     assert "in divide" in text
     assert "in run" not in text
-    namespace = {"__name__": "timbr_wamp.machine.plan"}
+    namespace = {"__name__": "timbr_wamp.machine.running.compiled_pass"}
     exec("def broken():\n    try:\n        1 / 0\n    except ZeroDivisionError as e:\n        return e\n", namespace)
     assert "in broken" in report_of(namespace["broken"](), "source")
 

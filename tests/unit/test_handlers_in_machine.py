@@ -17,7 +17,7 @@ from tests.unit.test_local_wire import Peer
 from timbr_wamp import runtime
 from timbr_wamp.errors import InvalidArgument, MachineEmpty, UnknownPlugin
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.handlers import (
+from timbr_wamp.machine.events.handlers import (
     BaseEventHandler,
     DaskEventDebugger,
     DeadLetterHandler,
@@ -307,7 +307,7 @@ def test_a_handler_is_set_over_the_wire_by_its_name_and_options(machine, peer, r
 @pytest.mark.parametrize(
     "handler",
     [
-        "os:system", "builtins:print", "timbr_wamp.machine.handlers:RetryHandler", "lambda: 1", "", "__main__",
+        "os:system", "builtins:print", "timbr_wamp.machine.events.handlers:RetryHandler", "lambda: 1", "", "__main__",
         "class H(BaseEventHandler): pass",
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from timbr_wamp import plugins
 from timbr_wamp.contract import EventKind
 from timbr_wamp.errors import InvalidArgument, UnknownPlugin
-from timbr_wamp.machine.hooks import FAILING_KEPT, POINTS, Hooks, load_hooks
+from timbr_wamp.machine.events.hooks import FAILING_KEPT, POINTS, Hooks, load_hooks
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_counts_hold_with_many_threads(hooks, caplog):
 # --- objects and plugins ---------------------------------------------------------------------
 
 
-class Watcher:
+class Timers:
     def __init__(self):
         self.seen = []
 
@@ -169,7 +169,7 @@ class Watcher:
 
 
 def test_every_method_named_like_a_point_is_a_hook(hooks):
-    watcher = Watcher()
+    watcher = Timers()
     end = hooks.add_object(watcher)
     hooks.call("pre_put", 1)
     hooks.call("on_drained", "event")
@@ -183,8 +183,8 @@ def test_an_object_without_such_methods_is_refused_unless_it_may_be_so(hooks):
         hooks.add_object(object())
     end = hooks.add_object(object(), required=False)
     end()
-    with pytest.raises(InvalidArgument, match="Watcher is a class"):
-        hooks.add_object(Watcher)
+    with pytest.raises(InvalidArgument, match="Timers is a class"):
+        hooks.add_object(Timers)
 
 
 def test_an_object_that_answers_to_every_name_is_no_hook_for_all(hooks):
@@ -197,7 +197,7 @@ def test_an_object_that_answers_to_every_name_is_no_hook_for_all(hooks):
 
 
 def test_a_method_that_nearly_has_a_points_name_is_told(hooks, caplog):
-    class Typo(Watcher):
+    class Typo(Timers):
         def on_drain(self, event):
             raise AssertionError("never called")
 
@@ -206,12 +206,12 @@ def test_a_method_that_nearly_has_a_points_name_is_told(hooks, caplog):
 
 
 def test_hooks_are_found_by_name(hooks, monkeypatch):
-    point = EntryPoint("watcher", f"{__name__}:Watcher", plugins.HOOKS)
+    point = EntryPoint("watcher", f"{__name__}:Timers", plugins.HOOKS)
     monkeypatch.setattr(plugins, "entry_points", lambda group: (point,) if group == plugins.HOOKS else ())
-    monkeypatch.setattr(plugins, "import_module", lambda name: __import__("types").SimpleNamespace(Watcher=Watcher))
-    own = Watcher()
-    found = load_hooks(["watcher", own, Watcher])
-    assert [type(hook) for hook in found] == [Watcher, Watcher, Watcher]
+    monkeypatch.setattr(plugins, "import_module", lambda name: __import__("types").SimpleNamespace(Timers=Timers))
+    own = Timers()
+    found = load_hooks(["watcher", own, Timers])
+    assert [type(hook) for hook in found] == [Timers, Timers, Timers]
     assert found[1] is own
     with pytest.raises(UnknownPlugin, match=r"there are .*watcher"):
         load_hooks(["watchman"])
@@ -223,4 +223,4 @@ def test_options_go_to_names_and_classes_only():
     with pytest.raises(InvalidArgument, match="RunCommand takes argv, kinds, timeout_s, about: missing"):
         load_hooks(["RunCommand"])
     with pytest.raises(InvalidArgument, match="an object already"):
-        load_hooks([(Watcher(), {"a": 1})])
+        load_hooks([(Timers(), {"a": 1})])

@@ -13,9 +13,9 @@ from machine_kit import LIMIT_S, Machines, ManualClock, assert_lawful, wait_unti
 from timbr_wamp.contract import ErrorRow, Event, RevisionInfo, SourceStatus
 from timbr_wamp.errors import MachineFull
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.hooks import ALIASES, KINDS, POINTS
-from timbr_wamp.machine.inline import InlineExecutor
-from timbr_wamp.machine.worker import STALLED_S
+from timbr_wamp.machine.events.hooks import ALIASES, KINDS, POINTS
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.running.worker import STALLED_S
 
 PLACES = [point for point in POINTS if not point.startswith("on_")]
 EXECUTORS = ["inline", "threads"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from timbr_wamp import runtime
-from timbr_wamp.components import identity
+from timbr_wamp.components import kernel_identity as identity
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
 from timbr_wamp.runtime import BridgeFile, KernelFile
 

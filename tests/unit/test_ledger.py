@@ -6,14 +6,14 @@ import pytest
 from machine_kit import in_thread, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
-from timbr_wamp.machine.ledger import KNOWN_OIDS, Droppable, Ledger
+from timbr_wamp.machine.intake.message_queue import KNOWN_OIDS, Droppable, MessageQueue
 
 
 def entry(n: int) -> tuple[str, object, float, int]:
     return (f"{n:024x}", n, 0.0, 1)
 
 
-def put(ledger: Ledger, *numbers: int) -> None:
+def put(ledger: MessageQueue, *numbers: int) -> None:
     for n in numbers:
         ledger.put(entry(n))
 
@@ -24,7 +24,7 @@ def messages(entries: list) -> list[object]:
 
 @pytest.fixture
 def ledger():
-    made = Ledger(3)
+    made = MessageQueue(3)
     yield made
     made.snapshot().validate()
 
@@ -89,7 +89,7 @@ def test_a_writer_that_waits_gets_in_when_the_reader_steps_one_message_at_a_time
 
 
 def test_a_writer_that_waits_gets_into_the_room_that_a_stopped_reader_left(ledger):
-    big = Ledger(100)
+    big = MessageQueue(100)
     put(big, *range(100))
     writer = in_thread(big.put, entry(100), block=True)
     big.take(10, 0.0)
@@ -106,7 +106,7 @@ def test_a_writer_that_waits_too_long_is_refused(ledger):
 
 def test_closing_ends_the_wait_of_writers_and_readers(ledger):
     reader = in_thread(ledger.take, 1, 60.0)
-    full = Ledger(1)
+    full = MessageQueue(1)
     full.put(entry(1))
     writer = in_thread(full.put, entry(2), block=True)
     ledger.close()
@@ -159,7 +159,7 @@ def test_two_writers_with_one_id_that_both_wait_for_room_put_it_once(ledger):
 
 
 def test_known_ids_are_bounded():
-    ledger = Ledger(KNOWN_OIDS + 10)
+    ledger = MessageQueue(KNOWN_OIDS + 10)
     for n in range(KNOWN_OIDS + 1):
         ledger.put(entry(n), known=True)
     assert ledger.put(entry(1), known=True) is False
@@ -193,7 +193,7 @@ def test_a_smaller_capacity_keeps_what_waits_and_a_larger_one_lets_writers_in(le
 @pytest.mark.parametrize("capacity", [0, -1, 1.5, "8", True, None])
 def test_a_capacity_is_a_whole_number_of_at_least_1(capacity):
     with pytest.raises(InvalidArgument, match="bufsize"):
-        Ledger(capacity)
+        MessageQueue(capacity)
 
 
 def test_what_is_set_aside_is_put_and_under_way_but_never_waits(ledger):
@@ -230,7 +230,7 @@ def test_displacing_wakes_a_reader_that_waits(ledger):
 
 
 def test_an_eager_writer_gets_in_with_any_room(ledger):
-    big = Ledger(100)
+    big = MessageQueue(100)
     put(big, *range(100))
     writer = in_thread(big.offer, [entry(100)], 60.0, eager=True)
     wait_until(lambda: big._writers, "it waits")

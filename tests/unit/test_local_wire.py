@@ -34,7 +34,7 @@ from timbr_wamp.errors import (
     from_wire,
 )
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.control import POOL_LIMIT, POOL_LOOKING
+from timbr_wamp.machine.serving.control import POOL_LIMIT, POOL_LOOKING
 
 LIMIT_MS = int(LIMIT_S * 1000)
 

@@ -120,7 +120,7 @@ def test_loading_twice_is_loading_once_and_unloading_takes_all_away(shell):
 
 
 def test_a_slow_router_delays_tab_shortly_and_later_tabs_have_its_answer():
-    from timbr_wamp.magic.peek import Peek
+    from timbr_wamp.magic.tab_list import TabList
 
     answer, fetched = threading.Event(), threading.Event()
 
@@ -129,7 +129,7 @@ def test_a_slow_router_delays_tab_shortly_and_later_tabs_have_its_answer():
         fetched.set()
         return ["demo"]
 
-    peek = Peek(fetch)
+    peek = TabList(fetch)
     assert peek() == []
     answer.set()
     assert fetched.wait(5.0)
@@ -138,12 +138,12 @@ def test_a_slow_router_delays_tab_shortly_and_later_tabs_have_its_answer():
 
 def test_a_router_that_fails_gives_nothing_to_offer():
     from timbr_wamp.errors import NotConnected
-    from timbr_wamp.magic.peek import Peek
+    from timbr_wamp.magic.tab_list import TabList
 
     def fetch() -> list[str]:
         raise NotConnected("ws://nowhere", "gone")
 
-    assert Peek(fetch)() == []
+    assert TabList(fetch)() == []
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_an_aborted_cell_says_so():
 
 OVER_THERE = """Traceback (most recent call last):
   File "/usr/lib/python3.11/asyncio/runners.py", line 44, in run
-  File "/venv/lib/python3.11/site-packages/timbr_wamp/machine/functions.py", line 82, in load
+  File "/venv/lib/python3.11/site-packages/timbr_wamp/machine/slots/functions.py", line 82, in load
 """
 USERS = '  File "<slot source 0123456789ab>", line 3, in clean\n'
 

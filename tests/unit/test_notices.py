@@ -15,9 +15,9 @@ from machine_kit import LIMIT_S, ManualClock, wait_until
 
 from timbr_wamp.contract import Event
 from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.machine.events import EventLog
-from timbr_wamp.machine.hooks import load_hooks
-from timbr_wamp.machine.notices import STDERR_LIMIT, VARIABLE_LIMIT_BYTES, PostJson, RunCommand
+from timbr_wamp.machine.events.hooks import load_hooks
+from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.events.notices import STDERR_LIMIT, VARIABLE_LIMIT_BYTES, PostJson, RunCommand
 
 KEEP = """
 import os, pathlib, sys

@@ -10,8 +10,8 @@ from collections import deque
 import pytest
 
 from tests.slot_kit import careful, conduct_of, outcomes, plain
-from timbr_wamp.machine.inline import InlineExecutor
-from timbr_wamp.machine.slots import Revision, SlotTable
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.slots.table import Revision, SlotTable
 
 
 def revision_of(**slots: object) -> Revision:
@@ -212,7 +212,7 @@ def test_tracebacks_are_bounded_and_show_neither_our_frames_nor_all_of_a_recursi
     _, _, failures = run(revision_of(f0=slot), "in")
     assert failures[0].exc_class == "RecursionError"
     assert len(failures[0].exc_tb) <= 6000
-    assert "timbr_wamp/machine/plan.py" not in failures[0].exc_tb
+    assert "timbr_wamp/machine/running/compiled_pass.py" not in failures[0].exc_tb
 
 
 @both

@@ -9,7 +9,7 @@ import pytest
 
 from timbr_wamp import plugins
 from timbr_wamp.errors import PluginNotInstalled, UnknownPlugin
-from timbr_wamp.machine.inline import InlineExecutor
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
 
 
 def test_our_own_parts_load_by_name():
@@ -39,4 +39,4 @@ def test_a_part_whose_library_is_missing_says_what_to_install(monkeypatch):
 
 def test_outside_an_ipython_kernel_there_is_no_kernel_face(monkeypatch):
     monkeypatch.delitem(sys.modules, "ipykernel.kernelapp", raising=False)
-    assert plugins.kernel_face() is None
+    assert plugins.own_kernel() is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from timbr_wamp.machine.rates import Rates
+from timbr_wamp.machine.records.rates import Rates
 
 
 def steady(clock, rates: Rates, per_s: int, seconds: float, count: int = 0) -> int:

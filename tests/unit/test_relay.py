@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timbr_wamp.components.keeper import RestartLimit
+from timbr_wamp.components.kernel_supervisor import RestartLimit
 from timbr_wamp.components.relay import (
     ERRORS_PER_S,
     EVENTS_PER_S,
     STATUS_LONGEST_S,
     STATUS_SHORTEST_S,
     Cap,
-    Interest,
     Sampler,
     StatusPacer,
+    SubscribedTopics,
     fitting,
 )
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, IopubMessage, Status, to_builtins
@@ -30,7 +30,7 @@ K = "io.timbr.kernel.lab_0123456789ab"
 
 
 def test_a_topic_is_wanted_while_any_subscription_that_fits_has_a_subscriber() -> None:
-    interest = Interest()
+    interest = SubscribedTopics()
     interest.follow([f"{K}.machine"])
     assert not interest.wanted(f"{K}.machine")
     assert interest.counted(f"{K}.machine", {7: 0, 8: 2})
@@ -41,14 +41,14 @@ def test_a_topic_is_wanted_while_any_subscription_that_fits_has_a_subscriber() -
 
 
 def test_a_subscription_without_subscribers_as_a_retained_event_leaves_it_is_not_interest() -> None:
-    interest = Interest()
+    interest = SubscribedTopics()
     interest.follow([f"{K}.machine.status"])
     assert not interest.counted(f"{K}.machine.status", {7: 0})
     assert interest.changed(7) == [f"{K}.machine.status"]
 
 
 def test_an_unknown_subscription_may_be_one_that_a_retained_event_made() -> None:
-    interest = Interest()
+    interest = SubscribedTopics()
     interest.follow([f"{K}.machine.status", f"{K}.machine.records"])
     interest.counted(f"{K}.machine.records", {8: 1})
     assert interest.changed(9) == [f"{K}.machine.status"]
@@ -68,13 +68,13 @@ def test_an_unknown_subscription_may_be_one_that_a_retained_event_made() -> None
     ],
 )
 def test_a_new_subscription_asks_to_count_the_topics_that_it_fits(uri: str, match: str, fits: bool) -> None:
-    interest = Interest()
+    interest = SubscribedTopics()
     interest.follow([f"{K}.machine"])
     assert bool(interest.created(uri, match)) == fits
 
 
 def test_a_topic_that_was_let_go_takes_no_counts() -> None:
-    interest = Interest()
+    interest = SubscribedTopics()
     interest.follow(["a.b"])
     interest.forget(["a.b"])
     assert not interest.counted("a.b", {1: 1})

@@ -13,7 +13,7 @@ from timbr_wamp.errors import (
     UnknownSlot,
 )
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.slots import REVISIONS_KEPT, SlotTable
+from timbr_wamp.machine.slots.table import REVISIONS_KEPT, SlotTable
 
 
 def double(x):

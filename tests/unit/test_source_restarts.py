@@ -12,8 +12,8 @@ from machine_kit import LIMIT_S, wait_until
 
 from timbr_wamp.contract import SourceOptions
 from timbr_wamp.errors import NotASource
+from timbr_wamp.machine.intake.restarts import CIRCLE_TOLD_S, Restarts
 from timbr_wamp.machine.protocols import EndOfSource
-from timbr_wamp.machine.restarts import CIRCLE_TOLD_S, Restarts
 
 #: No test waits for so long.
 FOR_EVER_S = 3600.0

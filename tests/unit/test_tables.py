@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timbr_wamp.contract.preview import preview
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.faces.preview import preview
 from timbr_wamp.tables import CELL_LIMIT, ROWS_LIMIT, Cell, StatusTable, cleaned, duration, folded, moment, number
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\x1b[31m\u202e\ud800"

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from timbr_wamp.contract import tap as module
-from timbr_wamp.contract.tap import TAP_LIMIT, Tap
 from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
+from timbr_wamp.faces import tap as module
+from timbr_wamp.faces.tap import TAP_LIMIT, Tap
 
 FAILED = {"_exception": {"exc_class": "ValueError", "exc_value": "x", "exc_tb": "", "task": "f0"}}
 

@@ -18,10 +18,10 @@ from machine_kit import LIMIT_S, Gate, Machines, Recorder, in_thread, wait_until
 from tests.slot_kit import conduct_of
 from timbr_wamp.errors import SlotTimeout
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.lanes import BATCH_MESSAGES
-from timbr_wamp.machine.pool import ABANDONED_LIMIT, DaemonPool, Limiter
-from timbr_wamp.machine.slots import SlotTable
-from timbr_wamp.machine.threads import TIMED_EVERY, ThreadsExecutor
+from timbr_wamp.machine.running.executors.dask_batch import BATCH_MESSAGES
+from timbr_wamp.machine.running.executors.thread_pool import ABANDONED_LIMIT, DaemonPool, TimeLimiter
+from timbr_wamp.machine.running.executors.threads import TIMED_EVERY, ThreadsExecutor
+from timbr_wamp.machine.slots.table import SlotTable
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_a_slot_within_its_time_gives_its_value_or_its_own_error(threaded, recor
 
 
 def test_no_further_call_begins_while_too_many_abandoned_ones_run_on():
-    limiter, held, begun = Limiter(), threading.Event(), []
+    limiter, held, begun = TimeLimiter(), threading.Event(), []
     for _ in range(ABANDONED_LIMIT):
         with pytest.raises(SlotTimeout):
             limiter.call(lambda: held.wait(LIMIT_S), 0.001, "f0")

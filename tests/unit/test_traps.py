@@ -12,8 +12,8 @@ from machine_kit import LIMIT_S, wait_until
 
 from timbr_wamp import names
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.inline import InlineExecutor
-from timbr_wamp.machine.ledger import Ledger
+from timbr_wamp.machine.intake.message_queue import MessageQueue
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
 
 
 def test_the_kernels_signing_key_as_public_address(monkeypatch):
@@ -163,7 +163,7 @@ def test_a_dask_callback_registered_for_the_whole_kernel(machine, records):
 
 def test_a_full_queue_is_the_queue_full_of_the_standard_library():
     """The original raised `queue.Full` and `queue.Empty`; programs catch those."""
-    ledger = Ledger(1)
+    ledger = MessageQueue(1)
     ledger.put(("a", 1, 0.0, 1))
     with pytest.raises(queue.Full):
         ledger.put(("b", 2, 0.0, 1))

@@ -6,15 +6,15 @@ import threading
 
 from machine_kit import LIMIT_S, wait_until
 
-from timbr_wamp.machine.watcher import Watcher
+from timbr_wamp.machine.intake.timers import Timers
 
 
-def ended(watcher: Watcher) -> bool:
+def ended(watcher: Timers) -> bool:
     return watcher._thread is None
 
 
 def test_it_looks_as_often_as_is_wanted_and_then_no_more():
-    watcher, looks, done = Watcher(), [], threading.Event()
+    watcher, looks, done = Timers(), [], threading.Event()
 
     def look():
         looks.append(1)
@@ -30,7 +30,7 @@ def test_it_looks_as_often_as_is_wanted_and_then_no_more():
 
 
 def test_what_is_due_first_is_looked_at_first_though_it_came_later():
-    watcher, looks, done = Watcher(), [], threading.Event()
+    watcher, looks, done = Timers(), [], threading.Event()
     watcher.watch(lambda: looks.append("late"), 3600.0)
     watcher.watch(lambda: (looks.append("soon"), done.set())[0], 0.001)
     assert done.wait(LIMIT_S)
@@ -38,7 +38,7 @@ def test_what_is_due_first_is_looked_at_first_though_it_came_later():
 
 
 def test_what_is_forgotten_is_looked_at_no_more_and_the_thread_ends_at_once():
-    watcher = Watcher()
+    watcher = Timers()
 
     def look():
         return 3600.0
@@ -50,7 +50,7 @@ def test_what_is_forgotten_is_looked_at_no_more_and_the_thread_ends_at_once():
 
 
 def test_a_look_that_fails_costs_the_others_nothing(caplog):
-    watcher, done = Watcher(), threading.Event()
+    watcher, done = Timers(), threading.Event()
 
     def bad():
         raise ValueError("on purpose")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from timbr_wamp.contract import Policy
-from timbr_wamp.contract.words import POLICY_WORDS, options_from, policy_from
+from timbr_wamp.contract.policy_syntax import POLICY_WORDS, options_from, policy_from
 from timbr_wamp.errors import InvalidArgument
 
 

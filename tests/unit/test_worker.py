@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from timbr_wamp import Machine
-from timbr_wamp.machine.worker import STALLED_S, Stall
+from timbr_wamp.machine.running.worker import STALLED_S, Stall
 
 
 def test_a_stall_is_told_once_until_something_is_finished_again():

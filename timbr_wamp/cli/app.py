@@ -5,15 +5,15 @@ from __future__ import annotations
 import click
 
 import timbr_wamp
-from timbr_wamp.cli.conduct import errors, handler, policy, retry, revisions, rollback
+from timbr_wamp.cli.base import Commands, set_up_logging, settings_from
 from timbr_wamp.cli.doctor import doctor
-from timbr_wamp.cli.follow import graph, progress, wait
-from timbr_wamp.cli.frame import Commands, set_up_logging, settings_from
+from timbr_wamp.cli.failures import errors, handler, policy, retry, revisions, rollback
 from timbr_wamp.cli.headless import headless_machine, run_project
 from timbr_wamp.cli.kernels import execute, kernel, list_kernels
 from timbr_wamp.cli.machines import put, set_slot, slots, status, tail, watch
-from timbr_wamp.cli.node import router
+from timbr_wamp.cli.progress import graph, progress, wait
 from timbr_wamp.cli.project import diff, export, validate
+from timbr_wamp.cli.router import router
 from timbr_wamp.cli.services import bridge, host
 from timbr_wamp.cli.tokens import token
 from timbr_wamp.cli.up import demo, up

@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from timbr_wamp.cli.frame import connected, console, json_option, print_json, settings_from
+from timbr_wamp.cli.base import connected, console, json_option, print_json, settings_from
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.settings import Settings
 

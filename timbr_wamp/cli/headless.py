@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from timbr_wamp.cli.frame import Refused, note, print_json, router_options, settings_from
+from timbr_wamp.cli.base import Refused, note, print_json, router_options, settings_from
 
 if TYPE_CHECKING:
     from timbr_wamp.machine import Machine
@@ -116,17 +116,19 @@ class Headless:
 
     def run(self) -> int:
         """Run until asked to end, or done; return the exit status."""
-        from timbr_wamp.components.escort import Escort
+        from timbr_wamp.components.own_bridge import OwnBridge
 
         machine = self._machine
-        escort = None if self._offline else Escort(self._settings, self._name, lambda text: note(f"timbr-wamp: {text}"))
+        bridge = (
+            None if self._offline else OwnBridge(self._settings, self._name, lambda text: note(f"timbr-wamp: {text}"))
+        )
         with _asked_to_end(self._stop):
             try:
                 if self._until_done and machine.source.state == "none":
                     raise Refused("--until-done needs a machine with a source: this one would never be done")
                 machine.serve()
-                if escort is not None:
-                    escort.start()
+                if bridge is not None:
+                    bridge.start()
                 if self._start:
                     machine.start()
                 self._tell()
@@ -136,8 +138,8 @@ class Headless:
                 return self._ending()
             finally:
                 machine.close(timeout=CLOSE_S)
-                if escort is not None:
-                    escort.close()
+                if bridge is not None:
+                    bridge.close()
 
     def _tell(self) -> None:
         machine = self._machine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.frame import connecting, console, json_option, note, print_json
+from timbr_wamp.cli.base import connecting, console, json_option, note, print_json
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -28,7 +28,7 @@ def list_kernels(client: Client, as_json: bool) -> None:
     if not found:
         note("no kernels; start one with: timbr-wamp kernel start --name NAME")
         return
-    from timbr_wamp.cli.show import kernels_table
+    from timbr_wamp.cli.tables import kernels_table
 
     console().print(kernels_table(found))
 

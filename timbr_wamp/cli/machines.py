@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from timbr_wamp.cli.conduct import read_words, slot_key, tell_revision
-from timbr_wamp.cli.frame import connecting, console, json_option, machine_of, machine_option, note, print_json
+from timbr_wamp.cli.base import connecting, console, json_option, machine_of, machine_option, note, print_json
+from timbr_wamp.cli.failures import read_words, slot_key, tell_revision
 from timbr_wamp.errors import MachineFull
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def status(client: Client, kernel: str | None, machine: str, as_json: bool) -> N
     if as_json:
         print_json(remote.status)
         return
-    from timbr_wamp.cli.show import status_view
+    from timbr_wamp.cli.tables import status_view
 
     console().print(status_view(remote.status, remote.slots))
 
@@ -69,7 +69,7 @@ def _watch_screen(remote: RemoteMachine) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from timbr_wamp.cli.show import status_view
+    from timbr_wamp.cli.tables import status_view
 
     shown = remote.status
     slots = remote.slots
@@ -176,7 +176,7 @@ def _print_record(record: Record, column: int | None, as_json: bool) -> None:
     elif as_json:
         print_json(record_as_json(record), line=True)
     else:
-        from timbr_wamp.cli.show import record_line
+        from timbr_wamp.cli.tables import record_line
 
         screen = console()
         if screen.is_terminal:
@@ -275,7 +275,7 @@ def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> No
     if as_json:
         print_json(list(found))
         return
-    from timbr_wamp.cli.show import slots_view
+    from timbr_wamp.cli.tables import slots_view
 
     console().print(slots_view(found))
 
@@ -304,7 +304,7 @@ def set_slot(
     SOURCE is an expression such as `lambda x: x**2`, or a text that defines one function. An empty
     SOURCE makes the slot identity again.
     """
-    from timbr_wamp.contract.words import policy_from
+    from timbr_wamp.contract.policy_syntax import policy_from
 
     policy = read_words(policy_from, policy_words) if policy_words else None
     remote = machine_of(client, kernel, machine)

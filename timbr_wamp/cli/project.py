@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from timbr_wamp.cli.frame import (
+from timbr_wamp.cli.base import (
     Refused,
     connected,
     json_option,

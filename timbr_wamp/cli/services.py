@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from timbr_wamp.cli.frame import note, router_options, set_up_logging, settings_from
+from timbr_wamp.cli.base import note, router_options, set_up_logging, settings_from
 
 
 @click.command()

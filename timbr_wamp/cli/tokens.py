@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.frame import console, json_option, note, print_json, settings_from
+from timbr_wamp.cli.base import console, json_option, note, print_json, settings_from
 
 if TYPE_CHECKING:
     from timbr_wamp.router import TokenStore

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.frame import connected, note, print_json, settings_from
-from timbr_wamp.cli.house import House, interruptible
-from timbr_wamp.cli.node import port_options
+from timbr_wamp.cli.base import connected, note, print_json, settings_from
+from timbr_wamp.cli.local_services import LocalServices, interruptible
+from timbr_wamp.cli.router import port_options
 
 if TYPE_CHECKING:
     from timbr_wamp.settings import Settings
@@ -48,7 +48,7 @@ def _run(
 ) -> None:
     """Start the house, say where it is, watch it; end it. ``source`` not None: the demo's kernel as well."""
     demo_kernels: set[str] = set()
-    house = House(settings, note, ends_with_us=lambda kernel: stop_kernels or kernel.kernel_id in demo_kernels)
+    house = LocalServices(settings, note, ends_with_us=lambda kernel: stop_kernels or kernel.kernel_id in demo_kernels)
     with interruptible(house):
         house.start_router(next_free_port=next_free_port)
         note("starting the host")
@@ -69,7 +69,7 @@ def startup_file(source: str) -> Path:
     return Path(__file__).parent / "demo" / f"{source}.py"
 
 
-def _announce(house: House, kernels: list[str], ending: str, as_json: bool) -> None:
+def _announce(house: LocalServices, kernels: list[str], ending: str, as_json: bool) -> None:
     """Print where everything is, and lines to paste."""
     router = house.router
     page = f"{router.page_url.rstrip('/')}/#token={router.admin_token}"

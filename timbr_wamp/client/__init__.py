@@ -1,14 +1,14 @@
 """Reach kernels and machines on a router from Python: `connect`. See `timbr_wamp.client.client`."""
 
-from timbr_wamp.client.aio import AsyncClient, AsyncKernel
-from timbr_wamp.client.aio_machine import AsyncMachine
+from timbr_wamp.client.async_client import AsyncClient, AsyncKernel
+from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.client import Client, connect, connect_async
 from timbr_wamp.client.feed import Gap, RunChanged
-from timbr_wamp.client.kernel import RemoteKernel
-from timbr_wamp.client.kernels import KernelList
-from timbr_wamp.client.live import LiveSubscription
-from timbr_wamp.client.machine import RemoteMachine
+from timbr_wamp.client.kernel_list import KernelList
+from timbr_wamp.client.live_subscription import LiveSubscription
 from timbr_wamp.client.records import AsyncRecords, Records
+from timbr_wamp.client.remote_kernel import RemoteKernel
+from timbr_wamp.client.remote_machine import RemoteMachine
 
 __all__ = [
     "AsyncClient",

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timbr_wamp.client.aio import AsyncClient
-from timbr_wamp.client.kernel import RemoteKernel
-from timbr_wamp.client.kernels import KernelList
-from timbr_wamp.client.link import CALL_TIMEOUT_S, Link
-from timbr_wamp.client.live import LiveSubscription
+from timbr_wamp.client.async_client import AsyncClient
+from timbr_wamp.client.kernel_list import KernelList
+from timbr_wamp.client.live_subscription import LiveSubscription
+from timbr_wamp.client.remote_kernel import RemoteKernel
+from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
 from timbr_wamp.errors import InvalidToken, NoRouter
 from timbr_wamp.runtime import NodeFile, node_file, read_file
 from timbr_wamp.settings import Settings, load_settings
@@ -39,7 +39,7 @@ def connect(
         NotConnected: nobody answered there within ``timeout_s``.
     """
     target = find_router(url, token, realm, settings or load_settings())
-    link = Link(target.url, target.realm, target.token)
+    link = SharedConnection(target.url, target.realm, target.token)
     link.open(timeout_s)
     return Client(link, target.runtime_dir)
 
@@ -54,7 +54,7 @@ async def connect_async(
 ) -> AsyncClient:
     """Connect to a router without blocking the running loop; otherwise like `connect`."""
     target = find_router(url, token, realm, settings or load_settings())
-    link = Link(target.url, target.realm, target.token)
+    link = SharedConnection(target.url, target.realm, target.token)
     await link.open_async(timeout_s)
     return AsyncClient(link, target.runtime_dir)
 
@@ -104,7 +104,7 @@ class Client:
     way then fail with `ConnectionLost` at once; they never hang.
     """
 
-    def __init__(self, link: Link, runtime_dir: Path) -> None:
+    def __init__(self, link: SharedConnection, runtime_dir: Path) -> None:
         self._link = link
         #: The same verbs as coroutines, awaitable in any running loop.
         self.aio = AsyncClient(link, runtime_dir)

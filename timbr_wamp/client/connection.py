@@ -19,8 +19,8 @@ from typing import Any
 from autobahn.wamp.types import CallOptions, CallResult, PublishOptions
 
 from timbr_wamp.client.backoff import Backoff
-from timbr_wamp.client.links import CallInfo, Endpoint, EventInfo, Handler, Registration, Subscription, Topics
 from timbr_wamp.client.session import FATAL_REFUSALS, JoinRefused, SafeSession, our_error, split_token
+from timbr_wamp.client.subscriptions import CallInfo, Endpoint, EventInfo, Handler, Registration, Subscription, Topics
 from timbr_wamp.client.transport import is_local, open_transport
 from timbr_wamp.errors import (
     CallTimeout,

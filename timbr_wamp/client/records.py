@@ -17,7 +17,7 @@ from typing import Any
 
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.feed import Deliver, Feed, Gap, Instruction, Refill, RunChanged
-from timbr_wamp.client.link import Link
+from timbr_wamp.client.shared_connection import SharedConnection
 from timbr_wamp.contract import MACHINE, Record, RecordRow, Status, record_from_row
 from timbr_wamp.errors import LoopClosed, RunMismatch, TimbrError
 from timbr_wamp.names import kernel_uri
@@ -39,7 +39,14 @@ class RecordStream:
     """The shell around a `Feed`. Loop's own thread only."""
 
     def __init__(
-        self, link: Link, kernel_id: str, machine: str, *, run: str | None, after_seq: int | None, status: bool
+        self,
+        link: SharedConnection,
+        kernel_id: str,
+        machine: str,
+        *,
+        run: str | None,
+        after_seq: int | None,
+        status: bool,
     ) -> None:
         self._link, self._kernel_id, self._machine = link, kernel_id, machine
         self._with_status = status
@@ -225,7 +232,7 @@ def _items(buffered: list[_Buffered]) -> Iterator[Item]:
 class _Reading:
     """What both kinds of iterators share: the stream, what was taken of it, and whether it is over."""
 
-    def __init__(self, link: Link, stream: RecordStream, timeout_s: float | None) -> None:
+    def __init__(self, link: SharedConnection, stream: RecordStream, timeout_s: float | None) -> None:
         self._link, self._stream, self._timeout_s = link, stream, timeout_s
         self._ready: Iterator[Item] = iter(())
         self._over = False

@@ -20,15 +20,15 @@ from typing import Any
 import zmq
 
 from timbr_wamp.client.connection import Connection
-from timbr_wamp.components import identity
-from timbr_wamp.components.headless import HeadlessKeeper, Kept
-from timbr_wamp.components.identity import Identity
-from timbr_wamp.components.interest import Counter
-from timbr_wamp.components.keeper import Keeper
+from timbr_wamp.components import kernel_identity as identity
+from timbr_wamp.components.headless_supervisor import HeadlessSupervisor, Kept
+from timbr_wamp.components.kernel_identity import Identity
 from timbr_wamp.components.kernel_service import KernelService, answer
-from timbr_wamp.components.machine_link import MachineLink
+from timbr_wamp.components.kernel_supervisor import KernelSupervisor
+from timbr_wamp.components.machine_connection import MachineConnection
 from timbr_wamp.components.machine_relay import MachineRelay, send
 from timbr_wamp.components.relay import fitting
+from timbr_wamp.components.subscription_counter import Counter
 from timbr_wamp.contract import KERNEL, RESERVED_NAMES, IopubMessage, KernelInfo, to_builtins
 from timbr_wamp.errors import InvalidArgument, InvalidName, TimbrError
 from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of, kernel_uri
@@ -62,7 +62,7 @@ class BridgeOptions:
     host: str
     kernel_id: str | None = None
     connection_file: Path | None = None
-    #: Shown to people; the kernel's own, or the connection file's, when None.
+    #: Displayable to people; the kernel's own, or the connection file's, when None.
     name: str | None = None
     #: The kernel is ended after so many idle seconds; None: never.
     shutdown_interval_s: float | None = None
@@ -133,9 +133,9 @@ class Bridge:
     def _keeper_of(self, who: Identity) -> Kept:
         runtime_dir = self._options.runtime_dir
         if who.headless is not None:
-            return HeadlessKeeper(who.kernel_id, runtime_dir, file=who.headless, on_change=self._changed)
+            return HeadlessSupervisor(who.kernel_id, runtime_dir, file=who.headless, on_change=self._changed)
         assert who.connection_file is not None
-        return Keeper(
+        return KernelSupervisor(
             who.kernel_id, who.connection_file, runtime_dir, file=who.file,
             on_iopub=self._on_iopub, on_change=self._changed, pace=self._pace,
         )  # fmt: skip
@@ -366,8 +366,8 @@ class Bridge:
         if changed:
             self._changed()
 
-    def _link(self, relay: MachineRelay, file: Any) -> MachineLink:
-        return MachineLink(self._context, file, self._kernel_id, relay, clear=self._clear)
+    def _link(self, relay: MachineRelay, file: Any) -> MachineConnection:
+        return MachineConnection(self._context, file, self._kernel_id, relay, clear=self._clear)
 
     async def _add_machine(self, name: str) -> None:
         """Answer for a machine's name. The default's is answered always, so that callers learn what to do."""

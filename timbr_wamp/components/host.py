@@ -20,8 +20,8 @@ from typing import Any
 from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.components import launcher, processes
+from timbr_wamp.components.bridge_supervisor import BridgeEnvironment, BridgeSupervisor
 from timbr_wamp.components.kernel_service import answer
-from timbr_wamp.components.ward import BridgeEnvironment, Ward
 from timbr_wamp.contract import HOST, KernelInfo
 from timbr_wamp.errors import AlreadyHosted, NoRouter, TimbrError, UnknownKernel
 from timbr_wamp.names import host_of, host_uri, new_kernel_id
@@ -102,7 +102,7 @@ class Host:
         self._environment, self._stop_kernels = environment, stop_kernels
         self._authid = environment.token.partition(".")[0]
         self._connection = Connection(environment.url, environment.realm, environment.token)
-        self._wards: dict[str, Ward] = {}
+        self._wards: dict[str, BridgeSupervisor] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then end the bridges, and the kernels if that was asked for.
@@ -161,14 +161,14 @@ class Host:
 
         return perform
 
-    def _ward(self, kernel_id: str) -> Ward:
+    def _ward(self, kernel_id: str) -> BridgeSupervisor:
         try:
             return self._wards[kernel_id]
         except KeyError:
             raise UnknownKernel(kernel_id, sorted(self._wards)) from None
 
-    async def _take(self, file: KernelFile) -> Ward:
-        ward = Ward(self._environment, self._connection, file)
+    async def _take(self, file: KernelFile) -> BridgeSupervisor:
+        ward = BridgeSupervisor(self._environment, self._connection, file)
         self._wards[file.kernel_id] = ward
         await ward.begin()
         return ward

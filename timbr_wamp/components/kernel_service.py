@@ -25,8 +25,8 @@ from timbr_wamp.contract import (
 
 if TYPE_CHECKING:
     from timbr_wamp.client.connection import CallInfo
-    from timbr_wamp.client.links import Endpoint
-    from timbr_wamp.components.headless import Kept
+    from timbr_wamp.client.subscriptions import Endpoint
+    from timbr_wamp.components.headless_supervisor import Kept
 
 
 def answer(procedure: Procedure, perform: Callable[[dict[str, Any], CallInfo], Awaitable[Any]]) -> Endpoint:

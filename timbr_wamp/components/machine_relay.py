@@ -11,15 +11,15 @@ import msgspec
 import orjson
 
 from timbr_wamp.client.feed import Batch
-from timbr_wamp.components.machine_link import MachineLink, MachineSink, Wanted
-from timbr_wamp.components.relay import Cap, Interest, Sampler, StatusPacer
+from timbr_wamp.components.machine_connection import MachineConnection, MachineSink, Wanted
+from timbr_wamp.components.relay import Cap, Sampler, StatusPacer, SubscribedTopics
 from timbr_wamp.contract import MACHINE, TOPICS, MachineBrief, Procedure, Status, to_builtins
 from timbr_wamp.errors import InvalidArgument, NoMachine, PayloadTooLarge
 from timbr_wamp.names import kernel_uri
 
 if TYPE_CHECKING:
     from timbr_wamp.client.connection import CallInfo, Connection
-    from timbr_wamp.client.links import Endpoint
+    from timbr_wamp.client.subscriptions import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class MachineRelay(MachineSink):
         kernel_id: str,
         name: str,
         connection: Connection,
-        interest: Interest,
+        interest: SubscribedTopics,
         *,
         on_brief: Callable[[], None],
         called: Callable[[], None],
@@ -58,7 +58,7 @@ class MachineRelay(MachineSink):
         self._status: Status | None = None
         self._pacer, self._sampler, self._errors = StatusPacer(), Sampler(), Cap()
         #: The machine that there is now.
-        self.link: MachineLink | None = None
+        self.link: MachineConnection | None = None
 
     @property
     def topics(self) -> list[str]:
@@ -76,7 +76,7 @@ class MachineRelay(MachineSink):
         if self.link is not None:
             self.link.look()
 
-    async def use(self, link: MachineLink | None) -> None:
+    async def use(self, link: MachineConnection | None) -> None:
         """Take another machine, or none, in place of the present one."""
         old, self.link = self.link, link
         if link is None and self._status is not None:

@@ -28,7 +28,7 @@ PART_CHARACTERS = PAYLOAD_LIMIT_BYTES // 8
 _ENVELOPE_BYTES = 1024
 
 
-class Interest:
+class SubscribedTopics:
     """Which of our topics somebody is subscribed to, at any rate in the router's eyes.
 
     Counted, not followed: a topic with a retained event has a subscription without subscribers that is

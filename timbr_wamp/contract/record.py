@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
-from timbr_wamp.contract.shown import Printer
+from timbr_wamp.contract.displayable import Printer, face
 from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow
 
 _decode_meta = msgspec.json.Decoder(RecordMeta).decode
@@ -107,14 +107,10 @@ class Record(tuple[Any, ...]):
         return f"Record{tuple.__repr__(self)}"
 
     def __str__(self) -> str:
-        from timbr_wamp.contract.faces import record_text  # faces know records, so records ask late
-
-        return record_text(self)
+        return face("record_text", self)
 
     def _repr_html_(self) -> str:
-        from timbr_wamp.contract.faces import record_html
-
-        return record_html(self)
+        return face("record_html", self)
 
     def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
         printer.text(str(self))  # IPython shows the table; repr() is the tuple's

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from timbr_wamp.contract import shown
+from timbr_wamp.contract.displayable import Displayable, Printer
 from timbr_wamp.tables import moment
 
 __all__ = [
@@ -178,7 +178,7 @@ class SourceStatus(msgspec.Struct, kw_only=True):
     options: SourceOptions = SourceOptions()
 
 
-class Progress(shown.Shown, msgspec.Struct, kw_only=True):
+class Progress(Displayable, msgspec.Struct, kw_only=True):
     """How far a machine is with its source."""
 
     #: Messages accounted for since the source was set.
@@ -212,7 +212,7 @@ class SlotCounts(msgspec.Struct, kw_only=True):
     p99_s: float | None = None
 
 
-class Status(shown.Shown, msgspec.Struct, kw_only=True):
+class Status(Displayable, msgspec.Struct, kw_only=True):
     """A machine, now. ``put == processed + errored + dropped + queue_size + in_flight``, always."""
 
     name: str
@@ -269,11 +269,11 @@ class Status(shown.Shown, msgspec.Struct, kw_only=True):
             "CurrentTime": moment(self.time),
         }
 
-    def _repr_pretty_(self, printer: shown.Printer, cycle: bool) -> None:
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
         printer.text(str(self))  # IPython shows the card; repr() is the struct's
 
 
-class SlotInfo(shown.Shown, msgspec.Struct, kw_only=True):
+class SlotInfo(Displayable, msgspec.Struct, kw_only=True):
     """One slot of the newest revision."""
 
     slot: int
@@ -296,7 +296,7 @@ class SlotInfo(shown.Shown, msgspec.Struct, kw_only=True):
     counts: SlotCounts | None = None
 
 
-class RevisionInfo(shown.Shown, msgspec.Struct, kw_only=True):
+class RevisionInfo(Displayable, msgspec.Struct, kw_only=True):
     """One state of the slot table that was."""
 
     number: int
@@ -356,7 +356,7 @@ class RecordsBatch(msgspec.Struct, kw_only=True):
     rows: list[RecordRow]
 
 
-class ErrorRow(shown.Shown, msgspec.Struct, kw_only=True):
+class ErrorRow(Displayable, msgspec.Struct, kw_only=True):
     """One slot's failure in one attempt at a message."""
 
     run: str
@@ -383,7 +383,7 @@ class ErrorRow(shown.Shown, msgspec.Struct, kw_only=True):
     where: str = ""
 
 
-class ErrorGroup(shown.Shown, msgspec.Struct, kw_only=True):
+class ErrorGroup(Displayable, msgspec.Struct, kw_only=True):
     """Failures of one kind: same slot, same exception class, same line."""
 
     slot: int
@@ -466,7 +466,7 @@ class TrialRow(msgspec.Struct, kw_only=True):
     duration_s: float
 
 
-class Event(shown.Shown, msgspec.Struct, kw_only=True):
+class Event(Displayable, msgspec.Struct, kw_only=True):
     """Something happened that changed a machine's state."""
 
     kind: EventKind

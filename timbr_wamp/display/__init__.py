@@ -4,7 +4,7 @@ This room knows no machine and no client: it is given functions that it asks.
 """
 
 from timbr_wamp.display.bars import BarKind
-from timbr_wamp.display.live import LiveStatus, Screen
+from timbr_wamp.display.live_status import LiveStatus, Screen
 from timbr_wamp.display.progress import progress_bar, show_progress
 from timbr_wamp.display.screens import display_status
 

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from timbr_wamp.contract import Progress
-from timbr_wamp.contract.cards import progress_words
-from timbr_wamp.display.place import is_terminal, notebook_shell
+from timbr_wamp.display.environment import is_terminal, notebook_shell
 from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
+from timbr_wamp.faces.cards import progress_words
 
 #: ``auto``: tqdm in a notebook if it is installed, rich on a terminal, else none.
 BarKind: TypeAlias = Literal["auto", "tqdm", "rich", "none"]

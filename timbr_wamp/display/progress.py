@@ -10,7 +10,7 @@ from typing import TextIO
 
 from timbr_wamp.contract import Progress
 from timbr_wamp.display.bars import BarKind, open_bar
-from timbr_wamp.display.live import RESTING
+from timbr_wamp.display.live_status import RESTING
 from timbr_wamp.errors import InvalidArgument
 
 

@@ -20,8 +20,8 @@ from rich.live import Live
 from rich.text import Text
 
 from timbr_wamp.contract import Status
-from timbr_wamp.display.live import LiveStatus, Screen
-from timbr_wamp.display.place import is_terminal, notebook_shell
+from timbr_wamp.display.environment import is_terminal, notebook_shell
+from timbr_wamp.display.live_status import LiveStatus, Screen
 
 #: So many cards of one kernel are updated; the oldest ends when one more begins.
 MAX_LIVE = 8

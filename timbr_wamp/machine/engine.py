@@ -28,24 +28,24 @@ from timbr_wamp.contract import (
     Status,
     record_from_row,
 )
-from timbr_wamp.contract.faces import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
 from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_options
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty
-from timbr_wamp.machine.again import Again
-from timbr_wamp.machine.conduct import Conduct, checked_concurrency
-from timbr_wamp.machine.events import EventLog
-from timbr_wamp.machine.handlers import BaseEventHandler, RaisedIn, make_handler
-from timbr_wamp.machine.hooks import Hooks, load_hooks
-from timbr_wamp.machine.intake import Intake
-from timbr_wamp.machine.ledger import Ledger, remaining
-from timbr_wamp.machine.loop import AsyncLoop
-from timbr_wamp.machine.objects import Objects
-from timbr_wamp.machine.passage import Passage, go
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
+from timbr_wamp.machine.events.handlers import BaseEventHandler, RaisedIn, make_handler
+from timbr_wamp.machine.events.hooks import Hooks, load_hooks
+from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.intake.message_queue import MessageQueue, remaining
+from timbr_wamp.machine.intake.source import CurrentSource
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
-from timbr_wamp.machine.recorder import Recorder, told_policies
-from timbr_wamp.machine.slots import Revision, Slot, SlotFunction, SlotTable, identity
-from timbr_wamp.machine.views import slot_counts, slot_info, warn_of_aliases, wire_row
-from timbr_wamp.machine.worker import Worker
+from timbr_wamp.machine.records.recorder import Recorder, told_policies
+from timbr_wamp.machine.records.replay import Replay
+from timbr_wamp.machine.running.careful_pass import CarefulPass, go
+from timbr_wamp.machine.running.context import RunContext, checked_concurrency
+from timbr_wamp.machine.running.executors.async_window import EventLoop
+from timbr_wamp.machine.running.worker import Worker
+from timbr_wamp.machine.serving.views import slot_counts, slot_info, warn_of_aliases, wire_row
+from timbr_wamp.machine.slots.objects import Objects
+from timbr_wamp.machine.slots.table import Revision, Slot, SlotFunction, SlotTable, identity
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_run
 
 
@@ -75,13 +75,13 @@ class Engine:
         #: What runs at the points of the machine's life.
         self.hooks = Hooks()
         self.event_log = EventLog(clock, self.hooks, name=name)
-        self._ledger = Ledger(bufsize, name, on_full=self._tell_full)
+        self._ledger = MessageQueue(bufsize, name, on_full=self._tell_full)
         self._executor = _executor_of(executor)
-        self._loop: AsyncLoop = getattr(self._executor, "loop", None) or AsyncLoop()
+        self._loop: EventLoop = getattr(self._executor, "loop", None) or EventLoop()
         self._objects = Objects(self._loop, self._object_failed)
         policy = checked_policy(on_error or "record", "on_error")
         self._table = SlotTable(stages, clock, policy=policy, admit=self._admit)
-        self._conduct = Conduct(
+        self._conduct = RunContext(
             current=self._table.current, go_on=lambda: False, wake=self._ledger.wake, hooks=self.hooks, clock=clock,
             concurrency=concurrency,
         )  # fmt: skip
@@ -94,8 +94,8 @@ class Engine:
             run=journal.run if journal is not None else new_run(), ledger=self._ledger, clock=clock,
             events=self.event_log, current=self._table.current, journal=journal, sinks=sinks,
         )  # fmt: skip
-        self._again = Again(self._ledger, self.recorder, clock)
-        self._intake = Intake(
+        self._again = Replay(self._ledger, self.recorder, clock)
+        self._intake = CurrentSource(
             name=name, ledger=self._ledger, recorder=self.recorder, events=self.event_log, clock=clock,
             state=lambda: self._worker.state, halt=lambda reason: self._worker.halt(reason),
             on_failure=lambda error: self._failed_elsewhere("source", "source", error),
@@ -113,7 +113,7 @@ class Engine:
             self.set_handler(handler)
         for hook in load_hooks(hooks):
             self.hooks.add_object(hook)
-        face = plugins.kernel_face() if serve is None or namespace is None else None
+        face = plugins.own_kernel() if serve is None or namespace is None else None
         if face is not None and namespace is None:
             self._namespace = face.namespace()
         if serve or (serve is None and face is not None):
@@ -239,7 +239,7 @@ class Engine:
         oid = new_oid(begun)
         with self._objects.use():
             revision = self._table.current()
-            values, texts, notes = go(Passage(revision, message, self._conduct, oid).way(), self._executor.invoke)
+            values, texts, notes = go(CarefulPass(revision, message, self._conduct, oid).way(), self._executor.invoke)
         warn_of_aliases(revision, values, texts)
         meta = RecordMeta(
             run=self.run, seq=0, attempt=0, revision=revision.number, received_at=begun, finished_at=self._clock(),
@@ -260,7 +260,7 @@ class Engine:
         self, revision: Revision, values: list[Any], texts: list[bytes], broken: list[str | None]
     ) -> tuple[bytes, bool]:
         """Run a revision on what a kept record held before it; return the last text, and whether it failed."""
-        passage = Passage(revision, None, self._conduct, "", values=values, texts=texts, broken=broken)
+        passage = CarefulPass(revision, None, self._conduct, "", values=values, texts=texts, broken=broken)
         _, made, notes = go(passage.way(), self._executor.invoke)
         return made[-1], bool(notes and notes.errored)
 
@@ -547,12 +547,12 @@ class Engine:
         A machine of the same name that this process serves already gives way. ``transport``: ipc
         where there is any, else tcp on 127.0.0.1 with CurveZMQ.
         """
-        from timbr_wamp.machine.wire import Wire  # zmq is loaded by who serves
+        from timbr_wamp.machine.serving.sockets import LocalSockets  # zmq is loaded by who serves
 
         if self._closed:
             raise MachineClosed(self.name)
         if self._wire is None:
-            wire = self._wire = Wire.open(self, transport)
+            wire = self._wire = LocalSockets.open(self, transport)
             self.recorder.replace_sinks(lambda sinks: (*sinks, wire.publisher))
 
     @property

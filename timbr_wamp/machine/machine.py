@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import Graph
-from timbr_wamp.contract.cards import machine_html, machine_text
-from timbr_wamp.contract.plot import Plot
-from timbr_wamp.contract.tap import Tap
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.faces.cards import machine_html, machine_text
+from timbr_wamp.faces.plot import Plot
+from timbr_wamp.faces.tap import Tap
 from timbr_wamp.machine.engine import Engine
-from timbr_wamp.machine.graph import dask_graph, graph_of
-from timbr_wamp.machine.ledger import remaining
-from timbr_wamp.machine.slots import SlotFunction, identity
+from timbr_wamp.machine.intake.message_queue import remaining
+from timbr_wamp.machine.slots.graph import dask_graph, graph_of
+from timbr_wamp.machine.slots.table import SlotFunction, identity
 from timbr_wamp.names import checked_oid, new_oid
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Machine(Engine):
         executor: how messages run: ``"inline"``, ``"threads"``, or an object.
         concurrency: messages under way at once, for ``async def`` slots and in threads.
         journal, sinks: see `timbr_wamp.machine.protocols`.
-        hooks: objects with methods named like `timbr_wamp.machine.hooks.POINTS`, or plugins' names.
-        handler: the event handler: an object, a class or a name; see `timbr_wamp.machine.handlers`.
+        hooks: objects with methods named like `timbr_wamp.machine.events.hooks.POINTS`, or plugins' names.
+        handler: the event handler: an object, a class or a name; see `timbr_wamp.machine.events.handlers`.
         clock: UTC seconds.
     """
 
@@ -102,7 +102,7 @@ class Machine(Engine):
     def hook(self, point: str, function: Any = None) -> Any:
         """Run a function at a point of the machine's life: ``@m.hook("post_slot")`` or ``m.hook(point, f)``.
 
-        The second form returns what takes it away again. Points: `timbr_wamp.machine.hooks.POINTS`.
+        The second form returns what takes it away again. Points: `timbr_wamp.machine.events.hooks.POINTS`.
         """
         if function is not None:
             return self.hooks.add(point, function)

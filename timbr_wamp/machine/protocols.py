@@ -15,8 +15,8 @@ from timbr_wamp.contract import Event, Verdict
 from timbr_wamp.values import JsonValue
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.conduct import Conduct
-    from timbr_wamp.machine.slots import Revision, Step
+    from timbr_wamp.machine.running.context import RunContext
+    from timbr_wamp.machine.slots.table import Revision, Step
 
 #: UTC seconds since the epoch.
 Clock: TypeAlias = Callable[[], float]
@@ -122,7 +122,7 @@ class Executor(Protocol):
     #: How people choose it.
     name: str
 
-    def process(self, entries: deque[Entry], conduct: Conduct) -> Iterator[Finished]:
+    def process(self, entries: deque[Entry], conduct: RunContext) -> Iterator[Finished]:
         """Take entries from the left, yield each when it is finished; begin none once ``go_on()`` is false.
 
         Each entry is processed by exactly one revision, read when it begins. They are finished in

@@ -12,7 +12,7 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add ``%wamp`` and ``%juno`` and their completion to a shell. Again changes nothing."""
+    """Add ``%wamp`` and ``%juno`` and their completion to a shell. Replay changes nothing."""
     from timbr_wamp.magic.extension import load
 
     load(shell)

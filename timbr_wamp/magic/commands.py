@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from timbr_wamp.contract.words import policy_from
+from timbr_wamp.contract.policy_syntax import policy_from
 from timbr_wamp.errors import InvalidArgument
 
 #: What Tab offers for an argument's value.

@@ -11,7 +11,7 @@ from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
-from timbr_wamp.contract.words import POLICY_WORDS
+from timbr_wamp.contract.policy_syntax import POLICY_WORDS
 from timbr_wamp.magic.commands import MACHINE, TOPICS, VERBS, Argument, Offer, Verb
 from timbr_wamp.plugins import HANDLERS, names
 

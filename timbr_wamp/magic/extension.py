@@ -13,7 +13,7 @@ from timbr_wamp.errors import TimbrError
 from timbr_wamp.magic.completion import callables, matcher_for
 from timbr_wamp.magic.failures import made_short
 from timbr_wamp.magic.parser import HelpWanted, parse
-from timbr_wamp.magic.state import ShellState
+from timbr_wamp.magic.shell_state import ShellState
 from timbr_wamp.magic.verbs import Verbs
 from timbr_wamp.magic.views import Text
 

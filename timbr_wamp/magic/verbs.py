@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from IPython.core.error import StdinNotImplementedError, UsageError
 
 from timbr_wamp.contract import Policy, Record, Status
-from timbr_wamp.contract.cards import policy_text
-from timbr_wamp.contract.faces import ErrorGroups, ErrorRows, Revisions, SlotInfos
-from timbr_wamp.contract.plot import Plot
-from timbr_wamp.contract.tap import Tap
-from timbr_wamp.contract.words import options_from, policy_from
+from timbr_wamp.contract.policy_syntax import options_from, policy_from
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, TimbrError, UnknownKernel
+from timbr_wamp.faces.cards import policy_text
+from timbr_wamp.faces.plot import Plot
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Revisions, SlotInfos
+from timbr_wamp.faces.tap import Tap
 from timbr_wamp.magic import views
 from timbr_wamp.magic.callbacks import Watch
 from timbr_wamp.magic.commands import MACHINE, REPLACED, VERBS
 from timbr_wamp.magic.parser import Command, parser_of
 from timbr_wamp.magic.remote_cell import run_cell
-from timbr_wamp.magic.state import ShellState
+from timbr_wamp.magic.shell_state import ShellState
 from timbr_wamp.names import KERNEL_PREFIX
-from timbr_wamp.plugins import kernel_face
+from timbr_wamp.plugins import own_kernel
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -58,7 +58,7 @@ class Verbs:
             TimbrError: it did not work.
         """
         if command.verb in REPLACED:
-            face = kernel_face()
+            face = own_kernel()
             file = "FILE" if face is None else face.connection_file()
             raise UsageError(REPLACED[command.verb].format(connection_file=file))
         arguments = dict(command.arguments)

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from timbr_wamp.contract import KernelInfo, Record, RevisionInfo, Status
-from timbr_wamp.contract.shown import Shown
+from timbr_wamp.contract.displayable import Displayable
 
 #: A table's cell shows so many characters of a text; the object itself has all of it.
 CELL_LIMIT = 120
@@ -125,7 +125,7 @@ class Facts:
 class Face:
     """A struct of the wire that shows itself also in a terminal; its attributes are the struct's."""
 
-    def __init__(self, struct: Shown) -> None:
+    def __init__(self, struct: Displayable) -> None:
         self.struct = struct
 
     def __getattr__(self, name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from timbr_wamp.contract import Policy, SlotInfo, SourceOptions, Status
-from timbr_wamp.machine.functions import function_name, source_text
+from timbr_wamp.machine.slots.functions import function_name, source_text
 from timbr_wamp.projects.project import Project
 from timbr_wamp.projects.schema import REFERENCE
 from timbr_wamp.projects.texts import alone, reference_of

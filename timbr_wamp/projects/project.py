@@ -16,9 +16,9 @@ from timbr_wamp import plugins
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidProject, NotASource, TimbrError
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.arguments import refusal
-from timbr_wamp.machine.functions import load
 from timbr_wamp.machine.protocols import Source
+from timbr_wamp.machine.slots.arguments import refusal
+from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.projects.schema import ProjectFile, SlotEntry, SourceEntry, read_project
 from timbr_wamp.settings import project_file
 

@@ -20,7 +20,7 @@ import msgspec
 from timbr_wamp.contract import RESERVED_NAMES, Policy, SourceOptions, Verdict
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting
-from timbr_wamp.machine.slots import STAGES_LIMIT
+from timbr_wamp.machine.slots.table import STAGES_LIMIT
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component
 from timbr_wamp.settings import settings_of_file
 

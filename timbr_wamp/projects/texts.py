@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from timbr_wamp.machine.functions import source_text
+from timbr_wamp.machine.slots.functions import source_text
 
 __all__ = ["Unwritable", "alone", "free_names", "lambda_text", "reference_of", "written"]
 

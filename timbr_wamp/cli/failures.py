@@ -1,0 +1,152 @@
+"""Commands about failures and what becomes of them: error groups, policies, handler, retries, revisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from timbr_wamp.cli.base import connecting, console, json_option, machine_of, machine_option, note, print_json
+from timbr_wamp.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import Client
+    from timbr_wamp.contract import RevisionInfo
+
+T = TypeVar("T")
+W = TypeVar("W")
+
+#: Stands for the machine where a slot could.
+MACHINE = "machine"
+
+
+def slot_key(text: str) -> int | str:
+    """Return the slot that people name: ``3`` and ``f3`` are numbers, all else is a name."""
+    number = text.removeprefix("f")
+    return int(number) if number.isdecimal() else text
+
+
+def read_words(read: Callable[[W], T], words: W) -> T:
+    """Return what words say; what says nothing is wrong usage."""
+    try:
+        return read(words)
+    except InvalidArgument as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.command()
+@click.argument("kernel", required=False)
+@machine_option
+@click.option("--rows", is_flag=True, help="Print single failures, oldest first, not groups of them.")
+@click.option("-n", "--count", type=click.IntRange(1, 50), default=10, show_default=True, help="At most so many.")
+@json_option
+@connecting
+def errors(client: Client, kernel: str | None, machine: str, rows: bool, count: int, as_json: bool) -> None:
+    """Print what failed in a machine: by slot, exception class and line, those seen last first."""
+    remote = machine_of(client, kernel, machine)
+    if as_json:
+        print_json(list(remote.errors[-count:] if rows else remote.error_groups[:count]))
+        return
+    from timbr_wamp.cli.tables import error_groups_table, errors_table
+
+    table = errors_table(remote.errors[-count:]) if rows else error_groups_table(remote.error_groups[:count])
+    console().print(table)
+
+
+@click.command()
+@click.argument("kernel")
+@click.argument("slot")
+@click.argument("words", nargs=-1)
+@machine_option
+@json_option
+@connecting
+def policy(client: Client, kernel: str, slot: str, words: tuple[str, ...], machine: str, as_json: bool) -> None:
+    """Say what becomes of a message when SLOT raises; without WORDS print it.
+
+    SLOT is a number, a name, or `machine` for all slots without a policy of their own. WORDS are a
+    verdict (record, default, drop, dead_letter, pause, stop) and any of retries=N, backoff_s=S,
+    backoff_max_s=S, default=JSON, timeout_s=S; `none` takes the slot's own policy away.
+    """
+    from timbr_wamp.contract.policy_syntax import policy_from
+    from timbr_wamp.faces.cards import policy_text
+
+    said = read_words(policy_from, words) if words else None
+    remote = machine_of(client, kernel, machine)
+    which = None if slot == MACHINE else slot_key(slot)
+    if words:
+        tell_revision(remote.set_policy(which, said), as_json)
+        return
+    present = remote.policy_of(which)
+    print_json(present) if as_json else click.echo(policy_text(present))
+
+
+@click.command()
+@click.argument("kernel")
+@click.argument("name", required=False)
+@click.argument("options", nargs=-1)
+@machine_option
+@json_option
+@connecting
+def handler(
+    client: Client, kernel: str, name: str | None, options: tuple[str, ...], machine: str, as_json: bool
+) -> None:
+    """Choose the event handler NAME, made with OPTIONS such as retries=5; without NAME print which it is."""
+    from timbr_wamp.contract.policy_syntax import options_from
+
+    said = read_words(options_from, options)
+    remote = machine_of(client, kernel, machine)
+    status = remote.status if name is None else remote.set_handler(name, said)
+    print_json({"handler": status.handler}) if as_json else click.echo(status.handler)
+
+
+@click.command()
+@click.argument("kernel")
+@click.argument("oids", nargs=-1)
+@machine_option
+@json_option
+@connecting
+def retry(client: Client, kernel: str, oids: tuple[str, ...], machine: str, as_json: bool) -> None:
+    """Put messages that failed again, each as its next attempt, and print their ids; all unresolved ones by default."""
+    done = machine_of(client, kernel, machine).retry_errors(oids or None)
+    if as_json:
+        print_json({"oids": done})
+        return
+    for oid in done:
+        click.echo(oid)
+    note(f"timbr-wamp: {len(done):,} messages put again")
+
+
+@click.command()
+@click.argument("kernel", required=False)
+@machine_option
+@json_option
+@connecting
+def revisions(client: Client, kernel: str | None, machine: str, as_json: bool) -> None:
+    """Print the kept states of a machine's slot table, oldest first."""
+    found = machine_of(client, kernel, machine).revisions
+    if as_json:
+        print_json(list(found))
+        return
+    from timbr_wamp.cli.tables import revisions_table
+
+    console().print(revisions_table(found))
+
+
+@click.command()
+@click.argument("kernel")
+@click.argument("number", type=click.IntRange(min=0))
+@machine_option
+@json_option
+@connecting
+def rollback(client: Client, kernel: str, number: int, machine: str, as_json: bool) -> None:
+    """Bring the slot table of revision NUMBER back, as a new revision."""
+    tell_revision(machine_of(client, kernel, machine).rollback(number), as_json)
+
+
+def tell_revision(revision: RevisionInfo, as_json: bool) -> None:
+    """Tell of a new revision, as `timbr-wamp set` does."""
+    if as_json:
+        print_json(revision)
+    else:
+        note(f"revision {revision.number}: {revision.change}")

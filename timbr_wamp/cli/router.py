@@ -1,0 +1,77 @@
+"""``timbr-wamp router``: Crossbar's environment, a router alone, and how it is."""
+
+from __future__ import annotations
+
+import click
+
+from timbr_wamp.cli.base import json_option, note, print_json, settings_from
+from timbr_wamp.cli.local_services import LocalServices, interruptible
+
+
+def port_options(function: click.decorators.FC) -> click.decorators.FC:
+    """Add ``--port`` and ``--next-free-port``."""
+    for option in (
+        click.option("--next-free-port", is_flag=True, help="When the port is taken, use the next free one."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Where the router listens; 8080 unless configured."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group()
+def router() -> None:
+    """Install Crossbar.io, start a router alone, ask how it is."""
+
+
+@router.command()
+def install() -> None:
+    """Make Crossbar.io's own environment, unless there is one already."""
+    from timbr_wamp.errors import RouterNotInstalled
+    from timbr_wamp.router import find_crossbar, install_crossbar
+
+    settings = settings_from()
+    try:
+        note(f"Crossbar.io is there: {find_crossbar(settings)}")
+    except RouterNotInstalled:
+        install_crossbar(settings, note)
+
+
+@router.command()
+@port_options
+def start(port: int | None, next_free_port: bool) -> None:
+    """Start a router in the foreground, without a host; Ctrl-C ends it."""
+    house = LocalServices(settings_from(port=port), note)
+    with interruptible(house):
+        house.start_router(next_free_port=next_free_port)
+        click.echo(f"router at {house.router.url}, page at {house.router.page_url}")
+        house.watch()
+
+
+@router.command()
+def stop() -> None:
+    """End the router that runs here, whoever started it."""
+    from timbr_wamp.router import stop_node
+
+    note("the router ended" if stop_node(settings_from()) else "no router runs here")
+
+
+@router.command()
+@json_option
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Tell whether a router runs here; status 1 when none does."""
+    from timbr_wamp import runtime
+
+    node = runtime.read_file(runtime.node_file(settings_from().runtime_dir), runtime.NodeFile)
+    if node is None or not node.alive():
+        if as_json:
+            print_json({"running": False})
+        else:
+            note("no router runs here; start one with: timbr-wamp up")
+        ctx.exit(1)
+    if as_json:
+        print_json({
+            "running": True, "pid": node.pid, "url": node.url, "page_url": node.page_url, "realm": node.realm,
+        })  # fmt: skip
+        return
+    click.echo(f"router at {node.url} (process {node.pid}), page at {node.page_url}")

@@ -1,0 +1,214 @@
+"""`AsyncClient` and `AsyncKernel`: a client's verbs as coroutines, awaitable in any running loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from timbr_wamp.client.async_machine import AsyncMachine
+from timbr_wamp.client.connection import Subscription
+from timbr_wamp.client.kernel_list import KernelList, choose
+from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
+from timbr_wamp.contract import (
+    HOST,
+    KERNEL,
+    NODE,
+    CompleteReply,
+    ExecuteReply,
+    InspectReply,
+    IopubMessage,
+    IsCompleteReply,
+    KernelInfo,
+    MachineBrief,
+)
+from timbr_wamp.contract.exports import NODE_URIS
+from timbr_wamp.errors import AmbiguousKernel, InvalidArgument
+from timbr_wamp.names import DEFAULT_MACHINE, checked_kernel_id, host_uri, kernel_uri
+from timbr_wamp.runtime import HostFile, host_file, read_file
+
+T = TypeVar("T")
+
+#: A kernel's start includes its imports and its startup file.
+START_TIMEOUT_S = 120.0
+
+
+class AsyncClient:
+    """A client's verbs as coroutines. Any loop. Made by `Client.aio` or `connect_async`."""
+
+    def __init__(self, link: SharedConnection, runtime_dir: Path) -> None:
+        self._link, self._runtime_dir = link, runtime_dir
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient {self._link!r}>"
+
+    async def kernels(self) -> KernelList:
+        """Return the kernels on the router, offline ones that may come back included."""
+        return KernelList(await self._link.call(NODE_URIS["list"], NODE["list"]))
+
+    async def kernel(self, wanted: str | None = None) -> AsyncKernel:
+        """Return the kernel of that id, name or unique beginning of one; None means the only one.
+
+        Raises:
+            UnknownKernel, AmbiguousKernel: none fits, or several do.
+        """
+        info = choose(await self.kernels(), wanted)
+        return AsyncKernel(self._link, info.kernel_id, info.name)
+
+    async def hosts(self) -> list[str]:
+        """Return the names of the hosts that are known: this computer's, and those that have kernels."""
+        here = self._local_host()
+        there = {kernel.host for kernel in await self.kernels() if kernel.state != "offline"}
+        return sorted(there | ({here} if here else set()))
+
+    async def start_kernel(
+        self,
+        name: str | None = None,
+        startup: str | None = None,
+        cwd: str | None = None,
+        host: str | None = None,
+    ) -> AsyncKernel:
+        """Start a kernel and its bridge on a host; return when it is on the router.
+
+        ``startup`` is a file on the host that runs in the kernel after each (re)start. Without
+        ``host`` it is this computer's, else the only one known.
+
+        Raises:
+            KernelStartFailed: with the end of its log.
+            InvalidArgument, AmbiguousKernel: no host, or several, to choose from.
+        """
+        uri = host_uri(host or await self._default_host(), "start")
+        info = await self._link.call(uri, HOST["start"], name, startup, cwd, timeout_s=START_TIMEOUT_S)
+        return AsyncKernel(self._link, info.kernel_id, info.name)
+
+    async def on(self, topic: str, callback: Callable[..., object], *, get_retained: bool = False) -> Subscription:
+        """Call ``callback(*args, **kwargs)`` in the callbacks' thread for each event of a topic."""
+        return await self._link.subscribe(topic, callback, get_retained=get_retained)
+
+    async def call(self, uri: str, /, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
+        """Call any procedure; return its result as it comes."""
+        return await self._link.run(self._link.connection.call, uri, *args, timeout_s=timeout_s, **kwargs)
+
+    async def close(self) -> None:
+        """Say goodbye. Idempotent."""
+        await self._link.close_async()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    def _local_host(self) -> str | None:
+        file = read_file(host_file(self._runtime_dir), HostFile)
+        return file.authid if file is not None and file.alive() else None
+
+    async def _default_host(self) -> str:
+        here = self._local_host()
+        if here is not None:
+            return here
+        hosts = await self.hosts()
+        if not hosts:
+            raise InvalidArgument("host", "no host is known; start one with `timbr-wamp host`, or name it")
+        if len(hosts) > 1:
+            raise AmbiguousKernel("host", hosts)
+        return hosts[0]
+
+
+class AsyncKernel:
+    """A kernel on the router. Any loop."""
+
+    def __init__(self, link: SharedConnection, kernel_id: str, name: str) -> None:
+        self._link = link
+        self.id, self.name = checked_kernel_id(kernel_id), name
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.id} ({self.name})>"
+
+    async def _call(
+        self,
+        result: type[T],
+        verb: str,
+        *args: Any,
+        timeout_s: float | None = CALL_TIMEOUT_S,
+        on_progress: Callable[[Any], None] | None = None,
+    ) -> T:
+        value: T = await self._link.call(
+            kernel_uri(self.id, verb), KERNEL[verb], *args, timeout_s=timeout_s, on_progress=on_progress
+        )
+        return value
+
+    async def info(self) -> KernelInfo:
+        """Return what is known of the kernel."""
+        return await self._call(KernelInfo, "info")
+
+    async def ping(self) -> float:
+        """Return the bridge's clock, UTC seconds."""
+        return await self._call(float, "ping")
+
+    async def interrupt(self) -> None:
+        """Interrupt the running cell: it gets a ``KeyboardInterrupt``."""
+        await self._call(type(None), "interrupt")
+
+    async def restart(self) -> KernelInfo:
+        """End the kernel's process and start it again under the same id."""
+        return await self._call(KernelInfo, "restart", timeout_s=START_TIMEOUT_S)
+
+    async def shutdown(self) -> None:
+        """End the kernel's process and its bridge."""
+        await self._call(type(None), "shutdown")
+
+    async def execute(
+        self, code: str, timeout_s: float | None = None, *, silent: bool = False, store_history: bool = True
+    ) -> ExecuteReply:
+        """Run code and return how it ended; its output goes to the kernel's topic ``iopub``.
+
+        Without ``timeout_s`` it may run as long as the link lives.
+        """
+        return await self._execute("execute", code, timeout_s, silent, store_history, None)
+
+    async def run(
+        self,
+        code: str,
+        *,
+        on_output: Callable[[IopubMessage], None] | None = None,
+        timeout_s: float | None = None,
+        silent: bool = False,
+        store_history: bool = True,
+    ) -> ExecuteReply:
+        """Run code; ``on_output`` gets its output, in the background loop's thread: it must not block."""
+        return await self._execute("execute_interactive", code, timeout_s, silent, store_history, on_output)
+
+    async def _execute(
+        self,
+        verb: str,
+        code: str,
+        timeout_s: float | None,
+        silent: bool,
+        store_history: bool,
+        on_output: Callable[[IopubMessage], None] | None,
+    ) -> ExecuteReply:
+        call_s = None if timeout_s is None else timeout_s + CALL_TIMEOUT_S  # the kernel's limit comes first
+        return await self._call(
+            ExecuteReply, verb, code, silent, store_history, timeout_s, timeout_s=call_s, on_progress=on_output
+        )
+
+    async def complete(self, code: str, cursor_pos: int | None = None) -> CompleteReply:
+        """Return completions at the cursor (None: at the end); works while a cell runs."""
+        return await self._call(CompleteReply, "complete", code, cursor_pos)
+
+    async def inspect(self, code: str, cursor_pos: int | None = None, detail_level: int = 0) -> InspectReply:
+        """Return documentation of the name at the cursor; works while a cell runs."""
+        return await self._call(InspectReply, "inspect", code, cursor_pos, detail_level)
+
+    async def is_complete(self, code: str) -> IsCompleteReply:
+        """Tell whether the code is a whole cell."""
+        return await self._call(IsCompleteReply, "is_complete", code)
+
+    def machine(self, name: str = DEFAULT_MACHINE) -> AsyncMachine:
+        """Return the machine of that name; whether it is there shows when it is asked something."""
+        return AsyncMachine(self._link, self.id, name)
+
+    async def machines(self) -> list[MachineBrief]:
+        """Return the machines that the kernel has now."""
+        return (await self.info()).machines

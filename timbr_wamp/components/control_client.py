@@ -1,0 +1,129 @@
+"""Ask a machine through its control socket (DESIGN.md, section 5, "On the wire, locally").
+
+Requests and replies are one msgpack frame each: ``[id, name, args, kwargs, author]`` →
+``[id, "progress", value]`` any number of times, then ``[id, "result", value]`` or
+``[id, "error", [uri, args, kwargs]]``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import zmq
+
+from timbr_wamp.components.zmq_reader import Reader
+from timbr_wamp.errors import CallTimeout, ControlBusy, NoMachine, from_wire
+from timbr_wamp.runtime import MachineFile
+
+logger = logging.getLogger(__name__)
+
+#: Requests under way; more are refused at once.
+PENDING_LIMIT = 500
+#: Replies handled before other tasks get a turn.
+TURN_REPLIES = 100
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class ControlClient:
+    """A DEALER to one machine's control socket. The loop's own thread only."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], file: MachineFile, kernel_id: str) -> None:
+        self._name, self._kernel_id = file.name, kernel_id
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        encrypt(self._socket, file)
+        self._socket.connect(file.control)
+        self._numbers = itertools.count(1)
+        self._pending: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = {}
+        self._closed = False
+        self._reader = Reader(self._socket, self._drain)
+
+    async def request(
+        self,
+        name: str,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        author: str | None = None,
+        timeout_s: float | None,
+        on_progress: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Return the result, in builtins. ``timeout_s`` None waits as long as the machine lives.
+
+        Raises:
+            NoMachine: the machine is gone.
+            ControlBusy: too many requests wait already.
+            CallTimeout: no answer in time.
+            TimbrError: what the machine raised.
+        """
+        if self._closed:
+            raise NoMachine(self._kernel_id, self._name)
+        if len(self._pending) >= PENDING_LIMIT:
+            raise ControlBusy(PENDING_LIMIT)
+        number = next(self._numbers)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future, on_progress
+        try:
+            self._socket.send(_encode([number, name, args, kwargs or {}, author]), zmq.NOBLOCK)
+            self._reader.wake()
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except zmq.Again:
+            raise ControlBusy(PENDING_LIMIT) from None
+        except TimeoutError:
+            raise CallTimeout(f"{self._name}.{name}", timeout_s or 0.0) from None
+        finally:
+            self._pending.pop(number, None)
+
+    def close(self) -> None:
+        """Let go of the machine; requests under way end with `NoMachine`. Idempotent."""
+        self._closed = True
+        self._reader.close()
+        for future, _ in self._pending.values():
+            if not future.done():
+                future.set_exception(NoMachine(self._kernel_id, self._name))
+                future.exception()  # seen: whoever gave up waiting must not make the loop complain
+
+    def _drain(self) -> bool:
+        for _ in range(TURN_REPLIES):
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            try:
+                number, kind, value = _decode(frame)
+            except (msgspec.DecodeError, ValueError):
+                logger.warning("machine %s of kernel %s: an unreadable reply", self._name, self._kernel_id)
+                continue
+            future, on_progress = self._pending.get(number, (None, None))
+            if future is None or future.done():
+                continue  # whoever asked has given up
+            if kind == "progress":
+                if on_progress is not None:
+                    self._progress(future, on_progress, value)
+            elif kind == "result":
+                future.set_result(value)
+            else:
+                future.set_exception(from_wire(*value))
+        return True
+
+    def _progress(self, future: asyncio.Future[Any], on_progress: Callable[[Any], None], value: object) -> None:
+        try:
+            on_progress(value)
+        except Exception as error:  # a callback: the link to who asked is gone, or the part is too large for it
+            future.set_exception(error)
+
+
+def encrypt(socket: zmq.Socket[bytes], file: MachineFile) -> None:
+    """Give a socket the keys of a machine that is reached by tcp."""
+    if file.curve_server_key and file.curve_client_public and file.curve_client_secret:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, file.curve_server_key.encode())
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, file.curve_client_public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, file.curve_client_secret.encode())

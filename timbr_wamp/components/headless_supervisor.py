@@ -1,0 +1,139 @@
+"""A bridge's side of a process that runs machines without a kernel.
+
+Stands where a `KernelSupervisor` stands for a kernel. The process is somebody's program: it is watched by its
+runtime file and its pid, told to end in order when asked, never restarted and never killed from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from timbr_wamp import runtime
+from timbr_wamp.components import processes
+from timbr_wamp.components.kernel_channels import KernelChannels
+from timbr_wamp.components.kernel_supervisor import KernelSupervisor
+from timbr_wamp.components.machine_files import headless_machine_files
+from timbr_wamp.contract import KernelStateName
+from timbr_wamp.errors import CallTimeout, KernelDead, NotAKernel
+from timbr_wamp.runtime import HeadlessFile, MachineFile
+
+logger = logging.getLogger(__name__)
+
+#: How often file and process are looked at.
+WATCH_S = 0.25
+#: Between "dead" and the bridge's end: the state goes out meanwhile.
+GIVE_UP_S = 0.5
+#: Told to end, the process finishes what waits in its machine within this.
+SHUTDOWN_S = 20.0
+
+
+class HeadlessSupervisor:
+    """One headless process. The loop's own thread only.
+
+    Args:
+        file: what the process wrote of itself; it takes it away when it ends in order.
+        on_change: called when state or reason changed.
+    """
+
+    headless = True
+    give_up_s = GIVE_UP_S
+    #: Its program started it, and a bridge can neither restart nor kill it.
+    ours = False
+    restarts = 0
+    subshell_id: str | None = None
+
+    def __init__(self, kernel_id: str, runtime_dir: Path, *, file: HeadlessFile, on_change: Callable[[], None]) -> None:
+        self.kernel_id, self._runtime_dir, self.file = kernel_id, runtime_dir, file
+        self._on_change = on_change
+        self.state: KernelStateName = "starting"
+        self.reason: str | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def link(self) -> KernelChannels:
+        """The channels of a kernel: there are none.
+
+        Raises:
+            NotAKernel: always.
+        """
+        raise NotAKernel(self.kernel_id, "run, complete or interrupt cells")
+
+    @property
+    def info(self) -> dict[str, object]:
+        """The process's description, as a kernel would give it."""
+        return {"language_info": {"name": "python", "version": self.file.python}}
+
+    def machines(self) -> dict[str, MachineFile]:
+        """Return the process's living machines by name."""
+        return headless_machine_files(self._runtime_dir, self.file)
+
+    async def open(self, *, old_subshell: str | None = None) -> None:
+        """Begin to watch the process.
+
+        Raises:
+            KernelDead: it is gone already.
+        """
+        if (ended := self._ended()) is not None:
+            raise KernelDead(self.kernel_id, ended)
+        self._set("idle")
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Let go of the process, which lives on. Idempotent."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def restart(self) -> None:
+        """Refuse: the process belongs to who started it.
+
+        Raises:
+            NotAKernel: always.
+        """
+        raise NotAKernel(self.kernel_id, "be restarted; end it with `shutdown`, and start it where it was started")
+
+    async def shutdown(self) -> None:
+        """Tell the process to end, and return when it does: what waits in its machine is finished first.
+
+        Raises:
+            CallTimeout: it still lives after `SHUTDOWN_S`.
+        """
+        processes.send_signal(self.file.pid, self.file.process_started, signal.SIGTERM)
+        deadline = time.monotonic() + SHUTDOWN_S
+        while self._ended() is None:
+            if time.monotonic() > deadline:
+                raise CallTimeout("shutdown", SHUTDOWN_S)
+            await asyncio.sleep(0.05)
+        self._set("dead", "it was ended")
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _ended(self) -> str | None:
+        """Return why the process counts as gone, None while it is there."""
+        path = runtime.headless_file(self._runtime_dir, self.kernel_id)
+        if not self.file.alive():
+            path.unlink(missing_ok=True)
+            return "its process ended"
+        return None if path.exists() else "it ended in order"
+
+    def _set(self, state: KernelStateName, reason: str | None = None) -> None:
+        if (state, reason) != (self.state, self.reason):
+            self.state, self.reason = state, reason
+            self._on_change()
+
+    async def _watch(self) -> None:
+        while (ended := self._ended()) is None:
+            await asyncio.sleep(WATCH_S)
+        logger.info("headless process %s: %s", self.kernel_id, ended)
+        if self.state != "dead":
+            self._set("dead", ended)
+
+
+#: What a bridge can keep on the router.
+Kept: TypeAlias = KernelSupervisor | HeadlessSupervisor

@@ -1,0 +1,157 @@
+"""Event handlers: one object that decides what errors do to a machine, switchable while it runs.
+
+A handler is asked before a slot's own policy. It decides only; the machine performs. Choose one by its
+name, also from afar, or give an object of a class of your own: see `BaseEventHandler`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+from timbr_wamp import plugins
+from timbr_wamp.contract import ErrorRow, Policy, Verdict
+from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.machine.events.error_report import report_of
+
+logger = logging.getLogger(__name__)
+
+#: Where foreign code raised.
+RaisedIn: TypeAlias = Literal["slot", "source", "hook", "sink"]
+
+
+class BaseEventHandler:
+    """The default: leaves every error to the policies. Subclass it to decide otherwise.
+
+    A subclass may also have methods named like hook points (``on_drained(event)``, ``post_slot(…)``):
+    they are hooks for as long as it is the handler.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it is called in `Status.handler`."""
+        return type(self).__name__
+
+    def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
+        """Return the policy for a slot's failure; None: the slot's own. Called in the slot's thread.
+
+        ``tries`` counts those that failed in this attempt, from 1. Must not block: the message waits.
+        """
+        return None
+
+    def raises(self, kind: RaisedIn, error: BaseException) -> bool:
+        """Tell whether the machine shall stop and raise ``error`` itself where its user waits."""
+        return False
+
+
+class RawEventDebugger(BaseEventHandler):
+    """Raise everything: the first error of a slot, source, hook or sink stops the machine.
+
+    The message is kept. `report` has the traceback in depth, with source lines and local variables; it
+    is logged too, so it is not for machines whose variables are secret.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: BaseException | None = None
+        #: The newest error's traceback in depth; None as long as there was none.
+        self.report: str | None = None
+
+    def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
+        self._note(error, f"slot {slot} ({task}), message {oid}")
+        return Policy(on_error="stop")
+
+    def raises(self, kind: RaisedIn, error: BaseException) -> bool:
+        self._note(error, kind)
+        return True
+
+    def _note(self, error: BaseException, where: str) -> None:
+        with self._lock:
+            if error is self._seen:  # told by `slot_raised`, and again by `raises`
+                return
+            self._seen = error
+            self.report = report_of(error, where)
+            logger.error("%s: %s", self.name, self.report)
+
+
+class DaskEventDebugger(RawEventDebugger):
+    """Raise what slots raise, like `RawEventDebugger`; sources, hooks and sinks are left alone.
+
+    The name comes from timbr-machine, where each message was one Dask graph: an error that Dask raised
+    was one that a slot raised.
+    """
+
+    def raises(self, kind: RaisedIn, error: BaseException) -> bool:
+        return kind == "slot" and super().raises(kind, error)
+
+
+class RetryHandler(BaseEventHandler):
+    """Try every failed slot again ``retries`` times, ``backoff_s`` seconds apart, doubling; ``then`` a verdict."""
+
+    def __init__(
+        self, retries: int = 3, backoff_s: float = 0.1, then: Verdict = "record", default: object = None
+    ) -> None:
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise InvalidArgument("retries", f"a whole number, 0 or more, not {retries!r}")
+        if not isinstance(backoff_s, (int, float)) or isinstance(backoff_s, bool) or not 0 <= backoff_s < float("inf"):
+            raise InvalidArgument("backoff_s", f"seconds, 0 or more, not {backoff_s!r}")
+        if then not in get_args(Verdict):
+            raise InvalidArgument("then", f"one of {', '.join(get_args(Verdict))}, not {then!r}")
+        self.policy = Policy(on_error=then, retries=retries, backoff_s=float(backoff_s), default=default)
+
+    def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
+        return self.policy
+
+
+class DeadLetterHandler(BaseEventHandler):
+    """Take every failed message out of the pipeline at once, and keep what is known of it.
+
+    ``letters`` are the newest ``keep`` of them. ``take`` is called with each, in the machine's bus thread;
+    what it raises is counted and logged like any hook's failure.
+    """
+
+    def __init__(self, take: Callable[[ErrorRow], object] | None = None, keep: int = 1000) -> None:
+        if take is not None and not callable(take):
+            raise InvalidArgument("take", f"a function, not {type(take).__name__}")
+        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
+            raise InvalidArgument("keep", f"a whole number, 0 or more, not {keep!r}")
+        self._take = take
+        self.letters: deque[ErrorRow] = deque(maxlen=keep)
+
+    def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
+        return Policy(on_error="dead_letter")
+
+    def on_error(self, row: ErrorRow) -> None:
+        """Keep a dead letter. A hook."""
+        if row.policy == "dead_letter":
+            self.letters.append(row)
+            if self._take is not None:
+                self._take(row)
+
+
+def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> BaseEventHandler:
+    """Return an event handler: by its name among the plugins, of a class, or the object itself.
+
+    ``options`` are the class's own arguments. None as handler is the default one. Callers from afar may
+    give names only, which the machine's service sees to.
+
+    Raises:
+        UnknownPlugin: no handler of that name.
+        InvalidArgument: options that the class does not take, or something that is no handler.
+    """
+    part = "BaseEventHandler" if handler is None else handler
+    if isinstance(part, str):
+        part = plugins.load(plugins.HANDLERS, part)
+    if inspect.isclass(part) and not issubclass(part, BaseEventHandler):
+        raise InvalidArgument("handler", f"{part.__name__} is no BaseEventHandler")
+    if inspect.isclass(part) or inspect.isroutine(part):
+        part = plugins.made(part, options or {})
+    elif options:
+        raise InvalidArgument("options", f"{type(part).__name__} is an object already: options go to a name or class")
+    if not isinstance(part, BaseEventHandler):
+        raise InvalidArgument("handler", f"{type(part).__name__} is no BaseEventHandler")
+    return part

@@ -1,0 +1,212 @@
+"""What happens to a machine: numbered, kept, logged, and brought to whoever wants to know.
+
+`EventLog.add` is quick and runs no foreign code: hooks and callbacks are called by `Bus`, in one
+thread of the machine's, in order. What they may be registered for: `timbr_wamp.machine.events.hooks`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from timbr_wamp.contract import ErrorRow, Event, EventKind
+from timbr_wamp.machine.events.hooks import Hooks, load_hooks
+from timbr_wamp.machine.protocols import Clock
+
+logger = logging.getLogger(__name__)
+
+EVENTS_KEPT = 1_000
+#: Events and error rows that may wait for hooks and callbacks; what comes beyond is dropped and counted.
+WAITING_LIMIT = 1_000
+
+#: Levels of the events' log lines; the rest is information. A full queue too: it is what holds a fast source back.
+_LEVELS: Final[dict[str, int]] = {
+    "failed": logging.ERROR,
+    "source_failed": logging.ERROR,
+    "object_failed": logging.ERROR,
+    "stalled": logging.WARNING,
+}
+
+
+class EventLog:
+    """The newest events of one machine. Any thread.
+
+    Args:
+        clock: UTC seconds.
+        hooks: the machine's hooks, or hook objects and names of plugins.
+        name: the machine's, for log lines and the bus thread.
+    """
+
+    def __init__(self, clock: Clock, hooks: Hooks | Sequence[object] = (), *, name: str = "machine") -> None:
+        self._lock = threading.Lock()
+        self._clock, self._name = clock, name
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self._listeners: tuple[Callable[[], None], ...] = ()
+        self.number = 0
+        if isinstance(hooks, Hooks):
+            self.hooks = hooks
+        else:
+            self.hooks = Hooks()
+            for hook in load_hooks(hooks):
+                self.hooks.add_object(hook)
+        self._bus = Bus(name, self._deliver)
+
+    @property
+    def hook_failures(self) -> int:
+        """Failures of hooks and callbacks so far."""
+        return self.hooks.failures
+
+    @property
+    def dropped(self) -> int:
+        """Events and error rows that somebody wanted and did not get."""
+        return self._bus.dropped
+
+    def add(self, kind: EventKind, author: str | None = None, **data: Any) -> None:
+        """Note an event and tell of it. Any thread; runs no foreign code."""
+        with self._lock:
+            self.number += 1
+            event = Event(kind=kind, time=self._clock(), number=self.number, author=author, data=data)
+            self._events.append(event)
+            listeners = self._listeners
+            if self.hooks.at("on_event") or self.hooks.at(f"on_{kind}"):
+                self._bus.post(event)  # under the lock: in the order of the numbers
+        logger.log(_LEVELS.get(kind, logging.INFO), "machine %s: %s %s", self._name, kind, data)
+        for listener in listeners:
+            listener()
+
+    def error(self, row: ErrorRow) -> None:
+        """Bring a slot's failure to the hooks at ``on_error``. Any thread; it is kept elsewhere."""
+        if self.hooks.at("on_error"):
+            self._bus.post(row)
+
+    def on(self, kind: str, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Call ``callback`` in the bus thread with each event of a kind; return what ends that.
+
+        ``"*"`` stands for every kind, ``"error"`` for the slots' failures: it gets each `ErrorRow`.
+
+        Raises:
+            InvalidArgument: no such kind, or nothing that can be called.
+        """
+        return self.hooks.add("on_event" if kind == "*" else f"on_{kind}", callback)
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` after each event, from the thread that caused it; return what ends that.
+
+        For parts of the machine itself, which are quick and never raise: all others use `on`.
+        """
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+        def end() -> None:
+            with self._lock:
+                self._listeners = tuple(present for present in self._listeners if present is not listener)
+
+        return end
+
+    def newest(self, n: int) -> list[Event]:
+        """Return the newest ``n`` events, oldest of them first."""
+        with self._lock:
+            return list(self._events)[-n:] if n > 0 else []
+
+    def since(self, number: int) -> tuple[int, list[Event]]:
+        """Return the present number, and the kept events after ``number``."""
+        with self._lock:
+            return self.number, [event for event in self._events if event.number > number]
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until hooks and callbacks have had all that happened so far; tell whether they have."""
+        return self._bus.flush(timeout_s)
+
+    def close(self, timeout_s: float) -> bool:
+        """Bring what waits, for at most ``timeout_s``, and end the bus thread; tell whether all went out.
+
+        Later events are kept and logged, but nobody is called. Idempotent; from a callback it does not wait.
+        """
+        return self._bus.close(timeout_s)
+
+    def _deliver(self, item: Event | ErrorRow) -> None:
+        if isinstance(item, ErrorRow):
+            self.hooks.call("on_error", item)
+        else:
+            self.hooks.call("on_event", item)
+            self.hooks.call(f"on_{item.kind}", item)
+
+
+class Bus:
+    """Delivers items in order in one daemon thread, which begins with the first item. Any thread may post.
+
+    A forked child has no such thread: the child's bus begins again, empty.
+    """
+
+    def __init__(self, name: str, deliver: Callable[[Any], None], limit: int = WAITING_LIMIT) -> None:
+        self._name, self._deliver, self._limit = name, deliver, limit
+        #: Items that found no room, came after the end, or were left at its time limit.
+        self.dropped = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: deque[object] = deque()
+        self._delivering = self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def post(self, item: object) -> None:
+        """Let ``item`` be delivered; without room for it, it is dropped and counted. Never blocks."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._changed:
+            if self._closed or len(self._waiting) >= self._limit:
+                self.dropped += 1
+                return
+            self._waiting.append(item)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"timbr {self._name} bus", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until nothing waits any more; False when something does after ``timeout_s``, or in the bus thread."""
+        if self._pid != os.getpid() or threading.current_thread() is self._thread:
+            return False
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._delivering, timeout_s)
+
+    def close(self, timeout_s: float) -> bool:
+        """Take nothing more, deliver what waits within ``timeout_s`` and drop the rest; False when there was any."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if threading.current_thread() is self._thread:
+            return not self._waiting  # the thread delivers the rest and ends, once this callback returns
+        deadline = time.monotonic() + timeout_s
+        delivered = self.flush(timeout_s)
+        with self._changed:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+        if self._thread is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        return delivered
+
+    def _run(self) -> None:
+        changed, waiting = self._changed, self._waiting
+        while True:
+            with changed:
+                self._delivering = False
+                changed.notify_all()
+                changed.wait_for(lambda: waiting or self._closed)
+                if not waiting:
+                    return
+                item = waiting.popleft()
+                self._delivering = True
+            try:
+                self._deliver(item)
+            except BaseException:  # such as SystemExit of a callback: it must not end the delivery to others
+                logger.exception("machine %s: a callback broke off the delivery of %r", self._name, item)

@@ -1,0 +1,155 @@
+"""Notices: hook objects that tell the world outside when a machine is done, or what else happened to it.
+
+Give one to ``Machine(hooks=[…])``. They run in the machine's bus thread, one at a time, each within its
+time limit: the machine goes on meanwhile, other ``on_…`` hooks and callbacks wait. A notice that
+fails is counted and logged like any hook's failure, and is not sent again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from email.message import Message
+from typing import IO, Final
+from urllib.parse import urlsplit
+
+from timbr_wamp.contract import Event, to_builtins
+from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.machine.events.hooks import checked_point
+from timbr_wamp.values import JsonValue, to_json
+
+#: A command's stderr is told up to so many characters, the last ones.
+STDERR_LIMIT = 2_000
+#: Linux takes 128 KiB for one variable; a larger event goes into TIMBR_EVENT without its data.
+VARIABLE_LIMIT_BYTES = 100_000
+
+_DRAINED: Final = ("drained",)
+
+
+class Notice:
+    """Tells of the events of some kinds; what telling means is the subclass's.
+
+    ``about`` goes into each event's JSON: which machine it was, for example.
+    """
+
+    def __init__(self, kinds: Sequence[str], timeout_s: float, about: Mapping[str, JsonValue] | None) -> None:
+        if isinstance(kinds, str) or not kinds:
+            raise InvalidArgument("kinds", f"a list of one or more kinds of events, not {kinds!r}")
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= 3600:
+            raise InvalidArgument("timeout_s", f"seconds, over 0 and at most 3600, not {timeout_s!r}")
+        self.kinds, self.timeout_s = tuple(kinds), float(timeout_s)
+        self._about = dict(about or {})
+        #: How many were told, and how many could not be.
+        self.sent = self.failures = 0
+        for kind in self.kinds:
+            setattr(self, checked_point(f"on_{kind}"), self._notify)
+
+    def tell(self, event: Event) -> None:
+        """Tell of one event within ``timeout_s``. Called in the bus thread; raises what went wrong."""
+        raise NotImplementedError
+
+    def text(self, event: Event, *, data: bool = True) -> bytes:
+        """Return the event as JSON, with what the notice is about."""
+        told = to_builtins(event)
+        return to_json({**told, **({} if data else {"data": {}}), **self._about})
+
+    def _notify(self, event: Event) -> None:
+        try:
+            self.tell(event)
+        except Exception:
+            self.failures += 1
+            raise
+        self.sent += 1
+
+
+class RunCommand(Notice):
+    """Run a program, without a shell; the event's JSON is its standard input and the variable ``TIMBR_EVENT``.
+
+    A program that takes longer than ``timeout_s`` is killed, with the processes that it started.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        kinds: Sequence[str] = _DRAINED,
+        timeout_s: float = 30.0,
+        *,
+        about: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        if isinstance(argv, str) or not argv or not all(isinstance(part, str) for part in argv):
+            raise InvalidArgument("argv", f"a list of texts, the program first, not {argv!r}: there is no shell")
+        super().__init__(kinds, timeout_s, about)
+        self.argv = tuple(argv)
+
+    def tell(self, event: Event) -> None:
+        """Run the program; raise CalledProcessError or TimeoutExpired when it did not do well."""
+        text = self.text(event)
+        short = text if len(text) <= VARIABLE_LIMIT_BYTES else self.text(event, data=False)
+        environment = {**os.environ, "TIMBR_EVENT": short.decode()}
+        with tempfile.TemporaryFile() as errors:  # a pipe would be held open by what the program left behind
+            process = subprocess.Popen(
+                self.argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                process.communicate(text, timeout=self.timeout_s)
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                raise
+            if process.returncode:
+                errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_LIMIT))
+                failed = subprocess.CalledProcessError(process.returncode, self.argv)
+                failed.add_note(errors.read().decode("utf-8", "replace"))
+                raise failed
+
+    def __repr__(self) -> str:
+        return f"<RunCommand {self.argv[0]} on {', '.join(self.kinds)}: {self.sent} sent, {self.failures} failed>"
+
+
+class PostJson(Notice):
+    """Send the event's JSON to a web address. Only http and https; redirects are not followed.
+
+    Address and headers may hold secrets, so neither is in its repr, beyond the host.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        kinds: Sequence[str] = _DRAINED,
+        timeout_s: float = 10.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+        about: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        address = urlsplit(url) if isinstance(url, str) else urlsplit("")
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise InvalidArgument("url", "an address that begins with http:// or https:// and names a host")
+        super().__init__(kinds, timeout_s, about)
+        self._url, self._host = url, address.hostname
+        self._headers = {"User-Agent": "timbr_wamp", **(headers or {}), "Content-Type": "application/json"}
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def tell(self, event: Event) -> None:
+        """Post the event; raise OSError when nobody answers in time, or not with success."""
+        request = urllib.request.Request(self._url, self.text(event), self._headers, method="POST")
+        with self._opener.open(request, timeout=self.timeout_s):
+            pass
+
+    def __repr__(self) -> str:
+        return f"<PostJson to {self._host} on {', '.join(self.kinds)}: {self.sent} sent, {self.failures} failed>"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirect as the failure that it is: headers with secrets go nowhere else."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        return None

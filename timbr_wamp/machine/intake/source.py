@@ -1,0 +1,168 @@
+"""The machine's source: which one it is, when it may read, and when all of it is recorded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from timbr_wamp.contract import EventKind, MachineStateName, Progress, SourceOptions, SourceStatus
+from timbr_wamp.errors import SourceActive
+from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.intake.feeder import Feeder
+from timbr_wamp.machine.intake.message_queue import MessageQueue
+from timbr_wamp.machine.protocols import Clock
+from timbr_wamp.machine.records.recorder import Recorder
+from timbr_wamp.names import new_oid
+
+#: A source that is taken away may end its present read in so long.
+CLOSE_S = 0.2
+
+
+class CurrentSource:
+    """A machine's source, or none. Any thread; `refill` and `refill_one`: whoever processes messages.
+
+    Args:
+        state: the machine's.
+        halt: stops the machine for a reason.
+        on_failure: told what a source failed with for good.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        ledger: MessageQueue,
+        recorder: Recorder,
+        events: EventLog,
+        clock: Clock,
+        state: Callable[[], MachineStateName],
+        halt: Callable[[str], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._name, self._ledger, self._recorder, self._events = name, ledger, recorder, events
+        self._clock, self._state, self._halt, self._on_failure = clock, state, halt, on_failure
+        self._feeder: Feeder | None = None
+        #: The source whose end and last record were told, and the one whose are being told.
+        self._drained: Feeder | None = None
+        #: The source whose end was told: its failure is known before it counts as drained.
+        self._end_told: Feeder | None = None
+        self._drained_told: Feeder | None = None
+        self._lock = threading.Lock()
+
+    # --- which it is ---
+
+    def set_source(
+        self, source: object, total: int | None, options: SourceOptions, *, replace: bool, author: str | None
+    ) -> Feeder:
+        """Take a source; see `Machine.set_source`."""
+        old = self._feeder
+        if old is not None and not old.ended and not replace:
+            raise SourceActive(old.status(0.0).state)
+        feeder = Feeder(
+            source, total, options=options, ledger=self._ledger, clock=self._clock, new_oid=new_oid, name=self._name,
+            on_end=self._ended, on_drop=self._recorder.drop, on_event=self._event,
+        )  # fmt: skip
+        if old is not None:
+            old.close()
+        self._feeder = feeder
+        self._events.add("source_set", author, total=feeder.total)
+        self.permit_by_state()
+        return feeder
+
+    def delete_source(self, author: str | None) -> None:
+        """Take the source away; what was read of it stays queued."""
+        feeder, self._feeder = self._feeder, None
+        if feeder is not None:
+            feeder.close(timeout_s=CLOSE_S)
+            self._events.add("source_deleted", author, count=feeder.count)
+
+    def close(self) -> None:
+        """Release the source."""
+        if self._feeder is not None:
+            self._feeder.close(timeout_s=CLOSE_S)
+
+    # --- reading ---
+
+    def permit_by_state(self) -> None:
+        """Let the source read while the machine runs; verbs of several threads end in what is so."""
+        with self._lock:
+            if self._feeder is not None:
+                self._feeder.permit(float("inf") if self._state() == "running" else 0)
+        self._ledger.wake()
+
+    def hold(self) -> None:
+        """Let the source read no further message."""
+        if self._feeder is not None:
+            self._feeder.permit(0)
+
+    def refill(self, limit: int) -> None:
+        """Read up to ``limit`` messages from a source that never blocks."""
+        feeder = self._feeder
+        if feeder is not None and feeder.ready and not feeder.ended:
+            feeder.refill(limit)
+
+    def refill_one(self) -> None:
+        """Let the source read one message, if none waits."""
+        feeder = self._feeder
+        if feeder is not None and not feeder.ended and self._ledger.idle():
+            feeder.permit(1)
+            feeder.refill(1)
+
+    # --- its end ---
+
+    def _event(self, kind: EventKind, /, **data: Any) -> None:
+        self._events.add(kind, None, **data)
+
+    def _ended(self, feeder: Feeder) -> None:
+        if feeder is self._feeder:
+            if feeder.error is not None and feeder.failed:
+                self._events.add("source_failed", error=feeder.status(0.0).error, count=feeder.count)
+                self._on_failure(feeder.error)
+            elif feeder.ended:
+                self._events.add("exhausted", count=feeder.count)
+            self._end_told = feeder
+        self.tell_drained()
+        self._ledger.wake()
+
+    def tell_drained(self) -> None:
+        """Tell once that the source has ended and all of it is recorded, if it is so."""
+        feeder = self._feeder
+        if feeder is None or feeder is self._drained or feeder is not self._end_told or not self._ledger.idle():
+            return
+        with self._lock:
+            if feeder is self._drained_told:
+                return
+            self._drained_told = feeder
+        self._events.add("drained", count=feeder.count)
+        if feeder.options.on_exhausted == "stop" and not feeder.failed:
+            self._halt("the source is exhausted, and all of it is recorded")
+        self._drained = feeder
+        self._ledger.wake()
+
+    # --- looking ---
+
+    @property
+    def reading(self) -> bool:
+        """There is a source that has not ended."""
+        feeder = self._feeder
+        return feeder is not None and not feeder.ended
+
+    @property
+    def settled(self) -> bool:
+        """Nothing waits or is under way, and the source, if there is one, was told to be drained."""
+        feeder = self._feeder
+        return (feeder is None or feeder is self._drained) and self._ledger.idle()
+
+    def status(self, rate_per_s: float) -> SourceStatus:
+        """Return where the source is."""
+        feeder = self._feeder
+        return SourceStatus() if feeder is None else feeder.status(rate_per_s)
+
+    def progress(self, state: MachineStateName) -> Progress:
+        """Return how far the machine is with its source; without one, how many records it made."""
+        feeder, counts, recorder = self._feeder, self._ledger.snapshot(), self._recorder
+        rate = recorder.rates.rates(self._clock(), recorder.count)[1]
+        if feeder is None:
+            return Progress(done=recorder.count, errored=counts.errored, rate_per_s=rate, state=state)
+        return feeder.progress(counts, rate_per_s=rate, state=state, drained=feeder is self._drained)

@@ -1,0 +1,309 @@
+"""One message's way through the slots with care: outcomes, policies, retries, hooks.
+
+`CarefulPass` decides and performs nothing: its `way` is a generator that yields what is to be done (a
+`Call`, a `Sleep`) and is sent ``(value, error)``. So every executor follows the same rules, and a
+message in backoff is a generator put aside. The plain way, when nothing happens, is
+`timbr_wamp.machine.running.compiled_pass`; it hands over here when a slot raises.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from timbr_wamp.contract import Policy
+from timbr_wamp.contract.policies import backoff_s
+from timbr_wamp.errors import UpstreamError
+from timbr_wamp.machine.protocols import Failure, Notes
+from timbr_wamp.machine.slots.parsing import undisturbed
+from timbr_wamp.values import JSON_OPTIONS, clean_text, to_json
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.running.context import RunContext
+    from timbr_wamp.machine.slots.table import Revision, Step
+
+import orjson
+
+#: The exception class that a skipped slot shows.
+SKIPPED = UpstreamError.__name__
+#: A traceback is kept to its last so many characters and frames.
+TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
+#: Verdicts after which no later slot runs.
+FINAL = frozenset({"drop", "dead_letter", "pause", "stop"})
+
+_dumps = orjson.dumps
+
+#: ``(value, None)`` or ``(None, error)``.
+Answer: TypeAlias = tuple[Any, BaseException | None]
+#: An answer that is there already, with the value's JSON text as it was right after its slot ran.
+Known: TypeAlias = tuple[Any, BaseException | None, bytes]
+#: Values ``[in, f0, …]``, their JSON texts, and what happened.
+Ran: TypeAlias = "tuple[list[Any], list[bytes], Notes | tuple[()]]"
+Way: TypeAlias = "Generator[Call | Sleep, Answer, Ran]"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call the step's function with these arguments."""
+
+    step: Step
+    arguments: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Go on after so long."""
+
+    seconds: float
+
+
+#: Sent after a `Sleep`.
+SLEPT: Answer = (None, None)
+
+
+class CarefulPass:
+    """One message's way.
+
+    Args:
+        text: the message's JSON text, if it is there already.
+        known: answers that are there already, by a step's position.
+        values, texts, broken: what is there already, ``[in, f0, …]``; for a trial on a kept record.
+    """
+
+    def __init__(
+        self,
+        revision: Revision,
+        message: object,
+        conduct: RunContext,
+        oid: str,
+        *,
+        text: bytes | None = None,
+        known: Mapping[int, Known] | None = None,
+        values: list[Any] | None = None,
+        texts: list[bytes] | None = None,
+        broken: list[str | None] | None = None,
+        timed: bool = False,
+    ) -> None:
+        lead = revision.lead + 1
+        self._revision, self._conduct, self._oid = revision, conduct, oid
+        self._known = known or {}
+        self._timed = timed
+        self._values = [message] * lead if values is None else values
+        self._texts = [text_of(message) if text is None else text] * lead if texts is None else texts
+        #: For each value the slot whose failure it stands for; None: a real value.
+        self._broken: list[str | None] = [None] * len(self._values) if broken is None else broken
+        self._notes: Notes | tuple[()] = ()
+        #: The slot whose policy ended the message's way.
+        self._final: str | None = None
+
+    def way(self) -> Way:
+        """Go through the steps; return ``(values, texts, notes)``."""
+        for position, step in enumerate(self._revision.steps):
+            because = self._final or self._missing(step)
+            if because is not None:
+                self._skip(step, because)
+                continue
+            known = self._known.get(position)
+            if known is not None and known[1] is None:
+                self._append(step, known[0], known[2], None)
+                continue
+            arguments = given(step, self._values, self._texts)
+            value, error = (yield from self._call(step, arguments)) if known is None else self._told(step, known)
+            if error is not None:
+                yield from self._trouble(step, arguments, error)
+            else:
+                self._append(step, value, text_of(value), None)
+        return self._values, self._texts, self._notes
+
+    def _missing(self, step: Step) -> str | None:
+        """Return the slot whose failure leaves the step without one of its values."""
+        broken = self._broken
+        consumed = broken if step.values < 0 else broken[len(broken) - step.values :]
+        return next((task for task in consumed if task is not None), None)
+
+    def _told(self, step: Step, known: Known) -> Answer:
+        """Return a known failure; who called the slot told the hooks of values only."""
+        self._conduct.hooks.call("post_slot", self._oid, step.slot.number, None, known[1])
+        return known[:2]
+
+    def _call(self, step: Step, arguments: Sequence[Any]) -> Generator[Call | Sleep, Answer, Answer]:
+        hooks, number = self._conduct.hooks, step.slot.number
+        hooks.call("pre_slot", self._oid, number, arguments)
+        before = perf_counter()
+        answer = yield Call(step, arguments)
+        if self._timed and answer[1] is None:
+            step.slot.tally.timings.append(perf_counter() - before)
+        hooks.call("post_slot", self._oid, number, *answer)
+        return answer
+
+    # --- trouble ---
+
+    def _trouble(
+        self, step: Step, arguments: Sequence[Any], error: BaseException
+    ) -> Generator[Call | Sleep, Answer, None]:
+        """Try again as the policy says, then do as it says."""
+        tries, first = 1, error
+        while True:
+            policy = self._policy(step, error, tries)
+            if tries > policy.retries:
+                self._fail(step, error, policy, tries)
+                return
+            wait_s = backoff_s(policy, tries)
+            if wait_s > 0:
+                yield Sleep(wait_s)
+            value, failure = yield from self._call(step, arguments)
+            if failure is None:
+                self._note(step, first, "retry", tries)
+                self._append(step, value, text_of(value), None)
+                return
+            error, tries = failure, tries + 1
+
+    def _policy(self, step: Step, error: BaseException, tries: int) -> Policy:
+        slot = step.slot
+        return self._conduct.policy(error, slot.number, slot.task, self._oid, tries, step.policy)
+
+    def _fail(self, step: Step, error: BaseException, policy: Policy, tries: int) -> None:
+        verdict = policy.on_error
+        failure = self._note(step, error, verdict, tries)
+        if verdict == "default":
+            value = copy.deepcopy(policy.default) if isinstance(policy.default, (list, dict, set)) else policy.default
+            self._append(step, value, text_of(value), None)
+            return
+        notes = self._noted()
+        if verdict in FINAL:
+            notes.verdict, self._final = verdict, step.slot.task
+        if self._conduct.raises("slot", error):
+            notes.raised = error
+        self._append_exception(step, failure.exc_class, failure.exc_value, failure.exc_tb, step.slot.task)
+
+    def _note(self, step: Step, error: BaseException, policy: str, tries: int) -> Failure:
+        failure = Failure(
+            step.slot.number, step.slot.task, type(error).__qualname__, _text_of(error), traceback_text(error),
+            where_raised(error), policy, tries,
+        )  # fmt: skip
+        self._noted().failures.append(failure)
+        return failure
+
+    def _noted(self) -> Notes:
+        if not isinstance(self._notes, Notes):
+            self._notes = Notes([])
+        return self._notes
+
+    def _skip(self, step: Step, because: str) -> None:
+        slot = step.slot
+        text = str(UpstreamError(slot.task, because))
+        self._noted().failures.append(Failure(slot.number, slot.task, SKIPPED, text, "", "", "skip"))
+        self._append_exception(step, SKIPPED, text, None, because)
+
+    def _append_exception(self, step: Step, name: str, text: str, trace: str | None, because: str) -> None:
+        value = {"_exception": {"exc_class": name, "exc_value": text, "exc_tb": trace, "task": step.slot.task}}
+        self._append(step, value, text_of(value), because)
+
+    def _append(self, step: Step, value: object, text: bytes, because: str | None) -> None:
+        count = step.carry + 1
+        self._values.extend([value] * count)
+        self._texts.extend([text] * count)
+        self._broken.extend([because] * count)
+
+
+def given(step: Step, values: list[Any], texts: list[bytes]) -> list[Any]:
+    """Return what a step's function is called with: values newest first, then JSON texts."""
+    arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
+    if step.texts:
+        arguments = arguments + [text.decode() for text in texts[: -step.texts - 1 : -1]]
+    return arguments
+
+
+def text_of(value: object) -> bytes:
+    """Return the JSON text of ``value``, of any size: `to_json` without its limit for what is plain."""
+    try:
+        return _dumps(value, None, JSON_OPTIONS)
+    except Exception:  # what has no JSON form
+        return to_json(value)
+
+
+# --- going it in this thread ---
+
+
+def advance(way: Way, answer: Answer | None, call: Callable[[Step, Sequence[Any]], Any]) -> Sleep | Ran:
+    """Go on with a way until it wants to sleep, or is at its end. ``answer`` is None at its begin.
+
+    A Ctrl-C in the main thread is the user's, and goes on.
+    """
+    try:
+        request = next(way) if answer is None else way.send(answer)
+        while not isinstance(request, Sleep):
+            try:
+                answer = (call(request.step, request.arguments), None)
+            except BaseException as error:  # whatever a slot raises is the message's outcome
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise
+                answer = (None, error)
+            request = way.send(answer)
+    except StopIteration as end:
+        ran: Ran = end.value
+        return ran
+    return request
+
+
+def go(way: Way, call: Callable[[Step, Sequence[Any]], Any], sleep: Callable[[float], object] = time.sleep) -> Ran:
+    """Go a way to its end; waits for retries."""
+    answer: Answer | None = None
+    while True:
+        end = advance(way, answer, call)
+        if not isinstance(end, Sleep):
+            return end
+        sleep(end.seconds)
+        answer = SLEPT
+
+
+# --- how errors are told ---
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return a slot's traceback without our own frames, bounded in frames and characters."""
+    try:
+        lines = undisturbed(
+            lambda: traceback.format_exception(type(error), error, _theirs(error), limit=-TRACEBACK_FRAMES)
+        )
+    except Exception as failure:  # a foreign __str__ may raise anything
+        lines = [f"{type(error).__qualname__} (its text raised {type(failure).__name__})"]
+    return clean_text("".join(lines)[-TRACEBACK_LIMIT:])
+
+
+def where_raised(error: BaseException) -> str:
+    """Return ``file:line`` of the last place in the slot's own file on the way to the error; empty if unknown."""
+    frame = _theirs(error)
+    if frame is None:
+        return ""
+    own, line = frame.tb_frame.f_code.co_filename, frame.tb_lineno
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == own:
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return clean_text(f"{own}:{line}")
+
+
+def _theirs(error: BaseException) -> Any:
+    """Return the traceback from the slot's own frame on: ours, which called it, come first."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        trace = trace.tb_next
+    return trace
+
+
+#: Modules that call slots; the names of compiled passes' modules begin so, too.
+_OURS = ("timbr_wamp.machine.", "dask.", "concurrent.futures", "asyncio.", "threading")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return clean_text(str(error)[:2000])
+    except Exception as failure:  # a foreign __str__ may raise anything
+        return f"<its text raised {type(failure).__name__}>"

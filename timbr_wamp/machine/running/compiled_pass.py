@@ -1,0 +1,119 @@
+"""The plain way through the slots: a revision written out as one straight Python function.
+
+No loop, no lists of arguments; identity slots only name their bytes again. The first slot that
+raises hands over to `timbr_wamp.machine.running.careful_pass`, which knows outcomes and policies. A revision
+with ``async def`` slots becomes a coroutine function in the same way. Hooks around slots are
+written in where there are any, so that they cost nothing where there are none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import orjson
+
+from timbr_wamp.errors import SlotTimeout
+from timbr_wamp.machine.running.careful_pass import CarefulPass, Known, text_of
+from timbr_wamp.values import JSON_OPTIONS, to_json
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.running.context import RunContext
+    from timbr_wamp.machine.slots.table import Revision, Step
+
+#: Values, texts, and where a slot raised the `CarefulPass` that is to be gone.
+Begun: TypeAlias = "tuple[list[Any], list[bytes], CarefulPass | tuple[()]]"
+
+_HOOKED = ("pre_slot", "post_slot")
+
+
+def compile_pass(revision: Revision, conduct: RunContext) -> Callable[[object, str], Any]:
+    """Return ``run(message, oid)``, which runs a message through the revision's steps; see `Begun`.
+
+    For slots 0 and 2 of four, of which the second takes two values, the text is::
+
+        def run(value, oid):
+            text = text_of(value)
+            try: v0 = f0(value)
+            except BaseException as error: return failed(oid, 0, error, text, value)
+            try: t0 = dumps(v0, None, options)
+            except Exception: t0 = to_json(v0)
+            try: v2 = f2(v0, v0)
+            except BaseException as error: return failed(oid, 1, error, text, value, v0, t0)
+            ...
+            return [value, v0, v0, v2, v2], [text, t0, t0, t2, t2], none
+    """
+    names: dict[str, Any] = {
+        "__name__": "timbr_wamp.machine.pass", "text_of": text_of, "dumps": orjson.dumps, "options": JSON_OPTIONS,
+        "to_json": to_json, "none": (), "failed": partial(_failed, revision, conduct), "limited": limited,
+        "pre": partial(conduct.hooks.call, "pre_slot"), "post": partial(conduct.hooks.call, "post_slot"),
+    }  # fmt: skip
+    pre, post = (bool(conduct.hooks.at(point)) for point in _HOOKED)
+    values, texts = ["value"] * (revision.lead + 1), ["text"] * (revision.lead + 1)
+    lines = [f"{'async ' * revision.is_async}def run(value, oid):", " text = text_of(value)"]
+    made = ["text", "value"]
+    for position, step in enumerate(revision.steps):
+        number = step.slot.number
+        names[f"f{number}"] = step.function
+        arguments = ", ".join(_given_names(step, values, texts))
+        if pre:
+            lines.append(f" pre(oid, {number}, [{arguments}])")
+        lines += [
+            f" try: v{number} = {_call_text(step, arguments)}",
+            f" except BaseException as error: return failed(oid, {position}, error, {', '.join(made)})",
+            f" try: t{number} = dumps(v{number}, None, options)",
+            f" except Exception: t{number} = to_json(v{number})",
+        ]
+        if post:
+            lines.append(f" post(oid, {number}, v{number}, None)")
+        made += [f"v{number}", f"t{number}"]
+        values += [f"v{number}"] * (step.carry + 1)
+        texts += [f"t{number}"] * (step.carry + 1)
+    lines.append(f" return [{', '.join(values)}], [{', '.join(texts)}], none")
+    exec(compile("\n".join(lines), f"<pass of revision {revision.number}>", "exec"), names)
+    run: Callable[[object, str], Any] = names["run"]
+    return run
+
+
+def _call_text(step: Step, arguments: str) -> str:
+    call = f"f{step.slot.number}({arguments})"
+    if not step.is_async:
+        return call
+    if step.policy.timeout_s is None:
+        return f"await {call}"
+    return f"await limited({call}, {step.policy.timeout_s!r}, {step.slot.task!r})"
+
+
+def _given_names(step: Step, values: list[str], texts: list[str]) -> list[str]:
+    arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
+    return arguments + [f"{text}.decode()" for text in texts[: -step.texts - 1 : -1]] * (step.texts > 0)
+
+
+def _failed(
+    revision: Revision, conduct: RunContext, oid: str, position: int, error: BaseException, text: bytes,
+    message: object, *made: Any,
+) -> Begun:  # fmt: skip
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error  # a Ctrl-C is the user's
+    known: dict[int, Known] = {n: (value, None, made[2 * n + 1]) for n, value in enumerate(made[::2])}
+    known[position] = (None, error, b"")
+    return [], [], CarefulPass(revision, message, conduct, oid, text=text, known=known)
+
+
+async def limited(awaitable: Any, timeout_s: float, task: str) -> Any:
+    """Await for at most ``timeout_s``; what takes longer is cancelled.
+
+    Raises:
+        SlotTimeout: it took longer.
+    """
+    import asyncio  # loaded by who has slots to await
+
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise SlotTimeout(task, timeout_s) from None
+        raise  # the slot's own

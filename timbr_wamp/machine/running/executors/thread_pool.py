@@ -1,0 +1,149 @@
+"""Threads for the slots: a bounded pool of daemon threads, and calls that are given up when their time is over.
+
+`concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, however long a
+slot takes; these threads never hold it up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+from timbr_wamp.errors import SlotTimeout
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+#: `DaemonPool.close` waits so long for what is under way.
+END_S = 1.0
+#: So many calls that were given up may run on; then further ones wait for one to end, within their own time.
+ABANDONED_LIMIT = 16
+
+
+class DaemonPool(Executor):
+    """At most ``max_workers`` daemon threads, begun when there is need, ended by `close`. Any thread.
+
+    It has what `dask.threaded.get` asks of a pool: `submit` and ``_max_workers``.
+    """
+
+    def __init__(self, max_workers: int, name: str) -> None:
+        self._max_workers, self._name = max_workers, name
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = threading.Semaphore(0)
+        self._closed = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call ``fn`` in a thread of the pool; in this one after `close`, so that what was begun can end."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:  # it is for whoever asks the future
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._queue.put(run)
+                self._see_to_a_thread()
+        if closed:
+            run()
+        return future
+
+    def _see_to_a_thread(self) -> None:
+        if self._idle.acquire(blocking=False) or len(self._threads) >= self._max_workers:
+            return
+        thread = threading.Thread(target=self._work, name=f"{self._name} {len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (run := self._queue.get()) is not None:
+            run()
+            del run  # or it would keep the last message alive
+            self._idle.release()
+
+    def close(self, timeout_s: float = END_S) -> None:
+        """End the threads once they have nothing to do; the first call waits so long for them."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for _ in self._threads:
+                self._queue.put(None)
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(deadline - time.monotonic(), 0.0))
+
+
+class TimeLimiter:
+    """Calls with a time limit. Any thread.
+
+    Nothing can end a Python function from outside, so each runs in a thread of its own, which is
+    left to itself when the time is over. At most `ABANDONED_LIMIT` of those run on: after that a
+    call waits for one to end, within its own time, and is not begun if none does.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        #: Calls that were given up and run on.
+        self.abandoned = 0
+
+    def call(self, function: Callable[[], T], timeout_s: float, task: str) -> T:
+        """Return what ``function`` gives within ``timeout_s``.
+
+        Raises:
+            SlotTimeout: it took longer, or could not begin in that time.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.abandoned < ABANDONED_LIMIT, timeout_s):
+                raise SlotTimeout(task, timeout_s)
+        call = _Limited(function)
+        threading.Thread(target=self._run, args=(call,), name=f"timbr {task}", daemon=True).start()
+        with self._changed:
+            try:
+                in_time = self._changed.wait_for(lambda: call.done, max(deadline - time.monotonic(), 0.0))
+            finally:  # a Ctrl-C of the user gives it up, too
+                call.abandoned = not call.done
+                self.abandoned += call.abandoned
+        if not in_time:
+            raise SlotTimeout(task, timeout_s)
+        if call.error is not None:
+            raise call.error
+        result: T = call.value
+        return result
+
+    def _run(self, call: _Limited) -> None:
+        try:
+            call.value = call.function()
+        except BaseException as error:  # it is for whoever waits
+            call.error = error
+        with self._changed:
+            call.done = True
+            self.abandoned -= call.abandoned
+            self._changed.notify_all()
+
+
+class _Limited:
+    """One call within its time."""
+
+    __slots__ = ("abandoned", "done", "error", "function", "value")
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.done = self.abandoned = False

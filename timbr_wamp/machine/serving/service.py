@@ -1,0 +1,261 @@
+"""The machine behind the contract's `MachineApi`: wire values in, wire values out.
+
+One `MachineService` a call: it knows the caller (`author`) and where progress goes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import orjson
+
+from timbr_wamp.contract import (
+    PAYLOAD_LIMIT_BYTES,
+    ROW_LIMIT_BYTES,
+    CallResult,
+    ErrorGroup,
+    ErrorRow,
+    Event,
+    FunctionRef,
+    Graph,
+    Policy,
+    Progress,
+    PutResult,
+    RecordRow,
+    RecordsPage,
+    RevisionInfo,
+    SlotInfo,
+    SourceOptions,
+    Status,
+    TrialRow,
+    outcome_kind,
+)
+from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
+from timbr_wamp.machine.protocols import Row
+from timbr_wamp.machine.slots.functions import load
+from timbr_wamp.machine.slots.graph import graph_of
+from timbr_wamp.machine.slots.table import Revision, Slot, make_step
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.engine import Engine
+
+T = TypeVar("T")
+
+#: Texts of one page of records together; leaves room for the rest of a payload.
+PAGE_BYTES = PAYLOAD_LIMIT_BYTES // 2
+#: A large record's text is sent in parts of so many characters.
+PART_CHARACTERS = 128 * 1024
+PAGE_ROWS = 1_000
+#: Bounds of `MachineService.progress`, seconds.
+SHORTEST_WATCH_S, LONGEST_WATCH_S = 0.1, 86_400.0
+
+
+class MachineService:
+    """Answers for one caller; see `timbr_wamp.contract.MachineApi` for what each method means."""
+
+    def __init__(self, machine: Engine, author: str | None, progress: Callable[[Any], None]) -> None:
+        self._machine, self._author, self._progress = machine, author, progress
+
+    def status(self) -> Status:
+        return self._machine.status
+
+    def slots(self) -> list[SlotInfo]:
+        slots, size = self._machine.slots, 0
+        for info in slots:
+            size += len((info.source or "").encode())
+            if size > PAGE_BYTES:  # `slot` gives it whole
+                info.source = None
+        return slots
+
+    def slot(self, slot: int | str) -> SlotInfo:
+        machine = self._machine
+        return machine.slots[machine.slot_number(slot)]
+
+    def records(self, run: str, after_seq: int, limit: int = 200) -> RecordsPage:
+        self._machine.recorder.check_run(run)
+        first, last, rows = self._machine.recorder.ring.after(after_seq, min(max(limit, 1), PAGE_ROWS), PAGE_BYTES)
+        return RecordsPage(run=run, first_available=first, last_seq=last, rows=[bounded_row(row) for row in rows])
+
+    def record(self, run: str, seq: int) -> RecordRow:
+        _, oid, text, meta = self._machine.recorder.row(run, seq)
+        if len(text) <= ROW_LIMIT_BYTES:
+            return RecordRow(seq, oid, text.decode(), meta.decode())
+        characters = text.decode()
+        for start in range(0, len(characters), PART_CHARACTERS):
+            self._progress(characters[start : start + PART_CHARACTERS])
+        return bounded_row((seq, oid, text, meta))
+
+    def recent(self, n: int = 50) -> list[RecordRow]:
+        rows = map(bounded_row, self._machine.recorder.ring.newest(min(n, PAGE_ROWS)))
+        return _within(list(rows), lambda row: len(row.text or "") + len(row.meta))
+
+    def errors(self, n: int = 50) -> list[ErrorRow]:
+        rows = self._machine.recorder.errors.rows(min(n, PAGE_ROWS))
+        return _within(rows, lambda row: 4 * (len(row.exc_tb) + len(row.exc_value) + len(row.input)))
+
+    def revisions(self) -> list[RevisionInfo]:
+        return self._machine.revisions
+
+    def events(self, n: int = 100) -> list[Event]:
+        return self._machine.events(min(n, PAGE_ROWS))
+
+    def put(self, message: Any, oid: str | None = None) -> str:
+        return self._machine.put(message, oid=oid)
+
+    def put_many(self, messages: list[Any], oids: list[str] | None = None, timeout_s: float = 0.0) -> PutResult:
+        if oids is not None and len(oids) != len(messages):
+            raise InvalidArgument("oids", f"{len(oids)} for {len(messages)} messages")
+        deadline = time.monotonic() + min(timeout_s, 60.0)
+        done: list[str] = []
+        for index, message in enumerate(messages):
+            oid = None if oids is None else oids[index]
+            left = max(deadline - time.monotonic(), 0.0)
+            try:
+                done.append(self._machine.put(message, block=left > 0, timeout=left, oid=oid))
+            except MachineFull:
+                break
+        return PutResult(oids=done, refused=len(messages) - len(done))
+
+    def call(self, message: Any) -> CallResult:
+        record = self._machine(message, include_serialized=True)
+        text = "[" + ",".join(record.texts) + "]"
+        if len(text) > PAYLOAD_LIMIT_BYTES // 2:
+            raise PayloadTooLarge(len(text), PAYLOAD_LIMIT_BYTES // 2)
+        return CallResult(oid=record.oid, text=text, revision=record.revision, errored=record.errored)
+
+    def start(self) -> Status:
+        self._machine.start(author=self._author)
+        return self._machine.status
+
+    def stop(self, drain: bool = False, timeout_s: float = 5.0) -> Status:
+        self._machine.stop(drain, min(timeout_s, 600.0), author=self._author)
+        return self._machine.status
+
+    def pause(self) -> Status:
+        self._machine.pause(author=self._author)
+        return self._machine.status
+
+    def resume(self) -> Status:
+        self._machine.resume(author=self._author)
+        return self._machine.status
+
+    def replay(self, run: str, seqs: list[int]) -> list[str]:
+        return self._machine.replay(run, seqs)
+
+    def retry_errors(self, oids: list[str] | None = None) -> list[str]:
+        return self._machine.retry_errors(oids)
+
+    def error_groups(self, n: int = 50) -> list[ErrorGroup]:
+        groups = self._machine.error_groups[: max(n, 0)]
+        return _within(groups[::-1], lambda one: 4 * (len(one.exc_tb) + len(one.exc_value) + len(one.input)))[::-1]
+
+    def graph(self) -> Graph:
+        return graph_of(self._machine.slot_table())
+
+    def progress(self, interval_s: float = 0.5, timeout_s: float = 3600.0) -> Progress:
+        deadline = time.monotonic() + min(timeout_s, LONGEST_WATCH_S)
+        while True:
+            progress = self._machine.progress()
+            left_s = deadline - time.monotonic()
+            if progress.complete or progress.state not in ("running", "draining", "paused") or left_s <= 0:
+                return progress
+            self._progress(progress)
+            self._machine.wait_changed(min(max(interval_s, SHORTEST_WATCH_S), left_s))
+
+    def handler_set(self, handler: str, options: dict[str, Any] | None = None) -> Status:
+        self._machine.set_handler(str(handler), options, author=self._author)
+        return self._machine.status
+
+    def policy_set(self, slot: int | str | None, policy: Policy | None) -> RevisionInfo:
+        return self._machine.set_policy(slot, policy, author=self._author)
+
+    def slot_set(
+        self,
+        slot: int | str,
+        function: FunctionRef | list[FunctionRef | None],
+        name: str | None = None,
+        policy: Policy | None = None,
+    ) -> RevisionInfo:
+        machine = self._machine
+        number = machine.slot_number(slot)
+        if isinstance(function, FunctionRef):
+            loaded = load(function, machine.namespace)
+            return machine.set(number, loaded, name=name, source=function.text, policy=policy, author=self._author)
+        functions = {
+            number + i: None if ref is None else load(ref, machine.namespace) for i, ref in enumerate(function)
+        }
+        texts = {number + i: ref.text for i, ref in enumerate(function) if ref is not None and ref.text}
+        policies = {} if policy is None else dict.fromkeys(functions, policy)
+        return machine.assign(functions, sources=texts, policies=policies, author=self._author)
+
+    def slot_delete(self, slot: int | str) -> RevisionInfo:
+        return self._machine.set(slot, None, author=self._author)
+
+    def configure(
+        self, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
+    ) -> Status:
+        self._machine.configure(bufsize=bufsize, stages=stages, concurrency=concurrency, author=self._author)
+        return self._machine.status
+
+    def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
+        machine = self._machine
+        number = machine.slot_number(slot)
+        with machine.tried(number, load(function, machine.namespace)) as tried:
+            return [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
+
+    def rollback(self, number: int) -> RevisionInfo:
+        return self._machine.rollback(number, author=self._author)
+
+    def source_set(
+        self,
+        source: FunctionRef,
+        total: int | None = None,
+        replace: bool = False,
+        options: SourceOptions | None = None,
+    ) -> Status:
+        machine = self._machine
+        loaded = load(source, machine.namespace)
+        fields = {} if options is None else msgspec.structs.asdict(options)
+        machine.set_source(loaded, total=total, replace=replace, author=self._author, **fields)
+        return machine.status
+
+    def source_delete(self) -> Status:
+        self._machine.delete_source(author=self._author)
+        return self._machine.status
+
+
+def bounded_row(row: Row) -> RecordRow:
+    """Return a kept row for the wire: a text over the limit is left out, its size told in ``meta``."""
+    seq, oid, text, meta = row
+    if len(text) <= ROW_LIMIT_BYTES:
+        return RecordRow(seq, oid, text.decode(), meta.decode())
+    return RecordRow(seq, oid, None, meta[:-1].decode() + f',"text_bytes":{len(text)}}}')
+
+
+def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
+    """Return the newest of ``items`` that fit one payload together, oldest of them first."""
+    found: list[T] = []
+    size = 0
+    for item in reversed(items):
+        size += size_bytes(item)
+        if found and size > PAGE_BYTES:
+            break
+        found.append(item)
+    return found[::-1]
+
+
+def _try(machine: Engine, slot: Slot, row: Row) -> TrialRow:
+    """Run one function on what a kept record held before its slot."""
+    before = orjson.loads(row[2])[: slot.number + 1]
+    before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter then
+    # One step after values that are given: a table with nothing else in it.
+    step = make_step(slot, 0, machine.policy_of())
+    revision = Revision(0, (slot,), (step,), slot.number, 0.0, None, "trial")
+    texts = [orjson.dumps(value) for value in before]
+    broken = [None if outcome_kind(value) == "value" else value["_exception"]["task"] for value in before]
+    begun = time.perf_counter()
+    text, errored = machine.try_step(revision, before, texts, broken)
+    return TrialRow(oid=row[1], text=text.decode(), errored=errored, duration_s=time.perf_counter() - begun)

@@ -1,0 +1,151 @@
+"""The local wire of a machine: its sockets, and the runtime file by which a bridge finds them.
+
+ipc sockets in the user's 0700 runtime folder; where ZeroMQ has no ipc, tcp on 127.0.0.1 with
+CurveZMQ, whose keys stand in the 0600 runtime file. DESIGN.md, section 5, "On the wire, locally".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import zmq
+
+from timbr_wamp import plugins, runtime
+from timbr_wamp.errors import CallTimeout
+from timbr_wamp.machine.serving.control import ControlServer
+from timbr_wamp.machine.serving.publisher import SEND_HIGH_WATER_MARK, Publisher
+from timbr_wamp.settings import load_settings
+
+if TYPE_CHECKING:
+    from timbr_wamp.machine.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+#: A machine that gives way to a newer one may finish its message within this.
+REPLACED_STOP_S = 1.0
+
+#: Machines that this process serves, by name: a newer one of the same name takes the place.
+_served: dict[str, weakref.ref[Engine]] = {}
+_served_lock = threading.Lock()
+
+_SOCKET_NAME_BYTES = len("m-0123456789.p")
+
+
+class LocalSockets:
+    """Open sockets, control thread and runtime file. `close` takes all of them away."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer,
+        file: runtime.MachineFile, path: Path, leftovers: list[Path],
+    ) -> None:  # fmt: skip
+        self.publisher, self.control, self.file = publisher, control, file
+        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers, file.pid)
+
+    @classmethod
+    def open(cls, machine: Engine, transport: Literal["ipc", "tcp"] | None) -> LocalSockets:
+        """Open the wire of ``machine`` and write its runtime file.
+
+        Raises:
+            UnsafeFolder: the runtime folder is not ours alone.
+        """
+        _give_way(machine)
+        runtime_dir = load_settings().runtime_dir
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        leftovers: list[Path] = []
+        try:
+            pub, router = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
+            pub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
+            pub.setsockopt(zmq.LINGER, 0)
+            router.setsockopt(zmq.LINGER, 500)
+            file = runtime.MachineFile(
+                pid=os.getpid(), process_started=runtime.own_start(), name=machine.name, run=machine.run,
+                pub="", control="", opened_at=time.time(),
+            )  # fmt: skip
+            face = plugins.own_kernel()
+            file.connection_file = None if face is None else face.connection_file()
+            if (transport or ("ipc" if zmq.has("ipc") else "tcp")) == "ipc":
+                leftovers = _bind_ipc(runtime.private_folder(runtime_dir), pub, router, file)
+            else:
+                _bind_curve(pub, router, file)
+            control = ControlServer(machine, router)
+            path = runtime.write_file(runtime_dir / f"machine-{os.getpid()}-{machine.name}.json", file)
+        except BaseException:
+            context.destroy(linger=0)
+            raise
+        control.start()
+        return cls(context, Publisher(pub), control, file, path, leftovers)
+
+    def close(self) -> None:
+        """Close sockets, end the control thread, remove the files. Idempotent."""
+        self._finalizer()
+
+
+def _give_way(machine: Engine) -> None:
+    with _served_lock:
+        before = _served.get(machine.name)
+        _served[machine.name] = weakref.ref(machine)
+    other = before() if before is not None else None
+    if other is not None and other is not machine and other.endpoint is not None:
+        logger.warning("machine %r gives way to a newer one of its name: it is stopped and off the wire", machine.name)
+        other.unserve()
+        with contextlib.suppress(CallTimeout):  # a slow message: it is recorded when it ends, and none follows
+            other.stop(timeout=REPLACED_STOP_S)
+
+
+def _bind_ipc(
+    runtime_dir: Path, pub: zmq.Socket[bytes], router: zmq.Socket[bytes], file: runtime.MachineFile
+) -> list[Path]:
+    folder = runtime.socket_folder(runtime_dir, _SOCKET_NAME_BYTES)
+    stem = f"m-{secrets.token_hex(5)}"
+    leftovers = [folder / f"{stem}.p", folder / f"{stem}.c"]
+    file.pub, file.control = (f"ipc://{path}" for path in leftovers)
+    if folder != runtime_dir:
+        leftovers.append(folder)
+    try:
+        pub.bind(file.pub)
+        router.bind(file.control)
+    except zmq.ZMQError:
+        _remove(leftovers)
+        raise
+    return leftovers
+
+
+def _bind_curve(pub: zmq.Socket[bytes], router: zmq.Socket[bytes], file: runtime.MachineFile) -> None:
+    server_public, server_secret = zmq.curve_keypair()
+    client_public, client_secret = zmq.curve_keypair()
+    for socket in (pub, router):
+        socket.curve_server = True
+        socket.curve_secretkey, socket.curve_publickey = server_secret, server_public
+    file.curve_server_key = server_public.decode()
+    file.curve_client_public, file.curve_client_secret = client_public.decode(), client_secret.decode()
+    file.pub, file.control = (f"tcp://127.0.0.1:{s.bind_to_random_port('tcp://127.0.0.1')}" for s in (pub, router))
+
+
+def _close(
+    context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer, path: Path,
+    leftovers: list[Path], pid: int,
+) -> None:  # fmt: skip
+    if os.getpid() != pid:
+        return  # a forked child: sockets, threads and files are its parent's
+    path.unlink(missing_ok=True)
+    control.close()
+    publisher.close()
+    context.destroy(linger=500)
+    _remove(leftovers)
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)

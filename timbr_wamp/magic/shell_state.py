@@ -1,0 +1,204 @@
+"""What a shell has: the client that ``%wamp`` opened, the chosen kernel and machine, the watches.
+
+No words of the command line and nothing shown here: `timbr_wamp.magic.verbs` speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import timbr_wamp
+from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, record_from_row
+from timbr_wamp.errors import InvalidName
+from timbr_wamp.magic.callbacks import Decode, Watch, Words
+from timbr_wamp.magic.commands import KERNEL_TOPICS, MACHINE_TOPICS
+from timbr_wamp.magic.tab_list import TabList
+from timbr_wamp.names import DEFAULT_MACHINE, KERNEL_PREFIX, PREFIX, kernel_uri
+
+if TYPE_CHECKING:
+    from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
+
+
+class ShellState:
+    """What one shell has. From the shell's thread; its peeks from any."""
+
+    def __init__(self) -> None:
+        #: Given by ``%wamp token``, for the next connect.
+        self._kept_token: str | None = None
+        #: What the last connect was given; None for what it took from the settings.
+        self._asked: dict[str, str | None] = {}
+        self._kernel: RemoteKernel | None = None
+        self._machine_name: str | None = None
+        self.client: Client | None = None
+        self.watches: list[Watch] = []
+        self.kernel_names = TabList(self._fetch_kernel_names)
+        self.slot_names = TabList(self._fetch_slot_names)
+
+    # --- connection ---------------------------------------------------------------------------
+
+    def keep_token(self, token: str) -> str:
+        """Keep a token for the next connect; return its name."""
+        name = _token_name(token)
+        self._kept_token = token
+        return name
+
+    def connect(
+        self, url: str | None = None, token: str | None = None, realm: str | None = None, *, again: bool = False
+    ) -> Client:
+        """Return a client as asked for: the open one when it fits, else a new one.
+
+        What is not given is as it was the last time, unless ``url`` names another router. A new
+        client keeps the chosen kernel; watches end with the old client.
+        """
+        if token is not None:
+            _token_name(token)
+        asked = self._completed(url, token, realm)
+        if self.client is not None and not again and asked == self._asked:
+            return self.client
+        kernel, machine_name = self._kernel, self._machine_name
+        client = timbr_wamp.connect(asked["url"], asked["token"], realm=asked["realm"])
+        self.disconnect()
+        self.client, self._asked, self._kept_token = client, asked, None
+        if kernel is not None and kernel.id in {info.kernel_id for info in client.kernels()}:
+            self._kernel, self._machine_name = client.kernel(kernel.id), machine_name
+        return client
+
+    def _completed(self, url: str | None, token: str | None, realm: str | None) -> dict[str, str | None]:
+        before: dict[str, str | None] = self._asked
+        if url is not None and url != before.get("url"):
+            open_url = None if self.client is None else self.client.url
+            before = before if url == open_url else {}
+            url = before.get("url") if url == open_url else url
+        return {
+            "url": url or before.get("url"),
+            "token": token or self._kept_token or before.get("token"),
+            "realm": realm or before.get("realm"),
+        }
+
+    def opened(self) -> Client:
+        """Return the open client; connect to the defaults when there is none."""
+        return self.client if self.client is not None else self.connect()
+
+    def disconnect(self) -> bool:
+        """End watches and client; tell whether there was one. Idempotent."""
+        self.unwatch()
+        self._kernel = self._machine_name = None
+        client, self.client = self.client, None
+        for peek in (self.kernel_names, self.slot_names):
+            peek.forget()
+        if client is None:
+            return False
+        client.close()
+        return True
+
+    # --- kernel and machine -------------------------------------------------------------------
+
+    @property
+    def selected(self) -> RemoteKernel | None:
+        """The chosen kernel; None when none was chosen yet."""
+        return self._kernel
+
+    def select(self, kernel: str | None, machine: str | None = None) -> RemoteKernel:
+        """Choose a kernel by id, name or the beginning of an id; None: the chosen, or only one.
+
+        Raises:
+            UnknownKernel: no such kernel.
+            AmbiguousKernel: several fit.
+        """
+        if kernel is None and self._kernel is not None:
+            chosen, machine = self._kernel, machine or self._machine_name
+        else:
+            chosen = self.find(kernel)
+        self._kernel, self._machine_name = chosen, machine
+        self.slot_names.forget()
+        return chosen
+
+    def find(self, kernel: str | None) -> RemoteKernel:
+        """Return a kernel without choosing it."""
+        name = None if kernel is None else kernel.removeprefix(KERNEL_PREFIX + ".")
+        return self.opened().kernel(name)
+
+    def kernel(self) -> RemoteKernel:
+        """Return the chosen kernel; the only one on the router is chosen by itself."""
+        return self._kernel if self._kernel is not None else self.select(None)
+
+    def machine(self) -> RemoteMachine:
+        """Return the chosen machine, the only one of the kernel, or the one of the usual name."""
+        kernel = self.kernel()
+        name = self._machine_name
+        if name is None:
+            names = [brief.name for brief in kernel.machines()]
+            name = names[0] if len(names) == 1 else DEFAULT_MACHINE
+        return kernel.machine(name)
+
+    # --- watches ------------------------------------------------------------------------------
+
+    def watch(self, watch: Watch) -> None:
+        """Begin to call a watch's function; a watch of the same topic and callback ends first."""
+        uri, decode = self._topic(watch.topic)
+        client = self.opened()
+        self.unwatch(watch.topic, watch.callback)
+        watch.begin(lambda on_event: client.on(uri, on_event), decode)
+        self.watches.append(watch)
+
+    def unwatch(self, topic: str | None = None, callback: str | None = None) -> list[Watch]:
+        """End the watches that fit, all when nothing is given; return them."""
+        ended = [w for w in self.watches if topic in (None, w.topic) and callback in (None, w.callback)]
+        self.watches = [watch for watch in self.watches if watch not in ended]
+        for watch in ended:
+            watch.end()
+        return ended
+
+    def _topic(self, topic: str) -> tuple[str, Decode | None]:
+        """Return a topic's URI, and what makes calls of an event's arguments."""
+        if topic in KERNEL_TOPICS:
+            kind = KernelInfo if topic == "state" else IopubMessage
+            return kernel_uri(self.kernel().id, topic), _typed(kind)
+        if topic in MACHINE_TOPICS:
+            name = "" if topic == "machine" else topic
+            parts = (self.machine().name, name) if name else (self.machine().name,)
+            decode: Decode | None = _each_record if topic == "records" else None
+            if topic in ("status", "event", "error"):
+                decode = _typed(TOPICS["machine"][topic].payload)
+            return kernel_uri(self.kernel().id, *parts), decode
+        if not topic.startswith(PREFIX + "."):
+            raise InvalidName(topic, f"one of {', '.join((*MACHINE_TOPICS, *KERNEL_TOPICS))}, or a URI {PREFIX}.…")
+        return topic, None
+
+    # --- for Tab ------------------------------------------------------------------------------
+
+    def _fetch_kernel_names(self) -> list[str]:
+        client = self.client
+        if client is None:
+            return []
+        infos = client.kernels()
+        return [name for info in infos for name in (info.name, info.kernel_id)]
+
+    def _fetch_slot_names(self) -> list[str]:
+        if self.client is None or self._kernel is None:
+            return []
+        slots = self.machine().slots
+        return [text for slot in slots for text in (str(slot.slot), slot.name or "") if text]
+
+
+def _token_name(token: str) -> str:
+    from timbr_wamp.client.session import split_token  # autobahn: 0.3 s that %load_ext need not wait
+
+    return split_token(token)[0]
+
+
+def _typed(kind: Any) -> Decode:
+    """Return what makes one value of the contract of an event, whichever way it was published."""
+
+    def decode(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Words]:
+        return [((msgspec.convert(args[0] if args else kwargs, kind, strict=False),), {})]
+
+    return decode
+
+
+def _each_record(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[Words]:
+    batch = msgspec.convert(args[0] if args else kwargs, RecordsBatch, strict=False)
+    return (((record_from_row(row),), {}) for row in batch.rows)
