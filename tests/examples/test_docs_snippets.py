@@ -36,9 +36,7 @@ from timbr_wamp.cli.up import startup_file
 from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect, records
 from timbr_wamp.client.async_client import AsyncKernel
 from timbr_wamp.client.async_machine import AsyncMachine
-from timbr_wamp.components import bridge_supervisor as ward
-from timbr_wamp.components import kernel_supervisor as keeper
-from timbr_wamp.components import relay
+from timbr_wamp.components import bridge_supervisor, kernel_supervisor, relay
 from timbr_wamp.contract import (
     PAYLOAD_LIMIT_BYTES,
     ROW_LIMIT_BYTES,
@@ -54,20 +52,15 @@ from timbr_wamp.contract import (
     policies,
 )
 from timbr_wamp.contract.structs import Backpressure, OnExhausted
-from timbr_wamp.machine import (
-    Machine,
-    conduct,
-    control,
-    events,
-    groups,
-    hooks,
-    inline,
-    ledger,
-    pool,
-    ring,
-    slots,
-    worker,
-)
+from timbr_wamp.machine import Machine
+from timbr_wamp.machine.events import hooks
+from timbr_wamp.machine.events import log as event_log
+from timbr_wamp.machine.intake import message_queue
+from timbr_wamp.machine.records import error_groups, ring
+from timbr_wamp.machine.running import context, worker
+from timbr_wamp.machine.running.executors import inline, thread_pool
+from timbr_wamp.machine.serving import control
+from timbr_wamp.machine.slots import table
 from timbr_wamp.router import Router
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
 from timbr_wamp.values import VALUE_LIMIT_BYTES
@@ -376,21 +369,21 @@ def test_every_dependency_has_its_reason() -> None:
 #: What the pages say, by the constants that decide it.
 NUMBERS = {
     "reference/machine.md": [
-        f"1 to {slots.STAGES_LIMIT}",
-        f"newest {slots.REVISIONS_KEPT} are kept",
+        f"1 to {table.STAGES_LIMIT}",
+        f"newest {table.REVISIONS_KEPT} are kept",
         f"newest {ring.RING_ROWS:,} records (at most {ring.RING_BYTES >> 20} MiB",
-        f"{ring.ERRORS_KEPT:,} failed messages and {events.EVENTS_KEPT:,} events",
-        f"last {ledger.KNOWN_OIDS:,} given ones",
+        f"{ring.ERRORS_KEPT:,} failed messages and {event_log.EVENTS_KEPT:,} events",
+        f"last {message_queue.KNOWN_OIDS:,} given ones",
         f"one message in {inline.TIMED_EVERY}",
         f"over {VALUE_LIMIT_BYTES >> 20} MiB",
-        f"once, 1 to {conduct.CONCURRENCY_LIMIT:,};",
+        f"once, 1 to {context.CONCURRENCY_LIMIT:,};",
         f"attempt, 0 to {policies.RETRIES_LIMIT:,};",
-        f"at most {pool.ABANDONED_LIMIT}, then calls",
+        f"at most {thread_pool.ABANDONED_LIMIT}, then calls",
     ],
     "reference/hooks-and-events.md": [
-        f"{groups.GROUPS_KEPT} groups",
-        f"{groups.OPEN_KEPT:,} open messages a group and {groups.OPEN_KEPT_IN_ALL:,} in all",
-        f"newest {events.EVENTS_KEPT:,} are kept",
+        f"{error_groups.GROUPS_KEPT} groups",
+        f"{error_groups.OPEN_KEPT:,} open messages a group and {error_groups.OPEN_KEPT_IN_ALL:,} in all",
+        f"newest {event_log.EVENTS_KEPT:,} are kept",
     ],
     "tutorial/introspection.md": [
         f"after {worker.STALLED_S:g} seconds",
@@ -398,22 +391,22 @@ NUMBERS = {
     ],
     "explanation/limits.md": [
         f"newest {ring.RING_ROWS:,} records ({ring.RING_BYTES >> 20} MiB)",
-        f"{slots.REVISIONS_KEPT} revisions",
-        f"At most {slots.STAGES_LIMIT} slots",
+        f"{table.REVISIONS_KEPT} revisions",
+        f"At most {table.STAGES_LIMIT} slots",
         f"{VALUE_LIMIT_BYTES >> 20} MiB of JSON",
         f"{ROW_LIMIT_BYTES >> 10} KiB of text",
         f"event | {PAYLOAD_LIMIT_BYTES >> 20} MiB",
     ],
     "explanation/delivery.md": [
         f"above {relay.EVENTS_PER_S:g} records a second",
-        f"last {ledger.KNOWN_OIDS:,} such oids",
+        f"last {message_queue.KNOWN_OIDS:,} such oids",
         f"{records.BUFFER_ROWS:,} rows wait",
     ],
     "explanation/architecture.md": [f"at most {worker.BATCH_MESSAGES}", f"pool, at most {control.POOL_LIMIT}"],
     "how-to/read-every-record.md": [f"newest {ring.RING_ROWS:,} records", f"over {ROW_LIMIT_BYTES >> 10} KiB"],
     "how-to/restart-and-adopt-kernels.md": [
-        f"at most {keeper.RESTART_LIMIT} times in {keeper.RESTART_WINDOW_S:g} s",
-        f"at most {ward.RESPAWN_LIMIT} times in {ward.RESPAWN_WINDOW_S / 60:g} minutes",
+        f"at most {kernel_supervisor.RESTART_LIMIT} times in {kernel_supervisor.RESTART_WINDOW_S:g} s",
+        f"at most {bridge_supervisor.RESPAWN_LIMIT} times in {bridge_supervisor.RESPAWN_WINDOW_S / 60:g} minutes",
     ],
 }
 
