@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.common import ROUNDS, SLOTS, Figure, clean, earthquakes, energy, label, median_ratio
 from timbr_wamp import Machine
-from timbr_wamp.machine.protocols import Entry, Finished
+from timbr_wamp.machine.messages import Entry, Finished
 from timbr_wamp.machine.records.error_groups import ErrorGroups
 from timbr_wamp.machine.records.rates import Rates
 from timbr_wamp.machine.running.context import RunContext

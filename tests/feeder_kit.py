@@ -17,7 +17,7 @@ from machine_kit import LIMIT_S, ManualClock, wait_until
 from timbr_wamp.contract import SourceOptions, SourceStatus
 from timbr_wamp.machine.intake.feeder import Feeder
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.protocols import Entry
+from timbr_wamp.machine.messages import Entry
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 
 from timbr_wamp.contract import Event, Record, Status, record_from_row
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.protocols import Row
-from timbr_wamp.machine.serving.views import wire_row
+from timbr_wamp.machine.messages import Row
+from timbr_wamp.machine.records.rows import wire_row
 
 #: How long a test waits for what must come.
 LIMIT_S = 5.0

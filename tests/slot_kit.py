@@ -9,15 +9,15 @@ from typing import Any
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.running.careful_pass import CarefulPass, go
 from timbr_wamp.machine.running.compiled_pass import compile_pass
-from timbr_wamp.machine.running.context import RunContext
+from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.slots.table import Revision
 
 
-def conduct_of(current: Callable[[], Revision], **options: Any) -> RunContext:
+def conduct_of(current: Callable[[], Revision], **options: Any) -> MachineContext:
     """What an executor needs, with nobody who stops it."""
-    chosen: dict[str, Any] = {"go_on": lambda: True, "wake": lambda: None, "hooks": Hooks(), "clock": time.time}
-    return RunContext(current=current, **{**chosen, **options})
+    chosen: dict[str, Any] = {"may_start": lambda: True, "wake": lambda: None, "hooks": Hooks(), "clock": time.time}
+    return MachineContext(current=current, **{**chosen, **options})
 
 
 def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:

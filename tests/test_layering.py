@@ -32,6 +32,12 @@ ALLOWED = {
     ("display", "faces"): "a card that is drawn again is drawn by the faces",
 }
 
+#: Inside `machine/`: room or module → floor, likewise.
+MACHINE_FLOORS = {
+    "messages": 1, "protocols": 2, "slots": 3, "events": 4, "intake": 5, "records": 6, "running": 7, "assembly": 8,
+    "machine": 9, "serving": 10,
+}  # fmt: skip
+
 #: Third party → the rooms or modules that may import it. What is not listed nobody may.
 THIRD_PARTIES = {
     "orjson": {"values", "contract", "faces", "machine", "client", "components", "magic", "cli"},
@@ -104,6 +110,51 @@ def test_imports_go_downwards(path: Path) -> None:
         if FLOORS.get(other, 0) >= FLOORS[room]:
             wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} (floor {FLOORS[room]}) imports {module}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in _modules() if path.parent != PACKAGE and _room(path) == "machine" and path.stem != "__init__"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_imports_inside_the_machine_go_downwards(path: Path) -> None:
+    room = path.relative_to(PACKAGE / "machine").parts[0].removesuffix(".py")
+    wrong = []
+    for line, module in _imports(path):
+        parts = module.split(".")
+        if parts[:2] != ["timbr_wamp", "machine"]:
+            continue
+        other = parts[2] if len(parts) > 2 else "machine"
+        if other != room and MACHINE_FLOORS[other] >= MACHINE_FLOORS[room]:
+            wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    modules = {_dotted(path): path for path in _modules()}
+    imports = {
+        name: {module for _, module in _imports(path) if module in modules and module != name}
+        for name, path in modules.items()
+        if not name.endswith("__init__")
+    }
+    circles = []
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        if name in way:
+            circles.append(" → ".join((*way[way.index(name) :], name)))
+        elif name not in done:
+            for other in sorted(imports.get(name, ())):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in imports:
+        visit(name, ())
+    assert not circles, "\n".join(circles)
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 @MODULES

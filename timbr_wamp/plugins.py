@@ -46,6 +46,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     HOOKS: {name: f"timbr_wamp.machine.events.notices:{name}" for name in ("PostJson", "RunCommand")},
     FACES: {
         "ipykernel": "timbr_wamp.kernel.ipython_kernel:IPythonKernel",
+        "local_sockets": "timbr_wamp.machine.serving.sockets:LocalSockets",
         "project": "timbr_wamp.projects.saving:save",
         "record_html": "timbr_wamp.faces.tables:record_html",
         "record_text": "timbr_wamp.faces.tables:record_text",

@@ -63,6 +63,14 @@ def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES, full: bool = Fa
     return text if len(text) <= limit_bytes else too_large(value, len(text))
 
 
+def text_of(value: object) -> bytes:
+    """Return the JSON text of ``value``, of any size: `to_json` without its limit for what is plain."""
+    try:
+        return orjson.dumps(value, None, JSON_OPTIONS)
+    except Exception:  # what has no JSON form
+        return to_json(value)
+
+
 def from_json(text: bytes | str, *, restore: bool = False) -> JsonValue:
     """Return the value of a JSON text that `to_json` made.
 

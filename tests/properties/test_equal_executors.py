@@ -16,10 +16,10 @@ from timbr_wamp.contract import outcome_kind
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.machine.protocols import Executor
 from timbr_wamp.machine.records.recorder import told_policies
+from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
 from timbr_wamp.machine.slots.dependencies import dependencies_of
-from timbr_wamp.machine.slots.graph import dask_graph
 from timbr_wamp.machine.slots.table import Revision, SlotTable
 
 SLOTS = 6

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from timbr_wamp.errors import MachineClosed, MachineFull
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
-from timbr_wamp.machine.protocols import Entry
+from timbr_wamp.machine.messages import Entry
 
 
 class LedgerLaw(RuleBasedStateMachine):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from machine_kit import assert_lawful, wait_until
 
-from timbr_wamp.machine.protocols import Entry
+from timbr_wamp.machine.messages import Entry
 from timbr_wamp.names import new_oid
 
 
 def dropped_and_not_committed(machine, message: str) -> Entry:
     """Stand where a source's thread does between dropping a message and committing it."""
     entry: Entry = (new_oid(), message, 0.0, 1)
-    machine._ledger.set_aside([entry])
+    machine._queue.set_aside([entry])
     commit, machine.recorder.commit = machine.recorder.commit, lambda: None
     machine.recorder.drop([entry], "the queue was full")
     machine.recorder.commit = commit

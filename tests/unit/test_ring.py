@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timbr_wamp.contract import ErrorRow
-from timbr_wamp.machine.records.ring import ErrorRing, Failed, RecordRing
+from timbr_wamp.machine.records.failures import ErrorRing, Failed
+from timbr_wamp.machine.records.ring import RecordRing
 
 
 def rows(first: int, last: int, size: int = 10) -> list:

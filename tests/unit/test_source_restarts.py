@@ -201,18 +201,18 @@ def test_waiting_for_the_next_begin_ends_at_once_when_it_is_taken_away(rig, paus
 def test_a_paused_machine_begins_its_source_again_only_when_it_goes_on(rig):
     failing = Failing([], [])
     failing_at = threading.Event()
-    go_on = threading.Event()
+    may_start = threading.Event()
 
     def source():
         if failing.begun == 0:
             failing_at.set()
-            go_on.wait(LIMIT_S)
+            may_start.wait(LIMIT_S)
         yield from failing()
 
     one = rig(source, **SOON).start()
     assert failing_at.wait(LIMIT_S)
     one.pause()
-    go_on.set()
+    may_start.set()
     one.wait_for_event("source_failed")
     wait_until(lambda: one.feeder._silent_since is None, "it waits")
     assert failing.begun == 1
@@ -250,12 +250,12 @@ def test_a_ready_source_that_is_begun_again_is_read_by_a_thread_that_waits_under
 
 
 def test_an_iterator_that_is_silent_for_too_long_is_given_up_and_what_it_gives_later_is_queued(rig):
-    go_on, ended = threading.Event(), threading.Event()
+    may_start, ended = threading.Event(), threading.Event()
 
     def silent():
         try:
             yield 1
-            go_on.wait(LIMIT_S)
+            may_start.wait(LIMIT_S)
             yield "late"
             yield "never read"
         finally:
@@ -266,7 +266,7 @@ def test_an_iterator_that_is_silent_for_too_long_is_given_up_and_what_it_gives_l
     assert source.wait_for_event("idle") == {"after_s": 0.02, "count": 1}
     assert source.status.state == "exhausted"
     assert source.take() == [1]
-    go_on.set()
+    may_start.set()
     assert source.ledger.take(1, LIMIT_S)[0][1] == "late"
     source.ledger.finish(processed=1)
     source.processed.append("late")

@@ -164,12 +164,12 @@ def test_a_source_tells_how_many_there_will_be_when_it_knows(machine, records, c
 )
 def test_a_source_of_1000_into_a_queue_of_10_loses_nothing_while_paused_and_stopped(machines, records, make):
     machine = machines(bufsize=10, sinks=[records], hooks=[records])
-    halfway, go_on = threading.Event(), threading.Event()
+    halfway, may_start = threading.Event(), threading.Event()
 
     def slot(value):
         if value == 500:
             halfway.set()
-            go_on.wait(LIMIT_S)
+            may_start.wait(LIMIT_S)
         return value
 
     machine[0] = slot
@@ -178,7 +178,7 @@ def test_a_source_of_1000_into_a_queue_of_10_loses_nothing_while_paused_and_stop
     machine.start()
     assert halfway.wait(LIMIT_S)
     machine.pause()
-    go_on.set()
+    may_start.set()
     wait_until(lambda: machine.status.in_flight == 0, "the message under way ended")
     paused = machine.status
     assert paused.processed == 501

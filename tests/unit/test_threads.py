@@ -148,7 +148,7 @@ def test_more_messages_than_a_graph_holds_come_all_and_in_order(executor):
 def test_messages_that_may_not_begin_stay_where_they_are_in_order(executor, second):
     begun: list[int] = []
     table, entries = table_of(f0=begun.append, f1=second), entries_of(6)
-    done = list(executor.process(entries, conduct_of(table.current, go_on=lambda: len(begun) < 2)))
+    done = list(executor.process(entries, conduct_of(table.current, may_start=lambda: len(begun) < 2)))
     assert begun == [entry[1] for entry, *_ in done] == [0, 1]
     assert [entry[1] for entry in entries] == [2, 3, 4, 5]
     assert executor.abandon() == []

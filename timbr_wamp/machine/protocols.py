@@ -1,79 +1,28 @@
-"""The machine's seams: what it asks of sources, sinks, hooks, executors and journals.
+"""The machine's seams: what it asks of sources, sinks, hooks, executors and journals, and what these may ask of it.
 
-Small Protocols whose docstrings are the contract. `store`, `cluster` and `connectors` implement
-them; nothing here imports those rooms.
+Small Protocols whose docstrings are the contract. `store`, `cluster` and `connectors` implement them; nothing here
+imports those rooms. What a lower room of the machine must tell a higher one goes through these, too.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from timbr_wamp.contract import Event, Verdict
+from timbr_wamp.contract import Event, Policy
+from timbr_wamp.machine.messages import Entry, Finished, Row
 from timbr_wamp.values import JsonValue
-
-if TYPE_CHECKING:
-    from timbr_wamp.machine.running.context import RunContext
-    from timbr_wamp.machine.slots.table import Revision, Step
 
 #: UTC seconds since the epoch.
 Clock: TypeAlias = Callable[[], float]
 
-#: A message on its way: ``(oid, message, received_at, attempt)``. A plain tuple: objects per message halve the speed.
-Entry: TypeAlias = tuple[str, Any, float, int]
 
-
-@dataclass(slots=True)
-class Failure:
-    """One slot that gave no value, or gave one only after trouble."""
-
-    slot: int
-    #: How records name the slot: ``f3 (clean)``.
-    task: str
-    exc_class: str
-    exc_value: str
-    #: Empty for a skipped slot.
-    exc_tb: str
-    #: ``file:line`` where it was raised.
-    where: str
-    #: What became of it: a verdict; ``retry``: a further try went well; ``skip``: it never ran.
-    policy: str
-    #: Tries that failed.
-    tries: int = 1
-
-
-@dataclass(slots=True)
-class Notes:
-    """What happened to a message on its way, when something did."""
-
-    failures: list[Failure]
-    verdict: Verdict = "record"
-    #: Why no slot ran: a policy of the source dropped it.
-    why: str | None = None
-    #: What the event handler wants raised where the user is.
-    raised: BaseException | None = None
-
-    @property
-    def errored(self) -> bool:
-        """At least one slot raised or was skipped, and the message was not dropped."""
-        return self.verdict != "drop" and any(failure.policy not in MENDED for failure in self.failures)
-
-
-#: Failures after which the slot had a value all the same.
-MENDED = frozenset({"retry", "default"})
-
-#: A message after its slots: ``(entry, revision, texts, notes, finished_at)``; ``texts`` are the
-#: JSON texts ``[in, f0, …]``, ``notes`` is empty when nothing happened.
-Finished: TypeAlias = "tuple[Entry, Revision, list[bytes], Notes | tuple[()], float]"
-
-#: A numbered record: ``(seq, oid, text, meta)``, texts in UTF-8; what a wire row is made of.
-Row: TypeAlias = tuple[int, str, bytes, bytes]
+# --- where messages come from and go to ---
 
 
 class EndOfSource(Exception):
-    """No message will ever follow. Raised by `Source.next_batch`, on every later call too."""
+    """No message will follow. Raised by `Source.next_batch`, on every later call too."""
 
 
 @runtime_checkable
@@ -81,7 +30,7 @@ class Source(Protocol):
     """Where a machine reads messages. Called from one thread of the machine only.
 
     It may have ``reopen()`` as well, called after `next_batch` raised an error or `EndOfSource` when
-    the source is to be begun again: the next batch then comes from where the object finds right. What
+    the source is to be restarted: the next batch then comes from where the object decides. What
     it raises is the next failure.
     """
 
@@ -89,7 +38,7 @@ class Source(Protocol):
         """Return the messages ready now; empty when there are none yet. Never blocks for long.
 
         Raises:
-            EndOfSource: no message will ever follow. Raised on every later call too.
+            EndOfSource: no message will follow. Raised on every later call too.
         """
 
     def position(self) -> JsonValue:
@@ -100,21 +49,128 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where numbered records go. Called from the thread that finished them, in order of ``seq``."""
+    """Where numbered records go. Called by one thread at a time, in the order of ``seq``."""
 
     def publish(self, rows: Sequence[Row]) -> None:
-        """Take consecutive rows. Must not block; what it raises is counted and logged, never lost on the machine."""
+        """Take consecutive rows. Must not block; what it raises is counted and logged, the records are kept."""
 
 
 class Hook(Protocol):
-    """Somebody who wants to know what changes the machine's state."""
+    """An object that is told what changes the machine's state."""
 
     def on_event(self, event: Event) -> None:
         """Take an event, in the machine's bus thread; what it raises is isolated, counted and logged."""
 
 
+# --- executors ---
+
+
+class PlanSlot(Protocol):
+    """The slot behind a step: what records and counters say of it."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def tally(self) -> Any: ...
+
+
+class PlanStep(Protocol):
+    """One call of a plan."""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What is called; an object's ``step``."""
+
+    @property
+    def values(self) -> int:
+        """Values it gets, newest first; -1: all."""
+
+    @property
+    def texts(self) -> int:
+        """JSON texts it gets after the values."""
+
+    @property
+    def carry(self) -> int:
+        """Unset slots that follow; they carry its value."""
+
+    @property
+    def slot(self) -> PlanSlot: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def is_async(self) -> bool:
+        """The call gives something to await."""
+
+
+class Plan(Protocol):
+    """What an executor runs: the steps of one revision of the slot table. Immutable."""
+
+    @property
+    def number(self) -> int:
+        """The revision's number."""
+
+    @property
+    def slots(self) -> Sequence[Any]: ...
+    @property
+    def steps(self) -> Sequence[PlanStep]: ...
+    @property
+    def lead(self) -> int:
+        """Unset slots before the first step."""
+
+    @property
+    def is_async(self) -> bool:
+        """Some step gives something to await."""
+
+
+class StageHooks(Protocol):
+    """Hooks around the stages of a message. Any thread."""
+
+    @property
+    def version(self) -> int:
+        """Changes with each hook that is added or removed."""
+
+    def at(self, point: str) -> Sequence[Callable[..., object]]:
+        """Return the hooks of a point."""
+
+    def call(self, point: str, *arguments: object) -> None:
+        """Call the hooks of a point, each isolated."""
+
+
+class RunContext(Protocol):
+    """What an executor may ask of the machine while messages run. Any thread."""
+
+    @property
+    def hooks(self) -> StageHooks: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def concurrency(self) -> int:
+        """Messages that may be under way at once."""
+
+    @property
+    def defer_retries(self) -> bool:
+        """A message in backoff is put aside, and others go on; False: the executor waits for it."""
+
+    def current(self) -> Plan:
+        """Return the newest plan."""
+
+    def may_start(self) -> bool:
+        """Tell whether another message may start now."""
+
+    def wake(self) -> None:
+        """Make the worker look: `Executor.due_s` has changed."""
+
+    def policy(self, error: BaseException, slot: int, task: str, oid: str, tries: int, own: Policy) -> Policy:
+        """Return the policy for a failure: the event handler's, else the slot's own."""
+
+    def raises(self, kind: Any, error: BaseException) -> bool:
+        """Tell whether the event handler wants a failure raised where the user waits."""
+
+
 class Executor(Protocol):
-    """How messages run through the slots. Gives the same records as every other executor.
+    """How messages run through the slots. Every executor gives the same records.
 
     One thread at a time calls `process`, `due_s` and `abandon`; any thread the others.
     """
@@ -122,36 +178,65 @@ class Executor(Protocol):
     #: How people choose it.
     name: str
 
-    def process(self, entries: deque[Entry], conduct: RunContext) -> Iterator[Finished]:
-        """Take entries from the left, yield each when it is finished; begin none once ``go_on()`` is false.
+    def process(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
+        """Take entries from the left, yield each when it is finished; start none once ``may_start()`` is false.
 
-        Each entry is processed by exactly one revision, read when it begins. They are finished in
-        the order in which they began, but for those that wait for a retry: these are overtaken, and
-        come from this or a later call, see `due_s`.
+        Each entry is processed by exactly one revision, read when it starts. They are finished in
+        the order in which they started, except those that wait for a retry: other messages overtake
+        these, and they are yielded by this or a later call, see `due_s`.
         """
 
     def due_s(self) -> float | None:
-        """Return in how many seconds `process` is to be called, entries or not; None: no need."""
+        """Return in how many seconds `process` is to be called even without entries; None: no need."""
 
     @property
     def retrying(self) -> int:
         """Messages that wait for a retry."""
 
     def abandon(self) -> list[Entry]:
-        """Forget the messages that were begun and not yielded, and return them, oldest first."""
+        """Forget the messages that were started and not yielded, and return them, oldest first."""
 
-    def invoke(self, step: Step, arguments: Sequence[Any]) -> Any:
+    def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call one step's function, within its time limit, and return its value. Any thread.
 
         Raises:
             SlotTimeout: it took too long.
         """
 
-    def refusal(self, step: Step) -> str | None:
+    def refusal(self, step: PlanStep) -> str | None:
         """Return why this executor cannot run the step under its policy, None when it can."""
 
     def close(self) -> None:
         """Release threads or workers. Idempotent."""
+
+
+class DropRecorder(Protocol):
+    """What a source asks of the records: to record what its policy dropped, and how many records there are."""
+
+    @property
+    def count(self) -> int:
+        """Records made in this process."""
+
+    @property
+    def rates(self) -> Any:
+        """See `timbr_wamp.machine.records.rates.Rates`."""
+
+    def drop(self, entries: Sequence[Entry], why: str) -> None:
+        """Record entries under way as dropped, without a slot having run. Any thread."""
+
+
+class CoroutineRunner(Protocol):
+    """Where a coroutine of the user runs: the machine's event loop. Any thread."""
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine and wait for its result.
+
+        Raises:
+            CalledFromLoop: the loop's own thread would wait for itself.
+        """
+
+
+# --- what survives the process ---
 
 
 class Journal(Protocol):

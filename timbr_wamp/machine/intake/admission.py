@@ -15,7 +15,8 @@ from typing import cast
 from timbr_wamp.contract import SourceOptions
 from timbr_wamp.errors import InvalidArgument, MachineClosed
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
-from timbr_wamp.machine.protocols import Clock, Entry
+from timbr_wamp.machine.messages import Entry
+from timbr_wamp.machine.protocols import Clock
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
-from timbr_wamp.machine.protocols import Entry
+from timbr_wamp.machine.messages import Entry
 
 #: So many message ids given by callers are remembered, to put none of them twice.
 KNOWN_OIDS = 65_536

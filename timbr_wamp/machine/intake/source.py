@@ -11,8 +11,7 @@ from timbr_wamp.errors import SourceActive
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.feeder import Feeder
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.protocols import Clock
-from timbr_wamp.machine.records.recorder import Recorder
+from timbr_wamp.machine.protocols import Clock, DropRecorder
 from timbr_wamp.names import new_oid
 
 #: A source that is taken away may end its present read in so long.
@@ -32,15 +31,15 @@ class CurrentSource:
         self,
         *,
         name: str,
-        ledger: MessageQueue,
-        recorder: Recorder,
+        queue: MessageQueue,
+        recorder: DropRecorder,
         events: EventLog,
         clock: Clock,
         state: Callable[[], MachineStateName],
         halt: Callable[[str], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        self._name, self._ledger, self._recorder, self._events = name, ledger, recorder, events
+        self._name, self._queue, self._recorder, self._events = name, queue, recorder, events
         self._clock, self._state, self._halt, self._on_failure = clock, state, halt, on_failure
         self._feeder: Feeder | None = None
         #: The source whose end and last record were told, and the one whose are being told.
@@ -60,7 +59,7 @@ class CurrentSource:
         if old is not None and not old.ended and not replace:
             raise SourceActive(old.status(0.0).state)
         feeder = Feeder(
-            source, total, options=options, ledger=self._ledger, clock=self._clock, new_oid=new_oid, name=self._name,
+            source, total, options=options, ledger=self._queue, clock=self._clock, new_oid=new_oid, name=self._name,
             on_end=self._ended, on_drop=self._recorder.drop, on_event=self._event,
         )  # fmt: skip
         if old is not None:
@@ -89,7 +88,7 @@ class CurrentSource:
         with self._lock:
             if self._feeder is not None:
                 self._feeder.permit(float("inf") if self._state() == "running" else 0)
-        self._ledger.wake()
+        self._queue.wake()
 
     def hold(self) -> None:
         """Let the source read no further message."""
@@ -105,7 +104,7 @@ class CurrentSource:
     def refill_one(self) -> None:
         """Let the source read one message, if none waits."""
         feeder = self._feeder
-        if feeder is not None and not feeder.ended and self._ledger.idle():
+        if feeder is not None and not feeder.ended and self._queue.idle():
             feeder.permit(1)
             feeder.refill(1)
 
@@ -123,12 +122,12 @@ class CurrentSource:
                 self._events.add("exhausted", count=feeder.count)
             self._end_told = feeder
         self.tell_drained()
-        self._ledger.wake()
+        self._queue.wake()
 
     def tell_drained(self) -> None:
         """Tell once that the source has ended and all of it is recorded, if it is so."""
         feeder = self._feeder
-        if feeder is None or feeder is self._drained or feeder is not self._end_told or not self._ledger.idle():
+        if feeder is None or feeder is self._drained or feeder is not self._end_told or not self._queue.idle():
             return
         with self._lock:
             if feeder is self._drained_told:
@@ -138,7 +137,7 @@ class CurrentSource:
         if feeder.options.on_exhausted == "stop" and not feeder.failed:
             self._halt("the source is exhausted, and all of it is recorded")
         self._drained = feeder
-        self._ledger.wake()
+        self._queue.wake()
 
     # --- looking ---
 
@@ -152,7 +151,7 @@ class CurrentSource:
     def settled(self) -> bool:
         """Nothing waits or is under way, and the source, if there is one, was told to be drained."""
         feeder = self._feeder
-        return (feeder is None or feeder is self._drained) and self._ledger.idle()
+        return (feeder is None or feeder is self._drained) and self._queue.idle()
 
     def status(self, rate_per_s: float) -> SourceStatus:
         """Return where the source is."""
@@ -161,7 +160,7 @@ class CurrentSource:
 
     def progress(self, state: MachineStateName) -> Progress:
         """Return how far the machine is with its source; without one, how many records it made."""
-        feeder, counts, recorder = self._feeder, self._ledger.snapshot(), self._recorder
+        feeder, counts, recorder = self._feeder, self._queue.snapshot(), self._recorder
         rate = recorder.rates.rates(self._clock(), recorder.count)[1]
         if feeder is None:
             return Progress(done=recorder.count, errored=counts.errored, rate_per_s=rate, state=state)

@@ -13,13 +13,14 @@ from timbr_wamp.contract import ErrorRow, PolicyCounts
 from timbr_wamp.errors import RecordNotFound, RunMismatch, SlotTimeout, UpstreamError
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.protocols import MENDED, Clock, Entry, Failure, Finished, Journal, Notes, Row, Sink
+from timbr_wamp.machine.messages import MENDED, SKIPPED, Entry, Failure, Finished, Notes, Row
+from timbr_wamp.machine.protocols import Clock, Journal, Sink
 from timbr_wamp.machine.records.error_groups import ErrorGroups
+from timbr_wamp.machine.records.failures import ErrorRing, Failed
 from timbr_wamp.machine.records.rates import Rates
-from timbr_wamp.machine.records.ring import ErrorRing, Failed, RecordRing
-from timbr_wamp.machine.running.careful_pass import SKIPPED, text_of
+from timbr_wamp.machine.records.ring import RecordRing
 from timbr_wamp.machine.slots.table import Revision
-from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue
+from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Recorder:
         self,
         *,
         run: str,
-        ledger: MessageQueue,
+        queue: MessageQueue,
         clock: Clock,
         events: EventLog,
         current: Callable[[], Revision],
@@ -57,7 +58,7 @@ class Recorder:
         #: Told of what a sink raised; the machine sets it.
         self.on_sink_failure: Callable[[Exception], None] | None = None
         self._sinks: tuple[Sink, ...] = tuple(sinks)
-        self._ledger, self._journal, self._clock = ledger, journal, clock
+        self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
         self._position: JsonValue = None
         #: Held while sinks and hooks run, which may look at the machine from there.
@@ -153,7 +154,7 @@ class Recorder:
             self.last_oid, self.last_processed_time = rows[-1][1], done[-1][4]
             self.rates.note(done[-1][4], self.count)
             # last: who waits for it finds the rest done
-            self._ledger.finish(len(rows) - errored - dropped, errored, dropped)
+            self._queue.finish(len(rows) - errored - dropped, errored, dropped)
 
     def _publish(self, rows: Sequence[Row]) -> None:
         self._hooks.call("pre_publish", rows)

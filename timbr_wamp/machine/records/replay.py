@@ -9,7 +9,8 @@ import orjson
 
 from timbr_wamp.errors import MachineClosed, MachineFull, PayloadTooLarge
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.protocols import Clock, Entry, Row
+from timbr_wamp.machine.messages import Entry, Row
+from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.records.recorder import Recorder
 from timbr_wamp.names import checked_oid
 from timbr_wamp.values import VALUE_LIMIT_BYTES

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from timbr_wamp.machine.protocols import Entry, Finished
-from timbr_wamp.machine.running.careful_pass import SLEPT, Answer, Ran, Sleep, Way, advance
-from timbr_wamp.machine.running.context import RunContext
-from timbr_wamp.machine.slots.table import Revision, Step
+from timbr_wamp.machine.messages import Entry, Finished
+from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
+from timbr_wamp.machine.running.careful_pass import SLEPT, CallOutcome, PassResult, PassSteps, Sleep, advance
 
 #: So many messages may wait for a retry; then no other begins.
 PARKED_LIMIT = 1_000
@@ -23,10 +22,10 @@ PARKED_LIMIT = 1_000
 PIECE_S = 0.05
 
 #: What calls a step's function.
-CallStep = Callable[[Step, Sequence[Any]], Any]
+CallStep = Callable[[PlanStep, Sequence[Any]], Any]
 
 #: A message in backoff: ``(due, order, entry, revision, way)``.
-_Waiting = tuple[float, int, Entry, Revision, Way]
+_Waiting = tuple[float, int, Entry, Plan, PassSteps]
 
 
 class BackoffQueue:
@@ -55,7 +54,7 @@ class BackoffQueue:
         """No message may begin before one of these is gone."""
         return len(self._waiting) >= PARKED_LIMIT
 
-    def put(self, seconds: float, entry: Entry, revision: Revision, way: Way) -> None:
+    def put(self, seconds: float, entry: Entry, revision: Plan, way: PassSteps) -> None:
         """Put a message aside for so long."""
         with self._lock:
             heapq.heappush(self._waiting, (self._monotonic() + seconds, next(self._order), entry, revision, way))
@@ -65,10 +64,10 @@ class BackoffQueue:
         with self._lock:
             return max(self._waiting[0][0] - self._monotonic(), 0.0) if self._waiting else None
 
-    def resume(self, conduct: RunContext) -> Iterator[Finished]:
+    def resume(self, context: RunContext) -> Iterator[Finished]:
         """Go on with those that are due, in this thread, and yield what is finished; wait for one when full."""
         full = self.full
-        while conduct.go_on():
+        while context.may_start():
             left_s = self.due_s()
             if left_s is None or (left_s > 0 and not full):
                 return
@@ -77,19 +76,19 @@ class BackoffQueue:
                 continue
             with self._lock:
                 _, _, entry, revision, way = heapq.heappop(self._waiting)
-            ran = self.carefully(way, SLEPT, entry, revision, conduct)
+            ran = self.carefully(way, SLEPT, entry, revision, context)
             if ran is not None:
                 full = False
-                conduct.hooks.call("post_message", entry[0], ran[0], ran[2].failures if ran[2] else [])
-                yield entry, revision, ran[1], ran[2], conduct.clock()
+                context.hooks.call("post_message", entry[0], ran[0], ran[2].failures if ran[2] else [])
+                yield entry, revision, ran[1], ran[2], context.clock()
 
     def carefully(
-        self, way: Way, answer: Answer | None, entry: Entry, revision: Revision, conduct: RunContext
-    ) -> Ran | None:
+        self, way: PassSteps, answer: CallOutcome | None, entry: Entry, revision: Plan, context: RunContext
+    ) -> PassResult | None:
         """Go on with a way; None when the message waits for a retry now."""
         try:
             while isinstance(end := advance(way, answer, self._call), Sleep):
-                if conduct.park:
+                if context.defer_retries:
                     self.put(end.seconds, entry, revision, way)
                     return None
                 time.sleep(end.seconds)

@@ -20,15 +20,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
-from timbr_wamp.machine.protocols import Failure, Notes
+from timbr_wamp.machine.messages import Failure, Notes
 from timbr_wamp.machine.slots.parsing import undisturbed
-from timbr_wamp.values import JSON_OPTIONS, clean_text, to_json
+from timbr_wamp.values import clean_text, text_of
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.running.context import RunContext
-    from timbr_wamp.machine.slots.table import Revision, Step
+    from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 
-import orjson
 
 #: The exception class that a skipped slot shows.
 SKIPPED = UpstreamError.__name__
@@ -37,22 +35,21 @@ TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
 #: Verdicts after which no later slot runs.
 FINAL = frozenset({"drop", "dead_letter", "pause", "stop"})
 
-_dumps = orjson.dumps
 
 #: ``(value, None)`` or ``(None, error)``.
-Answer: TypeAlias = tuple[Any, BaseException | None]
+CallOutcome: TypeAlias = tuple[Any, BaseException | None]
 #: An answer that is there already, with the value's JSON text as it was right after its slot ran.
-Known: TypeAlias = tuple[Any, BaseException | None, bytes]
+KnownOutcome: TypeAlias = tuple[Any, BaseException | None, bytes]
 #: Values ``[in, f0, …]``, their JSON texts, and what happened.
-Ran: TypeAlias = "tuple[list[Any], list[bytes], Notes | tuple[()]]"
-Way: TypeAlias = "Generator[Call | Sleep, Answer, Ran]"
+PassResult: TypeAlias = "tuple[list[Any], list[bytes], Notes | tuple[()]]"
+PassSteps: TypeAlias = "Generator[Call | Sleep, CallOutcome, PassResult]"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """Call the step's function with these arguments."""
 
-    step: Step
+    step: PlanStep
     arguments: Sequence[Any]
 
 
@@ -64,7 +61,7 @@ class Sleep:
 
 
 #: Sent after a `Sleep`.
-SLEPT: Answer = (None, None)
+SLEPT: CallOutcome = (None, None)
 
 
 class CarefulPass:
@@ -78,20 +75,20 @@ class CarefulPass:
 
     def __init__(
         self,
-        revision: Revision,
+        revision: Plan,
         message: object,
-        conduct: RunContext,
+        context: RunContext,
         oid: str,
         *,
         text: bytes | None = None,
-        known: Mapping[int, Known] | None = None,
+        known: Mapping[int, KnownOutcome] | None = None,
         values: list[Any] | None = None,
         texts: list[bytes] | None = None,
         broken: list[str | None] | None = None,
         timed: bool = False,
     ) -> None:
         lead = revision.lead + 1
-        self._revision, self._conduct, self._oid = revision, conduct, oid
+        self._revision, self._context, self._oid = revision, context, oid
         self._known = known or {}
         self._timed = timed
         self._values = [message] * lead if values is None else values
@@ -102,7 +99,7 @@ class CarefulPass:
         #: The slot whose policy ended the message's way.
         self._final: str | None = None
 
-    def way(self) -> Way:
+    def way(self) -> PassSteps:
         """Go through the steps; return ``(values, texts, notes)``."""
         for position, step in enumerate(self._revision.steps):
             because = self._final or self._missing(step)
@@ -121,19 +118,19 @@ class CarefulPass:
                 self._append(step, value, text_of(value), None)
         return self._values, self._texts, self._notes
 
-    def _missing(self, step: Step) -> str | None:
+    def _missing(self, step: PlanStep) -> str | None:
         """Return the slot whose failure leaves the step without one of its values."""
         broken = self._broken
         consumed = broken if step.values < 0 else broken[len(broken) - step.values :]
         return next((task for task in consumed if task is not None), None)
 
-    def _told(self, step: Step, known: Known) -> Answer:
+    def _told(self, step: PlanStep, known: KnownOutcome) -> CallOutcome:
         """Return a known failure; who called the slot told the hooks of values only."""
-        self._conduct.hooks.call("post_slot", self._oid, step.slot.number, None, known[1])
+        self._context.hooks.call("post_slot", self._oid, step.slot.number, None, known[1])
         return known[:2]
 
-    def _call(self, step: Step, arguments: Sequence[Any]) -> Generator[Call | Sleep, Answer, Answer]:
-        hooks, number = self._conduct.hooks, step.slot.number
+    def _call(self, step: PlanStep, arguments: Sequence[Any]) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
+        hooks, number = self._context.hooks, step.slot.number
         hooks.call("pre_slot", self._oid, number, arguments)
         before = perf_counter()
         answer = yield Call(step, arguments)
@@ -145,8 +142,8 @@ class CarefulPass:
     # --- trouble ---
 
     def _trouble(
-        self, step: Step, arguments: Sequence[Any], error: BaseException
-    ) -> Generator[Call | Sleep, Answer, None]:
+        self, step: PlanStep, arguments: Sequence[Any], error: BaseException
+    ) -> Generator[Call | Sleep, CallOutcome, None]:
         """Try again as the policy says, then do as it says."""
         tries, first = 1, error
         while True:
@@ -164,11 +161,11 @@ class CarefulPass:
                 return
             error, tries = failure, tries + 1
 
-    def _policy(self, step: Step, error: BaseException, tries: int) -> Policy:
+    def _policy(self, step: PlanStep, error: BaseException, tries: int) -> Policy:
         slot = step.slot
-        return self._conduct.policy(error, slot.number, slot.task, self._oid, tries, step.policy)
+        return self._context.policy(error, slot.number, slot.task, self._oid, tries, step.policy)
 
-    def _fail(self, step: Step, error: BaseException, policy: Policy, tries: int) -> None:
+    def _fail(self, step: PlanStep, error: BaseException, policy: Policy, tries: int) -> None:
         verdict = policy.on_error
         failure = self._note(step, error, verdict, tries)
         if verdict == "default":
@@ -178,11 +175,11 @@ class CarefulPass:
         notes = self._noted()
         if verdict in FINAL:
             notes.verdict, self._final = verdict, step.slot.task
-        if self._conduct.raises("slot", error):
+        if self._context.raises("slot", error):
             notes.raised = error
         self._append_exception(step, failure.exc_class, failure.exc_value, failure.exc_tb, step.slot.task)
 
-    def _note(self, step: Step, error: BaseException, policy: str, tries: int) -> Failure:
+    def _note(self, step: PlanStep, error: BaseException, policy: str, tries: int) -> Failure:
         failure = Failure(
             step.slot.number, step.slot.task, type(error).__qualname__, _text_of(error), traceback_text(error),
             where_raised(error), policy, tries,
@@ -195,24 +192,24 @@ class CarefulPass:
             self._notes = Notes([])
         return self._notes
 
-    def _skip(self, step: Step, because: str) -> None:
+    def _skip(self, step: PlanStep, because: str) -> None:
         slot = step.slot
         text = str(UpstreamError(slot.task, because))
         self._noted().failures.append(Failure(slot.number, slot.task, SKIPPED, text, "", "", "skip"))
         self._append_exception(step, SKIPPED, text, None, because)
 
-    def _append_exception(self, step: Step, name: str, text: str, trace: str | None, because: str) -> None:
+    def _append_exception(self, step: PlanStep, name: str, text: str, trace: str | None, because: str) -> None:
         value = {"_exception": {"exc_class": name, "exc_value": text, "exc_tb": trace, "task": step.slot.task}}
         self._append(step, value, text_of(value), because)
 
-    def _append(self, step: Step, value: object, text: bytes, because: str | None) -> None:
+    def _append(self, step: PlanStep, value: object, text: bytes, because: str | None) -> None:
         count = step.carry + 1
         self._values.extend([value] * count)
         self._texts.extend([text] * count)
         self._broken.extend([because] * count)
 
 
-def given(step: Step, values: list[Any], texts: list[bytes]) -> list[Any]:
+def given(step: PlanStep, values: list[Any], texts: list[bytes]) -> list[Any]:
     """Return what a step's function is called with: values newest first, then JSON texts."""
     arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
     if step.texts:
@@ -220,18 +217,12 @@ def given(step: Step, values: list[Any], texts: list[bytes]) -> list[Any]:
     return arguments
 
 
-def text_of(value: object) -> bytes:
-    """Return the JSON text of ``value``, of any size: `to_json` without its limit for what is plain."""
-    try:
-        return _dumps(value, None, JSON_OPTIONS)
-    except Exception:  # what has no JSON form
-        return to_json(value)
-
-
 # --- going it in this thread ---
 
 
-def advance(way: Way, answer: Answer | None, call: Callable[[Step, Sequence[Any]], Any]) -> Sleep | Ran:
+def advance(
+    way: PassSteps, answer: CallOutcome | None, call: Callable[[PlanStep, Sequence[Any]], Any]
+) -> Sleep | PassResult:
     """Go on with a way until it wants to sleep, or is at its end. ``answer`` is None at its begin.
 
     A Ctrl-C in the main thread is the user's, and goes on.
@@ -247,14 +238,16 @@ def advance(way: Way, answer: Answer | None, call: Callable[[Step, Sequence[Any]
                 answer = (None, error)
             request = way.send(answer)
     except StopIteration as end:
-        ran: Ran = end.value
+        ran: PassResult = end.value
         return ran
     return request
 
 
-def go(way: Way, call: Callable[[Step, Sequence[Any]], Any], sleep: Callable[[float], object] = time.sleep) -> Ran:
+def go(
+    way: PassSteps, call: Callable[[PlanStep, Sequence[Any]], Any], sleep: Callable[[float], object] = time.sleep
+) -> PassResult:
     """Go a way to its end; waits for retries."""
-    answer: Answer | None = None
+    answer: CallOutcome | None = None
     while True:
         end = advance(way, answer, call)
         if not isinstance(end, Sleep):

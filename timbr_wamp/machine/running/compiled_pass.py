@@ -16,21 +16,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from timbr_wamp.errors import SlotTimeout
-from timbr_wamp.machine.running.careful_pass import CarefulPass, Known, text_of
-from timbr_wamp.values import JSON_OPTIONS, to_json
+from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome
+from timbr_wamp.values import JSON_OPTIONS, text_of, to_json
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.running.context import RunContext
-    from timbr_wamp.machine.slots.table import Revision, Step
+    from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 
 #: Values, texts, and where a slot raised the `CarefulPass` that is to be gone.
-Begun: TypeAlias = "tuple[list[Any], list[bytes], CarefulPass | tuple[()]]"
+PassStart: TypeAlias = "tuple[list[Any], list[bytes], CarefulPass | tuple[()]]"
 
 _HOOKED = ("pre_slot", "post_slot")
 
 
-def compile_pass(revision: Revision, conduct: RunContext) -> Callable[[object, str], Any]:
-    """Return ``run(message, oid)``, which runs a message through the revision's steps; see `Begun`.
+def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str], Any]:
+    """Return ``run(message, oid)``, which runs a message through the revision's steps; see `PassStart`.
 
     For slots 0 and 2 of four, of which the second takes two values, the text is::
 
@@ -47,10 +46,10 @@ def compile_pass(revision: Revision, conduct: RunContext) -> Callable[[object, s
     """
     names: dict[str, Any] = {
         "__name__": "timbr_wamp.machine.pass", "text_of": text_of, "dumps": orjson.dumps, "options": JSON_OPTIONS,
-        "to_json": to_json, "none": (), "failed": partial(_failed, revision, conduct), "limited": limited,
-        "pre": partial(conduct.hooks.call, "pre_slot"), "post": partial(conduct.hooks.call, "post_slot"),
+        "to_json": to_json, "none": (), "failed": partial(_failed, revision, context), "limited": limited,
+        "pre": partial(context.hooks.call, "pre_slot"), "post": partial(context.hooks.call, "post_slot"),
     }  # fmt: skip
-    pre, post = (bool(conduct.hooks.at(point)) for point in _HOOKED)
+    pre, post = (bool(context.hooks.at(point)) for point in _HOOKED)
     values, texts = ["value"] * (revision.lead + 1), ["text"] * (revision.lead + 1)
     lines = [f"{'async ' * revision.is_async}def run(value, oid):", " text = text_of(value)"]
     made = ["text", "value"]
@@ -77,7 +76,7 @@ def compile_pass(revision: Revision, conduct: RunContext) -> Callable[[object, s
     return run
 
 
-def _call_text(step: Step, arguments: str) -> str:
+def _call_text(step: PlanStep, arguments: str) -> str:
     call = f"f{step.slot.number}({arguments})"
     if not step.is_async:
         return call
@@ -86,20 +85,20 @@ def _call_text(step: Step, arguments: str) -> str:
     return f"await limited({call}, {step.policy.timeout_s!r}, {step.slot.task!r})"
 
 
-def _given_names(step: Step, values: list[str], texts: list[str]) -> list[str]:
+def _given_names(step: PlanStep, values: list[str], texts: list[str]) -> list[str]:
     arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
     return arguments + [f"{text}.decode()" for text in texts[: -step.texts - 1 : -1]] * (step.texts > 0)
 
 
 def _failed(
-    revision: Revision, conduct: RunContext, oid: str, position: int, error: BaseException, text: bytes,
+    revision: Plan, context: RunContext, oid: str, position: int, error: BaseException, text: bytes,
     message: object, *made: Any,
-) -> Begun:  # fmt: skip
+) -> PassStart:  # fmt: skip
     if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
         raise error  # a Ctrl-C is the user's
-    known: dict[int, Known] = {n: (value, None, made[2 * n + 1]) for n, value in enumerate(made[::2])}
+    known: dict[int, KnownOutcome] = {n: (value, None, made[2 * n + 1]) for n, value in enumerate(made[::2])}
     known[position] = (None, error, b"")
-    return [], [], CarefulPass(revision, message, conduct, oid, text=text, known=known)
+    return [], [], CarefulPass(revision, message, context, oid, text=text, known=known)
 
 
 async def limited(awaitable: Any, timeout_s: float, task: str) -> Any:

@@ -1,8 +1,7 @@
-"""`RunContext`: what decides how messages go, besides the slots themselves."""
+"""What decides how messages run besides the slots themselves: event handler, concurrency, and whether to go on."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,39 +12,36 @@ from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.table import Revision
 
-logger = logging.getLogger(__name__)
-
 CONCURRENCY_LIMIT = 10_000
 
 
-class RunContext:
-    """The newest slots, hooks and event handler, and whether to go on. Any thread.
+class MachineContext:
+    """A machine's `timbr_wamp.machine.protocols.RunContext`. Any thread.
 
     Args:
-        current: gives the newest revision.
-        go_on: tells whether further messages may begin.
-        wake: makes the worker look around: something is due.
+        current: returns the newest revision.
+        may_start: tells whether another message may start.
+        wake: makes the worker look at what is due.
     """
 
     def __init__(
         self,
         *,
         current: Callable[[], Revision],
-        go_on: Callable[[], bool],
+        may_start: Callable[[], bool],
         wake: Callable[[], None],
         hooks: Hooks,
         clock: Clock,
         concurrency: int = 1,
     ) -> None:
-        self.current, self.go_on, self.wake = current, go_on, wake
+        self.current, self.may_start, self.wake = current, may_start, wake
         self.hooks, self.clock = hooks, clock
         self.handler: BaseEventHandler = BaseEventHandler()
         self.concurrency = checked_concurrency(concurrency)
-        #: A message in backoff steps aside; False: whoever processes it waits.
-        self.park = True
+        self.defer_retries = True
 
     def policy(self, error: BaseException, slot: int, task: str, oid: str, tries: int, own: Policy) -> Policy:
-        """Return what is to become of a failure: the handler's word, else the slot's own policy."""
+        """Return the policy for a failure: the handler's, else the slot's own."""
         try:
             policy = self.handler.slot_raised(error, slot, task, oid, tries)
         except Exception as failure:  # a handler is foreign code
@@ -54,7 +50,7 @@ class RunContext:
         return own if policy is None else policy
 
     def raises(self, kind: Any, error: BaseException) -> bool:
-        """Tell whether the handler wants a failure raised where the user is."""
+        """Tell whether the handler wants a failure raised where the user waits."""
         try:
             return bool(self.handler.raises(kind, error))
         except Exception as failure:  # a handler is foreign code

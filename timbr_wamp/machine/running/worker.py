@@ -1,6 +1,6 @@
 """The machine's worker: its state and its thread.
 
-The thread takes entries from the ledger in micro-batches, runs them through the executor and has
+The thread takes entries from the queue in micro-batches, runs them through the executor and has
 them committed by the `Recorder`. A second thread commits what is finished while a later message of
 the micro-batch takes long. `step` processes one message in the caller's thread. What is kept by a
 policy that pauses or stops, and what waits for a retry then, goes back to the head of the queue.
@@ -18,9 +18,10 @@ from timbr_wamp.contract import EventKind, MachineStateName
 from timbr_wamp.errors import CallTimeout, MachineClosed, MachineRunning, MessageKept, WrongState
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.protocols import Clock, Entry, Executor, Finished, Notes, Row
+from timbr_wamp.machine.messages import Entry, Finished, Notes, Row
+from timbr_wamp.machine.protocols import Clock, Executor
 from timbr_wamp.machine.records.recorder import Recorder
-from timbr_wamp.machine.running.context import RunContext
+from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.slots.objects import Objects
 from timbr_wamp.values import clean_text
 
@@ -51,9 +52,9 @@ class Worker:
         self,
         *,
         name: str,
-        ledger: MessageQueue,
+        queue: MessageQueue,
         executor: Executor,
-        conduct: RunContext,
+        context: MachineContext,
         objects: Objects,
         events: EventLog,
         clock: Clock,
@@ -62,7 +63,7 @@ class Worker:
         on_idle: Callable[[], None],
     ) -> None:
         self.name = name
-        self._ledger, self._executor, self._conduct, self._objects = ledger, executor, conduct, objects
+        self._queue, self._executor, self._context, self._objects = queue, executor, context, objects
         self._events, self._clock, self._recorder = events, clock, recorder
         self._refill, self._on_idle = refill, on_idle
         self._lock = threading.Condition()
@@ -106,7 +107,7 @@ class Worker:
         batch, begun = self._batch, len(self._batch) - len(self._unbegun)
         return batch[begun - 1][0] if 0 < begun <= len(batch) else None
 
-    def go_on(self) -> bool:
+    def may_start(self) -> bool:
         """Tell whether further messages may begin."""
         return self._state in ACTIVE or self._stepping
 
@@ -126,7 +127,7 @@ class Worker:
             MachineClosed: the machine was closed.
         """
         with self._lock:
-            if self._ledger.closed:
+            if self._queue.closed:
                 raise MachineClosed(self.name)
             if self._state == "draining":
                 raise WrongState("start", self._state, "idle, paused, stopped or failed")
@@ -155,7 +156,7 @@ class Worker:
                 raise WrongState("pause", self._state, "running")
             self._state = "paused"
             self._lock.notify_all()
-        self._ledger.wake()
+        self._queue.wake()
         self._events.add("paused", author)
 
     def resume(self, author: str | None = None) -> None:
@@ -186,11 +187,11 @@ class Worker:
                 self._reason = None
             self._state = target
             self._lock.notify_all()
-        self._ledger.wake()
+        self._queue.wake()
         ended = thread is threading.current_thread() or self._wait_ended(thread, target, timeout_s)
         if not ended:
             self._set_stopped()
-            self._ledger.wake()
+            self._queue.wake()
         if was != "stopped" and self._reason is None and self._state in ("stopped", "draining"):
             self._events.add("stopped", author, under_way=self.current_oid)
         if not ended:
@@ -226,7 +227,7 @@ class Worker:
                 return
             self._state, self._reason = "stopped", clean_text(reason)
             self._lock.notify_all()
-        self._ledger.wake()
+        self._queue.wake()
         self._events.add("stopped", reason=self._reason)
 
     # --- the thread ---
@@ -238,17 +239,17 @@ class Worker:
             while self._active():
                 self._take_over()
                 try:
-                    wakes = self._ledger.wakes
-                    limit = max(BATCH_MESSAGES, 4 * self._conduct.concurrency)
+                    wakes = self._queue.wakes
+                    limit = max(BATCH_MESSAGES, 4 * self._context.concurrency)
                     self._refill(limit)
                     due_s = self._executor.due_s()
-                    entries = self._ledger.take(limit, IDLE_S if due_s is None else min(due_s, IDLE_S), wakes)
+                    entries = self._queue.take(limit, IDLE_S if due_s is None else min(due_s, IDLE_S), wakes)
                     if entries or due_s is not None:
                         self._process(entries)
                 finally:
                     self._work.release()
                 self._on_idle()
-                if self._state == "draining" and self._ledger.idle():
+                if self._state == "draining" and self._queue.idle():
                     self._set_stopped()
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
@@ -265,7 +266,7 @@ class Worker:
     def _take_over(self) -> None:
         """Get hold of the work; a `step` that waits for a message gives way."""
         while not self._work.acquire(timeout=0.05):
-            self._ledger.wake()
+            self._queue.wake()
 
     def _watch(self, ended: threading.Event) -> None:
         """Commit what is finished while a later message of its micro-batch takes long; tell of a stall."""
@@ -307,7 +308,7 @@ class Worker:
             try:
                 if record:
                     self._process(())
-                self._ledger.give_back(executor.abandon())
+                self._queue.give_back(executor.abandon())
                 self._end_use()
             finally:
                 self._work.release()
@@ -321,22 +322,22 @@ class Worker:
         if self._state in ACTIVE or not self._work.acquire(timeout=STEP_LIMIT_S + wait_s):
             raise MachineRunning("get")
         try:
-            wakes = self._ledger.wakes
+            wakes = self._queue.wakes
             if self._state in ACTIVE:
                 raise MachineRunning("get")
             refill()
-            entries = self._ledger.take(1, wait_s, wakes)
+            entries = self._queue.take(1, wait_s, wakes)
             if not entries:
                 self.raise_kept()
                 return None
-            self._stepping, self._conduct.park = True, False
+            self._stepping, self._context.defer_retries = True, False
             self._process(entries)
             self.raise_kept()
             if self._kept_by_step is not None:
                 raise self._kept_by_step
             return self._recorder.ring.newest(1)[0]
         finally:
-            self._stepping, self._conduct.park = False, True
+            self._stepping, self._context.defer_retries = False, True
             self._work.release()
 
     def _process(self, entries: Sequence[Entry]) -> None:
@@ -355,7 +356,7 @@ class Worker:
         begun = self._clock()
         due, kept, whole = begun + BATCH_S, list[Entry](), False
         try:
-            for finished in executor.process(unbegun, self._conduct):
+            for finished in executor.process(unbegun, self._context):
                 notes = finished[3]
                 if notes and notes.verdict in KEEPING:
                     kept.append(finished[0])
@@ -383,7 +384,7 @@ class Worker:
                 begun_still = [] if whole else executor.abandon()
                 back = [*recorder.withdraw(), *begun_still, *kept, *unbegun]
                 if back:
-                    self._ledger.give_back(back)
+                    self._queue.give_back(back)
                 if executor.due_s() is None and not executor.retrying:
                     self._end_use()
 
@@ -413,7 +414,7 @@ class Worker:
                 return
             self._state, self._reason = "paused", reason
             self._lock.notify_all()
-        self._ledger.wake()
+        self._queue.wake()
         self._events.add("paused", oid=oid, reason=reason)
 
 

@@ -27,7 +27,7 @@ from timbr_wamp.machine.serving.service import MachineService
 from timbr_wamp.values import json_safe
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.engine import Engine
+    from timbr_wamp.machine.machine import Machine
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Poll:
 class ControlServer:
     """The control thread of one machine."""
 
-    def __init__(self, machine: Engine, router: zmq.Socket[bytes]) -> None:
+    def __init__(self, machine: Machine, router: zmq.Socket[bytes]) -> None:
         self._machine, self._router = machine, router
         self._replies: deque[tuple[bytes, bytes]] = deque()
         self._polls: list[Poll] = []

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import zmq
 
-from timbr_wamp.machine.protocols import Row
+from timbr_wamp.machine.messages import Row
 
 logger = logging.getLogger(__name__)
 

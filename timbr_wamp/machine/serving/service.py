@@ -34,13 +34,13 @@ from timbr_wamp.contract import (
     outcome_kind,
 )
 from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
-from timbr_wamp.machine.protocols import Row
+from timbr_wamp.machine.messages import Row
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.table import Revision, Slot, make_step
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.engine import Engine
+    from timbr_wamp.machine.machine import Machine
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ SHORTEST_WATCH_S, LONGEST_WATCH_S = 0.1, 86_400.0
 class MachineService:
     """Answers for one caller; see `timbr_wamp.contract.MachineApi` for what each method means."""
 
-    def __init__(self, machine: Engine, author: str | None, progress: Callable[[Any], None]) -> None:
+    def __init__(self, machine: Machine, author: str | None, progress: Callable[[Any], None]) -> None:
         self._machine, self._author, self._progress = machine, author, progress
 
     def status(self) -> Status:
@@ -247,7 +247,7 @@ def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
     return found[::-1]
 
 
-def _try(machine: Engine, slot: Slot, row: Row) -> TrialRow:
+def _try(machine: Machine, slot: Slot, row: Row) -> TrialRow:
     """Run one function on what a kept record held before its slot."""
     before = orjson.loads(row[2])[: slot.number + 1]
     before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter then

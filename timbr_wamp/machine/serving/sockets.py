@@ -25,7 +25,7 @@ from timbr_wamp.machine.serving.publisher import SEND_HIGH_WATER_MARK, Publisher
 from timbr_wamp.settings import load_settings
 
 if TYPE_CHECKING:
-    from timbr_wamp.machine.engine import Engine
+    from timbr_wamp.machine.machine import Machine
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 REPLACED_STOP_S = 1.0
 
 #: Machines that this process serves, by name: a newer one of the same name takes the place.
-_served: dict[str, weakref.ref[Engine]] = {}
+_served: dict[str, weakref.ref[Machine]] = {}
 _served_lock = threading.Lock()
 
 _SOCKET_NAME_BYTES = len("m-0123456789.p")
@@ -50,7 +50,7 @@ class LocalSockets:
         self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers, file.pid)
 
     @classmethod
-    def open(cls, machine: Engine, transport: Literal["ipc", "tcp"] | None) -> LocalSockets:
+    def open(cls, machine: Machine, transport: Literal["ipc", "tcp"] | None) -> LocalSockets:
         """Open the wire of ``machine`` and write its runtime file.
 
         Raises:
@@ -88,7 +88,7 @@ class LocalSockets:
         self._finalizer()
 
 
-def _give_way(machine: Engine) -> None:
+def _give_way(machine: Machine) -> None:
     with _served_lock:
         before = _served.get(machine.name)
         _served[machine.name] = weakref.ref(machine)

@@ -7,10 +7,8 @@ from all before it. Identity slots carry a value; they count as the slot that it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from timbr_wamp.machine.slots.table import Revision, Step
+from timbr_wamp.machine.protocols import Plan, PlanStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +45,23 @@ class Dependencies:
     layout: tuple[int, ...]
 
     @property
-    def roots(self) -> tuple[int, ...]:
-        """Segments that wait for nothing."""
-        return tuple(n for n, segment in enumerate(self.segments) if not segment.after)
-
-    @property
     def ends(self) -> tuple[int, ...]:
         """Segments for which nothing waits."""
         awaited = {n for segment in self.segments for n in segment.after}
         return tuple(n for n in range(len(self.segments)) if n not in awaited)
 
 
-def dependencies_of(revision: Revision) -> Dependencies:
+def dependencies_of(plan: Plan) -> Dependencies:
     """Return the wiring of a revision's steps."""
-    layout = [0] * (revision.lead + 1)
+    layout = [0] * (plan.lead + 1)
     feeds = []
-    for position, step in enumerate(revision.steps):
+    for position, step in enumerate(plan.steps):
         feeds.append(_feed(step, layout))
         layout += [position + 1] * (step.carry + 1)
     return Dependencies(tuple(feeds), _segments(feeds), tuple(layout))
 
 
-def _feed(step: Step, layout: list[int]) -> Feed:
+def _feed(step: PlanStep, layout: list[int]) -> Feed:
     values = layout[::-1] if step.values < 0 else layout[: -step.values - 1 : -1]
     texts = layout[: -step.texts - 1 : -1] if step.texts else []
     return Feed(tuple(values), tuple(texts))

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from timbr_wamp.errors import PrepFailed
-from timbr_wamp.machine.running.executors.async_window import EventLoop
+from timbr_wamp.machine.protocols import CoroutineRunner
 from timbr_wamp.machine.slots.arguments import is_object
 from timbr_wamp.machine.slots.table import Revision, Slot
 from timbr_wamp.values import clean_text
@@ -35,7 +35,7 @@ class Objects:
         on_failure: told ``(name of the object, verb, error)`` of a teardown that raised.
     """
 
-    def __init__(self, loop: EventLoop, on_failure: Callable[[str, str, str], None]) -> None:
+    def __init__(self, loop: CoroutineRunner, on_failure: Callable[[str, str, str], None]) -> None:
         self._loop, self._on_failure = loop, on_failure
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)

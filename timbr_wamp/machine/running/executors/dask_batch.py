@@ -22,13 +22,13 @@ from typing import Any, Protocol
 import dask.threaded
 import dask.widgets
 
-from timbr_wamp.machine.protocols import Entry, Finished, Notes
+from timbr_wamp.machine.messages import Entry, Finished, Notes
+from timbr_wamp.machine.protocols import Plan, RunContext
 from timbr_wamp.machine.running.backoff import CallStep
-from timbr_wamp.machine.running.careful_pass import CarefulPass, Known, Ran, Way, text_of
-from timbr_wamp.machine.running.context import RunContext
+from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, PassSteps
 from timbr_wamp.machine.running.executors.thread_pool import DaemonPool
 from timbr_wamp.machine.slots.dependencies import Dependencies
-from timbr_wamp.machine.slots.table import Revision
+from timbr_wamp.values import text_of
 
 #: Without jinja2 Dask keeps the error of that import, whose frames keep alive whoever asked for Dask
 #: first: the first machine with threads, and all that it had.
@@ -49,17 +49,17 @@ class UnderWay:
     def __init__(self, entry: Entry, wiring: Dependencies, *, timed: bool) -> None:
         self.entry, self.timed = entry, timed
         #: The message itself, then what each step gave or raised, with its text; None: it did not run.
-        self.answers: list[Known | None] = [None] * (len(wiring.feeds) + 1)
+        self.answers: list[KnownOutcome | None] = [None] * (len(wiring.feeds) + 1)
         #: Segments that have not ended.
         self.left = len(wiring.segments)
         self.finished: Finished | None = None
         #: It waits for a retry: others need not wait for it.
         self.aside = False
-        #: Whoever wanted it does not want it any more. Set by `Begun.abandon`.
+        #: Whoever wanted it does not want it any more. Set by `UnderWayTable.abandon`.
         self.abandoned = False
 
 
-class Begun(Protocol):
+class UnderWayTable(Protocol):
     """Where messages under way are known. Any thread."""
 
     @property
@@ -72,7 +72,7 @@ class Begun(Protocol):
     def take(self, going: UnderWay) -> bool:
         """Forget a message that is finished; tell whether it was still wanted."""
 
-    def carefully(self, going: UnderWay, way: Way, revision: Revision, conduct: RunContext) -> Ran | None:
+    def carefully(self, going: UnderWay, way: PassSteps, revision: Plan, context: RunContext) -> PassResult | None:
         """Go on with its way; None when it waits for a retry now, or is not wanted any more."""
 
 
@@ -82,13 +82,13 @@ class DaskBatch:
     def __init__(
         self,
         entries: deque[Entry],
-        conduct: RunContext,
-        revision: Revision,
+        context: RunContext,
+        revision: Plan,
         wiring: Dependencies,
-        begun: Begun,
+        begun: UnderWayTable,
         call: CallStep,
     ) -> None:
-        self._entries, self._conduct, self._revision, self._wiring = entries, conduct, revision, wiring
+        self._entries, self._context, self._revision, self._wiring = entries, context, revision, wiring
         self._begun, self._call = begun, call
         self._lock = threading.Lock()
         self._stopped = False
@@ -125,7 +125,7 @@ class DaskBatch:
 
     def _graph(self) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
         """Return the tasks, in the form ``(callable, "key of a task before it", …)``, and the last ones."""
-        lanes = min(self._conduct.concurrency, len(self._entries))
+        lanes = min(self._context.concurrency, len(self._entries))
         if len(self._wiring.segments) == 1:  # nothing runs side by side: a lane is one task
             graph: dict[str, tuple[Any, ...]] = {f"lane {n}": (self._lane,) for n in range(lanes)}
             return graph, list(graph)
@@ -159,20 +159,20 @@ class DaskBatch:
 
     def _begin(self) -> UnderWay | None:
         """Begin the oldest message that waits; None when none may begin any more. Under the lock."""
-        conduct = self._conduct
+        context = self._context
         if (
             self._stopped
             or not self._entries
             or not self._begun.may_begin
-            or not conduct.go_on()
-            or conduct.current() is not self._revision
+            or not context.may_start()
+            or context.current() is not self._revision
         ):
             self._stopped = True
             return None
         entry = self._entries.popleft()
         going = self._begun.add(entry, self._wiring)
         self._order.append(going)
-        conduct.hooks.call("pre_message", entry[0], entry[1])
+        context.hooks.call("pre_message", entry[0], entry[1])
         message = entry[1]
         going.answers[0] = (message, None, text_of(message))
         return going
@@ -204,7 +204,7 @@ class DaskBatch:
             if answer is None or answer[1] is not None:
                 return
             arguments.append(answer[2].decode())
-        hooks, oid, number = self._conduct.hooks, going.entry[0], step.slot.number
+        hooks, oid, number = self._context.hooks, going.entry[0], step.slot.number
         hooks.call("pre_slot", oid, number, arguments)
         before = perf_counter()
         try:
@@ -220,13 +220,13 @@ class DaskBatch:
     def _end(self, going: UnderWay) -> None:
         """Finish a message whose segments have all ended, and hand out what is finished in order."""
         ran = self._ran(going)
-        conduct, entry = self._conduct, going.entry
+        context, entry = self._context, going.entry
         if ran is None:
             going.aside = True
         else:
             values, texts, notes = ran
-            conduct.hooks.call("post_message", entry[0], values, notes.failures if notes else [])
-            going.finished = (entry, self._revision, texts, notes, conduct.clock())
+            context.hooks.call("post_message", entry[0], values, notes.failures if notes else [])
+            going.finished = (entry, self._revision, texts, notes, context.clock())
         with self._lock:
             if ran is not None and isinstance(ran[2], Notes):
                 self._stopped |= ran[2].verdict in HALTING or ran[2].raised is not None
@@ -238,7 +238,7 @@ class DaskBatch:
             if finished:
                 self._ready.put(finished)
 
-    def _ran(self, going: UnderWay) -> Ran | None:
+    def _ran(self, going: UnderWay) -> PassResult | None:
         """Return the message's values and texts; None when it waits for a retry, or is not wanted any more."""
         answers = [answer for answer in going.answers if answer is not None and answer[1] is None]
         if len(answers) == len(going.answers):
@@ -247,5 +247,5 @@ class DaskBatch:
         entry, first = going.entry, going.answers[0]
         known = {n - 1: answer for n, answer in enumerate(going.answers) if n and answer is not None}
         text = None if first is None else first[2]
-        passage = CarefulPass(self._revision, entry[1], self._conduct, entry[0], text=text, known=known)
-        return self._begun.carefully(going, passage.way(), self._revision, self._conduct)
+        passage = CarefulPass(self._revision, entry[1], self._context, entry[0], text=text, known=known)
+        return self._begun.carefully(going, passage.way(), self._revision, self._context)

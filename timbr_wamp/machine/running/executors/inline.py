@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from timbr_wamp.machine.protocols import Entry, Finished
+from timbr_wamp.machine.messages import Entry, Finished
+from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 from timbr_wamp.machine.running.backoff import BackoffQueue
 from timbr_wamp.machine.running.careful_pass import CarefulPass
-from timbr_wamp.machine.running.compiled_pass import Begun, compile_pass
-from timbr_wamp.machine.running.context import RunContext
-from timbr_wamp.machine.running.executors.async_window import EventLoop, Window
-from timbr_wamp.machine.slots.table import Revision, Step
+from timbr_wamp.machine.running.compiled_pass import PassStart, compile_pass
+from timbr_wamp.machine.running.event_loop import EventLoop
+from timbr_wamp.machine.running.executors.async_window import AsyncWindow
 
 #: One in about so many messages is timed.
 TIMED_EVERY = 32
@@ -32,32 +32,32 @@ class InlineExecutor:
         self._untimed = 0
         self._parked = BackoffQueue(self._invoke_now, monotonic)
         self._loop = EventLoop()
-        self._window = Window(self._loop)
+        self._window = AsyncWindow(self._loop)
         #: The newest compiled pass, and what it was compiled for.
-        self._compiled: tuple[Revision | None, int, Callable[[object, str], Any]] = (None, -1, _nothing)
+        self._compiled: tuple[Plan | None, int, Callable[[object, str], Any]] = (None, -1, _nothing)
 
     # --- processing: one thread ---
 
-    def process(self, entries: deque[Entry], conduct: RunContext) -> Iterator[Finished]:
+    def process(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
         """Process entries; see `timbr_wamp.machine.protocols.Executor`."""
         yield from self._window.late()
-        current, go_on, clock, hooks = conduct.current, conduct.go_on, conduct.clock, conduct.hooks
+        current, may_start, clock, hooks = context.current, context.may_start, context.clock, context.hooks
         watched = bool(hooks.at("pre_message") or hooks.at("post_message"))
         timed = self._untimed <= 0
         self._untimed = TIMED_EVERY if timed else self._untimed - len(entries)
-        revision: Revision | None = None
+        revision: Plan | None = None
         run: Callable[[object, str], Any] = _nothing
         notes: Any
         while True:
             if self._parked:
-                yield from self._parked.resume(conduct)
-            if not entries or not go_on():
+                yield from self._parked.resume(context)
+            if not entries or not may_start():
                 return
             newest = current()
             if newest is not revision:
-                revision, run = newest, self._pass_of(newest, conduct)
+                revision, run = newest, self._pass_of(newest, context)
                 if revision.is_async:
-                    yield from self._window.process(entries, conduct, revision, run)
+                    yield from self._window.process(entries, context, revision, run)
                     revision = None
                     continue
             entry = entries.popleft()
@@ -66,14 +66,14 @@ class InlineExecutor:
                     hooks.call("pre_message", entry[0], entry[1])
                 if timed:
                     timed = False
-                    values, texts, notes = [], [], CarefulPass(revision, entry[1], conduct, entry[0], timed=True)
+                    values, texts, notes = [], [], CarefulPass(revision, entry[1], context, entry[0], timed=True)
                 else:
                     values, texts, notes = run(entry[1], entry[0])
             except BaseException:
                 self._parked.interrupted.append(entry)
                 raise
             if notes:
-                ran = self._parked.carefully(notes.way(), None, entry, revision, conduct)
+                ran = self._parked.carefully(notes.way(), None, entry, revision, context)
                 if ran is None:
                     continue
                 values, texts, notes = ran
@@ -81,11 +81,11 @@ class InlineExecutor:
                 hooks.call("post_message", entry[0], values, _failures(notes))
             yield entry, revision, texts, notes, clock()
 
-    def _pass_of(self, revision: Revision, conduct: RunContext) -> Callable[[object, str], Any]:
+    def _pass_of(self, revision: Plan, context: RunContext) -> Callable[[object, str], Any]:
         known, version, run = self._compiled
-        if known is not revision or version != conduct.hooks.version:
-            version = conduct.hooks.version
-            run = compile_pass(revision, conduct)
+        if known is not revision or version != context.hooks.version:
+            version = context.hooks.version
+            run = compile_pass(revision, context)
             self._compiled = (revision, version, run)
         return run
 
@@ -106,10 +106,10 @@ class InlineExecutor:
 
     # --- any thread ---
 
-    def _invoke_now(self, step: Step, arguments: Sequence[Any]) -> Any:
+    def _invoke_now(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         return step.function(*arguments)
 
-    def invoke(self, step: Step, arguments: Sequence[Any]) -> Any:
+    def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call a step's function; one to await, in the machine's event loop."""
         if step.is_async:
             return self._loop.call_step(step, arguments)
@@ -120,7 +120,7 @@ class InlineExecutor:
         """The event loop in which slots are awaited."""
         return self._loop
 
-    def refusal(self, step: Step) -> str | None:
+    def refusal(self, step: PlanStep) -> str | None:
         """Refuse time limits for what cannot be ended."""
         if step.policy.timeout_s is None or step.is_async:
             return None
@@ -138,5 +138,5 @@ def _failures(notes: Any) -> list[Any]:
     return notes.failures if notes else []
 
 
-def _nothing(message: object, oid: str) -> Begun:
+def _nothing(message: object, oid: str) -> PassStart:
     raise AssertionError("no pass was compiled")

@@ -14,15 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from timbr_wamp.machine.protocols import Entry, Finished
+from timbr_wamp.machine.messages import Entry, Finished
+from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 from timbr_wamp.machine.running.backoff import BackoffQueue
-from timbr_wamp.machine.running.careful_pass import SLEPT, Answer, Ran, Sleep, Way, advance
-from timbr_wamp.machine.running.context import RunContext
-from timbr_wamp.machine.running.executors.async_window import EventLoop
+from timbr_wamp.machine.running.careful_pass import SLEPT, CallOutcome, PassResult, PassSteps, Sleep, advance
+from timbr_wamp.machine.running.event_loop import EventLoop
 from timbr_wamp.machine.running.executors.dask_batch import DaskBatch, UnderWay
 from timbr_wamp.machine.running.executors.thread_pool import DaemonPool, TimeLimiter
 from timbr_wamp.machine.slots.dependencies import Dependencies, dependencies_of
-from timbr_wamp.machine.slots.table import Revision, Step
 
 #: Threads of one machine's pool, one of them for Dask's scheduler; begun when there is need.
 POOL_THREADS = 32
@@ -42,27 +41,27 @@ class ThreadsExecutor:
         self._lock = threading.Lock()
         #: Told when messages are abandoned.
         self._changed = threading.Condition(self._lock)
-        #: Begun and not yielded yet, oldest first; the key is arbitrary.
+        #: UnderWayTable and not yielded yet, oldest first; the key is arbitrary.
         self._going: dict[int, UnderWay] = {}
         self._pool: DaemonPool | None = None
         self._closed = False
         self._untimed = 0
         #: The newest wiring, and the revision that it is of.
-        self._wired: tuple[Revision, Dependencies] | None = None
+        self._wired: tuple[Plan, Dependencies] | None = None
 
     # --- processing: one thread ---
 
-    def process(self, entries: deque[Entry], conduct: RunContext) -> Iterator[Finished]:
+    def process(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
         """Process entries; see `timbr_wamp.machine.protocols.Executor`."""
         while True:
-            yield from self._parked.resume(conduct)
-            if not entries or not conduct.go_on():
+            yield from self._parked.resume(context)
+            if not entries or not context.may_start():
                 return
-            revision = conduct.current()
-            lanes = DaskBatch(entries, conduct, revision, self._wiring_of(revision), self, self.invoke)
+            revision = context.current()
+            lanes = DaskBatch(entries, context, revision, self._wiring_of(revision), self, self.invoke)
             yield from lanes.finished(self._threads())
 
-    def _wiring_of(self, revision: Revision) -> Dependencies:
+    def _wiring_of(self, revision: Plan) -> Dependencies:
         if self._wired is None or self._wired[0] is not revision:
             self._wired = (revision, dependencies_of(revision))
         return self._wired[1]
@@ -100,7 +99,7 @@ class ThreadsExecutor:
             pool.close(0.0)
         return [*waiting, *(going.entry for going in begun)]
 
-    # --- messages under way: any thread; see `timbr_wamp.machine.running.executors.dask_batch.Begun` ---
+    # --- messages under way: any thread; see `timbr_wamp.machine.running.executors.dask_batch.UnderWayTable` ---
 
     @property
     def may_begin(self) -> bool:
@@ -121,12 +120,12 @@ class ThreadsExecutor:
         with self._lock:
             return self._going.pop(id(going), None) is not None
 
-    def carefully(self, going: UnderWay, way: Way, revision: Revision, conduct: RunContext) -> Ran | None:
+    def carefully(self, going: UnderWay, way: PassSteps, revision: Plan, context: RunContext) -> PassResult | None:
         """Go on with its way; None when it waits for a retry now, or is not wanted any more."""
-        answer: Answer | None = None
+        answer: CallOutcome | None = None
         while isinstance(end := advance(way, answer, self.invoke), Sleep):
             with self._changed:
-                if conduct.park and not going.abandoned:
+                if context.defer_retries and not going.abandoned:
                     del self._going[id(going)]
                     self._parked.put(end.seconds, going.entry, revision, way)
                     return None
@@ -138,7 +137,7 @@ class ThreadsExecutor:
 
     # --- any thread ---
 
-    def invoke(self, step: Step, arguments: Sequence[Any]) -> Any:
+    def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call a step's function within its time limit; one to await, in the machine's event loop."""
         if step.is_async:
             return self._loop.call_step(step, arguments)
@@ -156,7 +155,7 @@ class ThreadsExecutor:
         """Calls that took too long and run on in their threads."""
         return self._limiter.abandoned
 
-    def refusal(self, step: Step) -> str | None:
+    def refusal(self, step: PlanStep) -> str | None:
         """Refuse nothing."""
         return None
 

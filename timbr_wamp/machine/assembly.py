@@ -1,0 +1,119 @@
+"""The one place where a machine's parts are put together, each given what it needs of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from timbr_wamp import plugins
+from timbr_wamp.contract.policies import PolicyLike, checked_policy
+from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.machine.events.handlers import RaisedIn
+from timbr_wamp.machine.events.hooks import Hooks
+from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.intake.message_queue import MessageQueue
+from timbr_wamp.machine.intake.source import CurrentSource
+from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
+from timbr_wamp.machine.records.recorder import Recorder
+from timbr_wamp.machine.records.replay import Replay
+from timbr_wamp.machine.running.context import MachineContext
+from timbr_wamp.machine.running.event_loop import EventLoop
+from timbr_wamp.machine.running.worker import Worker
+from timbr_wamp.machine.slots.objects import Objects
+from timbr_wamp.machine.slots.table import Revision, SlotTable
+from timbr_wamp.names import new_run
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a machine consists of."""
+
+    hooks: Hooks
+    events: EventLog
+    queue: MessageQueue
+    executor: Executor
+    loop: EventLoop
+    objects: Objects
+    table: SlotTable
+    context: MachineContext
+    recorder: Recorder
+    replay: Replay
+    source: CurrentSource
+    worker: Worker
+
+
+def assemble(
+    *,
+    name: str,
+    stages: int,
+    bufsize: int,
+    on_error: PolicyLike | None,
+    executor: str | Executor,
+    concurrency: int,
+    journal: Journal | None,
+    sinks: Sequence[Sink],
+    clock: Clock,
+) -> Parts:
+    """Return the parts of a machine, connected; nothing runs yet.
+
+    Raises:
+        InvalidArgument, UnknownPlugin: an argument that means nothing.
+    """
+    hooks = Hooks()
+    events = EventLog(clock, hooks, name=name)
+    queue = MessageQueue(bufsize, name, on_full=lambda: events.add("full"))
+    chosen = _executor(executor)
+    loop: EventLoop = getattr(chosen, "loop", None) or EventLoop()
+    objects = Objects(
+        loop, lambda which, verb, error: events.add("object_failed", object=which, verb=verb, error=error)
+    )
+
+    def admit(revision: Revision) -> Callable[[], None]:
+        """Refuse a revision that the executor cannot run, prepare its objects."""
+        for step in revision.steps:
+            problem = chosen.refusal(step)
+            if problem is not None:
+                raise InvalidArgument(f"policy of {step.slot.task}", problem)
+        return objects.admit(revision)
+
+    table = SlotTable(stages, clock, policy=checked_policy(on_error or "record", "on_error"), admit=admit)
+    context = MachineContext(
+        current=table.current, may_start=lambda: False, wake=queue.wake, hooks=hooks, clock=clock,
+        concurrency=concurrency,
+    )  # fmt: skip
+    recorder = Recorder(
+        run=journal.run if journal is not None else new_run(), queue=queue, clock=clock, events=events,
+        current=table.current, journal=journal, sinks=sinks,
+    )  # fmt: skip
+    source = CurrentSource(
+        name=name, queue=queue, recorder=recorder, events=events, clock=clock,
+        state=lambda: worker.state, halt=lambda reason: worker.halt(reason),
+        on_failure=lambda error: failed_elsewhere("source", "source", error),
+    )  # fmt: skip
+    worker = Worker(
+        name=name, queue=queue, executor=chosen, context=context, objects=objects, events=events, clock=clock,
+        recorder=recorder, refill=source.refill, on_idle=source.tell_drained,
+    )  # fmt: skip
+    context.may_start = worker.may_start  # asked once a message, so without a detour
+
+    def failed_elsewhere(kind: RaisedIn, what: str, error: BaseException) -> None:
+        """Stop if the event handler wants a failure outside of slots raised where the user waits."""
+        if context.raises(kind, error):
+            worker.halt(f"{what}: {type(error).__name__}: {error}", error)
+
+    hooks.on_failure = lambda error, point: failed_elsewhere("hook", f"hook at {point}", error)
+    recorder.on_sink_failure = lambda error: failed_elsewhere("sink", "sink", error)
+    return Parts(
+        hooks=hooks, events=events, queue=queue, executor=chosen, loop=loop, objects=objects, table=table,
+        context=context, recorder=recorder, replay=Replay(queue, recorder, clock), source=source, worker=worker,
+    )  # fmt: skip
+
+
+def _executor(executor: str | Executor) -> Executor:
+    """Return an executor, by its name among the plugins."""
+    if not isinstance(executor, str):
+        return executor
+    make: Any = plugins.load(plugins.EXECUTORS, executor)
+    made: Executor = make()
+    return made

@@ -1,0 +1,69 @@
+"""A message on its way, and what became of it: plain tuples and small records of them.
+
+A message is an `Entry` while it waits, a `Finished` when its slots are done, a `Row` once it is numbered.
+Tuples, not objects: one object a message halves the machine's speed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from timbr_wamp.contract import Verdict
+
+#: A message that waits or is under way: ``(oid, message, received_at, attempt)``.
+Entry: TypeAlias = tuple[str, Any, float, int]
+
+
+@dataclass(slots=True)
+class Failure:
+    """One slot that gave no value, or gave one only after retries or by its policy's default."""
+
+    slot: int
+    #: How records name the slot: ``f3 (clean)``.
+    task: str
+    exc_class: str
+    exc_value: str
+    #: Empty for a skipped slot.
+    exc_tb: str
+    #: ``file:line`` where it was raised.
+    where: str
+    #: What became of the message: a verdict; ``retry``: a later try succeeded; ``skip``: the slot did not run.
+    policy: str
+    #: Tries that failed.
+    tries: int = 1
+
+
+@dataclass(slots=True)
+class Notes:
+    """What happened to a message in the slots, when something did."""
+
+    failures: list[Failure]
+    verdict: Verdict = "record"
+    #: Why no slot ran: a policy of the source dropped the message.
+    why: str | None = None
+    #: The exception that the event handler wants raised where the user waits.
+    raised: BaseException | None = None
+
+    @property
+    def errored(self) -> bool:
+        """At least one slot raised or was skipped, and the message was not dropped."""
+        return self.verdict != "drop" and any(failure.policy not in MENDED for failure in self.failures)
+
+
+#: Outcomes of failures after which the slot had a value all the same.
+MENDED = frozenset({"retry", "default"})
+
+#: Verdicts that keep the message: it returns to the head of the queue.
+KEEPING = frozenset({"pause", "stop"})
+
+#: The exception class that a skipped slot shows.
+SKIPPED = "UpstreamError"
+
+#: A message after its slots: ``(entry, revision, texts, notes, finished_at)``. ``revision`` is a
+#: `timbr_wamp.machine.protocols.RevisionView`; ``texts`` are the JSON texts ``[in, f0, …]``; ``notes`` is empty
+#: when nothing happened.
+Finished: TypeAlias = tuple[Entry, Any, list[bytes], Notes | tuple[()], float]
+
+#: A numbered record: ``(seq, oid, text, meta)``, texts in UTF-8; what a row on the wire is made of.
+Row: TypeAlias = tuple[int, str, bytes, bytes]
