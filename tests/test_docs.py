@@ -1,10 +1,15 @@
-"""Every name that people meet is documented, and links in the documentation lead somewhere."""
+"""Every name that people meet is documented; links, paths, modules and names of the documentation exist."""
 
 from __future__ import annotations
 
+import ast
+import configparser
 import doctest
+import inspect
 import pkgutil
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -12,11 +17,16 @@ import click
 import pytest
 
 import timbr_wamp
+from timbr_wamp import plugins
 from timbr_wamp.cli import main
 from timbr_wamp.cli.reference import cli_reference, commands
+from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine
+from timbr_wamp.client.async_client import AsyncKernel
+from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.contract.api import PROCEDURES, TOPICS
 from timbr_wamp.contract.exports import uri_text
 from timbr_wamp.errors import ERRORS
+from timbr_wamp.machine import Machine
 from timbr_wamp.magic.commands import VERBS
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +87,160 @@ def test_python_in_the_documentation_compiles(page: Path) -> None:
         if not re.search(r"^\s*[%!]|^>>>", snippet, re.MULTILINE):  # IPython's own lines are no Python
             compile(snippet, str(page), "exec")
 
+
+# --- names of the code -------------------------------------------------------------------------
+
+
+def spans(page: Path) -> list[str]:
+    """Return what stands as code in a page's text; fenced blocks are left out."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(span.split()) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+
+
+def resolve(dotted: str) -> object:
+    """Return a module, or an attribute of one, by its dotted name.
+
+    Raises:
+        AttributeError, ModuleNotFoundError: there is none.
+    """
+    parts = dotted.split(".")
+    found: object = import_module(parts[0])
+    for position, part in enumerate(parts[1:], start=2):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            found = import_module(".".join(parts[:position]))
+    return found
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Return the dotted names that nothing bears."""
+    wrong = []
+    for name in sorted(set(names)):
+        try:
+            resolve(name)
+        except (AttributeError, ModuleNotFoundError):
+            wrong.append(name)
+    return wrong
+
+
+#: Groups of entry points look like modules, and are none.
+GROUPS = {value for name, value in vars(plugins).items() if name.isupper() and isinstance(value, str)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_and_names_of_the_package_exist(page: Path) -> None:
+    dotted = [name for span in spans(page) for name in re.findall(r"\btimbr_wamp(?:\.[A-Za-z_]\w*)+", span)]
+    assert not missing(name for name in dotted if name not in GROUPS and not name.endswith((".db", ".egg", ".toml")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_folders_exist(page: Path) -> None:
+    folders = "timbr_wamp|router-config|frontend|tests|examples|benchmarks|docs"
+    paths = [path for span in spans(page) for path in re.findall(rf"(?<![\w/.])(?:{folders})/[\w./-]*", span)]
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+#: How pages call what they talk about.
+OBJECTS = {
+    "m": (Machine, RemoteMachine, AsyncMachine),
+    "Machine": (Machine,),
+    "RemoteMachine": (RemoteMachine,),
+    "machine": (RemoteMachine,),
+    "client": (Client, AsyncClient),
+    "kernel": (RemoteKernel, AsyncKernel),
+}
+
+
+def has(cls: type, attribute: str) -> bool:
+    """Tell whether objects of a class have an attribute: the class's own, or one that a method sets."""
+    if hasattr(cls, attribute):
+        return True
+    texts = [inspect.getsource(base) for base in cls.__mro__ if base.__module__.startswith("timbr_wamp.")]
+    return any(re.search(rf"\bself\.{attribute}\b.* = ", text) for text in texts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_attributes_that_are_mentioned_exist(page: Path) -> None:
+    mentioned = {
+        match for span in spans(page) for match in re.findall(rf"(?<![\w./])({'|'.join(OBJECTS)})\.([a-z_]+)\b", span)
+    }
+    files = {"py", "md", "toml", "json", "txt"}
+    wrong = [
+        f"{name}.{attribute}"
+        for name, attribute in sorted(mentioned)
+        if attribute not in files and not any(has(cls, attribute) for cls in OBJECTS[name])
+    ]
+    assert not wrong
+
+
+ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w-]+(?:/[\w-]+)*(?:\.py|/))`", text)
+    assert not [path for path in paths if not (ROOT / "timbr_wamp" / path).exists() and not (ROOT / path).exists()]
+    named = re.findall(r"`([\w/]+)\.py`((?:,?\s+`[A-Za-z_][\w.]*`)+)", text)
+    assert len(named) > 30
+    assert not missing(
+        f"timbr_wamp.{path.replace('/', '.')}.{name}"
+        for path, names in named
+        for name in re.findall(r"`([\w.]+)`", names)
+    )
+
+
+def rooms_below(folder: Path) -> set[str]:
+    """Return the rooms of a package: folders with Python in them, and modules."""
+    hidden = {"__init__", "__main__", "__pycache__"}
+    return {path.stem for path in folder.iterdir() if path.suffix in ("", ".py") and path.stem not in hidden}
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    told = {
+        word for row in re.findall(r"^\| \d \| (.*) \|$", text, re.MULTILINE) for word in re.findall(r"`(\w+)`", row)
+    }
+    assert told == {room for room in rooms_below(ROOT / "timbr_wamp") if room != "py"}
+    explained = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| .+ \|$", text, re.MULTILINE)
+    assert {word for row in explained for word in re.findall(r"`(\w+)`", row)} == told
+    folders = {path.name for path in (ROOT / "timbr_wamp/machine").iterdir() if path.is_dir() and path.name[0] != "_"}
+    assert set(re.findall(r"^\| `machine/(\w+)/` \|", text, re.MULTILINE)) == folders
+
+
+# --- dependencies ------------------------------------------------------------------------------
+
+#: Packages that are imported by another name.
+IMPORTED_AS = {"pyzmq": "zmq", "tomli-w": "tomli_w"}
+
+
+def importers() -> dict[str, set[str]]:
+    """Return for each imported package the rooms that import it; the demo's startup files are users' programs."""
+    rooms = defaultdict[str, set[str]](set)
+    for path in (ROOT / "timbr_wamp").rglob("*.py"):
+        room = path.relative_to(ROOT / "timbr_wamp").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path.parent.name != "demo" else ():
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                rooms[name.partition(".")[0]].add(room)
+    return rooms
+
+
+def test_every_dependency_is_told_with_the_rooms_that_import_it() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    needed = re.findall(r"^([A-Za-z][\w-]*)", config["options"]["install_requires"], re.MULTILINE)
+    text = (ROOT / "docs/explanation/dependencies.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE))
+    rooms = {
+        name: {room.partition("/")[0] for room in re.findall(r"`([\w/]+)`", told.get(name, ""))} for name in needed
+    }
+    found = importers()
+    assert rooms == {name: found[IMPORTED_AS.get(name, name)] for name in needed}
+
+
+# --- doctests ----------------------------------------------------------------------------------
 
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(timbr_wamp.__path__, "timbr_wamp."))
 
