@@ -116,7 +116,7 @@ class Project:
             except TimbrError as error:
                 problems.append(f"{where}: {error}")
                 continue
-            if (why := refusal(function)) is not None:
+            if (why := refusal(function, entry.slot)) is not None:
                 problems.append(f"{where}: {type(function).__name__} cannot be a slot: {why}")
             else:
                 slots.append(LoadedSlot(entry, function))

@@ -7,23 +7,42 @@ notebook variable. Compiled texts are put into `linecache`, so that tracebacks s
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import linecache
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import cloudpickle
 
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidArgument, InvalidSource, PythonMismatch
+from timbr_wamp.machine.slots.callables import (
+    BUILTINS,
+    DEPTH_LIMIT,
+    MISSING,
+    inner_of,
+    is_class,
+    is_kind,
+    of_class,
+    own,
+    wrapped_of,
+)
 from timbr_wamp.machine.slots.parsing import undisturbed
+from timbr_wamp.values import clean_text
 
 #: Source text kept beside a function, characters.
 SOURCE_LIMIT = 20_000
+
+#: A function's name is shown to so many characters.
+NAME_LIMIT = 200
+#: ``__name__`` of the globals of functions made of source text.
+SOURCE_MODULE = "__slot__"
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -79,7 +98,7 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
         shown = getattr(error, "text", None)
         raise InvalidSource(f"the source text does not compile: {error.args[0]}", line, shown) from None
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    globals_: dict[str, Any] = {"__builtins__": __builtins__, **namespace, "__name__": "__slot__"}
+    globals_: dict[str, Any] = {"__builtins__": __builtins__, **namespace, "__name__": SOURCE_MODULE}
     try:
         return _last_value(tree, filename, globals_)
     except InvalidSource:
@@ -122,26 +141,79 @@ def _line_of(error: BaseException, filename: str) -> int | None:
     return line
 
 
-def function_name(function: Callable[..., Any]) -> str:
-    """Return how people name a function: ``module.qualname``, or an object's class."""
-    inner = function
-    while hasattr(inner, "func"):  # functools.partial
-        inner = inner.func
-    name = getattr(inner, "__qualname__", None)
+def function_name(function: object) -> str:
+    """Return how people name a function: ``module.qualname``, or an object's class; one line, bounded."""
+    for _ in range(DEPTH_LIMIT):  # partials, and what is bound
+        if not is_kind(function, functools.partial, MethodType, staticmethod):
+            break
+        function = inner_of(function)
+    name, module = _names_of(function)
     if name is None:
-        return type(inner).__qualname__
-    module = getattr(inner, "__module__", None)
-    return name if module in (None, "__main__", "builtins", "__slot__") else f"{module}.{name}"
+        return _clean_name(type.__dict__["__qualname__"].__get__(type(function)))
+    return _clean_name(name if module is None or module in _UNNAMED_MODULES else f"{module}.{name}")
 
 
-def source_text(function: Callable[..., Any]) -> str | None:
-    """Return a function's source text when it can be had."""
-    inner = inspect.unwrap(function)
-    while hasattr(inner, "func"):
-        inner = inner.func
-    if not (inspect.isroutine(inner) or inspect.isclass(inner)):
-        inner = type(inner)
+#: Modules that say nothing to who reads a function's name.
+_UNNAMED_MODULES = frozenset({"__main__", "builtins", SOURCE_MODULE})
+
+
+def _names_of(function: object) -> tuple[str | None, str | None]:
+    """Return a function's own qualified name and its module's name, where it has them."""
+    if is_class(function):
+        name, module = type.__dict__["__qualname__"].__get__(function), own(function, "__module__")
+    elif is_kind(function, FunctionType, *BUILTINS):
+        known: Any = function
+        name, module = known.__qualname__, getattr(known, "__module__", None)
+    else:
+        name, module = own(function, "__qualname__"), own(function, "__module__")
+    return (name if type(name) is str else None), (module if type(module) is str else None)
+
+
+def _clean_name(name: str) -> str:
+    name = clean_text("".join(c if c.isprintable() else " " for c in name[: NAME_LIMIT + 1]))
+    return name if len(name) <= NAME_LIMIT else name[: NAME_LIMIT - 1] + "…"
+
+
+def source_text(function: object) -> str | None:
+    """Return a function's source text when it can be had: of the innermost one under its wrappers."""
+    inner: Any = function
+    for _ in range(DEPTH_LIMIT):
+        wrapped = wrapped_of(inner)
+        following = inner_of(inner) if wrapped is MISSING else wrapped
+        if following is MISSING or is_kind(following, *BUILTINS) or not callable(following):
+            break
+        if wrapped is MISSING and not is_kind(inner, functools.partial, MethodType, staticmethod):
+            inner = type(inner)  # an object: its whole class
+            break
+        inner = following
+    if is_kind(inner, FunctionType):
+        text = _text_of_code(inner.__code__, inner.__globals__)
+    elif is_class(inner) and not _asks_metaclass(inner):
+        text = _text_of_class(inner)
+    else:
+        text = None
+    return None if text is None else textwrap.dedent(text)[:SOURCE_LIMIT]
+
+
+def _text_of_code(code: CodeType, globals_: dict[str, Any]) -> str | None:
+    """Return the lines of a function. `inspect.getsource` asks every module of the process whose the code is."""
+    linecache.checkcache(code.co_filename)
     try:
-        return textwrap.dedent(undisturbed(lambda: inspect.getsource(inner)))[:SOURCE_LIMIT]
-    except (OSError, TypeError, SyntaxError):
+        lines = linecache.getlines(code.co_filename, globals_)[code.co_firstlineno - 1 :]
+        return "".join(undisturbed(lambda: inspect.getblock(lines))) or None
+    except Exception:  # lines of another state of the file
         return None
+
+
+def _text_of_class(cls: type) -> str | None:
+    try:
+        return undisturbed(lambda: inspect.getsource(cls))
+    except Exception:  # not there, or not readable
+        return None
+
+
+def _asks_metaclass(cls: type) -> bool:
+    """Tell whether reading the class's attributes would run its metaclass's code."""
+    kind = type(cls)
+    asked = of_class(kind, "__getattribute__") is not type.__dict__["__getattribute__"]
+    return asked or of_class(kind, "__getattr__") is not MISSING

@@ -8,7 +8,6 @@ https://www.kernel.org/doc/html/latest/RCU/whatisRCU.html).
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ from typing import Any
 
 from timbr_wamp.errors import PrepFailed
 from timbr_wamp.machine.protocols import CoroutineRunner
-from timbr_wamp.machine.slots.arguments import is_object
+from timbr_wamp.machine.slots.callables import is_async, is_object, method_of
 from timbr_wamp.machine.slots.table import Revision, Slot
 from timbr_wamp.values import clean_text
 
@@ -108,13 +107,13 @@ class Objects:
 
     def _prepare(self, one: Any) -> None:
         for name in ("prep", "setup"):
-            method = getattr(one, name, None)
-            if callable(method):
+            method = method_of(one, name)
+            if method is not None:
                 self._perform(method)
                 return
 
     def _perform(self, method: Callable[[], Any]) -> None:
-        if inspect.iscoroutinefunction(method):
+        if is_async(method):
             self._loop.run(method())
         else:
             method()
@@ -193,8 +192,8 @@ class Objects:
                     self._settled.notify_all()
 
     def _tear_down(self, one: Any) -> None:
-        method = getattr(one, "teardown", None)
-        if not callable(method):
+        method = method_of(one, "teardown")
+        if method is None:
             return
         try:
             self._perform(method)

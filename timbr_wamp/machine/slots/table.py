@@ -23,7 +23,8 @@ from timbr_wamp.errors import (
     UnknownSlot,
 )
 from timbr_wamp.machine.protocols import Clock
-from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, is_async, is_object, refusal
+from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, refusal
+from timbr_wamp.machine.slots.callables import called_of, is_async, is_object
 from timbr_wamp.machine.slots.functions import function_name, source_text
 
 #: A function, or an object with ``step()``.
@@ -149,8 +150,7 @@ def make_revision(
 
 def make_step(slot: Slot, carry: int, policy: Policy) -> Step:
     """Return a set slot as a step of a plan."""
-    function: Any = slot.function or identity
-    function = function.step if is_object(function) else function
+    function = identity if slot.function is None else called_of(slot.function)
     own = policy if slot.policy is None else slot.policy
     return Step(function, slot.arguments.values, slot.arguments.texts, carry, slot, own, is_async(function))
 
@@ -257,12 +257,11 @@ class SlotTable:
         number = self.number_of(number)
         if function is None:
             return Slot(number, author=author)
-        problem = refusal(function)
+        problem = refusal(function, number)
         if problem is not None:
             raise NotCallable(number, type(function).__name__, problem)
         text = source if source is not None else source_text(function)
-        called = function.step if is_object(function) else function
-        return Slot(number, function, name, arguments_of(called, number), text, author, policy=policy)
+        return Slot(number, function, name, arguments_of(called_of(function), number), text, author, policy=policy)
 
     def _replace(self, made: Mapping[int, Slot], author: str | None, change: str) -> Revision:
         now = self._current
