@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import traceback
 
-from timbr_wamp.machine.slots.parsing import undisturbed
+from timbr_wamp.machine.parsing import undisturbed
 from timbr_wamp.values import clean_text
 
 #: Characters of a report; the end is kept, where the error is.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import threading
 import time
-import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -21,8 +20,8 @@ from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.messages import Failure, Notes
-from timbr_wamp.machine.slots.parsing import undisturbed
-from timbr_wamp.values import clean_text, text_of
+from timbr_wamp.machine.tracebacks import class_name, message_of, traceback_text, where_raised
+from timbr_wamp.values import text_of
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 #: The exception class that a skipped slot shows.
 SKIPPED = UpstreamError.__name__
-#: A traceback is kept to its last so many characters and frames.
-TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
 #: Verdicts after which no later slot runs.
 FINAL = frozenset({"drop", "dead_letter", "pause", "stop"})
 
@@ -181,7 +178,7 @@ class CarefulPass:
 
     def _note(self, step: PlanStep, error: BaseException, policy: str, tries: int) -> Failure:
         failure = Failure(
-            step.slot.number, step.slot.task, type(error).__qualname__, _text_of(error), traceback_text(error),
+            step.slot.number, step.slot.task, class_name(error), message_of(error), traceback_text(error),
             where_raised(error), policy, tries,
         )  # fmt: skip
         self._noted().failures.append(failure)
@@ -254,49 +251,3 @@ def go(
             return end
         sleep(end.seconds)
         answer = SLEPT
-
-
-# --- how errors are told ---
-
-
-def traceback_text(error: BaseException) -> str:
-    """Return a slot's traceback without our own frames, bounded in frames and characters."""
-    try:
-        lines = undisturbed(
-            lambda: traceback.format_exception(type(error), error, _theirs(error), limit=-TRACEBACK_FRAMES)
-        )
-    except Exception as failure:  # a foreign __str__ may raise anything
-        lines = [f"{type(error).__qualname__} (its text raised {type(failure).__name__})"]
-    return clean_text("".join(lines)[-TRACEBACK_LIMIT:])
-
-
-def where_raised(error: BaseException) -> str:
-    """Return ``file:line`` of the last place in the slot's own file on the way to the error; empty if unknown."""
-    frame = _theirs(error)
-    if frame is None:
-        return ""
-    own, line = frame.tb_frame.f_code.co_filename, frame.tb_lineno
-    while frame is not None:
-        if frame.tb_frame.f_code.co_filename == own:
-            line = frame.tb_lineno
-        frame = frame.tb_next
-    return clean_text(f"{own}:{line}")
-
-
-def _theirs(error: BaseException) -> Any:
-    """Return the traceback from the slot's own frame on: ours, which called it, come first."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
-        trace = trace.tb_next
-    return trace
-
-
-#: Modules that call slots; the names of compiled passes' modules begin so, too.
-_OURS = ("timbr_wamp.machine.", "dask.", "concurrent.futures", "asyncio.", "threading")
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return clean_text(str(error)[:2000])
-    except Exception as failure:  # a foreign __str__ may raise anything
-        return f"<its text raised {type(failure).__name__}>"

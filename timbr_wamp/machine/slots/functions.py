@@ -22,6 +22,7 @@ import cloudpickle
 
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidArgument, InvalidSource, PythonMismatch
+from timbr_wamp.machine.parsing import undisturbed
 from timbr_wamp.machine.slots.callables import (
     BUILTINS,
     DEPTH_LIMIT,
@@ -33,7 +34,6 @@ from timbr_wamp.machine.slots.callables import (
     own,
     wrapped_of,
 )
-from timbr_wamp.machine.slots.parsing import undisturbed
 from timbr_wamp.values import clean_text
 
 #: Source text kept beside a function, characters.

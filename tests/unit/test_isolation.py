@@ -1,0 +1,84 @@
+"""Foreign code is called through one rule, and foreign errors are told as texts that nothing can spoil."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from timbr_wamp.machine.isolation import call_isolated, is_users_interrupt, run_all
+from timbr_wamp.machine.tracebacks import error_line, joined, message_of, traceback_text, where_raised
+
+FOREIGN = [ValueError, SystemExit, GeneratorExit, BaseException]
+
+
+def raising(error):
+    def raises(*_):
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize("error", FOREIGN)
+def test_whatever_foreign_code_raises_is_given_to_who_counts_it(error):
+    seen = []
+    call_isolated(raising(error), 1, on_failure=seen.append)
+    assert [type(one) for one in seen] == [error]
+
+
+def test_only_an_interrupt_in_the_main_thread_is_the_users():
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        call_isolated(raising(KeyboardInterrupt), on_failure=seen.append)
+    assert seen == []
+    other = threading.Thread(
+        target=call_isolated, args=(raising(KeyboardInterrupt),), kwargs={"on_failure": seen.append}
+    )
+    other.start()
+    other.join(5)
+    assert [type(one) for one in seen] == [KeyboardInterrupt]
+    assert not is_users_interrupt(SystemExit())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_steps_that_belong_together_are_all_run_and_the_first_error_is_raised(error):
+    done = []
+    with pytest.raises(error):
+        run_all([lambda: done.append(1), raising(error), lambda: done.append(2), raising(SystemExit)])
+    assert done == [1, 2]
+
+
+class Nasty(Exception):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def __str__(self):
+        raise self.error
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("error", FOREIGN)
+def test_an_error_whose_text_raises_is_told_all_the_same(error):
+    with pytest.raises(Nasty) as raised:
+        raise Nasty(error)
+    assert message_of(raised.value) == f"<its text raised {error.__name__}>"
+    assert "Nasty" in traceback_text(raised.value)
+    assert where_raised(raised.value).startswith(__file__)
+
+
+def test_a_missing_attribute_of_an_object_with_a_nasty_dir_is_told_all_the_same():
+    class Directory:
+        def __dir__(self):
+            raise SystemExit
+
+    with pytest.raises(AttributeError) as raised:
+        Directory().missing  # noqa: B018
+    assert "AttributeError" in traceback_text(raised.value)
+
+
+def test_an_error_without_a_message_is_told_without_a_dangling_colon():
+    assert error_line(ValueError()) == "ValueError"
+    assert error_line(ValueError("no")) == "ValueError: no"
+    assert joined("f3", error_line(KeyError())) == "f3: KeyError"

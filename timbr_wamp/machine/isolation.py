@@ -1,0 +1,47 @@
+"""The rule for calling foreign code: hooks, sinks, callbacks, event handlers, journals.
+
+Whatever foreign code raises, `SystemExit` and other exceptions beyond `Exception` included, is given to
+who counts and logs it, and the machine goes on. One exception passes: a `KeyboardInterrupt` in the main
+thread is the user's Ctrl-C. It passes only once the work under way is complete, see `run_all`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+
+def is_users_interrupt(error: BaseException) -> bool:
+    """Tell whether ``error``, raised in this thread, is the user's Ctrl-C: a KeyboardInterrupt in the main thread."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def call_isolated(
+    function: Callable[..., object], *arguments: object, on_failure: Callable[[BaseException], object]
+) -> None:
+    """Call foreign code; what it raises is given to ``on_failure``.
+
+    Raises:
+        KeyboardInterrupt: the user's, see `is_users_interrupt`; ``on_failure`` was not called.
+    """
+    try:
+        function(*arguments)
+    except BaseException as error:
+        if is_users_interrupt(error):
+            raise
+        on_failure(error)
+
+
+def run_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Run every step, also those after one that raised; then raise the first error.
+
+    For steps that belong together: a Ctrl-C in one of them leaves none undone.
+    """
+    first: BaseException | None = None
+    for step in steps:
+        try:
+            step()
+        except BaseException as error:
+            first = first or error
+    if first is not None:
+        raise first

@@ -1,0 +1,89 @@
+"""Errors as texts: one line, a traceback, where it was raised. Bounded, and safe whatever a foreign error does.
+
+`str` of an exception and the traceback module call foreign code (``__str__``, ``__notes__``, ``__dir__`` for
+suggestions), which may raise anything.
+"""
+
+from __future__ import annotations
+
+import traceback
+from types import TracebackType
+
+from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.machine.parsing import undisturbed
+from timbr_wamp.values import clean_text
+
+#: A traceback is kept to its last so many characters and frames.
+TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
+#: Characters of an error's message.
+MESSAGE_LIMIT = 2000
+
+#: Modules that call slots; the names of compiled passes' modules begin so, too.
+_OURS = ("timbr_wamp.machine.", "dask.", "concurrent.futures", "asyncio.", "threading")
+
+
+def class_name(error: BaseException) -> str:
+    """Return the name of an error's class."""
+    return clean_text(type(error).__qualname__)
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error's message, bounded; of one that cannot be had, why."""
+    try:
+        return clean_text(str(error)[:MESSAGE_LIMIT])
+    except BaseException as failure:  # a foreign __str__ may raise anything
+        if is_users_interrupt(failure):
+            raise
+        return f"<its text raised {class_name(failure)}>"
+
+
+def error_line(error: BaseException) -> str:
+    """Return class and message in one line.
+
+    >>> error_line(ValueError("no")), error_line(ValueError())
+    ('ValueError: no', 'ValueError')
+    """
+    return joined(class_name(error), message_of(error))
+
+
+def joined(*parts: str) -> str:
+    """Return the parts that are not empty, with colons between them.
+
+    >>> joined("f3", "ValueError", "")
+    'f3: ValueError'
+    """
+    return ": ".join(part for part in parts if part)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return a traceback without the machine's own frames before the foreign ones."""
+    try:
+        lines = undisturbed(
+            lambda: traceback.format_exception(type(error), error, _foreign(error), limit=-TRACEBACK_FRAMES)
+        )
+    except BaseException as failure:  # what formatting calls is foreign, too
+        if is_users_interrupt(failure):
+            raise
+        lines = [f"{class_name(error)} (its text raised {class_name(failure)})"]
+    return clean_text("".join(lines)[-TRACEBACK_LIMIT:])
+
+
+def where_raised(error: BaseException) -> str:
+    """Return ``file:line`` of the last place in the slot's own file on the way to the error; empty if unknown."""
+    frame = _foreign(error)
+    if frame is None:
+        return ""
+    own, line = frame.tb_frame.f_code.co_filename, frame.tb_lineno
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == own:
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return clean_text(f"{own}:{line}")
+
+
+def _foreign(error: BaseException) -> TracebackType | None:
+    """Return the traceback from the first foreign frame on: ours, which called it, come first."""
+    trace = error.__traceback__
+    while trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith(_OURS):
+        trace = trace.tb_next
+    return trace
