@@ -196,16 +196,31 @@ def rooms_below(folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir() if path.suffix in ("", ".py") and path.stem not in hidden}
 
 
-def test_the_architecture_names_every_room() -> None:
+def floors_of(name: str) -> dict[str, int]:
+    """Return one of the tables of floors that `tests/test_layering.py` checks imports with."""
+    tree = ast.parse((ROOT / "tests/test_layering.py").read_text(encoding="utf-8"))
+    values = {target.id: node.value for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+              if isinstance(target, ast.Name)}  # fmt: skip
+    floors: dict[str, int] = ast.literal_eval(values[name])
+    return floors
+
+
+def test_the_architecture_names_every_room_on_its_floor() -> None:
     text = ARCHITECTURE.read_text(encoding="utf-8")
-    told = {
-        word for row in re.findall(r"^\| \d \| (.*) \|$", text, re.MULTILINE) for word in re.findall(r"`(\w+)`", row)
-    }
-    assert told == {room for room in rooms_below(ROOT / "timbr_wamp") if room != "py"}
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", text, re.MULTILINE)
+    told = {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
+    package = ROOT / "timbr_wamp"
+    there = {room for room in floors_of("FLOORS") if (package / room).is_dir() or (package / f"{room}.py").is_file()}
+    assert told == {room: floor for room, floor in floors_of("FLOORS").items() if room in there - {"__main__"}}
     explained = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| .+ \|$", text, re.MULTILINE)
-    assert {word for row in explained for word in re.findall(r"`(\w+)`", row)} == told
-    folders = {path.name for path in (ROOT / "timbr_wamp/machine").iterdir() if path.is_dir() and path.name[0] != "_"}
-    assert set(re.findall(r"^\| `machine/(\w+)/` \|", text, re.MULTILINE)) == folders
+    assert {word for row in explained for word in re.findall(r"`(\w+)`", row)} == set(told)
+
+
+def test_the_architecture_names_the_rooms_of_the_machine_from_the_top_down() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    told = re.findall(r"^\| `machine/(\w+)(?:/|\.py)` \|", text, re.MULTILINE)
+    floors = floors_of("MACHINE_FLOORS")
+    assert told == sorted(floors, key=lambda room: -floors[room])
 
 
 # --- dependencies ------------------------------------------------------------------------------
