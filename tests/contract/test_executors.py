@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -71,6 +72,74 @@ EXECUTORS: dict[str, Run] = {
     "dask.get": in_dask(dask.get),
     "dask.threaded.get": in_dask(in_threads),
 }
+
+
+async def doubled(value: int) -> int:
+    await asyncio.sleep(0)
+    if value == 3:
+        raise ValueError(value)
+    return value * 2
+
+
+def wrapping(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain decorator, as people write them for timing or logging."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+class AroundAsync:
+    """A plain call around an async attribute."""
+
+    function = staticmethod(doubled)
+
+    def __call__(self, value: int) -> Any:
+        return self.function(value)
+
+
+class DoublesLater:
+    """An object whose plain ``step`` gives a coroutine."""
+
+    def step(self, value: int) -> Any:
+        return doubled(value)
+
+
+async def gives_another(value: int) -> Any:
+    return doubled(value)
+
+
+@pytest.mark.parametrize("run", EXECUTORS.values(), ids=EXECUTORS)
+@pytest.mark.parametrize(
+    "function",
+    [lambda value: doubled(value), wrapping(doubled), AroundAsync(), DoublesLater(), gives_another],
+    ids=["lambda", "decorated", "attribute", "object", "async"],
+)
+def test_a_coroutine_that_only_the_call_shows_is_awaited(run, function):
+    def fill(machine: Machine) -> None:
+        machine[1] = function
+        machine[2] = lambda value, before: value + 1
+        machine[4] = lambda: "apart"
+
+    one, three = run(fill, [2, 3])
+    assert values_of(one) == [2, 4, 5, 5, "apart", "apart"]
+    assert values_of(three) == [3, "ValueError", "UpstreamError", "UpstreamError", "apart", "apart"]
+
+
+@pytest.mark.parametrize("run", EXECUTORS.values(), ids=EXECUTORS)
+def test_a_coroutine_that_only_the_call_shows_is_called_again_by_a_retry(run):
+    tries: list[int] = []
+
+    async def second_time(value: int) -> int:
+        tries.append(value)
+        if len(tries) % 2:
+            raise OSError
+        return value + 1
+
+    seen = run(lambda machine: machine.set(0, lambda value: second_time(value), policy={"retries": 1}), [1])
+    assert values_of(seen[0])[0] == 2
 
 
 def values_of(seen: Seen) -> list[Any]:

@@ -19,6 +19,7 @@ from timbr_wamp.machine.records.recorder import told_policies
 from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
+from timbr_wamp.machine.slots.arguments import refusal
 from timbr_wamp.machine.slots.dependencies import dependencies_of
 from timbr_wamp.machine.slots.table import Revision, SlotTable
 
@@ -38,7 +39,9 @@ specs = st.tuples(
         ]
     ),
 )  # fmt: skip
-tables = st.dictionaries(st.integers(0, SLOTS - 1), st.none() | specs, max_size=SLOTS)
+tables = st.dictionaries(st.integers(0, SLOTS - 1), st.none() | specs, max_size=SLOTS).filter(
+    lambda table: all(spec is None or refusal(make_function(*spec[:5]), slot) is None for slot, spec in table.items())
+)
 messages = st.lists(st.one_of(st.integers(), st.text(max_size=5), st.lists(st.integers(), max_size=3)), max_size=5)
 
 

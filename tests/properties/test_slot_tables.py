@@ -17,6 +17,7 @@ from tests.slot_kit import careful, outcomes, plain
 from timbr_wamp.contract import outcome_kind
 from timbr_wamp.errors import WrongState
 from timbr_wamp.machine import Machine
+from timbr_wamp.machine.slots.arguments import refusal
 from timbr_wamp.machine.slots.table import SlotTable
 
 SLOTS = 5
@@ -43,7 +44,9 @@ functions = st.one_of(
         make_function, st.integers(0, 9), st.integers(-1, 3), st.none() | st.integers(0, 4), st.booleans()
     ),
 )  # fmt: skip
-tables = st.dictionaries(st.integers(0, SLOTS - 1), functions, max_size=SLOTS)
+tables = st.dictionaries(st.integers(0, SLOTS - 1), functions, max_size=SLOTS).filter(
+    lambda table: all(f is None or refusal(f, slot) is None for slot, f in table.items())
+)
 messages = st.one_of(st.integers(), st.text(max_size=5), st.lists(st.integers(), max_size=3))
 
 

@@ -8,18 +8,21 @@ message in backoff is a generator put aside. The plain way, when nothing happens
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.messages import Failure, Notes
+from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.tracebacks import class_name, message_of, traceback_text, where_raised
 from timbr_wamp.values import text_of
 
@@ -55,6 +58,24 @@ class Sleep:
     """Go on after so long."""
 
     seconds: float
+
+
+class Unawaited(Exception):
+    """In place of an error: the call gave a coroutine, which is to be awaited. Never leaves the machine."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def awaiting(step: PlanStep) -> PlanStep:
+    """Return a step that awaits its one argument, in place of the step whose call gave it."""
+    changed: Any = replace(cast("Any", step), function=_await, is_async=True)
+    return cast("PlanStep", changed)
+
+
+async def _await(value: Any) -> Any:
+    return await value
 
 
 #: Sent after a `Sleep`.
@@ -108,7 +129,8 @@ class CarefulPass:
                 self._append(step, known[0], known[2], None)
                 continue
             arguments = given(step, self._values, self._texts)
-            value, error = (yield from self._call(step, arguments)) if known is None else self._told(step, known)
+            outcome = self._call(step, arguments) if known is None else self._told(step, known)
+            value, error = yield from outcome
             if error is not None:
                 yield from self._trouble(step, arguments, error)
             else:
@@ -121,19 +143,32 @@ class CarefulPass:
         consumed = broken if step.values < 0 else broken[len(broken) - step.values :]
         return next((task for task in consumed if task is not None), None)
 
-    def _told(self, step: PlanStep, known: KnownOutcome) -> CallOutcome:
+    def _told(self, step: PlanStep, known: KnownOutcome) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
         """Return a known failure; who called the slot told the hooks of values only."""
-        self._context.hooks.call("post_slot", self._oid, step.slot.number, None, known[1])
-        return known[:2]
+        outcome = known[:2]
+        if isinstance(outcome[1], Unawaited):
+            outcome = yield from self._awaited(step, outcome[1].value)
+        self._context.hooks.call("post_slot", self._oid, step.slot.number, *outcome)
+        return outcome
 
     def _call(self, step: PlanStep, arguments: Sequence[Any]) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
         hooks, number = self._context.hooks, step.slot.number
         hooks.call("pre_slot", self._oid, number, arguments)
         before = perf_counter()
         answer = yield Call(step, arguments)
+        if answer[1] is None and is_unawaited(answer[0]):
+            answer = yield from self._awaited(step, answer[0])
         if self._timed and answer[1] is None:
             step.slot.tally.timings.append(perf_counter() - before)
         hooks.call("post_slot", self._oid, number, *answer)
+        return answer
+
+    def _awaited(self, step: PlanStep, value: Any) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
+        """Await what a call gave though its function is not ``async def``: ``lambda x: acoro(x)``."""
+        answer = yield Call(awaiting(step), (value,))
+        if answer[1] is not None and isinstance(value, CoroutineType):
+            with contextlib.suppress(Exception):  # it was started, and does not end by this
+                value.close()  # or Python warns that nobody awaited it
         return answer
 
     # --- trouble ---

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from timbr_wamp.errors import SlotTimeout
-from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome
+from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, Unawaited
+from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.values import JSON_OPTIONS, text_of, to_json
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
             try: v0 = f0(value)
             except BaseException as error: return failed(oid, 0, error, text, value)
             try: t0 = dumps(v0, None, options)
-            except Exception: t0 = to_json(v0)
+            except Exception:
+                if is_unawaited(v0): return failed(oid, 0, Unawaited(v0), text, value)
+                t0 = to_json(v0)
             try: v2 = f2(v0, v0)
             except BaseException as error: return failed(oid, 1, error, text, value, v0, t0)
             ...
@@ -46,7 +49,8 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
     """
     names: dict[str, Any] = {
         "__name__": "timbr_wamp.machine.pass", "text_of": text_of, "dumps": orjson.dumps, "options": JSON_OPTIONS,
-        "to_json": to_json, "none": (), "failed": partial(_failed, revision, context), "limited": limited,
+        "to_json": to_json, "is_unawaited": is_unawaited, "Unawaited": Unawaited, "none": (),
+        "failed": partial(_failed, revision, context), "limited": limited,
         "pre": partial(context.hooks.call, "pre_slot"), "post": partial(context.hooks.call, "post_slot"),
     }  # fmt: skip
     pre, post = (bool(context.hooks.at(point)) for point in _HOOKED)
@@ -63,7 +67,10 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
             f" try: v{number} = {_call_text(step, arguments)}",
             f" except BaseException as error: return failed(oid, {position}, error, {', '.join(made)})",
             f" try: t{number} = dumps(v{number}, None, options)",
-            f" except Exception: t{number} = to_json(v{number})",
+            " except Exception:",
+            f"  if is_unawaited(v{number}):",
+            f"   return failed(oid, {position}, Unawaited(v{number}), {', '.join(made)})",
+            f"  t{number} = to_json(v{number})",
         ]
         if post:
             lines.append(f" post(oid, {number}, v{number}, None)")

@@ -12,10 +12,11 @@ from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.protocols import Clock, PlanStep
 from timbr_wamp.machine.records.recorder import told_policies
-from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, go
+from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, awaiting, go
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.event_loop import EventLoop
 from timbr_wamp.machine.running.executors.thread_pool import TimeLimiter
+from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.slots.dependencies import dependencies_of
 from timbr_wamp.machine.slots.table import Revision
 from timbr_wamp.values import text_of
@@ -61,6 +62,8 @@ def _called(step: PlanStep, values: int, *answers: CallOutcome) -> CallOutcome:
         arguments.append(answer[0] if number < values else answer[2].decode())
     try:
         value = call_anywhere(step, arguments)
+        if is_unawaited(value):
+            value = call_anywhere(awaiting(step), [value])
     except BaseException as error:  # whatever a slot raises is the message's outcome
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise

@@ -25,8 +25,9 @@ import dask.widgets
 from timbr_wamp.machine.messages import Entry, Finished, Notes
 from timbr_wamp.machine.protocols import Plan, RunContext
 from timbr_wamp.machine.running.backoff import CallStep
-from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, PassSteps
+from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, PassSteps, awaiting
 from timbr_wamp.machine.running.executors.thread_pool import DaemonPool
+from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.slots.dependencies import Dependencies
 from timbr_wamp.values import text_of
 
@@ -209,6 +210,8 @@ class DaskBatch:
         before = perf_counter()
         try:
             value = self._call(step, arguments)
+            if is_unawaited(value):
+                value = self._call(awaiting(step), [value])
         except BaseException as error:  # whatever a slot raises is the message's outcome
             going.answers[position + 1] = (None, error, b"")
             return

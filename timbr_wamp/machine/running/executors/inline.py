@@ -30,7 +30,7 @@ class InlineExecutor:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._untimed = 0
-        self._parked = BackoffQueue(self._invoke_now, monotonic)
+        self._parked = BackoffQueue(self.invoke, monotonic)
         self._loop = EventLoop()
         self._window = AsyncWindow(self._loop)
         #: The newest compiled pass, and what it was compiled for.
@@ -105,9 +105,6 @@ class InlineExecutor:
         return [*self._parked.abandon(), *self._window.abandon()]
 
     # --- any thread ---
-
-    def _invoke_now(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
-        return step.function(*arguments)
 
     def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call a step's function; one to await, in the machine's event loop."""
