@@ -1,8 +1,8 @@
-"""timbr_wamp: change a running data pipeline from anywhere, see every message, lose none.
+"""timbr_wamp: data pipelines that can be changed and observed from anywhere while they run.
 
-`Machine` processes messages in this process; `connect` reaches machines in kernels on a router;
-``%load_ext timbr_wamp`` brings the ``%wamp`` magics. Parts load when they are first used, so that
-``import timbr_wamp`` stays fast.
+`Machine` processes messages in this process. `connect` returns a client for machines in kernels on a
+router. ``%load_ext timbr_wamp`` loads the ``%wamp`` magics. Submodules are imported on first use, so
+that ``import timbr_wamp`` is fast.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
     "unload_ipython_extension",
 ]
 
-_HOME = {
+_MODULES = {
     "AsyncClient": "timbr_wamp.client",
     "BaseEventHandler": "timbr_wamp.machine.events.handlers",
     "Client": "timbr_wamp.client",
@@ -75,9 +75,9 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

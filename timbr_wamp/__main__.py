@@ -1,4 +1,4 @@
-"""``python -m timbr_wamp`` is the command ``timbr-wamp``; the host and ``up`` start their children so."""
+"""``python -m timbr_wamp`` runs the command ``timbr-wamp``. The host and ``up`` start child processes with it."""
 
 from timbr_wamp.cli import main
 

@@ -1,8 +1,9 @@
 """Every error that timbr_wamp raises on purpose, each with its WAMP URI.
 
-One tree. An error's ``args`` are its constructor's own arguments, JSON-safe, so that it survives
-pickling (Dask), WAMP and the local control socket: `to_wire` gives URI, arguments and texts,
-`from_wire` makes the same class again and keeps the remote traceback. Imports nothing of ours.
+All errors form one class tree. An error's ``args`` are the arguments of its constructor and are
+JSON-safe, so an error survives pickling (Dask), WAMP and the local control socket: `to_wire`
+returns URI, arguments and texts, `from_wire` rebuilds the same class and keeps the remote
+traceback. This module imports no other module of timbr_wamp.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import ClassVar
 
 ERROR_PREFIX = "io.timbr.error."
 
-#: Every class of the tree by its URI; `TimbrError.__init_subclass__` fills it.
+#: Every error class by its URI; `TimbrError.__init_subclass__` fills it.
 ERRORS: dict[str, type[TimbrError]] = {}
 
 
@@ -22,7 +23,7 @@ class TimbrError(Exception):
     """Base of all errors raised on purpose by timbr_wamp."""
 
     uri: ClassVar[str] = ERROR_PREFIX + "timbr"
-    #: The traceback text of the process where it was first raised, when that was another one.
+    #: Traceback text from the process that raised the error; None when it was raised in this process.
     remote_traceback: str | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -36,20 +37,20 @@ ERRORS[TimbrError.uri] = TimbrError
 
 
 def to_wire(error: BaseException) -> tuple[str, list[object], dict[str, object]]:
-    """Return ``(uri, args, kwargs)`` of an error as it crosses a process.
+    """Return an error as ``(uri, args, kwargs)``, the form in which it is sent to another process.
 
-    Errors that are not of our tree travel as `RemoteError` with their class name and text.
+    Errors outside the `TimbrError` tree are sent as `RemoteError` with their class name and text.
     """
     if not isinstance(error, TimbrError):
-        error_ours: TimbrError = RemoteError(type(error).__name__, str(error))
+        sent: TimbrError = RemoteError(type(error).__name__, str(error))
     else:
-        error_ours = error
-    text = error_ours.remote_traceback or "".join(traceback.format_exception(error))
-    return error_ours.uri, list(error_ours.args), {"message": str(error_ours), "traceback": text}
+        sent = error
+    text = sent.remote_traceback or "".join(traceback.format_exception(error))
+    return sent.uri, list(sent.args), {"message": str(sent), "traceback": text}
 
 
 def from_wire(uri: str, args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> TimbrError:
-    """Return the error that `to_wire` described; an unknown URI gives a `RemoteError`."""
+    """Return the error that `to_wire` described; a `RemoteError` for an unknown URI."""
     kwargs = kwargs or {}
     known = ERRORS.get(uri)
     error: TimbrError | None = None
@@ -57,7 +58,7 @@ def from_wire(uri: str, args: Sequence[object], kwargs: Mapping[str, object] | N
         try:
             error = known(*args)
         except TypeError:
-            error = None  # another version's arguments: the text is what we can keep
+            error = None  # sent by another version with other arguments: keep the text only
     if error is None:
         message = kwargs.get("message") or (args[0] if args else "")
         error = RemoteError(uri, str(message))
@@ -67,8 +68,26 @@ def from_wire(uri: str, args: Sequence[object], kwargs: Mapping[str, object] | N
     return error
 
 
+def class_and_text(name: str, text: str) -> str:
+    """Return ``"class: text"``, or the class name alone when the text is empty.
+
+    >>> class_and_text("ValueError", "no number"), class_and_text("TimeoutError", "")
+    ('ValueError: no number', 'TimeoutError')
+    """
+    return f"{name}: {text}" if text else name
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's class name and text; never raises, even when its ``__str__`` does."""
+    name = type(error).__name__
+    try:
+        return class_and_text(name, str(error))
+    except Exception as problem:  # an exception class of a user may raise in __str__
+        return f"{name} (its text raised {type(problem).__name__})"
+
+
 class RemoteError(TimbrError):
-    """An error of another process that has no class here."""
+    """An error from another process for which this process has no class."""
 
     uri = ERROR_PREFIX + "remote"
 
@@ -77,14 +96,14 @@ class RemoteError(TimbrError):
         self.name, self.message = name, message
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.message}"
+        return class_and_text(self.name, self.message)
 
 
 # --- names, values, settings ---------------------------------------------------------------
 
 
 class InvalidName(TimbrError, ValueError):
-    """A text that may not become part of a URI, a path or a socket address."""
+    """A text that cannot be used in a URI, a path or a socket address."""
 
     uri = ERROR_PREFIX + "invalid_name"
 
@@ -93,7 +112,7 @@ class InvalidName(TimbrError, ValueError):
         self.text, self.expected = text, expected
 
     def __str__(self) -> str:
-        return f"{self.text!r} cannot be used as a name: expected {self.expected}"
+        return f"{self.text!r} is not a valid name: expected {self.expected}"
 
 
 class InvalidArgument(TimbrError, ValueError):
@@ -110,7 +129,7 @@ class InvalidArgument(TimbrError, ValueError):
 
 
 class InvalidSetting(TimbrError, ValueError):
-    """A setting that cannot be used, with where it came from."""
+    """A setting with an unusable value; the error says where the value came from."""
 
     uri = ERROR_PREFIX + "invalid_setting"
 
@@ -123,7 +142,7 @@ class InvalidSetting(TimbrError, ValueError):
 
 
 class UnsafeFolder(TimbrError, PermissionError):
-    """A folder for sockets or secrets that other users can open."""
+    """A folder for sockets or secrets to which other users have access."""
 
     uri = ERROR_PREFIX + "unsafe_folder"
 
@@ -132,11 +151,11 @@ class UnsafeFolder(TimbrError, PermissionError):
         self.path, self.problem = path, problem
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}; make it a folder of your own with mode 0700, or name another"
+        return f"{self.path}: {self.problem}; use a folder that you own with mode 0700"
 
 
 class UnknownPlugin(TimbrError, LookupError):
-    """No plugin of that name in the group."""
+    """The plugin group has no plugin of that name."""
 
     uri = ERROR_PREFIX + "unknown_plugin"
 
@@ -145,11 +164,11 @@ class UnknownPlugin(TimbrError, LookupError):
         self.group, self.name, self.known = group, name, tuple(known)
 
     def __str__(self) -> str:
-        return f"no {self.name!r} in {self.group}: there are {', '.join(self.known) or 'none'}"
+        return f"no plugin {self.name!r} in {self.group}; known plugins: {', '.join(self.known) or 'none'}"
 
 
 class PluginNotInstalled(TimbrError, ImportError):
-    """A plugin whose library is not installed."""
+    """A plugin needs a library that is not installed."""
 
     uri = ERROR_PREFIX + "plugin_not_installed"
 
@@ -158,7 +177,7 @@ class PluginNotInstalled(TimbrError, ImportError):
         self.group, self.plugin, self.install = group, name, install
 
     def __str__(self) -> str:
-        return f"{self.plugin!r} of {self.group} needs a library that is not installed: {self.install}"
+        return f"{self.plugin!r} of {self.group} needs a library that is not installed; run: {self.install}"
 
 
 # --- machine ---------------------------------------------------------------------------------
@@ -174,11 +193,11 @@ class MachineFull(TimbrError, queue.Full):
         self.capacity = capacity
 
     def __str__(self) -> str:
-        return f"{self.capacity} messages wait already; put with block=True, or try again"
+        return f"the queue is full ({self.capacity} messages); put with block=True, or try again later"
 
 
 class MachineEmpty(TimbrError, queue.Empty):
-    """No message to step."""
+    """The queue has no message to step."""
 
     uri = ERROR_PREFIX + "machine_empty"
 
@@ -186,11 +205,11 @@ class MachineEmpty(TimbrError, queue.Empty):
         super().__init__()
 
     def __str__(self) -> str:
-        return "no message waits; put one, or get with block=True"
+        return "the queue is empty; put a message first, or get with block=True"
 
 
 class MachineRunning(TimbrError):
-    """An operation for an idle or paused machine, asked of a running one."""
+    """An operation that needs an idle or paused machine was called on a running one."""
 
     uri = ERROR_PREFIX + "machine_running"
 
@@ -203,7 +222,7 @@ class MachineRunning(TimbrError):
 
 
 class MachineClosed(TimbrError):
-    """The machine was closed and takes nothing more."""
+    """The machine was closed and accepts no further calls."""
 
     uri = ERROR_PREFIX + "machine_closed"
 
@@ -212,11 +231,11 @@ class MachineClosed(TimbrError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"machine {self.name!r} is closed; make a new one"
+        return f"machine {self.name!r} is closed; create a new one"
 
 
 class WrongState(TimbrError):
-    """A verb that the machine's present state does not allow."""
+    """The machine's current state does not allow this operation."""
 
     uri = ERROR_PREFIX + "wrong_state"
 
@@ -225,7 +244,7 @@ class WrongState(TimbrError):
         self.verb, self.state, self.allowed = verb, state, allowed
 
     def __str__(self) -> str:
-        return f"cannot {self.verb} while {self.state}: possible while {self.allowed}"
+        return f"cannot {self.verb} while the machine is {self.state}; allowed while it is {self.allowed}"
 
 
 class SlotOutOfRange(TimbrError, IndexError):
@@ -242,7 +261,7 @@ class SlotOutOfRange(TimbrError, IndexError):
 
 
 class UnknownSlot(TimbrError, KeyError):
-    """A slot name that no slot bears."""
+    """The machine has no slot of that name."""
 
     uri = ERROR_PREFIX + "unknown_slot"
 
@@ -251,11 +270,11 @@ class UnknownSlot(TimbrError, KeyError):
         self.name, self.known = name, tuple(known)
 
     def __str__(self) -> str:
-        return f"no slot is named {self.name!r}; named slots: {', '.join(self.known) or 'none'}"
+        return f"no slot named {self.name!r}; named slots: {', '.join(self.known) or 'none'}"
 
 
 class PrepFailed(TimbrError):
-    """An object's ``prep`` raised; the slots are as they were."""
+    """An object's ``prep`` raised; the slots were not changed."""
 
     uri = ERROR_PREFIX + "prep_failed"
 
@@ -264,11 +283,11 @@ class PrepFailed(TimbrError):
         self.slot, self.object_name, self.problem = slot, object_name, problem
 
     def __str__(self) -> str:
-        return f"slot {self.slot} keeps what it has: prep() of {self.object_name} raised {self.problem}"
+        return f"slot {self.slot} was not changed: prep() of {self.object_name} raised {self.problem}"
 
 
 class MessageKept(TimbrError):
-    """A stepped message is in the queue again, since its slot's policy pauses or stops."""
+    """A stepped message failed and returned to the queue, because the slot's policy is ``pause`` or ``stop``."""
 
     uri = ERROR_PREFIX + "message_kept"
 
@@ -277,7 +296,7 @@ class MessageKept(TimbrError):
         self.oid, self.verdict, self.problem = oid, verdict, problem
 
     def __str__(self) -> str:
-        return f"message {self.oid} waits again, by the policy {self.verdict!r}: {self.problem}"
+        return f"message {self.oid} returned to the queue (policy {self.verdict!r}): {self.problem}"
 
 
 class SlotTimeout(TimbrError, TimeoutError):
@@ -290,11 +309,11 @@ class SlotTimeout(TimbrError, TimeoutError):
         self.task, self.timeout_s = task, timeout_s
 
     def __str__(self) -> str:
-        return f"{self.task} gave nothing in {self.timeout_s:g} s"
+        return f"{self.task} did not finish within {self.timeout_s:g} s"
 
 
 class NotCallable(TimbrError, TypeError):
-    """A slot was given something that cannot be called."""
+    """A slot was assigned something that cannot be called."""
 
     uri = ERROR_PREFIX + "not_callable"
 
@@ -303,11 +322,11 @@ class NotCallable(TimbrError, TypeError):
         self.slot, self.type_name, self.problem = slot, type_name, problem
 
     def __str__(self) -> str:
-        return f"slot {self.slot}: {self.type_name} {self.problem}; give a function, or del the slot"
+        return f"slot {self.slot}: {self.type_name} {self.problem}; assign a function, or del the slot"
 
 
 class InvalidSource(TimbrError, ValueError):
-    """Source text that gives no function: it does not compile, or defines none or several."""
+    """Source text that defines no function: it does not compile, or defines none or several."""
 
     uri = ERROR_PREFIX + "invalid_source"
 
@@ -330,11 +349,11 @@ class PythonMismatch(TimbrError):
         self.theirs, self.ours = theirs, ours
 
     def __str__(self) -> str:
-        return f"a function pickled by Python {self.theirs} cannot be loaded by {self.ours}; send its source text"
+        return f"Python {self.ours} cannot load a function pickled by Python {self.theirs}; send its source text"
 
 
 class UnknownRevision(TimbrError, LookupError):
-    """A revision that was never made or is no longer kept."""
+    """A revision that never existed or is no longer kept."""
 
     uri = ERROR_PREFIX + "unknown_revision"
 
@@ -343,15 +362,15 @@ class UnknownRevision(TimbrError, LookupError):
         self.number, self.first, self.last = number, first, last
 
     def __str__(self) -> str:
-        return f"no revision {self.number}: kept are {self.first} to {self.last}"
+        return f"no revision {self.number}: revisions {self.first} to {self.last} are kept"
 
 
 class NotASource(TimbrError, TypeError):
-    """Something that gives no messages."""
+    """A value that cannot be used as a source of messages."""
 
     uri = ERROR_PREFIX + "not_a_source"
 
-    def __init__(self, type_name: str, problem: str = "gives no messages") -> None:
+    def __init__(self, type_name: str, problem: str = "is not a source of messages") -> None:
         super().__init__(type_name, problem)
         self.type_name, self.problem = type_name, problem
 
@@ -363,7 +382,7 @@ class NotASource(TimbrError, TypeError):
 
 
 class SourceActive(TimbrError):
-    """A source would be replaced by accident."""
+    """The machine already has an active source."""
 
     uri = ERROR_PREFIX + "source_active"
 
@@ -372,11 +391,11 @@ class SourceActive(TimbrError):
         self.state = state
 
     def __str__(self) -> str:
-        return f"the machine has a source already ({self.state}); del it first, or set_source(…, replace=True)"
+        return f"the machine already has a source ({self.state}); del it first, or use set_source(…, replace=True)"
 
 
 class UpstreamError(TimbrError):
-    """A slot was skipped since what it consumes was never made."""
+    """A slot was skipped because a slot whose value it consumes failed."""
 
     uri = ERROR_PREFIX + "upstream"
 
@@ -385,11 +404,11 @@ class UpstreamError(TimbrError):
         self.task, self.because = task, because
 
     def __str__(self) -> str:
-        return f"{self.task} never ran: {self.because} failed"
+        return f"{self.task} did not run: {self.because} failed"
 
 
 class RecordNotFound(TimbrError, LookupError):
-    """A record that is no longer kept, or never was."""
+    """A record that never existed or is no longer kept."""
 
     uri = ERROR_PREFIX + "record_not_found"
 
@@ -398,11 +417,11 @@ class RecordNotFound(TimbrError, LookupError):
         self.what, self.first, self.last = what, first, last
 
     def __str__(self) -> str:
-        return f"no record {self.what}: kept are {self.first} to {self.last}"
+        return f"no record {self.what}: records {self.first} to {self.last} are kept"
 
 
 class RunMismatch(TimbrError):
-    """Records were asked of a numbering that is over."""
+    """Records of an earlier run were requested."""
 
     uri = ERROR_PREFIX + "run_mismatch"
 
@@ -411,11 +430,11 @@ class RunMismatch(TimbrError):
         self.asked, self.current = asked, current
 
     def __str__(self) -> str:
-        return f"run {self.asked} is over; the machine numbers run {self.current} now"
+        return f"run {self.asked} has ended; the machine's current run is {self.current}"
 
 
 class PayloadTooLarge(TimbrError, ValueError):
-    """A message or result over the limit of the wire; nothing was sent."""
+    """A message or result exceeds the size limit of the wire; nothing was sent."""
 
     uri = ERROR_PREFIX + "payload_too_large"
 
@@ -425,8 +444,8 @@ class PayloadTooLarge(TimbrError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"{self.size_bytes:,} bytes are over the wire's limit of {self.limit_bytes:,}; "
-            f"send a reference (a path, a key), or put it inside the kernel"
+            f"{self.size_bytes:,} bytes exceed the limit of {self.limit_bytes:,}; "
+            f"send a reference (a path, a key), or put the message from inside the kernel"
         )
 
 
@@ -434,7 +453,7 @@ class PayloadTooLarge(TimbrError, ValueError):
 
 
 class NotConnected(TimbrError, ConnectionError):
-    """There is no wamp session now."""
+    """The client has no wamp session at the moment."""
 
     uri = ERROR_PREFIX + "not_connected"
 
@@ -447,7 +466,7 @@ class NotConnected(TimbrError, ConnectionError):
 
 
 class NoRouter(TimbrError, ConnectionError):
-    """No router to connect to is known."""
+    """No router was found to connect to."""
 
     uri = ERROR_PREFIX + "no_router"
 
@@ -456,11 +475,11 @@ class NoRouter(TimbrError, ConnectionError):
         self.looked = looked
 
     def __str__(self) -> str:
-        return f"no router is known ({self.looked}); start one with `timbr-wamp up`, or give a url"
+        return f"no router found ({self.looked}); start one with `timbr-wamp up`, or pass a url"
 
 
 class ConnectionLost(TimbrError, ConnectionError):
-    """The link dropped while a call was under way; whether it took effect is not known."""
+    """The connection dropped during a call; whether the call took effect is unknown."""
 
     uri = ERROR_PREFIX + "connection_lost"
 
@@ -469,11 +488,11 @@ class ConnectionLost(TimbrError, ConnectionError):
         self.what, self.reason = what, reason
 
     def __str__(self) -> str:
-        return f"the link dropped during {self.what} ({self.reason}); it may or may not have taken effect"
+        return f"the connection dropped during {self.what} ({self.reason}); the call may have taken effect"
 
 
 class CallTimeout(TimbrError, TimeoutError):
-    """No answer came in time; the call was cancelled."""
+    """A call got no answer in time and was cancelled."""
 
     uri = ERROR_PREFIX + "call_timeout"
 
@@ -482,11 +501,11 @@ class CallTimeout(TimbrError, TimeoutError):
         self.what, self.timeout_s = what, timeout_s
 
     def __str__(self) -> str:
-        return f"{self.what} gave no answer in {self.timeout_s:g} s"
+        return f"{self.what} got no answer within {self.timeout_s:g} s"
 
 
 class CalledFromLoop(TimbrError, RuntimeError):
-    """A blocking call from the background loop's own thread, where it would wait for itself."""
+    """A blocking call was made in the background loop's own thread, where it would deadlock."""
 
     uri = ERROR_PREFIX + "called_from_loop"
 
@@ -495,11 +514,11 @@ class CalledFromLoop(TimbrError, RuntimeError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"{self.what} would wait for itself in its loop's own thread; use an async face there, or another thread"
+        return f"{self.what} would deadlock in the loop's own thread; use the async client there, or another thread"
 
 
 class LoopClosed(TimbrError, RuntimeError):
-    """The background loop ended, so the call never will."""
+    """The background loop was closed before the call finished."""
 
     uri = ERROR_PREFIX + "loop_closed"
 
@@ -508,11 +527,11 @@ class LoopClosed(TimbrError, RuntimeError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"{self.what}: its loop was ended by close(); a client connects again with connect()"
+        return f"{self.what}: the client was closed; call connect() for a new one"
 
 
 class ForkedClient(TimbrError, RuntimeError):
-    """A client used in a child process of the one that made it."""
+    """A client was used in a forked child of the process that created it."""
 
     uri = ERROR_PREFIX + "forked_client"
 
@@ -521,7 +540,7 @@ class ForkedClient(TimbrError, RuntimeError):
         self.made_in, self.used_in = made_in, used_in
 
     def __str__(self) -> str:
-        return f"this client belongs to process {self.made_in}; connect() anew in process {self.used_in}"
+        return f"this client belongs to process {self.made_in}; call connect() in process {self.used_in}"
 
 
 class TokenRejected(TimbrError, PermissionError):
@@ -534,11 +553,11 @@ class TokenRejected(TimbrError, PermissionError):
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
-        return f"token {self.name!r} was rejected: {self.reason}; make one with `timbr-wamp token create`"
+        return f"token {self.name!r} was rejected: {self.reason}; create one with `timbr-wamp token create`"
 
 
 class InvalidToken(TimbrError, ValueError):
-    """A text that is no token; the text itself is not kept."""
+    """A text that is not a token. The text may be a secret, so the error does not contain it."""
 
     uri = ERROR_PREFIX + "invalid_token"
 
@@ -547,7 +566,7 @@ class InvalidToken(TimbrError, ValueError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"not a token: {self.problem}; a token reads <name>.<secret>"
+        return f"not a token: {self.problem}; a token has the form <name>.<secret>"
 
 
 class TokenRevoked(TimbrError, PermissionError):
@@ -560,11 +579,11 @@ class TokenRevoked(TimbrError, PermissionError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"token {self.name!r} was revoked; ask for a new one"
+        return f"token {self.name!r} was revoked; ask the administrator for a new one"
 
 
 class UnknownToken(TimbrError, LookupError):
-    """No token of that name."""
+    """No token has that name."""
 
     uri = ERROR_PREFIX + "unknown_token"
 
@@ -573,11 +592,11 @@ class UnknownToken(TimbrError, LookupError):
         self.name, self.known = name, tuple(known)
 
     def __str__(self) -> str:
-        return f"no token is named {self.name!r}; there are: {', '.join(self.known) or 'none'}"
+        return f"no token named {self.name!r}; known tokens: {', '.join(self.known) or 'none'}"
 
 
 class TokenExists(TimbrError):
-    """A token of that name exists already."""
+    """A token with that name already exists."""
 
     uri = ERROR_PREFIX + "token_exists"
 
@@ -586,11 +605,11 @@ class TokenExists(TimbrError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"a token named {self.name!r} exists; revoke it first, or choose another name"
+        return f"a token named {self.name!r} already exists; revoke it first, or choose another name"
 
 
 class NotAuthorized(TimbrError, PermissionError):
-    """The role behind the token may not do that."""
+    """The token's role does not permit this."""
 
     uri = ERROR_PREFIX + "not_authorized"
 
@@ -603,7 +622,7 @@ class NotAuthorized(TimbrError, PermissionError):
 
 
 class UnknownKernel(TimbrError, LookupError):
-    """No kernel of that id or name on the router."""
+    """No kernel on the router has that id or name."""
 
     uri = ERROR_PREFIX + "unknown_kernel"
 
@@ -612,11 +631,11 @@ class UnknownKernel(TimbrError, LookupError):
         self.kernel, self.known = kernel, tuple(known)
 
     def __str__(self) -> str:
-        return f"no kernel {self.kernel!r} on the router; there are: {', '.join(self.known) or 'none'}"
+        return f"no kernel {self.kernel!r} on the router; known kernels: {', '.join(self.known) or 'none'}"
 
 
 class AmbiguousKernel(TimbrError, LookupError):
-    """More than one kernel fits."""
+    """More than one kernel matches."""
 
     uri = ERROR_PREFIX + "ambiguous_kernel"
 
@@ -625,11 +644,11 @@ class AmbiguousKernel(TimbrError, LookupError):
         self.kernel, self.candidates = kernel, tuple(candidates)
 
     def __str__(self) -> str:
-        return f"{self.kernel!r} fits several kernels: {', '.join(self.candidates)}; give the id"
+        return f"{self.kernel!r} matches several kernels: {', '.join(self.candidates)}; use the full id"
 
 
 class NoSuchProcedure(TimbrError, LookupError):
-    """Nobody answers to that procedure now: the kernel, its machine or the host is gone."""
+    """The procedure is not registered: the kernel, its machine or the host is gone."""
 
     uri = ERROR_PREFIX + "no_such_procedure"
 
@@ -638,11 +657,11 @@ class NoSuchProcedure(TimbrError, LookupError):
         self.procedure = procedure
 
     def __str__(self) -> str:
-        return f"nobody answers to {self.procedure}: the kernel is gone, or it has no such machine"
+        return f"{self.procedure} is not registered: the kernel is gone, or it has no such machine"
 
 
 class ControlBusy(TimbrError):
-    """Too many calls that run code are under way in the machine; this one was not begun."""
+    """Too many calls that run code are in progress in the machine; this one was not started."""
 
     uri = ERROR_PREFIX + "control_busy"
 
@@ -651,7 +670,7 @@ class ControlBusy(TimbrError):
         self.under_way = under_way
 
     def __str__(self) -> str:
-        return f"{self.under_way} calls are under way in this machine already; try again when one has ended"
+        return f"{self.under_way} calls are already in progress in this machine; try again when one has ended"
 
 
 class NoMachine(TimbrError, LookupError):
@@ -664,11 +683,11 @@ class NoMachine(TimbrError, LookupError):
         self.kernel, self.name = kernel, name
 
     def __str__(self) -> str:
-        return f"kernel {self.kernel} has no machine {self.name!r} now; make one there: m = timbr_wamp.Machine()"
+        return f"kernel {self.kernel} has no machine {self.name!r}; create one there: m = timbr_wamp.Machine()"
 
 
 class KernelDead(TimbrError):
-    """The kernel's process is gone."""
+    """The kernel's process has ended."""
 
     uri = ERROR_PREFIX + "kernel_dead"
 
@@ -681,7 +700,7 @@ class KernelDead(TimbrError):
 
 
 class KernelStartFailed(TimbrError):
-    """A kernel did not come up."""
+    """A kernel did not start."""
 
     uri = ERROR_PREFIX + "kernel_start_failed"
 
@@ -693,21 +712,21 @@ class KernelStartFailed(TimbrError):
         return f"the kernel did not start: {self.reason}" + (f"\n{self.log_tail}" if self.log_tail else "")
 
 
-class NotOurs(TimbrError):
-    """Something only its starter can do, asked of a kernel that somebody else started."""
+class KernelNotManaged(TimbrError):
+    """An operation on a kernel that timbr_wamp did not start, so the bridge cannot do it."""
 
-    uri = ERROR_PREFIX + "not_ours"
+    uri = ERROR_PREFIX + "kernel_not_managed"
 
     def __init__(self, kernel: str, operation: str) -> None:
         super().__init__(kernel, operation)
         self.kernel, self.operation = kernel, operation
 
     def __str__(self) -> str:
-        return f"kernel {self.kernel} was started by somebody else: it cannot be {self.operation} from here"
+        return f"kernel {self.kernel} was not started by timbr_wamp, so it cannot be {self.operation} from here"
 
 
 class NotAKernel(TimbrError):
-    """Something only a kernel can do, asked of a process that runs a machine without one."""
+    """An operation that needs a kernel was called on a headless machine process."""
 
     uri = ERROR_PREFIX + "not_a_kernel"
 
@@ -720,7 +739,7 @@ class NotAKernel(TimbrError):
 
 
 class AlreadyBridged(TimbrError):
-    """Another bridge holds this kernel."""
+    """Another bridge serves this kernel."""
 
     uri = ERROR_PREFIX + "already_bridged"
 
@@ -729,11 +748,11 @@ class AlreadyBridged(TimbrError):
         self.kernel, self.pid = kernel, pid
 
     def __str__(self) -> str:
-        return f"kernel {self.kernel} has a bridge already (process {self.pid})"
+        return f"kernel {self.kernel} already has a bridge (process {self.pid})"
 
 
 class NoConnectionFile(TimbrError, FileNotFoundError):
-    """A Jupyter connection file that is not there or cannot be read."""
+    """A Jupyter connection file is missing or cannot be read."""
 
     uri = ERROR_PREFIX + "no_connection_file"
 
@@ -742,11 +761,11 @@ class NoConnectionFile(TimbrError, FileNotFoundError):
         self.path, self.problem = path, problem
 
     def __str__(self) -> str:
-        return f"connection file {self.path}: {self.problem}; `jupyter --runtime-dir` shows where kernels keep theirs"
+        return f"connection file {self.path}: {self.problem}; `jupyter --runtime-dir` prints the folder that has them"
 
 
 class AlreadyHosted(TimbrError):
-    """Another host runs from this runtime folder."""
+    """Another host already uses this runtime folder."""
 
     uri = ERROR_PREFIX + "already_hosted"
 
@@ -755,14 +774,14 @@ class AlreadyHosted(TimbrError):
         self.folder, self.pid = folder, pid
 
     def __str__(self) -> str:
-        return f"a host runs already (process {self.pid}) from {self.folder}; use it, or end it first"
+        return f"a host (process {self.pid}) already uses {self.folder}; use that one, or stop it first"
 
 
 # --- projects --------------------------------------------------------------------------------
 
 
 class InvalidProject(TimbrError, ValueError):
-    """A project's file that cannot be used, with all that is wrong with it."""
+    """A project file that cannot be used; the error lists all its problems."""
 
     uri = ERROR_PREFIX + "invalid_project"
 
@@ -777,7 +796,7 @@ class InvalidProject(TimbrError, ValueError):
 
 
 class CannotSave(TimbrError):
-    """A part of a machine that cannot be written into a project's file."""
+    """A part of a machine cannot be written to a project file."""
 
     uri = ERROR_PREFIX + "cannot_save"
 
@@ -793,7 +812,7 @@ class CannotSave(TimbrError):
 
 
 class RouterNotInstalled(TimbrError):
-    """Crossbar's environment is not there."""
+    """The router's environment with Crossbar.io is missing."""
 
     uri = ERROR_PREFIX + "router_not_installed"
 
@@ -802,11 +821,11 @@ class RouterNotInstalled(TimbrError):
         self.looked, self.install = looked, install
 
     def __str__(self) -> str:
-        return f"Crossbar.io was not found ({self.looked}); install it with: {self.install}"
+        return f"Crossbar.io not found ({self.looked}); install it with: {self.install}"
 
 
 class RouterInstallFailed(TimbrError):
-    """Crossbar's environment could not be made."""
+    """The router's environment could not be created."""
 
     uri = ERROR_PREFIX + "router_install_failed"
 
@@ -815,7 +834,7 @@ class RouterInstallFailed(TimbrError):
         self.step, self.log_tail = step, log_tail
 
     def __str__(self) -> str:
-        return f"making the router's environment failed at: {self.step}\n{self.log_tail}"
+        return f"creating the router's environment failed at: {self.step}\n{self.log_tail}"
 
 
 class RouterStartFailed(TimbrError):
@@ -832,7 +851,7 @@ class RouterStartFailed(TimbrError):
 
 
 class PortBusy(TimbrError, OSError):
-    """The port is taken; another one is on offer."""
+    """The port is in use."""
 
     uri = ERROR_PREFIX + "port_busy"
 
@@ -841,11 +860,11 @@ class PortBusy(TimbrError, OSError):
         self.port = port
 
     def __str__(self) -> str:
-        return f"port {self.port} is taken; choose another with --port, or the next free one with --next-free-port"
+        return f"port {self.port} is in use; choose another with --port, or use --next-free-port"
 
 
 class NoFreePort(TimbrError, OSError):
-    """No free port in the range that was tried."""
+    """Every port of the range that was tried is in use."""
 
     uri = ERROR_PREFIX + "no_free_port"
 
@@ -858,7 +877,7 @@ class NoFreePort(TimbrError, OSError):
 
 
 class AlreadyUp(TimbrError):
-    """A node already runs from this folder."""
+    """A router already runs from this folder."""
 
     uri = ERROR_PREFIX + "already_up"
 
@@ -867,11 +886,11 @@ class AlreadyUp(TimbrError):
         self.pid, self.url = pid, url
 
     def __str__(self) -> str:
-        return f"timbr-wamp is up already (process {self.pid}) at {self.url}; use it, or stop it with Ctrl-C there"
+        return f"timbr-wamp already runs (process {self.pid}) at {self.url}; use it, or stop it with Ctrl-C there"
 
 
 class ServiceEnded(TimbrError):
-    """A child process of ``up`` that ended by itself or never answered."""
+    """A child process of ``up`` ended by itself or did not answer."""
 
     uri = ERROR_PREFIX + "service_ended"
 
@@ -880,14 +899,14 @@ class ServiceEnded(TimbrError):
         self.what, self.reason, self.log_tail = what, reason, log_tail
 
     def __str__(self) -> str:
-        return f"{self.what} {self.reason}; the rest was ended" + (f"\n{self.log_tail}" if self.log_tail else "")
+        return f"{self.what} {self.reason}; all services were stopped" + (f"\n{self.log_tail}" if self.log_tail else "")
 
 
 # --- page ------------------------------------------------------------------------------------
 
 
 class PageBuildFailed(TimbrError):
-    """The page could not be built."""
+    """The build of the dashboard page failed."""
 
     uri = ERROR_PREFIX + "page_build_failed"
 
@@ -896,4 +915,4 @@ class PageBuildFailed(TimbrError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the page could not be built: {self.reason}"
+        return f"the build of the page failed: {self.reason}"

@@ -1,7 +1,7 @@
-"""Names that cross a process: URIs, kernel ids, message ids, runs, endpoints, built and checked here.
+"""Build and check names that are shared between processes: URIs, kernel ids, message ids and runs.
 
-A kernel id becomes part of URIs, file names and socket addresses, so only letters that all of them
-allow pass. It is made for the purpose: never the Jupyter connection key, which is a secret.
+A kernel id is used in URIs, file names and socket addresses, so it contains only characters that all
+of them allow. It is never the Jupyter connection key, which is a secret.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from timbr_wamp.errors import InvalidName
 PREFIX = "io.timbr"
 KERNEL_PREFIX = f"{PREFIX}.kernel"
 HOST_PREFIX = f"{PREFIX}.host"
-STREAM_PREFIX = f"{PREFIX}.stream"
 NODE_PREFIX = f"{PREFIX}.node"
 
-#: The name of a machine that was given none.
+#: Default name of a machine.
 DEFAULT_MACHINE = "machine"
 DEFAULT_REALM = "timbr"
 
@@ -31,21 +30,21 @@ _OID = re.compile(r"[0-9a-f]{24}")
 
 
 def checked_component(text: str) -> str:
-    """Return ``text`` if it can be one component of a URI: lower case letters, digits, ``_``."""
+    """Return ``text`` if it is a valid component of a URI: 1 to 64 lower-case letters, digits or ``_``."""
     if not _COMPONENT.fullmatch(text):
         raise InvalidName(text, "1 to 64 of a-z, 0-9 and _")
     return text
 
 
 def checked_authid(text: str) -> str:
-    """Return ``text`` if it can be the name of a token: 1 to 32 lower case letters, digits, ``_``."""
+    """Return ``text`` if it is a valid name of a token: 1 to 32 lower-case letters, digits or ``_``."""
     if not _AUTHID.fullmatch(text):
         raise InvalidName(text, "1 to 32 of a-z, 0-9 and _")
     return text
 
 
 def authid_from(text: str) -> str:
-    """Return the nearest name that `checked_authid` accepts, for defaults such as a computer's name.
+    """Return ``text`` changed so that `checked_authid` accepts it, for defaults such as a computer's name.
 
     >>> authid_from("Ada's MacBook.local")
     'ada_s_macbook_local'
@@ -61,14 +60,14 @@ def checked_kernel_id(text: str) -> str:
 
 
 def new_kernel_id(authid: str) -> str:
-    """Return a new kernel id under the host ``authid``."""
+    """Return a new random kernel id of the host ``authid``."""
     return f"{checked_authid(authid)}_{secrets.token_hex(6)}"
 
 
-def host_of(kernel_id: str) -> str:
-    """Return the authid of the host that a kernel id belongs to.
+def host_of_kernel(kernel_id: str) -> str:
+    """Return the authid of the host of a kernel.
 
-    >>> host_of("lab_2_4f2a9c01d3e7")
+    >>> host_of_kernel("lab_2_4f2a9c01d3e7")
     'lab_2'
     """
     return checked_kernel_id(kernel_id)[:-13]
@@ -95,17 +94,17 @@ def host_uri(authid: str, *parts: str) -> str:
 
 
 def new_run() -> str:
-    """Return the identity of a new numbering: 16 random hex digits."""
+    """Return a new run id, 16 random hex digits. Record numbers are unique within a run."""
     return secrets.token_hex(8)
 
 
 class OidMaker:
-    """Make message ids: 24 hex digits in the layout of a MongoDB ObjectId.
+    """Generate message ids: 24 hex digits in the layout of a MongoDB ObjectId.
 
-    4 bytes of UTC seconds, 5 random bytes of this process, 3 bytes of a counter that starts at
-    random, as https://www.mongodb.com/docs/manual/reference/bson-types/#objectid says. Ids of one
-    process sort by the second they were made in, and by the counter within it, as long as it does
-    not wrap (16.7 million ids). Any thread: the counter is `itertools.count`, atomic in CPython.
+    4 bytes of UTC seconds, 5 random bytes per process, 3 bytes of a counter with a random start; see
+    https://www.mongodb.com/docs/manual/reference/bson-types/#objectid. Ids of one process sort by
+    their second and, within it, by the counter, until the counter wraps (16.7 million ids). Any
+    thread: the counter is `itertools.count`, which is atomic in CPython.
     """
 
     def __init__(self) -> None:
@@ -117,7 +116,7 @@ class OidMaker:
         self._counter = itertools.count(secrets.randbelow(1 << 22))
 
     def __call__(self, now: float | None = None) -> str:
-        """Return a new id; ``now`` is UTC seconds, read from the clock when not given."""
+        """Return a new id; ``now`` is in UTC seconds, the current time by default."""
         seconds = int(time.time() if now is None else now) & 0xFFFFFFFF
         return "%08x%s%06x" % (seconds, self._process, next(self._counter) & 0xFFFFFF)
 
@@ -126,7 +125,7 @@ new_oid = OidMaker()
 
 
 def checked_oid(text: object) -> str:
-    """Return ``text`` if it is a message id: 24 lower case hex digits."""
+    """Return ``text`` if it is a message id: 24 lower-case hex digits."""
     if not isinstance(text, str) or not _OID.fullmatch(text):
         raise InvalidName(str(text)[:80], "a message id of 24 hex digits (0-9, a-f)")
     return text

@@ -1,8 +1,8 @@
-"""One loader for everything that is found by name: our own parts and those of other packages.
+"""Load plugins by group and name: those of timbr_wamp and those of other packages.
 
-Groups are entry point groups. Our own parts stand in `BUILTIN` in the same form, so they load the
-same way, also from a source tree that was never installed. A part's library is imported only when
-the part is named.
+Groups are entry point groups. The plugins of timbr_wamp are listed in `BUILTIN` in the form of entry
+points, so they load in the same way, also from a source tree that is not installed. The library of a
+plugin is imported when the plugin is loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FACES = "timbr_wamp.faces"
 CODECS = "timbr_wamp.codecs"
 GROUPS = (SOURCES, SINKS, HOOKS, HANDLERS, JOURNALS, EXECUTORS, STREAMS, FACES, CODECS)
 
-#: ``group → name → "module:attribute"`` of the parts that come with timbr_wamp.
+#: ``group → name → "module:attribute"`` of the plugins that come with timbr_wamp.
 BUILTIN: dict[str, dict[str, str]] = {
     EXECUTORS: {
         "inline": "timbr_wamp.machine.running.executors.inline:InlineExecutor",
@@ -57,26 +57,26 @@ BUILTIN: dict[str, dict[str, str]] = {
 
 
 class OwnKernel(Protocol):
-    """What a machine may ask of the kernel it lives in."""
+    """The IPython kernel of this process, as the machine uses it."""
 
     def connection_file(self) -> str:
         """Return the path of the kernel's Jupyter connection file."""
 
     def namespace(self) -> dict[str, object]:
-        """Return the user's namespace, where source text of slots is evaluated."""
+        """Return the user's namespace, in which the source text of slots is evaluated."""
 
 
 def names(group: str) -> tuple[str, ...]:
-    """Return the names that `load` knows in a group, sorted."""
+    """Return the names of all plugins of a group, sorted."""
     return tuple(sorted({*BUILTIN.get(group, {}), *(point.name for point in entry_points(group=group))}))
 
 
 def load(group: str, name: str) -> object:
-    """Return the part called ``name`` in ``group``.
+    """Return the plugin ``name`` of ``group``.
 
     Raises:
-        UnknownPlugin: nothing of that name; the error lists what there is.
-        PluginNotInstalled: the part is known, but a library that it needs is not installed.
+        UnknownPlugin: the group has no such plugin; the error lists the known ones.
+        PluginNotInstalled: a library that the plugin needs is not installed.
     """
     builtin = BUILTIN.get(group, {}).get(name)
     if builtin is not None:
@@ -90,32 +90,32 @@ def load(group: str, name: str) -> object:
         module = import_module(point.module)
     except ModuleNotFoundError as error:
         raise PluginNotInstalled(group, name, f"pip install {error.name}") from error
-    part: object = module
+    plugin: object = module
     for attribute in (point.attr or "").split("."):
-        part = getattr(part, attribute) if attribute else part
-    return part
+        plugin = getattr(plugin, attribute) if attribute else plugin
+    return plugin
 
 
-def made(part: Callable[..., object], options: Mapping[str, object]) -> object:
-    """Return what a part, a class or a function, makes of its options.
+def instantiate(plugin: Callable[..., object], options: Mapping[str, object]) -> object:
+    """Call a plugin (a class or a function) with options; return the result.
 
     Raises:
-        InvalidArgument: options that it does not take, or one missing; the text lists what it takes.
+        InvalidArgument: an option is unknown or missing; the error lists the options of the plugin.
     """
-    signature = inspect.signature(part)
+    signature = inspect.signature(plugin)
     try:
         signature.bind(**options)
     except TypeError as error:
-        takes = ", ".join(signature.parameters) or "no options"
-        name = getattr(part, "__name__", type(part).__name__)
-        raise InvalidArgument("options", f"{name} takes {takes}: {error}") from None
-    return part(**options)
+        known = ", ".join(signature.parameters) or "no options"
+        name = getattr(plugin, "__name__", type(plugin).__name__)
+        raise InvalidArgument("options", f"{name} takes {known}: {error}") from None
+    return plugin(**options)
 
 
 def own_kernel() -> OwnKernel | None:
-    """Return the face of the IPython kernel that this process is, None in any other process."""
+    """Return the IPython kernel of this process; None in other processes."""
     if "ipykernel.kernelapp" not in sys.modules:
         return None
-    face = load(FACES, "ipykernel")
-    current = getattr(face, "current", None)
+    kernel_class = load(FACES, "ipykernel")
+    current = getattr(kernel_class, "current", None)
     return current() if current is not None else None

@@ -1,8 +1,8 @@
-"""The runtime folder: small 0600 JSON files by which living processes of one user find each other.
+"""The runtime folder: small JSON files (mode 0600) by which the processes of one user find each other.
 
-A file names a process by pid *and* its start time, so that a reused pid is not mistaken for it.
-Files of dead processes are removed by whoever reads them. The folder is 0700 and ours, or it is
-refused: whoever can open a socket in it can run code. Kinds: ``node``, ``host``, ``kernel``,
+A file identifies its process by pid *and* start time, because pids are reused. Whoever reads the
+file of a dead process removes it. The folder must belong to this user and have mode 0700, because
+access to its sockets allows running code. Kinds of files: ``node``, ``host``, ``kernel``,
 ``headless``, ``bridge``, ``machine``.
 """
 
@@ -18,27 +18,27 @@ import msgspec
 
 from timbr_wamp.errors import UnsafeFolder
 
-#: ``sockaddr_un`` has 108 bytes on Linux and 104 on macOS; ZeroMQ appends nothing.
+#: ``sun_path`` of ``sockaddr_un`` has 108 bytes on Linux and 104 on macOS.
 SOCKET_PATH_LIMIT_BYTES = 100
 _HAS_PROC = Path("/proc/self/stat").is_file()
-#: Two readings of one process's start differ by less.
+#: Two measurements of the start time of one process differ by less than this.
 START_TOLERANCE_S = 0.005 if _HAS_PROC else 1.0
 
 
 class ProcessFile(msgspec.Struct, kw_only=True):
-    """What every runtime file says of its process."""
+    """Base of all runtime files: the identity of the process."""
 
     pid: int
-    #: `process_started` of the pid; what tells a process from a later one of the same number.
+    #: `process_started` of the pid; distinguishes the process from a later one with the same pid.
     process_started: float
 
     def alive(self) -> bool:
-        """Tell whether the process that the file speaks of still runs."""
+        """Return whether the process still runs."""
         return process_alive(self.pid, self.process_started)
 
 
 class NodeFile(ProcessFile, kw_only=True):
-    """The local router. Its tokens make local commands work without arguments."""
+    """The local router. Local commands use its URL and tokens by default."""
 
     url: str
     unix_url: str
@@ -50,8 +50,8 @@ class NodeFile(ProcessFile, kw_only=True):
 
     @property
     def local_url(self) -> str:
-        """Where this computer's own clients connect: under TLS the unix socket, since a certificate
-        names the computer as others know it, not 127.0.0.1."""
+        """URL for clients on this computer: the unix socket when TLS is on, because a certificate is not valid
+        for 127.0.0.1."""
         return self.unix_url if self.url.startswith("wss:") else self.url
 
     def __repr__(self) -> str:
@@ -65,9 +65,9 @@ class HostFile(ProcessFile, kw_only=True):
 
 
 class KernelFile(ProcessFile, kw_only=True):
-    """A kernel that we started: all that a later bridge needs to adopt and restart it.
+    """A kernel that timbr_wamp started, with everything that a later bridge needs to adopt and restart it.
 
-    Holds an environment, so it may hold secrets: 0600, and never in a log or repr.
+    The environment may contain secrets, so it does not appear in logs or in ``repr``.
     """
 
     kernel_id: str
@@ -77,7 +77,7 @@ class KernelFile(ProcessFile, kw_only=True):
     environment: dict[str, str]
     cwd: str
     started_at: float
-    #: File that is run in the kernel after each (re)start.
+    #: Path of a file that runs in the kernel after each (re)start.
     startup: str | None = None
     log_file: str | None = None
 
@@ -86,13 +86,13 @@ class KernelFile(ProcessFile, kw_only=True):
 
 
 class HeadlessFile(ProcessFile, kw_only=True):
-    """A process with machines and no kernel, that is to be on the router under a kernel id of its own."""
+    """A process that runs machines without a kernel and is on the router under its own kernel id."""
 
     kernel_id: str
     name: str
     cwd: str
     started_at: float
-    #: ``major.minor.micro`` of its Python.
+    #: ``major.minor.micro`` version of its Python.
     python: str
 
 
@@ -100,21 +100,21 @@ class BridgeFile(ProcessFile, kw_only=True):
     """The bridge of one kernel."""
 
     kernel_id: str
-    #: The subshell that it keeps in the kernel; the next bridge ends it when this one could not.
+    #: Id of the bridge's subshell in the kernel. The next bridge deletes it if this one could not.
     subshell_id: str | None = None
 
 
 class MachineFile(ProcessFile, kw_only=True):
-    """A machine's local wire (DESIGN.md 5): where to subscribe and where to ask."""
+    """Endpoints and keys of a machine's local sockets."""
 
     name: str
     run: str
-    #: ZeroMQ endpoints: PUB of records, ROUTER of control.
+    #: ZeroMQ endpoints: the PUB socket for records and the ROUTER socket for control.
     pub: str
     control: str
-    #: The Jupyter connection file of the kernel that it lives in; None: headless.
+    #: Jupyter connection file of the machine's kernel; None for a headless machine.
     connection_file: str | None = None
-    #: CurveZMQ server key (Z85) and a client key pair, with tcp endpoints only.
+    #: CurveZMQ server key and a client key pair (Z85), for tcp endpoints only.
     curve_server_key: str | None = None
     curve_client_public: str | None = None
     curve_client_secret: str | None = None
@@ -128,24 +128,24 @@ F = TypeVar("F", bound=ProcessFile)
 
 
 def private_folder(path: Path) -> Path:
-    """Return ``path``, made with mode 0700 if it was not there.
+    """Return ``path``; create the folder with mode 0700 if it does not exist.
 
     Raises:
-        UnsafeFolder: it belongs to somebody else, or others may open it.
+        UnsafeFolder: it belongs to another user, or its mode gives access to others.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
     if hasattr(os, "getuid") and status.st_uid != os.getuid():
         raise UnsafeFolder(str(path), "it belongs to another user")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise UnsafeFolder(str(path), f"others may open it (mode {stat.S_IMODE(status.st_mode):04o})")
+        raise UnsafeFolder(str(path), f"other users have access (mode {stat.S_IMODE(status.st_mode):04o})")
     return path
 
 
 def socket_folder(runtime_dir: Path, name_bytes: int) -> Path:
-    """Return a 0700 folder where a socket whose name has ``name_bytes`` fits the path limit.
+    """Return a 0700 folder in which a socket name of ``name_bytes`` bytes stays within the path limit.
 
-    Usually the runtime folder; a short folder made for it when that one's path is too long.
+    This is the runtime folder, or a new folder in /tmp when the path of the runtime folder is too long.
     """
     folder = private_folder(runtime_dir)
     if len(os.fsencode(folder)) + 1 + name_bytes <= SOCKET_PATH_LIMIT_BYTES:
@@ -154,14 +154,14 @@ def socket_folder(runtime_dir: Path, name_bytes: int) -> Path:
 
 
 def process_started(pid: int) -> float | None:
-    """Return when the process started, None if there is none. Comparable with itself only.
+    """Return the start time of a process; None if there is no such process.
 
-    On Linux seconds since the boot, from ``/proc``, since the time of day that others show for it
-    moves when the clock is set. Elsewhere what psutil says.
+    Compare it only with other results of this function. On Linux it is in seconds since boot, from
+    ``/proc``, because a start time in UTC changes when the clock is set. Elsewhere it comes from psutil.
     """
     if _HAS_PROC:
         return _started_since_boot(pid)
-    import psutil  # 20 ms to import; only who looks at processes pays
+    import psutil  # slow to import (20 ms), and needed here only
 
     try:
         process = psutil.Process(pid)
@@ -177,24 +177,24 @@ def _started_since_boot(pid: int) -> float | None:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # "pid (name) state ppid …": the name may hold anything, so what follows its last bracket counts. proc(5)
+    # "pid (name) state ppid …", see proc(5): the name may contain anything, so parse after its last bracket
     state, *rest = text.rpartition(")")[2].split()
     return None if state in "ZX" else int(rest[18]) / os.sysconf("SC_CLK_TCK")
 
 
 def process_alive(pid: int, started: float) -> bool:
-    """Tell whether the process ``pid`` that started at ``started`` still runs."""
+    """Return whether the process ``pid`` that started at ``started`` still runs."""
     now = process_started(pid)
     return now is not None and abs(now - started) < START_TOLERANCE_S
 
 
-def own_start() -> float:
+def own_process_started() -> float:
     """Return `process_started` of this process."""
     return process_started(os.getpid()) or 0.0
 
 
 def write_file(path: Path, content: ProcessFile) -> Path:
-    """Write a runtime file whole or not at all, mode 0600; return its path."""
+    """Write a runtime file atomically, with mode 0600; return its path."""
     private_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
@@ -208,15 +208,15 @@ def write_file(path: Path, content: ProcessFile) -> Path:
 
 
 def read_file(path: Path, kind: type[F]) -> F | None:
-    """Return the file's content; None when it is missing, or not of that kind."""
+    """Return the content of a file; None when it is missing or of another kind."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def living(runtime_dir: Path, prefix: str, kind: type[F], *, clean: bool = True) -> dict[Path, F]:
-    """Return the files ``<prefix>*.json`` whose processes live; with ``clean`` remove the others."""
+def live_files(runtime_dir: Path, prefix: str, kind: type[F], *, clean: bool = True) -> dict[Path, F]:
+    """Return the files ``<prefix>*.json`` whose processes run; with ``clean`` remove the others."""
     found: dict[Path, F] = {}
     for path in sorted(runtime_dir.glob(f"{prefix}*.json")) if runtime_dir.is_dir() else ():
         content = read_file(path, kind)
@@ -228,7 +228,7 @@ def living(runtime_dir: Path, prefix: str, kind: type[F], *, clean: bool = True)
 
 
 def node_file(runtime_dir: Path) -> Path:
-    """Return the path of the local node's file."""
+    """Return the path of the local router's file."""
     return runtime_dir / "node.json"
 
 
@@ -238,12 +238,12 @@ def host_file(runtime_dir: Path) -> Path:
 
 
 def kernel_file(runtime_dir: Path, kernel_id: str) -> Path:
-    """Return the path of a kernel's file. It stays when the kernel dies, for who restarts it."""
+    """Return the path of a kernel's file. The file remains when the kernel dies, so that it can be restarted."""
     return runtime_dir / f"kernel-{kernel_id}.json"
 
 
 def headless_file(runtime_dir: Path, kernel_id: str) -> Path:
-    """Return the path of the file of a process that runs machines without a kernel."""
+    """Return the path of a headless process's file."""
     return runtime_dir / f"headless-{kernel_id}.json"
 
 

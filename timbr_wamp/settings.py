@@ -1,7 +1,8 @@
-"""Configuration: explicit arguments, then environment, then ``timbr.toml``, then the user's file.
+"""Configuration from explicit arguments, environment variables, ``timbr.toml`` and the user's file, in this order.
 
-One frozen `Settings`, read once by `load_settings` and handed on; nothing else reads the
-environment. Names of the ancestors (``JUPYTER_WAMP_ROUTER`` …) still work, behind ours.
+`load_settings` reads the settings once; the frozen `Settings` object is then passed on. No other
+module reads the environment. Variables of the ancestors (``JUPYTER_WAMP_ROUTER`` …) still work; the
+variables of timbr_wamp take precedence.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid
 APP = "timbr_wamp"
 ENV_PREFIX = "TIMBR_WAMP_"
 PROJECT_FILE = "timbr.toml"
-#: Names a project: its folder, or its file. The second is the ancestor's name.
+#: Environment variables with a project's folder or file. The second is timbr-machine's.
 PROJECT_VARIABLES = (f"{ENV_PREFIX}PROJECT", "TIMBR_PROJECT")
 
-#: Names that the ancestors (juno-magic, timbr-machine) read from the environment.
+#: Environment variables of the ancestors (juno-magic, timbr-machine).
 LEGACY_ENV = {
     "url": ("JUPYTER_WAMP_ROUTER",),
     "realm": ("JUPYTER_WAMP_REALM",),
@@ -37,30 +38,30 @@ LEGACY_ENV = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What can be configured. ``docs/reference/configuration.md`` lists the same names."""
+    """All settings. ``docs/reference/configuration.md`` describes them."""
 
-    #: Router's websocket or unix URL: ``ws://…``, ``wss://…`` or ``rs+unix:///path``. None: the local node's.
+    #: URL of the router: ``ws://…``, ``wss://…`` or ``rs+unix:///path``. None means the local router.
     url: str | None = None
     realm: str = DEFAULT_REALM
-    #: ``<name>.<secret>``. None: the local node's.
+    #: ``<name>.<secret>``. None means the token of the local router.
     token: str | None = field(default=None, repr=False)
-    #: This computer's name as a host of kernels.
+    #: Name of this computer as a host of kernels.
     host: str = field(default_factory=lambda: authid_from(socket.gethostname()))
-    #: The router listens here; 127.0.0.1 unless you know better.
+    #: Address on which the router listens.
     interface: str = "127.0.0.1"
     port: int = 8080
-    #: TLS: both or none.
+    #: TLS certificate and key; set both or none.
     tls_certificate: Path | None = None
     tls_key: Path | None = None
-    #: Sockets and runtime files of living processes; a 0700 folder.
+    #: Folder with mode 0700 for sockets and runtime files of running processes.
     runtime_dir: Path = field(default_factory=lambda: _default_runtime_dir())
-    #: What stays: node folder, tokens, the router's environment.
+    #: Folder for persistent data: node folder, tokens, the router's environment.
     data_dir: Path = field(default_factory=lambda: Path(platformdirs.user_data_dir(APP)))
-    #: The router's own virtual environment. None: under ``data_dir``.
+    #: The router's virtual environment. None means a folder in ``data_dir``.
     router_env: Path | None = None
-    #: A crossbar executable to use as it is.
+    #: Path of a crossbar executable to use instead of the router's environment.
     crossbar: Path | None = None
-    #: A bridge ends its kernel after so many idle seconds; None: never.
+    #: Idle seconds after which a bridge ends its kernel; None means never.
     shutdown_interval_s: float | None = None
     log_level: str = "warning"
 
@@ -82,14 +83,14 @@ def load_settings(
     folder: Path | None = None,
     **explicit: object,
 ) -> Settings:
-    """Return the settings; ``explicit`` values that are not None win over all else.
+    """Return the settings. ``explicit`` values that are not None take precedence over all others.
 
     Args:
-        environ: the environment to read, `os.environ` when None.
-        folder: where ``timbr.toml`` is looked for, or that file; None: see `project_file`.
+        environ: the environment; None means `os.environ`.
+        folder: the folder of ``timbr.toml``, or the file itself; None: see `project_file`.
 
     Raises:
-        InvalidSetting: a value cannot be used; the error names it and where it came from.
+        InvalidSetting: a name is unknown or a value is invalid; the error says where it came from.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -99,16 +100,17 @@ def load_settings(
     values.update(_from_environment(environ))
     for name, value in explicit.items():
         if name not in NAMES:
-            raise InvalidSetting(name, "arguments", f"unknown; known are {', '.join(NAMES)}")
+            raise InvalidSetting(name, "arguments", f"unknown setting; known settings: {', '.join(NAMES)}")
         if value is not None:
             values[name] = _converted(name, value, "arguments")
     return replace(Settings(), **values)
 
 
 def project_file(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
-    """Return the project's file: ``project`` or ``timbr.toml`` in it, else what ``TIMBR_PROJECT`` names, else here.
+    """Return the path of the project's file, which need not exist.
 
-    It need not be there.
+    It is ``project`` or ``timbr.toml`` in that folder. Without ``project`` the environment variables
+    `PROJECT_VARIABLES` name the project; without them it is ``timbr.toml`` in the working folder.
     """
     environ = os.environ if environ is None else environ
     named = next((environ[name] for name in PROJECT_VARIABLES if environ.get(name)), None)
@@ -117,7 +119,7 @@ def project_file(project: Path | None = None, environ: Mapping[str, str] | None 
 
 
 def _default_runtime_dir() -> Path:
-    """Return the user's runtime folder; without one (no login session) a folder in the home, never in /tmp."""
+    """Return the user's runtime folder, or without one (no login session) a folder in the home, never in /tmp."""
     base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid() if hasattr(os, 'getuid') else 0}"
     if os.access(base, os.W_OK):
         return Path(base) / APP
@@ -135,10 +137,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def settings_of_file(path: Path) -> dict[str, Any]:
-    """Return what the table ``[settings]`` of a file says; nothing when there is no file.
+    """Return the table ``[settings]`` of a file; empty when there is no file.
 
     Raises:
-        InvalidSetting: it is no TOML, or has an unknown name or a value that cannot be used.
+        InvalidSetting: the file is not valid TOML, or has an unknown name or an invalid value.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("settings", {})
@@ -147,10 +149,10 @@ def settings_of_file(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSetting("(file)", str(path), f"not readable as TOML: {error}") from None
     if not isinstance(table, dict):
-        raise InvalidSetting("settings", str(path), "is no table; write [settings]")
+        raise InvalidSetting("settings", str(path), "is not a table; write [settings]")
     unknown = sorted(set(table) - set(NAMES))
     if unknown:
-        raise InvalidSetting(unknown[0], str(path), f"unknown; known are {', '.join(NAMES)}")
+        raise InvalidSetting(unknown[0], str(path), f"unknown setting; known settings: {', '.join(NAMES)}")
     return {name: _converted(name, value, str(path)) for name, value in table.items()}
 
 

@@ -1,7 +1,7 @@
-"""`StatusTable`: rows that read well in a notebook and in a terminal, and the texts of their cells.
+"""`StatusTable`, a table for notebooks and terminals, and functions that format the texts of its cells.
 
-Generic: it knows no machine. All that is shown is escaped and bounded. The HTML has inline styles
-only, inherits its colours, so that it suits light and dark notebooks, and runs no script.
+All output is escaped and bounded in size. The HTML has inline styles only and no scripts, and it
+inherits its colours, so that it is readable in light and dark notebooks.
 """
 
 from __future__ import annotations
@@ -17,48 +17,60 @@ from urllib.parse import urlsplit
 
 from timbr_wamp.errors import InvalidArgument
 
-__all__ = ["CELL_LIMIT", "Cell", "StatusTable", "cleaned", "duration", "folded", "moment", "number", "shown"]
+__all__ = [
+    "CELL_LIMIT",
+    "Cell",
+    "StatusTable",
+    "collapsible",
+    "count_cell",
+    "duration",
+    "html_text",
+    "printable",
+    "timestamp",
+]
 
-#: A cell shows so many characters of a text.
+#: Longest text of a cell, in characters.
 CELL_LIMIT = 160
-#: A text behind its summary shows so many.
-FOLDED_LIMIT = 4000
-#: A table shows so many rows, the newest; the list that it was made of has all.
+#: Longest text of a `collapsible` block, in characters.
+COLLAPSED_LIMIT = 4000
+#: Most rows that a table shows; it leaves out the oldest.
 ROWS_LIMIT = 200
-#: Characters of a link that stay when it is shortened.
-LINK_END = 10
-#: A hair line that is seen on white and on black.
+#: Characters that remain of a shortened link, counted from its end.
+LINK_TAIL = 10
+#: CSS border that is visible on light and dark backgrounds.
 HAIRLINE = "1px solid rgba(128,128,128,.35)"
 
 _LINK = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
-_ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless
+_ZERO_WIDTH_JOINER = "\u200d"  # not printable by Python's definition, but part of many emoji
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell that knows how it looks; anything else in a row is shown by its text."""
+    """A cell with its own formatting. Other values in a row are shown as their ``str``."""
 
     text: str
-    #: HTML that its maker has escaped already; None: the text, escaped.
+    #: HTML that is already escaped; None means that the table escapes ``text``.
     html: str | None = None
-    #: Numbers stand at the right.
+    #: Align right, as for numbers.
     right: bool = False
 
 
 class StatusTable:
     """A table for notebooks (HTML) and terminals (``str``).
 
-    A row is a sequence of cells, a mapping by header, or an object with attributes named like the
-    headers, such as a slot, an error or a kernel.
+    A row is a sequence of cells, a mapping with the headers as keys, or an object with the headers
+    as attribute names, such as a slot, an error or a kernel.
 
     Args:
-        headers: headings, one a column.
-        title: stands above it.
-        cell_padding: pixels around a cell's text.
-        abrv_links: a cell that is a link shows ``...`` and its last 10 characters, in HTML.
-        rows: rows to begin with.
-        empty: what stands there while there is no row.
-        hide_empty: leave out columns in which no row has anything.
+        columns: the headers, one per column. When ``headers`` is given, the rows, as the
+            ancestors' notebooks call it: ``StatusTable(rows, headers=…)``.
+        title: text above the table.
+        cell_padding: pixels around the text of a cell.
+        abrv_links: in HTML, shorten a cell that is a link to ``...`` and its last 10 characters.
+        headers: the headers, one per column.
+        rows: the first rows.
+        empty: text that is shown when there are no rows.
+        hide_empty: hide columns that are empty in every row.
 
     >>> print(StatusTable(["slot", "calls"], rows=[("f0", 31), ("f1", 7)]))
     slot  calls
@@ -68,16 +80,23 @@ class StatusTable:
 
     def __init__(
         self,
-        headers: Sequence[str] = (),
+        columns: Iterable[object] = (),
+        /,
         title: str | None = None,
         cell_padding: int = 4,
         abrv_links: bool = True,
         *,
+        headers: Iterable[object] | None = None,
         rows: Iterable[object] = (),
         empty: str = "none",
         hide_empty: bool = False,
     ) -> None:
-        self.headers, self.title, self.empty = tuple(headers), title, empty
+        if headers is None:
+            headers = columns
+        else:
+            rows = [*columns, *rows]
+        self.headers = tuple(_cell(header).text for header in headers)
+        self.title, self.empty = _cell(title).text, _cell(empty).text
         self.cell_padding, self.abrv_links, self.hide_empty = int(cell_padding), abrv_links, hide_empty
         self._rows: list[list[Cell]] = []
         for row in rows:
@@ -87,7 +106,7 @@ class StatusTable:
         """Append a row.
 
         Raises:
-            InvalidArgument: a sequence with other than one cell a header.
+            InvalidArgument: the row is a sequence, and its length is not the number of headers.
         """
         self._rows.append([_cell(value) for value in self._values(row)])
 
@@ -97,22 +116,29 @@ class StatusTable:
     def __str__(self) -> str:
         headers, rows = self._visible()
         right = _right_columns(rows)
-        lines = [[cleaned(header) for header in headers]] if headers else []
-        lines += [[cleaned(cell.text) for cell in row] for row in rows]
+        lines = [[printable(header) for header in headers]] if headers else []
+        lines += [[printable(cell.text) for cell in row] for row in rows]
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(map(_padded, line, widths, right or [False] * len(line))).rstrip() for line in lines]
-        title = [cleaned(self.title)] if self.title else []
-        return "\n".join([*title, *(text if rows else [cleaned(self.empty)]), *self._left_out()])
+        title = [printable(self.title)] if self.title else []
+        return "\n".join([*title, *(text if rows else [printable(self.empty)]), *self._left_out()])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def table_view(self) -> HtmlView:
+        """Return the table's HTML as a `str` that a notebook renders. The ancestors' name for it."""
+        return HtmlView(self._repr_html_())
 
     def _repr_html_(self) -> str:
         headers, rows = self._visible()
-        title = f"<div><b>{shown(self.title)}</b></div>" if self.title else ""
+        title = f"<div><b>{html_text(self.title)}</b></div>" if self.title else ""
         if not rows:
-            return f'{title}<div style="opacity:.7">{shown(self.empty)}</div>'
+            return f'{title}<div style="opacity:.7">{html_text(self.empty)}</div>'
         right = _right_columns(rows)
-        head = "".join(self._html_cell("th", shown(text), at) for text, at in zip(headers, right, strict=False))
+        head = "".join(self._html_cell("th", html_text(text), at) for text, at in zip(headers, right, strict=False))
         body = "".join(self._html_row(row, right) for row in rows)
-        more = "".join(f'<div style="opacity:.7">{shown(line)}</div>' for line in self._left_out())
+        more = "".join(f'<div style="opacity:.7">{html_text(line)}</div>' for line in self._left_out())
         return (
             f'{title}<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;'
             f'background:transparent;margin:.3em 0">{f"<thead><tr>{head}</tr></thead>" if head else ""}'
@@ -130,7 +156,7 @@ class StatusTable:
         return row
 
     def _visible(self) -> tuple[tuple[str, ...], list[list[Cell]]]:
-        """Return the headers and rows to show."""
+        """Return the headers and rows that are shown."""
         rows = self._rows[-ROWS_LIMIT:]
         if not self.hide_empty or not rows:
             return self.headers, rows
@@ -154,19 +180,26 @@ class StatusTable:
         if cell.html is not None:
             return cell.html
         if not _is_link(cell.text):
-            return shown(cell.text)
+            return html_text(cell.text)
         link = html.escape(cell.text)
-        text = f"...{cell.text[-LINK_END:]}" if self.abrv_links and len(cell.text) > LINK_END + 3 else cell.text
-        return f'<a href="{link}" title="{link}" target="_blank" rel="noopener">{shown(text)}</a>'
+        text = f"...{cell.text[-LINK_TAIL:]}" if self.abrv_links and len(cell.text) > LINK_TAIL + 3 else cell.text
+        return f'<a href="{link}" title="{link}" target="_blank" rel="noopener">{html_text(text)}</a>'
 
 
-def cleaned(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str:
-    r"""Return a text that is safe to show: cut to ``limit``, no control characters, on one line.
+class HtmlView(str):
+    """HTML that a notebook renders when it is the result of a cell."""
 
-    What cannot be printed (also what would turn the writing direction, and halves of surrogate
-    pairs) stands as its escape. ``lines`` keeps line ends and indentation.
+    def _repr_html_(self) -> str:
+        return str(self)
 
-    >>> cleaned("two\nlines \x1b[31mred")
+
+def printable(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str:
+    r"""Return a text that is safe to print: at most ``limit`` characters, one line, no control characters.
+
+    Unprintable characters, such as control characters, bidirectional overrides and lone
+    surrogates, are replaced by their escapes. ``lines`` keeps line ends and tabs.
+
+    >>> printable("two\nlines \x1b[31mred")
     'two lines \\x1b[31mred'
     """
     text = text if len(text) <= limit else text[: max(limit - 1, 0)] + "…"
@@ -180,24 +213,26 @@ def cleaned(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str:
     )
 
 
-def shown(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str:
-    """Return `cleaned` text, escaped for HTML, also inside attributes."""
-    return html.escape(cleaned(text, limit, lines=lines))
+def html_text(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str:
+    """Return `printable` text, escaped for HTML text and attribute values."""
+    return html.escape(printable(text, limit, lines=lines))
 
 
-def folded(summary: str, text: str, limit: int = FOLDED_LIMIT) -> str:
-    """Return HTML of a long text behind its summary, which opens on a click. Both are escaped."""
-    block = f'<pre style="margin:.3em 0;color:inherit;background:transparent">{shown(text, limit, lines=True)}</pre>'
-    return f'<details><summary style="cursor:pointer">{shown(summary)}</summary>{block}</details>'
+def collapsible(summary: str, text: str, limit: int = COLLAPSED_LIMIT) -> str:
+    """Return HTML that shows ``summary`` and unfolds ``text`` on a click. Both are escaped."""
+    block = (
+        f'<pre style="margin:.3em 0;color:inherit;background:transparent">{html_text(text, limit, lines=True)}</pre>'
+    )
+    return f'<details><summary style="cursor:pointer">{html_text(summary)}</summary>{block}</details>'
 
 
-def number(value: int | None) -> Cell:
-    """Return the cell of a count."""
+def count_cell(value: int | None) -> Cell:
+    """Return a right-aligned cell for a count; an empty one for None."""
     return Cell("" if value is None else f"{value:,}", right=True)
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration as people say it; nothing for None.
+    """Return a duration with a unit that suits its size; an empty text for None.
 
     >>> duration(0.00025), duration(0.3), duration(75), duration(7300)
     ('250 µs', '300 ms', '1 min 15 s', '2 h 1 min')
@@ -216,17 +251,17 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def moment(seconds: float | None) -> str:
-    """Return UTC seconds as RFC 3339 with ``Z``, to the millisecond; nothing for None and 0.
+def timestamp(seconds: float | None) -> str:
+    """Return UTC seconds as RFC 3339 with ``Z``, to the millisecond; an empty text for None and 0.
 
-    >>> moment(1_000_000_000.5)
+    >>> timestamp(1_000_000_000.5)
     '2001-09-09T01:46:40.500Z'
     """
     if not seconds:
         return ""
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):  # no calendar knows it
+    except (ValueError, OverflowError, OSError):  # outside the range of datetime
         return str(seconds)
 
 
@@ -241,7 +276,7 @@ def _cell(value: object) -> Cell:
         return Cell(f"{value:.4g}", right=True)
     try:
         return Cell(str(value), right=isinstance(value, int))
-    except Exception as error:  # a foreign __str__ may do anything
+    except Exception as error:  # a user's __str__ may raise anything
         return Cell(f"<{type(value).__qualname__}: its text raised {type(error).__name__}>")
 
 
@@ -263,7 +298,7 @@ def _escape(character: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
+    """Return the number of terminal columns that a text occupies."""
     if text.isascii():
         return len(text)
     return sum(

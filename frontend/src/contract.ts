@@ -1,6 +1,6 @@
-// Made from timbr_wamp/contract by `python -m timbr_wamp.contract.exports`; do not edit.
+// Generated from timbr_wamp/contract by `python -m timbr_wamp.contract.exports`; do not edit.
 
-/** What becomes of a message when a slot raises: tried again first, then the verdict. */
+/** What happens to a message when a slot raises: first the retries, then the verdict ``on_error``. */
 export interface Policy {
   on_error?: "record" | "default" | "drop" | "dead_letter" | "pause" | "stop";
   retries?: number;
@@ -10,7 +10,7 @@ export interface Policy {
   timeout_s?: number | null;
 }
 
-/** What policies did to messages, since the machine was made. Dropped ones: `Status.dropped`. */
+/** How often policies took effect since the machine was created. For drops see `Status.dropped`. */
 export interface PolicyCounts {
   retries: number;
   mended: number;
@@ -33,7 +33,7 @@ export interface SourceOptions {
   backoff_max_s?: number;
 }
 
-/** Where the messages come from, and how far it is. */
+/** State and counters of a machine's source. */
 export interface SourceStatus {
   state: "none" | "waiting" | "reading" | "restarting" | "exhausted" | "failed";
   count: number;
@@ -45,7 +45,7 @@ export interface SourceStatus {
   options: SourceOptions;
 }
 
-/** How far a machine is with its source. */
+/** Progress of a machine with its source. */
 export interface Progress {
   done: number;
   total: number | null;
@@ -57,7 +57,7 @@ export interface Progress {
   complete: boolean;
 }
 
-/** How often a slot ran, and how fast. Times are of a sample, one message in 32. */
+/** Counters and timings of a slot. Timings are sampled, one message in 32. */
 export interface SlotCounts {
   slot: number;
   calls: number;
@@ -71,7 +71,7 @@ export interface SlotCounts {
   p99_s: number | null;
 }
 
-/** A machine, now. ``put == processed + errored + dropped + queue_size + in_flight``, always. */
+/** A snapshot of a machine. ``put == processed + errored + dropped + queue_size + in_flight`` always holds. */
 export interface Status {
   name: string;
   run: string;
@@ -122,7 +122,7 @@ export interface SlotInfo {
   counts: SlotCounts | null;
 }
 
-/** One state of the slot table that was. */
+/** A revision of the slot table. */
 export interface RevisionInfo {
   number: number;
   time: number;
@@ -131,7 +131,7 @@ export interface RevisionInfo {
   functions: (string | null)[];
 }
 
-/** What stands beside a record's values, and is JSON in its third frame. */
+/** Metadata of a record; sent as JSON in the third frame of its message. */
 export interface RecordMeta {
   run: string;
   seq: number;
@@ -145,10 +145,10 @@ export interface RecordMeta {
   text_bytes: number | null;
 }
 
-/** One record on the wire: ``[seq, oid, text, meta]``, everywhere the same. */
+/** A record on the wire: ``[seq, oid, text, meta]``. */
 export type RecordRow = [seq: number, oid: string, text: string | null, meta: string];
 
-/** Kept records after a number, oldest first. */
+/** Kept records after a given number, oldest first. */
 export interface RecordsPage {
   run: string;
   first_available: number;
@@ -156,7 +156,7 @@ export interface RecordsPage {
   rows: RecordRow[];
 }
 
-/** Consecutive records as one event. */
+/** Consecutive records, sent as one event. */
 export interface RecordsBatch {
   run: string;
   first_seq: number;
@@ -164,7 +164,7 @@ export interface RecordsBatch {
   rows: RecordRow[];
 }
 
-/** One slot's failure in one attempt at a message. */
+/** A failure of a slot in one attempt at a message. */
 export interface ErrorRow {
   run: string;
   seq: number;
@@ -184,7 +184,7 @@ export interface ErrorRow {
   where: string;
 }
 
-/** Failures of one kind: same slot, same exception class, same line. */
+/** Failures of the same slot, exception class and line. */
 export interface ErrorGroup {
   slot: number;
   task: string;
@@ -204,21 +204,21 @@ export interface ErrorGroup {
   resolved: boolean;
 }
 
-/** A slot, or the message, in the machine's graph. */
+/** A node of the machine's graph: a slot, or the message. */
 export interface GraphNode {
   id: string;
   label: string;
   needs: string[];
 }
 
-/** Which set slot consumes whose value; drawn as Mermaid text. */
+/** Which slot consumes the value of which, for slots with a function; also as Mermaid text. */
 export interface Graph {
   revision: number;
   nodes: GraphNode[];
   mermaid: string;
 }
 
-/** A slot function on its way: source text, ``module:name``, or cloudpickle. */
+/** A function that is sent to a machine: as source text, as ``module:name``, or as cloudpickle. */
 export interface FunctionRef {
   kind: "source" | "reference" | "cloudpickle";
   text: string | null;
@@ -226,7 +226,7 @@ export interface FunctionRef {
   python: string | null;
 }
 
-/** What `call` computed: a record that was neither counted nor published. */
+/** Result of `call`: a record that was neither counted nor published. */
 export interface CallResult {
   oid: string;
   text: string;
@@ -234,13 +234,13 @@ export interface CallResult {
   errored: boolean;
 }
 
-/** What became of several puts. */
+/** Result of `put_many`. */
 export interface PutResult {
   oids: string[];
   refused: number;
 }
 
-/** What a function on trial made of one kept record. */
+/** Result of a trial function for one kept record. */
 export interface TrialRow {
   oid: string;
   text: string;
@@ -248,7 +248,7 @@ export interface TrialRow {
   duration_s: number;
 }
 
-/** Something happened that changed a machine's state. */
+/** A change of a machine's state. */
 export interface Event {
   kind: "started" | "resumed" | "paused" | "stopped" | "failed" | "closed" | "slot_changed" | "configured" | "handler_changed" | "source_set" | "source_deleted" | "source_failed" | "restarted" | "exhausted" | "idle" | "drained" | "full" | "stalled" | "object_failed";
   time: number;
@@ -257,14 +257,14 @@ export interface Event {
   data: { [key: string]: unknown };
 }
 
-/** A machine in its kernel's state. */
+/** Summary of a machine in the state of its kernel. */
 export interface MachineBrief {
   name: string;
   run: string;
   state: "idle" | "running" | "paused" | "draining" | "stopped" | "failed";
 }
 
-/** A kernel on the router: the content of its retained state, and a row of the list. */
+/** A kernel on the router: payload of its retained state, and an item of the list of kernels. */
 export interface KernelInfo {
   kernel_id: string;
   name: string;
@@ -272,7 +272,7 @@ export interface KernelInfo {
   state: "starting" | "idle" | "busy" | "restarting" | "dead" | "offline";
   wamp_session: number | null;
   pid: number | null;
-  ours: boolean;
+  managed: boolean;
   headless: boolean;
   language: string;
   language_version: string;
@@ -285,13 +285,13 @@ export interface KernelInfo {
   time: number;
 }
 
-/** A kernel came, changed or went. */
+/** A kernel was added, changed or removed. */
 export interface Discovery {
   kind: "came" | "changed" | "went";
   kernel: KernelInfo;
 }
 
-/** How an execution ended: the content of Jupyter's ``execute_reply``. */
+/** Content of Jupyter's ``execute_reply``. */
 export interface ExecuteReply {
   status: "ok" | "error" | "aborted";
   execution_count: number | null;
@@ -301,7 +301,7 @@ export interface ExecuteReply {
   user_expressions: { [key: string]: unknown };
 }
 
-/** One message of the kernel's output: Jupyter's ``msg_type``, ``content`` and so on. */
+/** An iopub message of the kernel, with Jupyter's ``msg_type``, ``content``, ``metadata`` and ``buffers``. */
 export interface IopubMessage {
   msg_type: string;
   content: { [key: string]: unknown };
@@ -311,7 +311,7 @@ export interface IopubMessage {
   seq: number;
 }
 
-/** Jupyter's ``complete_reply``. */
+/** Content of Jupyter's ``complete_reply``. */
 export interface CompleteReply {
   matches: string[];
   cursor_start: number;
@@ -319,13 +319,13 @@ export interface CompleteReply {
   metadata: { [key: string]: unknown };
 }
 
-/** Jupyter's ``inspect_reply``: a MIME bundle when found. */
+/** Content of Jupyter's ``inspect_reply``: a MIME bundle when the name was found. */
 export interface InspectReply {
   found: boolean;
   data: { [key: string]: unknown };
 }
 
-/** Jupyter's ``is_complete_reply``. */
+/** Content of Jupyter's ``is_complete_reply``. */
 export interface IsCompleteReply {
   status: "complete" | "incomplete" | "invalid" | "unknown";
   indent: string;

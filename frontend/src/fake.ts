@@ -125,7 +125,7 @@ function unset(index: number): SlotInfo {
 function kernel(name: string, state: KernelInfo["state"], machine: boolean): KernelInfo {
   const number = ["metrics", "quakes", "scratch"].indexOf(name) + 1;
   return {
-    kernel_id: `lab_00000000000${number}`, name, host: "lab", state, wamp_session: 1, pid: 4711, ours: true, headless: false,
+    kernel_id: `lab_00000000000${number}`, name, host: "lab", state, wamp_session: 1, pid: 4711, managed: true, headless: false,
     language: "python", language_version: "3.11.9", protocol_version: "5.4", cwd: "/home/ada", started_at: null,
     restarts: number - 1, reason: null, time: 0,
     machines: machine ? [{ name: "machine", run: "8c1f", state: number === 1 ? "running" : "paused" }] : [],

@@ -183,7 +183,7 @@ class TestExecutor:
         assert values_of(failed) == [
             "ZeroDivisionError", "UpstreamError", "alone", "alone", "alone!", "UpstreamError",
         ]  # fmt: skip
-        assert failed[0][2]["_exception"]["exc_value"] == "f1 never ran: f0 failed"
+        assert failed[0][2]["_exception"]["exc_value"] == "f1 did not run: f0 failed"
         assert (failed[1], well[1]) == (True, False)
 
     @pytest.mark.parametrize("verdict", ["record", "drop", "dead_letter"])

@@ -185,7 +185,7 @@ class SocketMachine:
         self._thread.start()
         content = MachineFile(
             pid=os.getpid(),
-            process_started=runtime.own_start(),
+            process_started=runtime.own_process_started(),
             name=name,
             run=self.run,
             pub=f"ipc://{stem}.p",

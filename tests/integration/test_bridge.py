@@ -28,10 +28,10 @@ from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES
 from timbr_wamp.errors import (
     InvalidArgument,
     KernelDead,
+    KernelNotManaged,
     NoMachine,
     NoSuchProcedure,
     NotAuthorized,
-    NotOurs,
     PayloadTooLarge,
 )
 from timbr_wamp.router import Router, TokenStore
@@ -409,7 +409,7 @@ def test_a_second_bridge_is_refused_in_one_sentence(
             await Remote(connection, plain_kernel.kernel_id).there()
             with BridgeProcess(settings, router, "--kernel-id", plain_kernel.kernel_id) as second:
                 said = await second.ended()
-                assert f"kernel {plain_kernel.kernel_id} has a bridge already" in said
+                assert f"kernel {plain_kernel.kernel_id} already has a bridge" in said
                 assert "Traceback" not in said
 
     run(work())
@@ -434,7 +434,7 @@ def test_a_kernel_of_somebody_else_keeps_its_id_over_bridges(
                     await asyncio.sleep(0.05)
                 remote = Remote(connection, listed[0]["kernel_id"])
                 assert (await remote.call("execute", "1"))["status"] == "ok"
-                with pytest.raises(NotOurs):
+                with pytest.raises(KernelNotManaged):
                     await remote.call("restart")
                 return remote.kernel_id
 

@@ -465,7 +465,7 @@ def test_a_busy_port_is_named_and_the_next_free_one_taken_on_request(empty_home:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert f"port {port} is taken" in empty_home.run("up", "--port", port, status=1)
+        assert f"port {port} is in use" in empty_home.run("up", "--port", port, status=1)
         with empty_home.up("--next-free-port", "--port", port) as told:
             assert f":{port}/" not in told["page_url"]
 

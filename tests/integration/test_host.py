@@ -64,7 +64,7 @@ class HostChild:
 def _no_kernel_is_left(settings: Settings) -> Iterator[None]:
     yield
     folder = settings.runtime_dir
-    for bridge in runtime.living(folder, "bridge-", BridgeFile).values():
+    for bridge in runtime.live_files(folder, "bridge-", BridgeFile).values():
         assert processes.end(bridge.pid, bridge.process_started, term_s=10.0)
     for path in folder.glob("kernel-*.json"):
         file = runtime.read_file(path, KernelFile)

@@ -21,7 +21,7 @@ from timbr_wamp import runtime
 from timbr_wamp.components import launcher
 from timbr_wamp.components.kernel_supervisor import RESTART_LIMIT, KernelSupervisor
 from timbr_wamp.contract import IopubMessage
-from timbr_wamp.errors import CallTimeout, KernelDead, KernelStartFailed, NotOurs
+from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed
 from timbr_wamp.names import new_kernel_id
 from timbr_wamp.runtime import KernelFile
 
@@ -329,9 +329,9 @@ def test_a_kernel_of_somebody_else_is_neither_restarted_nor_ended(folder: Path) 
             pace=pace,
         )
         await theirs.open()
-        with pytest.raises(NotOurs):
+        with pytest.raises(KernelNotManaged):
             await theirs.restart()
-        with pytest.raises(NotOurs):
+        with pytest.raises(KernelNotManaged):
             await theirs.shutdown()
         # its owner restarts it behind our back: what waits ends, what comes later works
         waiting = asyncio.create_task(theirs.link.execute("import time\nwhile True: time.sleep(0.01)"))

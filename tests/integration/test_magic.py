@@ -199,7 +199,7 @@ def test_everything_reconnects_by_itself_after_disconnect(notebook):
     assert notebook("%wamp disconnect") == "disconnected"
     assert notebook("%wamp disconnect") == "was not connected"
     assert "not connected" in notebook("%wamp status")
-    assert "(carries the value)" in notebook("%wamp slots")
+    assert "(passes its value on)" in notebook("%wamp slots")
 
 
 # --- the machine -------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def busy_port() -> Iterator[int]:
 
 
 def test_a_busy_port_is_told_at_once(own_settings: Settings, busy_port: int) -> None:
-    with pytest.raises(e.PortBusy, match=f"port {busy_port} is taken"):
+    with pytest.raises(e.PortBusy, match=f"port {busy_port} is in use"):
         Router.start(own_settings, port=busy_port)
 
 
@@ -138,7 +138,7 @@ def test_killed_and_started_again(own_settings: Settings, busy_port: int) -> Non
     told: list[str] = []
     first = Router.start(own_settings, port=busy_port, next_free_port=True, report=told.append)
     try:
-        assert f"port {busy_port} is taken" in told[0]
+        assert f"port {busy_port} is in use" in told[0]
         port = int(first.page_url.split(":")[2].strip("/"))
         assert port > busy_port
         made = TokenStore(first.node_dir).create("ada", "viewer")

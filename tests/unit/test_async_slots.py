@@ -136,7 +136,7 @@ def test_a_slot_that_takes_too_long_is_cancelled(machine):
     machine.set(0, gate, policy={"timeout_s": 0.02})
     record = run(machine, ["slow"])[0]
     assert record.values[0]["_exception"]["exc_class"] == "SlotTimeout"
-    assert "f0 gave nothing in 0.02 s" in record.values[0]["_exception"]["exc_value"]
+    assert "f0 did not finish within 0.02 s" in record.values[0]["_exception"]["exc_value"]
     assert gate.cancelled == ["slow"]
     assert (machine.status.policies.timeouts, machine.status.slots[0].timeouts) == (1, 1)
 

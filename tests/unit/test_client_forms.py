@@ -143,7 +143,7 @@ def settings(tmp_path: Path) -> Settings:
 def write_node(settings: Settings, pid: int) -> NodeFile:
     node = NodeFile(
         pid=pid,
-        process_started=runtime.own_start(),
+        process_started=runtime.own_process_started(),
         url="ws://127.0.0.1:1/ws",
         unix_url="rs+unix:///run/r.sock",
         page_url="http://127.0.0.1:1/",

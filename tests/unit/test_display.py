@@ -152,7 +152,7 @@ def test_a_card_says_since_when_there_is_no_news_and_goes_on(follow, screen) -> 
     card = follow(status)
     status.wait_until_asked(1)
     status.error = ConnectionError("the link <is> down")
-    screen.wait_for("no news since 2001-09-09")
+    screen.wait_for("no update since 2001-09-09")
     screen.wait_for("ConnectionError: the link <is> down")
     assert not any("<is>" in html for html in screen.htmls)
     status.error = None
@@ -166,7 +166,7 @@ def test_a_card_without_news_for_long_ends(follow, screen) -> None:
     status.error = ConnectionError("gone")
     card = follow(status)
     assert card.wait(LIMIT_S)
-    assert status.asked == live.MISSES
+    assert status.asked == live.FAILURE_LIMIT
     assert screen.texts == []
 
 
@@ -312,7 +312,7 @@ def test_a_remote_machine_that_cannot_be_asked_says_why() -> None:
     status.error = ConnectionLost("status", "<closed>")
     link = SharedConnection(status)
     html = RemoteMachine(link, link)._repr_html_()  # type: ignore[arg-type]
-    assert "ConnectionLost: the link dropped during status (&lt;closed&gt;)" in html
+    assert "ConnectionLost: the connection dropped during status (&lt;closed&gt;)" in html
 
 
 # --- progress ----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from timbr_wamp.contract import (
     SourceStatus,
     Status,
 )
+from timbr_wamp.errors import RemoteError, described
 from timbr_wamp.faces.cards import bar_text, percentage, progress_text
 from timbr_wamp.faces.tables import (
     ErrorGroups,
@@ -38,6 +39,7 @@ from timbr_wamp.faces.tables import (
     record_html,
     record_text,
 )
+from timbr_wamp.machine import Machine
 
 NOW = 1_763_797_000.0
 COUNTS = SlotCounts(slot=0, calls=1234, errors=5, retries=2, p50_s=0.0001, p99_s=0.02)
@@ -120,12 +122,12 @@ def test_a_status_has_a_dot_in_its_states_colour_and_a_bar_for_its_source() -> N
     assert "25 read" in str(endless)
 
 
-def test_a_running_state_without_a_living_thread_is_told() -> None:
-    assert "no sign of life" in str(msgspec.structs.replace(STATUS, running=False))
-    assert "no sign of life" not in str(STATUS)
+def test_a_status_says_when_the_thread_of_a_running_machine_is_dead() -> None:
+    assert "its thread is dead" in str(msgspec.structs.replace(STATUS, running=False))
+    assert "its thread is dead" not in str(STATUS)
 
 
-def test_the_status_that_machines_always_gave() -> None:
+def test_the_legacy_status_has_the_keys_of_timbr_machine() -> None:
     assert STATUS.legacy() == {
         "CurrentOID": None,
         "LastOID": "69216a08aabbccddee000001",
@@ -136,7 +138,7 @@ def test_the_status_that_machines_always_gave() -> None:
 
 
 @pytest.mark.parametrize("oid", ["mine", "z" * 24, None])
-def test_an_id_that_tells_no_time_gives_none(oid: str | None) -> None:
+def test_an_id_without_a_time_gives_no_ingest_time(oid: str | None) -> None:
     assert "ingest time  –" in str(msgspec.structs.replace(STATUS, last_oid=oid))
 
 
@@ -164,7 +166,7 @@ def test_slots_are_a_list_that_shows_as_a_table() -> None:
     lines = str(SLOTS).splitlines()
     shown = [header for header in SLOTS.headers if header in lines[0]]
     assert shown == list(SLOTS.headers)
-    assert "(carries the value)" in lines[2]
+    assert "(passes its value on)" in lines[2]
     assert "def clean(x):\n    return x" in texts(SLOTS), "the source opens on a click"
 
 
@@ -208,7 +210,7 @@ def test_groups_revisions_and_events() -> None:
         assert "999" not in shown
 
 
-@pytest.mark.parametrize(("kind", "says"), [(ErrorRows, "no slot has failed"), (Events, "nothing has happened yet")])
+@pytest.mark.parametrize(("kind", "says"), [(ErrorRows, "no slot has failed"), (Events, "no events yet")])
 def test_an_empty_list_says_so(kind: type[Rows[Any]], says: str) -> None:
     assert str(kind()) == says
     assert texts(kind()) == says
@@ -221,6 +223,74 @@ def test_an_empty_list_says_so(kind: type[Rows[Any]], says: str) -> None:
 def test_one_of_them_alone_is_a_table_of_its_facts(struct: Any) -> None:
     assert repr(struct).startswith(type(struct).__name__ + "(")
     assert Page(struct._repr_html_()).tags.count("tr") == len(str(struct).partition("\nTraceback")[0].splitlines())
+
+
+@pytest.mark.parametrize("rows", [SLOTS, ERRORS], ids=lambda rows: type(rows).__name__)
+def test_slices_copies_and_sums_of_a_list_are_tables_too(rows: Rows[Any]) -> None:
+    for part in (rows[-1:], rows[:0], rows[::-1], rows.copy(), rows + rows, rows + list(rows)):
+        assert type(part) is type(rows)
+        assert str(part) == str(type(rows)(list(part)))
+    assert rows[-1] is list(rows)[-1]
+
+
+def test_an_exception_without_a_text_is_shown_as_its_class() -> None:
+    row = msgspec.structs.replace(ERRORS[0], exc_class="TypeError", exc_value="")
+    failed = {"_exception": {"exc_class": "TypeError", "exc_value": "", "exc_tb": "", "task": "f0"}}
+    for shown in (
+        str(row),
+        str(ErrorRows([row])),
+        machine_text(STATUS, SLOTS, [row]),
+        record_text(a_record(1, failed)),
+    ):
+        assert "TypeError" in shown
+        assert "TypeError:" not in shown
+    assert described(TimeoutError()) == str(RemoteError("TimeoutError", "")) == "TimeoutError"
+
+
+class _RudeError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_an_exception_whose_text_raises_is_still_described() -> None:
+    assert described(_RudeError()) == "_RudeError (its text raised RuntimeError)"
+
+
+class _Overridden(Machine):
+    """A machine whose subclass returns what it likes, as one of timbr-machine's notebooks does."""
+
+    @property
+    def status(self) -> Any:
+        return {"Processed": 3}
+
+    @property
+    def errors(self) -> Any:
+        return None
+
+
+def test_a_machine_whose_status_is_not_a_status_has_a_repr_a_text_and_html() -> None:
+    machine = _Overridden(stages=2, serve=False)
+    assert "{'Processed': 3}" in repr(machine)
+    assert "{'Processed': 3}" in str(machine)
+    assert "{&#x27;Processed&#x27;: 3}" in machine._repr_html_()
+    Machine.close(machine)
+
+
+@pytest.mark.parametrize(
+    "struct",
+    [
+        msgspec.structs.replace(STATUS, rate_per_s=None),
+        msgspec.structs.replace(STATUS, source=None),
+        msgspec.structs.replace(ERRORS[0], exc_tb=7, exc_value=b"x", time="now"),
+        Event(kind="idle", time=NOW, number=1, data=[1]),  # type: ignore[arg-type]
+        Progress(done="x"),  # type: ignore[arg-type]
+        a_record(1, {"_exception": {"exc_class": 7}}, policies=[1]),
+    ],
+    ids=lambda struct: type(struct).__name__,
+)
+def test_fields_of_unexpected_types_do_not_break_a_display(struct: Any) -> None:
+    for shown in (str(struct), struct._repr_html_(), repr(struct)):
+        assert shown
 
 
 # --- records and progress ----------------------------------------------------------------------

@@ -213,7 +213,7 @@ def test_hooks_are_found_by_name(hooks, monkeypatch):
     found = load_hooks(["watcher", own, Timers])
     assert [type(hook) for hook in found] == [Timers, Timers, Timers]
     assert found[1] is own
-    with pytest.raises(UnknownPlugin, match=r"there are .*watcher"):
+    with pytest.raises(UnknownPlugin, match=r"known plugins: .*watcher"):
         load_hooks(["watchman"])
 
 

@@ -38,7 +38,7 @@ def test_messages_leave_in_the_order_they_came(ledger):
 
 def test_a_full_queue_refuses_and_counts_apart_what_it_refused(ledger):
     put(ledger, 1, 2, 3)
-    with pytest.raises(MachineFull, match="3 messages wait"):
+    with pytest.raises(MachineFull, match=r"the queue is full \(3 messages\)"):
         put(ledger, 4)
     counts = ledger.snapshot()
     assert (counts.put, counts.refused, counts.queue_size) == (3, 1, 3)

@@ -606,7 +606,7 @@ def test_the_file_of_a_killed_program_is_cleaned_by_who_looks_next(runtime_dir):
     """)
     assert done.returncode == -9
     assert len(list(runtime_dir.glob("machine-*.json"))) == 1
-    assert runtime.living(runtime_dir, "machine-", runtime.MachineFile) == {}
+    assert runtime.live_files(runtime_dir, "machine-", runtime.MachineFile) == {}
     assert list(runtime_dir.glob("machine-*.json")) == []
 
 

@@ -120,7 +120,7 @@ def test_a_put_into_a_full_queue_raises_as_queues_do_and_is_counted_apart(machin
     machine.put(1), machine.put(2)
     with pytest.raises(queue.Full):
         machine.put(3)
-    with pytest.raises(MachineFull, match="2 messages wait"):
+    with pytest.raises(MachineFull, match=r"the queue is full \(2 messages\)"):
         machine.put(3, block=True, timeout=0.01)
     status = machine.status
     assert (status.put, status.refused, status.queue_size, status.queue_capacity) == (2, 2, 2, 2)
@@ -702,7 +702,7 @@ def test_only_kept_records_of_the_present_run_are_replayed(machine):
     machine.get()
     with pytest.raises(RunMismatch):
         machine.replay("0" * 16, [1])
-    with pytest.raises(RecordNotFound, match="kept are 1 to 1"):
+    with pytest.raises(RecordNotFound, match="records 1 to 1 are kept"):
         machine.replay(machine.run, [1, 2])
     assert machine.status.queue_size == 0, "all or nothing"
 
@@ -824,7 +824,7 @@ def test_a_forked_child_knows_that_its_copy_does_not_run(machine):
 
 def test_a_machine_says_what_it_is(machine):
     machine.put(1)
-    assert repr(machine) == "<Machine 'machine' idle: 0 processed, 0 errored, 1 waiting, revision 0>"
+    assert repr(machine) == "<Machine 'machine' idle: 0 processed, 0 errored, 1 queued, revision 0>"
 
 
 def test_a_program_that_ends_with_a_running_machine_ends_quietly():

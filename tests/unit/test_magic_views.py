@@ -107,7 +107,7 @@ def test_our_errors_show_as_one_sentence_and_a_remote_traceback_that_users_have_
     except MachineFull:
         shell.showtraceback()
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].startswith("MachineFull: 8 messages wait already")
+    assert shown[0].startswith("MachineFull: the queue is full (8 messages)")
     assert len(shown) == lines
     assert pickle.loads(pickle.dumps(error)).capacity == 8
     shell.atexit_operations()

@@ -23,8 +23,8 @@ def test_a_component_of_lower_case_letters_digits_and_underscore_passes(text):
 
 def test_a_kernel_id_says_which_host_it_belongs_to_also_when_one_hosts_name_begins_like_anothers():
     kernel_id = names.new_kernel_id("lab_2")
-    assert names.host_of(kernel_id) == "lab_2"
-    assert names.host_of("lab_4f2a9c01d3e7") == "lab"
+    assert names.host_of_kernel(kernel_id) == "lab_2"
+    assert names.host_of_kernel("lab_4f2a9c01d3e7") == "lab"
 
 
 @pytest.mark.parametrize("text", ["lab", "lab_4f2a9c01d3e", "lab_4F2A9C01D3E7", "lab_4f2a9c01d3e7\n", "_4f2a9c01d3e7"])

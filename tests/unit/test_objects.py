@@ -85,7 +85,7 @@ def test_the_step_gets_values_by_its_own_signature(machine):
 def test_a_prep_that_fails_leaves_the_old_revision_and_tears_down_what_was_prepared_beside_it(machine):
     machine[0] = str
     good, bad = Node(), Broken()
-    with pytest.raises(PrepFailed, match=r"slot 1 keeps what it has.*OSError: no such device"):
+    with pytest.raises(PrepFailed, match=r"slot 1 was not changed.*OSError: no such device"):
         machine[0:2] = [good, bad]
     assert (machine.revision, machine[0]) == (1, str)
     assert good.log == ["prep", "teardown"]

@@ -103,9 +103,9 @@ def test_a_slot_that_raises_gives_a_described_exception_and_its_consumers_are_sk
     assert (error["exc_class"], error["exc_value"], error["task"]) == ("ValueError", "on purpose", "f1")
     assert 'raise ValueError("on purpose")' in error["exc_tb"]
     skipped = values[3]["_exception"]
-    assert (skipped["exc_class"], skipped["exc_value"]) == ("UpstreamError", "f2 never ran: f1 failed")
+    assert (skipped["exc_class"], skipped["exc_value"]) == ("UpstreamError", "f2 did not run: f1 failed")
     assert skipped["exc_tb"] is None
-    assert values[4]["_exception"]["exc_value"] == "f3 never ran: f1 failed"
+    assert values[4]["_exception"]["exc_value"] == "f3 did not run: f1 failed"
     assert values[5:] == ["needs nothing", "needs nothing"]
     assert [(f.slot, f.task, f.exc_class) for f in failures] == [
         (1, "f1", "ValueError"),
@@ -126,7 +126,7 @@ def test_a_slot_that_does_not_consume_what_failed_runs(run):
 def test_what_an_unset_slot_carries_from_a_failed_one_is_a_failure_too(run):
     values, _, failures = run(revision_of(f0=fail, f3=lambda f2: "never"), "in")
     assert values[1] == values[2] == values[3]
-    assert values[4]["_exception"]["exc_value"] == "f3 never ran: f0 failed"
+    assert values[4]["_exception"]["exc_value"] == "f3 did not run: f0 failed"
     assert len(failures) == 2
 
 

@@ -90,7 +90,7 @@ def test_a_dead_letter_is_errored_runs_no_later_slot_and_can_be_retried(machine)
     machine[1] = lambda: "ran"
     records = run(machine, 1, 2)
     assert records[1].errored
-    assert records[1].values[1]["_exception"]["exc_value"] == "f1 never ran: f0 failed"
+    assert records[1].values[1]["_exception"]["exc_value"] == "f1 did not run: f0 failed"
     assert [row.policy for row in machine.errors] == ["dead_letter"]
     assert machine.status.policies.dead_letters == 1
     failing.bad = ()
@@ -249,13 +249,13 @@ def test_a_message_under_way_keeps_the_policy_it_began_with(machine, gate):
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        ("ignore", "none of record"),
+        ("ignore", "not one of record"),
         ({"retry": 3}, "a policy has on_error, retries"),
         ({"retries": -1}, "not between 0"),
         ({"retries": "3"}, "Expected `int`"),
         ({"backoff_s": 5.0, "backoff_max_s": 1.0}, "not between 0"),
-        ({"timeout_s": 0.0}, "not above 0"),
-        (3, "is no policy"),
+        ({"timeout_s": 0.0}, "not greater than 0"),
+        (3, "is not a policy"),
     ],
 )
 def test_a_policy_that_is_none_is_refused_and_nothing_changes(machine, policy, says):

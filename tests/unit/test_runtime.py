@@ -63,7 +63,7 @@ def test_sockets_of_a_long_folder_go_to_a_short_one_that_is_private_too(tmp_path
 
 
 def test_a_runtime_file_is_readable_by_its_owner_alone_and_comes_back_whole(tmp_path):
-    content = machine_file(os.getpid(), runtime.own_start())
+    content = machine_file(os.getpid(), runtime.own_process_started())
     path = runtime.write_file(tmp_path / "run" / "machine-1-m.json", content)
     assert mode(path) == 0o600
     assert runtime.read_file(path, runtime.MachineFile) == content
@@ -84,16 +84,16 @@ def test_files_of_dead_processes_are_removed_and_those_of_living_ones_found(tmp_
     started = runtime.process_started(child.pid)
     assert started is not None
     folder = tmp_path / "run"
-    ours = runtime.write_file(folder / "machine-1-ours.json", machine_file(os.getpid(), runtime.own_start()))
+    ours = runtime.write_file(folder / "machine-1-ours.json", machine_file(os.getpid(), runtime.own_process_started()))
     theirs = runtime.write_file(folder / "machine-2-theirs.json", machine_file(child.pid, started))
     broken = folder / "machine-3-broken.json"
     broken.write_text("{")
-    assert set(runtime.living(folder, "machine-", runtime.MachineFile)) == {ours, theirs}
+    assert set(runtime.live_files(folder, "machine-", runtime.MachineFile)) == {ours, theirs}
     child.kill()
     child.communicate()
-    assert set(runtime.living(folder, "machine-", runtime.MachineFile, clean=False)) == {ours}
+    assert set(runtime.live_files(folder, "machine-", runtime.MachineFile, clean=False)) == {ours}
     assert theirs.exists()
-    assert set(runtime.living(folder, "machine-", runtime.MachineFile)) == {ours}
+    assert set(runtime.live_files(folder, "machine-", runtime.MachineFile)) == {ours}
     assert not theirs.exists()
     assert broken.exists(), "what cannot be read may be another version's"
 
@@ -110,7 +110,7 @@ def test_a_zombie_is_dead():
 
 
 def test_a_reused_pid_is_not_mistaken_for_the_process_before():
-    started = runtime.own_start()
+    started = runtime.own_process_started()
     assert runtime.process_alive(os.getpid(), started)
     assert not runtime.process_alive(os.getpid(), started - 0.02 if sys.platform == "linux" else started - 2.0)
 
@@ -120,7 +120,7 @@ def test_setting_the_clock_kills_nobody(monkeypatch):
     """A process's start in the time of day moves with the clock; what we keep must not."""
     import psutil
 
-    started = runtime.own_start()
+    started = runtime.own_process_started()
     before = psutil.boot_time()
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: before + 3600.0)
     assert runtime.process_alive(os.getpid(), started)
@@ -134,7 +134,7 @@ def test_a_process_whose_name_holds_brackets_and_spaces_is_read_right(tmp_path):
     try:
         started = runtime.process_started(child.pid)
         assert started is not None
-        assert runtime.own_start() <= started
+        assert runtime.own_process_started() <= started
     finally:
         child.kill()
         child.communicate()

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.faces.preview import preview
-from timbr_wamp.tables import CELL_LIMIT, ROWS_LIMIT, Cell, StatusTable, cleaned, duration, folded, moment, number
+from timbr_wamp.tables import (
+    CELL_LIMIT,
+    ROWS_LIMIT,
+    Cell,
+    StatusTable,
+    collapsible,
+    count_cell,
+    duration,
+    printable,
+    timestamp,
+)
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\x1b[31m\u202e\ud800"
 
@@ -69,6 +79,21 @@ def test_an_empty_table_says_so() -> None:
     assert Page(table._repr_html_()).texts == ["title", "nothing yet"]
 
 
+def test_a_table_prints_as_text_and_views_as_escaped_html() -> None:
+    table = StatusTable([("f0", EVIL)], headers=["slot", "text"])
+    assert repr(table) == str(table)
+    view = table.table_view()
+    assert view == view._repr_html_() == table._repr_html_()
+    assert "script" not in Page(view).tags
+    assert str(table).startswith("slot  text\nf0 ")
+
+
+def test_headers_title_and_empty_text_may_be_of_any_type() -> None:
+    table = StatusTable([1, None, Rude()], 7, rows=[("a", "b", "c")])  # type: ignore[arg-type]
+    for shown in (repr(table), table._repr_html_(), repr(StatusTable(empty=7))):  # type: ignore[arg-type]
+        assert shown
+
+
 def test_columns_of_nothing_are_left_out_when_asked() -> None:
     rows = [("f0", None, 1), ("f1", "", 2)]
     assert str(StatusTable(["slot", "name", "n"], rows=rows, hide_empty=True)) == "slot  n\nf0    1\nf1    2"
@@ -121,7 +146,7 @@ def test_a_cell_whose_text_raises_says_so() -> None:
 @given(st.text(max_size=300) | st.just(EVIL) | st.from_regex(r"https?://.{0,40}", fullmatch=True), st.booleans())
 def test_no_text_becomes_markup(text: str, short: bool) -> None:
     table = StatusTable([text], text, abrv_links=short, rows=[(text,), (Cell(text),)])
-    table.add((Cell(text, folded(text, text)),))
+    table.add((Cell(text, collapsible(text, text)),))
     html = table._repr_html_()
     page = Page(html)
     assert set(page.tags) <= {"div", "b", "table", "thead", "tbody", "tr", "th", "td", "a", "details", "summary", "pre"}
@@ -134,14 +159,14 @@ def test_no_text_becomes_markup(text: str, short: bool) -> None:
 
 
 def test_what_would_fool_a_terminal_is_shown_as_its_escape() -> None:
-    assert cleaned(EVIL, 500).endswith(r"\x1b[31m\u202e\ud800")
-    assert cleaned("a\n\tb\x00", lines=True) == "a\n\tb\\x00"
+    assert printable(EVIL, 500).endswith(r"\x1b[31m\u202e\ud800")
+    assert printable("a\n\tb\x00", lines=True) == "a\n\tb\\x00"
 
 
 def test_texts_of_times_and_counts() -> None:
     assert (duration(None), duration(0), duration(float("nan"))) == ("", "0 µs", "")
-    assert (moment(None), moment(0), moment(1e30)) == ("", "", "1e+30")
-    assert (number(None).text, number(1234567).text) == ("", "1,234,567")
+    assert (timestamp(None), timestamp(0), timestamp(1e30)) == ("", "", "1e+30")
+    assert (count_cell(None).text, count_cell(1234567).text) == ("", "1,234,567")
 
 
 @pytest.mark.parametrize(

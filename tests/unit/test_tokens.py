@@ -58,7 +58,7 @@ def test_a_token_is_valid_for_its_role_alone(store: TokenStore) -> None:
 
 def test_an_unknown_token_cannot_be_revoked(store: TokenStore) -> None:
     store.create("ada", "viewer")
-    with pytest.raises(UnknownToken, match="there are: ada"):
+    with pytest.raises(UnknownToken, match="known tokens: ada"):
         store.revoke("eve")
 
 

@@ -22,7 +22,7 @@ def test_the_kernels_signing_key_as_public_address(monkeypatch):
     assert first != second
     assert names.checked_kernel_id(first).startswith("lab_")
     connection_key = "a1b2c3d4-0123456789abcdef01234567"
-    with pytest.raises(ValueError, match="cannot be used as a name"):
+    with pytest.raises(ValueError, match="is not a valid name"):
         names.kernel_uri(connection_key)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from timbr_wamp.contract import Policy
-from timbr_wamp.contract.policy_syntax import POLICY_WORDS, options_from, policy_from
+from timbr_wamp.contract.policy_syntax import POLICY_COMPLETIONS, parse_options, parse_policy
 from timbr_wamp.errors import InvalidArgument
 
 
@@ -22,15 +22,15 @@ from timbr_wamp.errors import InvalidArgument
     ],
 )
 def test_words_become_a_policy(words, policy):
-    assert policy_from(words) == policy
+    assert parse_policy(words) == policy
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("", "none of record"),
+        ("", "not one of record"),
         ("drop stop", "one verdict"),
-        ("nonsense", "none of record, default, drop"),
+        ("nonsense", "not one of record, default, drop"),
         ("tries=3", "'tries' is unknown"),
         ("retries=many", "retries"),
         ("retries=-1", "retries"),
@@ -39,17 +39,17 @@ def test_words_become_a_policy(words, policy):
 )
 def test_words_that_mean_nothing_are_refused_by_name(words, told):
     with pytest.raises(InvalidArgument, match=told):
-        policy_from(words)
+        parse_policy(words)
 
 
 def test_every_word_that_is_offered_is_understood():
     values = {"retries=": "1", "backoff_s=": "0", "backoff_max_s=": "9", "default=": "1", "timeout_s=": "1"}
-    for word in POLICY_WORDS:
-        made = policy_from(word + values.get(word, ""))
+    for word in POLICY_COMPLETIONS:
+        made = parse_policy(word + values.get(word, ""))
         assert (made is None) == (word == "none")
 
 
 def test_options_are_json_or_texts():
-    assert options_from(["retries=5", "then=drop", 'take=["a"]']) == {"retries": 5, "then": "drop", "take": ["a"]}
+    assert parse_options(["retries=5", "then=drop", 'take=["a"]']) == {"retries": 5, "then": "drop", "take": ["a"]}
     with pytest.raises(InvalidArgument, match="name=value"):
-        options_from(["retries"])
+        parse_options(["retries"])

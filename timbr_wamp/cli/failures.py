@@ -68,10 +68,10 @@ def policy(client: Client, kernel: str, slot: str, words: tuple[str, ...], machi
     verdict (record, default, drop, dead_letter, pause, stop) and any of retries=N, backoff_s=S,
     backoff_max_s=S, default=JSON, timeout_s=S; `none` takes the slot's own policy away.
     """
-    from timbr_wamp.contract.policy_syntax import policy_from
+    from timbr_wamp.contract.policy_syntax import parse_policy
     from timbr_wamp.faces.cards import policy_text
 
-    said = read_words(policy_from, words) if words else None
+    said = read_words(parse_policy, words) if words else None
     remote = machine_of(client, kernel, machine)
     which = None if slot == MACHINE else slot_key(slot)
     if words:
@@ -92,9 +92,9 @@ def handler(
     client: Client, kernel: str, name: str | None, options: tuple[str, ...], machine: str, as_json: bool
 ) -> None:
     """Choose the event handler NAME, made with OPTIONS such as retries=5; without NAME print which it is."""
-    from timbr_wamp.contract.policy_syntax import options_from
+    from timbr_wamp.contract.policy_syntax import parse_options
 
-    said = read_words(options_from, options)
+    said = read_words(parse_options, options)
     remote = machine_of(client, kernel, machine)
     status = remote.status if name is None else remote.set_handler(name, said)
     print_json({"handler": status.handler}) if as_json else click.echo(status.handler)

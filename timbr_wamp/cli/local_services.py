@@ -222,7 +222,7 @@ class LocalServices:
     def _end_bridges(self) -> None:
         """End bridges that their host left behind."""
         folder = self._settings.runtime_dir
-        left = runtime.living(folder, "bridge-", BridgeFile)
+        left = runtime.live_files(folder, "bridge-", BridgeFile)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for bridge in left.values():
                 if bridge.alive():
@@ -236,7 +236,7 @@ class LocalServices:
 
         folder = self._settings.runtime_dir
         living_on = []
-        for kernel in runtime.living(folder, "kernel-", KernelFile, clean=False).values():
+        for kernel in runtime.live_files(folder, "kernel-", KernelFile, clean=False).values():
             if not self._ends_with_us(kernel):
                 living_on.append(kernel.name)
                 continue

@@ -304,9 +304,9 @@ def set_slot(
     SOURCE is an expression such as `lambda x: x**2`, or a text that defines one function. An empty
     SOURCE makes the slot identity again.
     """
-    from timbr_wamp.contract.policy_syntax import policy_from
+    from timbr_wamp.contract.policy_syntax import parse_policy
 
-    policy = read_words(policy_from, policy_words) if policy_words else None
+    policy = read_words(parse_policy, policy_words) if policy_words else None
     remote = machine_of(client, kernel, machine)
     place = slot_key(slot)
     text = _file_text(source[1:]) if source.startswith("@") else source

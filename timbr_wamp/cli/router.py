@@ -11,7 +11,7 @@ from timbr_wamp.cli.local_services import LocalServices, interruptible
 def port_options(function: click.decorators.FC) -> click.decorators.FC:
     """Add ``--port`` and ``--next-free-port``."""
     for option in (
-        click.option("--next-free-port", is_flag=True, help="When the port is taken, use the next free one."),
+        click.option("--next-free-port", is_flag=True, help="If the port is in use, take the next free one."),
         click.option("--port", type=click.IntRange(1, 65535), help="Where the router listens; 8080 unless configured."),
     ):
         function = option(function)

@@ -26,11 +26,11 @@ from timbr_wamp.contract import (
     TrialRow,
 )
 from timbr_wamp.contract.policies import PolicyLike
-from timbr_wamp.errors import InvalidArgument, TimbrError
+from timbr_wamp.errors import InvalidArgument, TimbrError, described
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos, machine_html
 from timbr_wamp.faces.tap import Tap
-from timbr_wamp.tables import shown
+from timbr_wamp.tables import html_text
 
 if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
@@ -58,8 +58,8 @@ class RemoteMachine:
     def _repr_html_(self) -> str:
         try:
             return machine_html(self.status, self.slots, self.errors)
-        except TimbrError as error:  # a link that is down is no reason for a traceback in place of a card
-            return f"<div><b>{shown(repr(self))}</b></div><div>{shown(f'{type(error).__name__}: {error}', 400)}</div>"
+        except TimbrError as error:  # show the problem in place of the card, for example a dropped connection
+            return f"<div><b>{html_text(repr(self))}</b></div><div>{html_text(described(error), 400)}</div>"
 
     def display_status(self, interval_s: float = 0.5, duration_s: float | None = None) -> LiveStatus:
         """Show a status card and keep it up to date.

@@ -31,7 +31,7 @@ from timbr_wamp.components.relay import fitting
 from timbr_wamp.components.subscription_counter import Counter
 from timbr_wamp.contract import KERNEL, RESERVED_NAMES, IopubMessage, KernelInfo, to_builtins
 from timbr_wamp.errors import InvalidArgument, InvalidName, TimbrError
-from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of, kernel_uri
+from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
 
 logger = logging.getLogger(__name__)
 
@@ -223,11 +223,11 @@ class Bridge:
         return KernelInfo(
             kernel_id=self._kernel_id,
             name=self._name,
-            host=host_of(self._kernel_id),
+            host=host_of_kernel(self._kernel_id),
             state=keeper.state,
             wamp_session=self._connection.session_id,
             pid=file.pid if file is not None else None,
-            ours=keeper.ours,
+            managed=keeper.managed,
             headless=keeper.headless,
             language=str(language.get("name", "python")),
             language_version=str(language.get("version", "")),
@@ -321,7 +321,7 @@ class Bridge:
             now = time.monotonic()
             if self._keeper.state != "dead":
                 self._alive_at = now
-            elif not self._keeper.ours and now - self._alive_at > self._keeper.give_up_s:
+            elif not self._keeper.managed and now - self._alive_at > self._keeper.give_up_s:
                 logger.warning("kernel %s is gone", self._kernel_id)
                 self._stop.set()
             if self._keeper.state == "busy" or any(
@@ -330,7 +330,7 @@ class Bridge:
                 self._called()
             if limit_s is not None and now - self._last_call > limit_s:
                 logger.warning("kernel %s was idle for %.0f s; it is ended", self._kernel_id, limit_s)
-                if self._keeper.ours:
+                if self._keeper.managed:
                     await self._keeper.shutdown()
                 self._stop.set()
                 return

@@ -22,7 +22,7 @@ from timbr_wamp.components import launcher, processes
 from timbr_wamp.components.kernel_supervisor import START_S, RestartLimit
 from timbr_wamp.contract import KernelInfo
 from timbr_wamp.errors import KernelStartFailed
-from timbr_wamp.names import host_of, kernel_uri
+from timbr_wamp.names import host_of_kernel, kernel_uri
 from timbr_wamp.runtime import BridgeFile, KernelFile
 from timbr_wamp.settings import ENV_PREFIX
 
@@ -137,10 +137,10 @@ class BridgeSupervisor:
         return KernelInfo(
             kernel_id=self._kernel_id,
             name=file.name,
-            host=host_of(self._kernel_id),
+            host=host_of_kernel(self._kernel_id),
             state="offline" if known is not None or self._given_up else "starting",
             pid=file.pid,
-            ours=True,
+            managed=True,
             cwd=file.cwd,
             started_at=file.started_at,
             reason="its bridge ended too often; see its log" if self._given_up else None,

@@ -44,7 +44,7 @@ class HeadlessSupervisor:
     headless = True
     give_up_s = GIVE_UP_S
     #: Its program started it, and a bridge can neither restart nor kill it.
-    ours = False
+    managed = False
     restarts = 0
     subshell_id: str | None = None
 

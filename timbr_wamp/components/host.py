@@ -24,7 +24,7 @@ from timbr_wamp.components.bridge_supervisor import BridgeEnvironment, BridgeSup
 from timbr_wamp.components.kernel_service import answer
 from timbr_wamp.contract import HOST, KernelInfo
 from timbr_wamp.errors import AlreadyHosted, NoRouter, TimbrError, UnknownKernel
-from timbr_wamp.names import host_of, host_uri, new_kernel_id
+from timbr_wamp.names import host_of_kernel, host_uri, new_kernel_id
 from timbr_wamp.runtime import HostFile, KernelFile, NodeFile
 from timbr_wamp.settings import Settings
 
@@ -178,7 +178,7 @@ class Host:
         folder = self._environment.runtime_dir
         for path in sorted(folder.glob("kernel-*.json")):
             file = runtime.read_file(path, KernelFile)
-            if file is None or host_of(file.kernel_id) != self._authid:
+            if file is None or host_of_kernel(file.kernel_id) != self._authid:
                 continue
             if file.alive():
                 logger.info("kernel %s (process %d) is adopted", file.kernel_id, file.pid)
@@ -203,5 +203,5 @@ class Host:
             stopped.cancel()
 
     def _write_file(self) -> None:
-        content = HostFile(pid=os.getpid(), process_started=runtime.own_start(), authid=self._authid)
+        content = HostFile(pid=os.getpid(), process_started=runtime.own_process_started(), authid=self._authid)
         runtime.write_file(runtime.host_file(self._environment.runtime_dir), content)

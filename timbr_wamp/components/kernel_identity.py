@@ -17,7 +17,7 @@ from pathlib import Path
 from timbr_wamp import runtime
 from timbr_wamp.components import processes
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
-from timbr_wamp.names import checked_kernel_id, host_of, new_kernel_id
+from timbr_wamp.names import checked_kernel_id, host_of_kernel, new_kernel_id
 from timbr_wamp.runtime import BridgeFile, HeadlessFile, KernelFile
 
 
@@ -93,7 +93,7 @@ def _remembered_id(runtime_dir: Path, connection_file: Path, host: str) -> str:
     memory = runtime.private_folder(runtime_dir) / f"attached-{host}-{digest}.json"
     try:
         kernel_id = checked_kernel_id(json.loads(memory.read_bytes())["kernel_id"])
-        if host_of(kernel_id) == host:
+        if host_of_kernel(kernel_id) == host:
             return kernel_id
     except (OSError, ValueError, KeyError, TypeError, InvalidName):
         memory.unlink(missing_ok=True)  # not there, or not ours to understand: made anew
@@ -142,6 +142,6 @@ def held(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
 def note(runtime_dir: Path, kernel_id: str, subshell_id: str | None) -> None:
     """Write the runtime file of this process as the kernel's bridge."""
     content = BridgeFile(
-        pid=os.getpid(), process_started=runtime.own_start(), kernel_id=kernel_id, subshell_id=subshell_id
+        pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, subshell_id=subshell_id
     )
     runtime.write_file(runtime.bridge_file(runtime_dir, kernel_id), content)

@@ -21,7 +21,7 @@ from timbr_wamp.components.heartbeat import SILENT_S
 from timbr_wamp.components.kernel_channels import KernelChannels
 from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.contract import IopubMessage, KernelStateName
-from timbr_wamp.errors import CallTimeout, KernelDead, KernelStartFailed, NotOurs, TimbrError
+from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed, TimbrError
 from timbr_wamp.kernel.startup import ERROR_ATTRIBUTE
 from timbr_wamp.runtime import KernelFile, MachineFile
 
@@ -97,7 +97,7 @@ class KernelSupervisor:
         self._ending = False
 
     @property
-    def ours(self) -> bool:
+    def managed(self) -> bool:
         """We started it: it can be restarted and ended from here."""
         return self.file is not None
 
@@ -137,7 +137,7 @@ class KernelSupervisor:
             logger.warning("kernel %s: its process is gone; starting it again", self.kernel_id)
             await self._start_again()
         else:
-            await self._shake_hands(START_S if self.ours else ATTACH_S, old_subshell)
+            await self._shake_hands(START_S if self.managed else ATTACH_S, old_subshell)
         self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -152,11 +152,11 @@ class KernelSupervisor:
         """End the process and start it again: same connection file, same id, new everything else.
 
         Raises:
-            NotOurs: somebody else started it.
+            KernelNotManaged: somebody else started it.
             KernelStartFailed: it does not come up again; it is dead then.
         """
-        if not self.ours:
-            raise NotOurs(self.kernel_id, "restarted")
+        if not self.managed:
+            raise KernelNotManaged(self.kernel_id, "restarted")
         async with self._changing:
             await self._start_again()
 
@@ -164,10 +164,10 @@ class KernelSupervisor:
         """End the kernel's process and remove its files.
 
         Raises:
-            NotOurs: somebody else started it.
+            KernelNotManaged: somebody else started it.
         """
         if self.file is None:
-            raise NotOurs(self.kernel_id, "ended")
+            raise KernelNotManaged(self.kernel_id, "ended")
         self._ending = True
         async with self._changing:
             if self.file.alive():
@@ -196,9 +196,9 @@ class KernelSupervisor:
             self._on_change()
 
     def _link_changed(self) -> None:
-        if self.state in ("starting", "restarting") or (self.ours and self.state == "dead"):
+        if self.state in ("starting", "restarting") or (self.managed and self.state == "dead"):
             return  # what counts now is decided below
-        if self._link.silent and not self.ours:
+        if self._link.silent and not self.managed:
             self._set("dead", f"no heartbeat for {SILENT_S:g} s")
             self._link.fail_requests(f"no heartbeat for {SILENT_S:g} s")
         else:

@@ -60,7 +60,7 @@ class OwnBridge:
 
     def start(self) -> None:
         """Begin to look for a router. Returns at once."""
-        runtime.living(self._settings.runtime_dir, "headless-", HeadlessFile)  # what was killed is cleaned up
+        runtime.live_files(self._settings.runtime_dir, "headless-", HeadlessFile)  # what was killed is cleaned up
         self._thread.start()
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class OwnBridge:
             runtime.headless_file(environment.runtime_dir, str(self.kernel_id)).unlink(missing_ok=True)
         self.kernel_id = kernel_id
         content = HeadlessFile(
-            pid=os.getpid(), process_started=runtime.own_start(), kernel_id=kernel_id, name=self._name,
+            pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, name=self._name,
             cwd=str(Path.cwd()), started_at=time.time(), python=platform.python_version(),
         )  # fmt: skip
         runtime.write_file(runtime.headless_file(environment.runtime_dir, kernel_id), content)

@@ -1,4 +1,4 @@
-"""The one table of procedures and topics, and the values that cross the wire. See `timbr_wamp.contract.api`."""
+"""The table of all procedures and topics (`timbr_wamp.contract.api`), and the structs of the wire."""
 
 from timbr_wamp.contract.api import (
     HOST,
@@ -13,6 +13,7 @@ from timbr_wamp.contract.api import (
     MachineApi,
     NodeApi,
 )
+from timbr_wamp.contract.declaration import Procedure, Topic, to_builtins
 from timbr_wamp.contract.record import Outcome, Record, outcome_kind, record_from_call, record_from_row
 from timbr_wamp.contract.structs import (
     PAYLOAD_LIMIT_BYTES,
@@ -57,7 +58,6 @@ from timbr_wamp.contract.structs import (
     TrialRow,
     Verdict,
 )
-from timbr_wamp.contract.table import Procedure, Topic, to_builtins
 
 __all__ = [
     "Access",

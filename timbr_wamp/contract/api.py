@@ -1,8 +1,9 @@
-"""THE table: every procedure and topic of the wire, with arguments, result, access and meaning.
+"""The table of every procedure and topic of the wire, with arguments, result, access and documentation.
 
-A change to the wire starts here. From these classes come the control server's dispatch, the
-bridge's registrations, the client's calls, the node component's access table, the page's
-TypeScript types and ``docs/reference/wire.md``. Names: DESIGN.md, section 6.
+A change to the wire starts here. The control server's dispatch, the bridge's registrations, the
+client's calls, the node component's access table, the page's TypeScript types and
+``docs/reference/wire.md`` are derived from these classes. In the documentation ``K`` stands for
+``io.timbr.kernel.<kernel_id>``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from timbr_wamp import errors as e
+from timbr_wamp.contract.declaration import Procedure, Scope, Topic, procedure, procedures_of
 from timbr_wamp.contract.structs import (
     Access,
     CallResult,
@@ -37,7 +39,6 @@ from timbr_wamp.contract.structs import (
     Status,
     TrialRow,
 )
-from timbr_wamp.contract.table import Procedure, Scope, Topic, procedure, procedures_of
 
 
 class NodeApi(Protocol):
@@ -45,11 +46,11 @@ class NodeApi(Protocol):
 
     @procedure(Access.READ)
     def list(self) -> list[KernelInfo]:
-        """Return the kernels on the router, offline ones that may come back included."""
+        """Return the kernels on the router, including offline ones."""
 
     @procedure(Access.HOST, errors=(e.InvalidArgument, e.NotAuthorized))
     def announce(self, kernel: KernelInfo) -> None:
-        """Say that a kernel came or changed. Bridges only, for kernels of their own host."""
+        """Announce a new kernel or a changed state. For bridges only, and only for kernels of their own host."""
 
 
 class HostApi(Protocol):
@@ -57,48 +58,48 @@ class HostApi(Protocol):
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.KernelStartFailed,))
     def start(self, name: str | None = None, startup: str | None = None, cwd: str | None = None) -> KernelInfo:
-        """Start a kernel and its bridge; return when it is on the router.
+        """Start a kernel and its bridge; return when the kernel is on the router.
 
-        ``startup`` is a file on the host that runs in the kernel after each (re)start.
+        ``startup`` is the path of a file on the host that runs in the kernel after each (re)start.
         """
 
     @procedure(Access.READ)
     def list(self) -> list[KernelInfo]:
-        """Return this host's kernels."""
+        """Return the kernels of this host."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownKernel, e.KernelStartFailed))
     def restart(self, kernel_id: str) -> KernelInfo:
-        """Restart a kernel; its id stays."""
+        """Restart a kernel; it keeps its id."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownKernel,))
     def stop(self, kernel_id: str) -> None:
-        """End a kernel and its bridge."""
+        """Stop a kernel and its bridge."""
 
 
 class KernelApi(Protocol):
-    """Answered by a kernel's bridge, also while a cell runs."""
+    """Answered by a kernel's bridge, even while a cell runs."""
 
     @procedure(Access.READ)
     def info(self) -> KernelInfo:
-        """Return what is known of the kernel."""
+        """Return the kernel's state and description."""
 
     @procedure(Access.READ)
     def ping(self) -> float:
-        """Return the bridge's clock, UTC seconds."""
+        """Return the time of the bridge's clock, in UTC seconds."""
 
     @procedure(Access.OPERATE, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def interrupt(self) -> None:
-        """Interrupt the running cell: it gets a ``KeyboardInterrupt``."""
+        """Interrupt the running cell; it raises ``KeyboardInterrupt``."""
 
-    @procedure(Access.OPERATE, errors=(e.NotOurs, e.NotAKernel, e.KernelStartFailed))
+    @procedure(Access.OPERATE, errors=(e.KernelNotManaged, e.NotAKernel, e.KernelStartFailed))
     def restart(self) -> KernelInfo:
-        """End the kernel's process and start it again with the same connection file and id."""
+        """Restart the kernel's process with the same connection file and id."""
 
     @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout, e.PayloadTooLarge))
     def execute(
         self, code: str, silent: bool = False, store_history: bool = True, timeout_s: float | None = None
     ) -> ExecuteReply:
-        """Run code; return how it ended. Its output goes to ``K.iopub``."""
+        """Run code and return its ``execute_reply``. Output is published on ``K.iopub``."""
 
     @procedure(
         Access.ADMIN, progress=IopubMessage, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout, e.PayloadTooLarge)
@@ -106,31 +107,31 @@ class KernelApi(Protocol):
     def execute_interactive(
         self, code: str, silent: bool = False, store_history: bool = True, timeout_s: float | None = None
     ) -> ExecuteReply:
-        """Run code; send this request's own output as progressive results, then how it ended."""
+        """Run code, send its output as progressive results, and return its ``execute_reply``."""
 
     @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def complete(self, code: str, cursor_pos: int | None = None) -> CompleteReply:
-        """Return completions; works while a cell runs (by a subshell of the bridge's own)."""
+        """Return completions. Works while a cell runs, because the bridge has a subshell of its own."""
 
     @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def inspect(self, code: str, cursor_pos: int | None = None, detail_level: int = 0) -> InspectReply:
-        """Return documentation of the name at the cursor; works while a cell runs."""
+        """Return the documentation of the name at the cursor. Works while a cell runs."""
 
     @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def is_complete(self, code: str) -> IsCompleteReply:
-        """Tell whether the code is a whole cell."""
+        """Return whether the code is a complete cell."""
 
-    @procedure(Access.ADMIN, errors=(e.NotOurs,))
+    @procedure(Access.ADMIN, errors=(e.KernelNotManaged,))
     def shutdown(self) -> None:
-        """End the kernel's process and its bridge. A headless process is told to end in order."""
+        """End the kernel's process and its bridge. A headless process gets SIGTERM and shuts down in order."""
 
 
 class MachineApi(Protocol):
-    """Answered by a machine through its control socket; over WAMP relayed by the kernel's bridge."""
+    """Answered by a machine on its control socket. The kernel's bridge relays WAMP calls to it."""
 
     @procedure(Access.READ)
     def status(self) -> Status:
-        """Return the machine's state and counters, taken at one instant."""
+        """Return a consistent snapshot of the machine's state and counters."""
 
     @procedure(Access.READ)
     def slots(self) -> list[SlotInfo]:
@@ -144,33 +145,39 @@ class MachineApi(Protocol):
     def records(self, run: str, after_seq: int, limit: int = 200) -> RecordsPage:
         """Return at most ``limit`` kept records with ``seq > after_seq``, oldest first.
 
-        ``after_seq=0`` begins with the oldest one kept. Less than ``limit`` rows may come back when
-        they are large; none when there are no later ones.
+        ``after_seq=0`` starts with the oldest kept record. Fewer than ``limit`` rows may be returned
+        when rows are large, and none when there are no later records.
         """
 
     @procedure(Access.READ, progress=str, errors=(e.RunMismatch, e.RecordNotFound, e.PayloadTooLarge))
     def record(self, run: str, seq: int) -> RecordRow:
-        """Return one record. A large text comes before it in progressive parts, to be joined."""
+        """Return one record. A large text is sent before it, in parts as progressive results."""
 
     @procedure(Access.READ)
     def recent(self, n: int = 50) -> list[RecordRow]:
-        """Return the newest records, oldest of them first."""
+        """Return the newest ``n`` records, oldest first."""
 
     @procedure(Access.READ)
     def errors(self, n: int = 50) -> list[ErrorRow]:
-        """Return the newest failures, oldest of them first."""
+        """Return the newest ``n`` failures, oldest first."""
 
     @procedure(Access.READ)
     def error_groups(self, n: int = 50) -> list[ErrorGroup]:
-        """Return failures by slot, exception class and line, those seen last first."""
+        """Return the ``n`` groups of failures that occurred last, most recent first.
+
+        A group has one slot, exception class and line.
+        """
 
     @procedure(Access.READ)
     def graph(self) -> Graph:
-        """Return which slot consumes whose value."""
+        """Return which slot consumes the value of which."""
 
     @procedure(Access.READ, progress=Progress, pooled=True)
     def progress(self, interval_s: float = 0.5, timeout_s: float = 3600.0) -> Progress:
-        """Send how far the machine is, until it is complete or does not run; then return it once more."""
+        """Send the progress every ``interval_s`` seconds, until it is complete or the machine does not run.
+
+        The result is the last progress. It ends after ``timeout_s`` seconds at the latest.
+        """
 
     @procedure(Access.READ)
     def revisions(self) -> list[RevisionInfo]:
@@ -178,43 +185,46 @@ class MachineApi(Protocol):
 
     @procedure(Access.READ)
     def events(self, n: int = 100) -> list[Event]:
-        """Return the newest events, oldest of them first."""
+        """Return the newest ``n`` events, oldest first."""
 
     @procedure(Access.OPERATE, errors=(e.MachineFull, e.MachineClosed, e.InvalidName, e.PayloadTooLarge))
     def put(self, message: Any, oid: str | None = None) -> str:
-        """Queue a message; return its id. An ``oid`` that is known already is not put twice."""
+        """Queue a message; return its id. A message whose ``oid`` is already known is not queued again."""
 
     @procedure(Access.OPERATE, pooled=True, errors=(e.MachineClosed, e.InvalidName, e.PayloadTooLarge))
     def put_many(self, messages: list[Any], oids: list[str] | None = None, timeout_s: float = 0.0) -> PutResult:
-        """Queue messages in order, waiting at most ``timeout_s`` for room; those without are refused."""
+        """Queue messages in order, waiting at most ``timeout_s`` for space. Messages without space are refused."""
 
     @procedure(Access.OPERATE, pooled=True, errors=(e.MachineClosed,))
     def call(self, message: Any) -> CallResult:
-        """Run a message through the slots; count and publish nothing."""
+        """Run a message through the slots and return its record, which is neither counted nor published."""
 
     @procedure(Access.OPERATE, errors=(e.WrongState, e.MachineClosed))
     def start(self) -> Status:
-        """Start processing; a running machine stays so."""
+        """Start processing. No effect on a running machine."""
 
     @procedure(Access.OPERATE, pooled=True, errors=(e.CallTimeout,))
     def stop(self, drain: bool = False, timeout_s: float = 5.0) -> Status:
-        """Stop; with ``drain`` finish what waits first. The queue is kept."""
+        """Stop; with ``drain`` process the queued messages first. The queue is kept."""
 
     @procedure(Access.OPERATE, errors=(e.WrongState,))
     def pause(self) -> Status:
-        """Stop after the message under way; the rest waits."""
+        """Pause after the current message; queued messages stay queued."""
 
     @procedure(Access.OPERATE, errors=(e.WrongState,))
     def resume(self) -> Status:
-        """Go on after a pause."""
+        """Continue after a pause."""
 
     @procedure(Access.OPERATE, pooled=True, errors=(e.MachineFull, e.RecordNotFound, e.RunMismatch))
     def replay(self, run: str, seqs: list[int]) -> list[str]:
-        """Put kept messages again, each as the next attempt under its own oid; return the oids."""
+        """Queue messages of kept records again, each as the next attempt with the same oid; return the oids."""
 
     @procedure(Access.OPERATE, pooled=True, errors=(e.MachineFull,))
     def retry_errors(self, oids: list[str] | None = None) -> list[str]:
-        """Put unresolved errored messages again as the next attempt; return their oids. None: all of them."""
+        """Queue unresolved errored messages again as their next attempt; return the oids.
+
+        ``oids`` selects messages; None means all.
+        """
 
     @procedure(
         Access.ADMIN,
@@ -236,39 +246,39 @@ class MachineApi(Protocol):
         name: str | None = None,
         policy: Policy | None = None,
     ) -> RevisionInfo:
-        """Put a function in a slot, or several in consecutive slots from it, as one revision.
+        """Assign a function to a slot, or a list of functions to consecutive slots, as one revision.
 
-        ``policy``: of that one slot; None leaves the one it has.
+        ``policy`` is set for that one slot; None keeps its current policy.
         """
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.UnknownSlot))
     def slot_delete(self, slot: int | str) -> RevisionInfo:
-        """Make a slot identity again."""
+        """Unset a slot, so that it passes its value on."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.UnknownSlot, e.InvalidArgument))
     def policy_set(self, slot: int | str | None, policy: Policy | None) -> RevisionInfo:
-        """Set a slot's policy, or with ``slot=None`` the machine's; ``policy=None`` takes the slot's own away."""
+        """Set the policy of a slot, or of the machine with ``slot=None``; ``policy=None`` removes the slot's own."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownPlugin, e.InvalidArgument))
     def handler_set(self, handler: str, options: dict[str, Any] | None = None) -> Status:
-        """Choose the event handler by its name, made with ``options``."""
+        """Set the event handler by its name, created with ``options``."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.InvalidArgument,))
     def configure(
         self, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
     ) -> Status:
-        """Change the queue's capacity, the number of slots, or of messages under way at once.
+        """Change the queue's capacity, the number of slots, or the number of messages in flight at once.
 
-        What waits stays; only unset slots go.
+        Queued messages are kept. Only unset slots can be removed.
         """
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.NotCallable, e.InvalidSource, e.PythonMismatch))
     def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
-        """Run a function on the newest ``n`` kept records as if it were in the slot; change nothing."""
+        """Run a function on the newest ``n`` kept records as if it were in the slot. The machine is not changed."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownRevision, e.PrepFailed))
     def rollback(self, number: int) -> RevisionInfo:
-        """Make an earlier slot table the newest revision."""
+        """Make a copy of an earlier slot table the newest revision."""
 
     @procedure(
         Access.ADMIN,
@@ -282,11 +292,11 @@ class MachineApi(Protocol):
         replace: bool = False,
         options: SourceOptions | None = None,
     ) -> Status:
-        """Set where messages come from: the reference gives an iterable, or a function that does."""
+        """Set the source of messages. The reference evaluates to an iterable, or to a function that returns one."""
 
     @procedure(Access.ADMIN, pooled=True)
     def source_delete(self) -> Status:
-        """Take the source away; what was read of it stays queued."""
+        """Remove the source. Messages that were read from it stay queued."""
 
 
 NODE = procedures_of(NodeApi, "node")
@@ -297,27 +307,33 @@ MACHINE = procedures_of(MachineApi, "machine")
 PROCEDURES: dict[Scope, dict[str, Procedure]] = {"node": NODE, "host": HOST, "kernel": KERNEL, "machine": MACHINE}
 
 _TOPICS = (
-    Topic("node", "discovery", Access.READ, Discovery, "A kernel came, changed or went."),
-    Topic("kernel", "state", Access.READ, KernelInfo, "Kernel and its machines; retained.", retained=True),
-    Topic("kernel", "iopub", Access.ADMIN, IopubMessage, "The kernel's output, numbered by the bridge."),
+    Topic("node", "discovery", Access.READ, Discovery, "A kernel was added, changed or removed."),
+    Topic("kernel", "state", Access.READ, KernelInfo, "State of a kernel and its machines; retained.", retained=True),
+    Topic("kernel", "iopub", Access.ADMIN, IopubMessage, "Output of the kernel, numbered by the bridge."),
     Topic(
         "machine",
         "",
         Access.READ,
         tuple[str, list[Any]],
-        "One event a record, ``(oid, [in, f0, …])``; above the bridge's rate cap a sample, and the keyword "
-        "``sampled`` then says one in how many.",
+        "One event per record, ``(oid, [in, f0, …])``. Above the bridge's rate limit the records are sampled: "
+        "the keyword ``sampled=n`` says that one in n is published.",
     ),
     Topic("machine", "records", Access.READ, RecordsBatch, "All records, in batches."),
-    Topic("machine", "status", Access.READ, Status, "On change, at most 4/s; retained.", retained=True),
-    Topic("machine", "event", Access.READ, Event, "What changed the machine's state."),
-    Topic("machine", "error", Access.READ, ErrorRow, "A slot failed; at most 10/s, `errors` has them all."),
+    Topic("machine", "status", Access.READ, Status, "Published on change, at most 4/s; retained.", retained=True),
+    Topic("machine", "event", Access.READ, Event, "Changes of the machine's state."),
+    Topic(
+        "machine",
+        "error",
+        Access.READ,
+        ErrorRow,
+        "Failures of slots, at most 10/s; `errors` returns all.",
+    ),
 )
 TOPICS: dict[Scope, dict[str, Topic]] = {
     scope: {topic.name: topic for topic in _TOPICS if topic.scope == scope} for scope in PROCEDURES
 }
 
-#: No machine may be called like one of a kernel's own procedures or topics, present or planned.
+#: Names that a machine may not have: procedures and topics of a kernel, including planned ones.
 RESERVED_NAMES = frozenset(
     {*KERNEL, *TOPICS["kernel"], "log", "log_records", "output", "channel", "history", "comm_msg", "input_reply"}
 )

@@ -1,7 +1,7 @@
-"""`Displayable`: structs of the wire that show themselves in a notebook and in print.
+"""`Displayable`: structs of the wire with a display in notebooks and for ``print``.
 
-What they look like is `timbr_wamp.faces`, on the floor above: it is found by name, as a plugin. Their
-``repr`` stays what it is.
+Their HTML and text are made by `timbr_wamp.faces`. That package imports this one, so it is loaded by
+name, as a plugin. The ``repr`` of the structs is unchanged.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from timbr_wamp import plugins
 
 
 class Printer(Protocol):
-    """What IPython's ``lib.pretty`` gives to print with."""
+    """The printer of IPython's ``lib.pretty``."""
 
     def text(self, text: str) -> None:
         """Print a text."""
 
 
-def face(name: str, value: object) -> str:
-    """Return what the face called ``name`` makes of ``value``: HTML or text."""
+def render(name: str, value: object) -> str:
+    """Return the HTML or text that the plugin ``name`` of the group ``FACES`` makes of ``value``."""
     draw: Any = plugins.load(plugins.FACES, name)
-    drawn: str = draw(value)
-    return drawn
+    text: str = draw(value)
+    return text
 
 
 class Displayable:
-    """A struct with a face: HTML in notebooks, a text for ``print``."""
+    """A struct with HTML for notebooks and a text for ``print``."""
 
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        return face("struct_html", self)
+        return render("struct_html", self)
 
     def __str__(self) -> str:
-        return face("struct_text", self)
+        return render("struct_text", self)

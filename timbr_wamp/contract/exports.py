@@ -1,7 +1,7 @@
-"""What is made from the table: access rules for the node component, TypeScript, the wire reference.
+"""Generate the node component's access table, the page's TypeScript types and the wire reference from the contract.
 
-``python -m timbr_wamp.contract.exports`` rewrites the generated files of a clone; a test fails when
-one of them is stale.
+``python -m timbr_wamp.contract.exports`` rewrites the generated files of a clone. A test fails when
+one of them is out of date.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import msgspec
 
 from timbr_wamp.contract import structs
 from timbr_wamp.contract.api import PROCEDURES, RESERVED_NAMES, TOPICS
-from timbr_wamp.contract.table import Procedure, Scope
+from timbr_wamp.contract.declaration import Procedure, Scope
 from timbr_wamp.errors import ERRORS, TimbrError
 
-HEADER = "Made from timbr_wamp/contract by `python -m timbr_wamp.contract.exports`; do not edit."
+HEADER = "Generated from timbr_wamp/contract by `python -m timbr_wamp.contract.exports`; do not edit."
 
-#: What URIs of a scope begin with, as people read them.
+#: Prefix of the URIs of a scope, with placeholders.
 URI_PREFIX: dict[Scope, str] = {
     "node": "io.timbr.kernel",
     "host": "io.timbr.host.<authid>",
     "kernel": "io.timbr.kernel.<kernel_id>",
     "machine": "io.timbr.kernel.<kernel_id>.<machine>",
 }
-#: The node component's procedures that do not stand under `URI_PREFIX`.
+#: URIs of the node component's procedures and topics, which do not follow `URI_PREFIX`.
 NODE_URIS = {
     "list": "io.timbr.kernel.list",
     "announce": "io.timbr.node.announce",
@@ -39,7 +39,7 @@ NODE_URIS = {
 
 
 def access_table() -> dict[str, Any]:
-    """Return who may call and subscribe to what, as the JSON that the node component reads."""
+    """Return the access class of every procedure and topic, as the JSON that the node component reads."""
     table: dict[str, Any] = {"reserved": sorted(RESERVED_NAMES)}
     for scope in PROCEDURES:
         procedures = {_local(scope, name): p.access.value for name, p in PROCEDURES[scope].items()}
@@ -49,7 +49,7 @@ def access_table() -> dict[str, Any]:
 
 
 def uri_text(scope: Scope, name: str) -> str:
-    """Return a procedure's or topic's URI with placeholders."""
+    """Return the URI of a procedure or topic, with placeholders."""
     if scope == "node":
         return NODE_URIS[name]
     return f"{URI_PREFIX[scope]}.{name}" if name else URI_PREFIX[scope]
@@ -69,7 +69,7 @@ def _structs() -> Iterator[type[msgspec.Struct]]:
 
 
 def typescript() -> str:
-    """Return the module of types, URIs and errors for the page."""
+    """Return the TypeScript module of types, URIs and access classes for the page."""
     lines = [f"// {HEADER}", ""]
     for struct in _structs():
         hints = typing.get_type_hints(struct)
@@ -79,7 +79,7 @@ def typescript() -> str:
             lines += [f"export type {struct.__name__} = [{inner}];", ""]
             continue
         lines.append(f"export interface {struct.__name__} {{")
-        optional = "?" if struct.__struct_config__.omit_defaults else ""  # what is as usual does not come
+        optional = "?" if struct.__struct_config__.omit_defaults else ""  # fields with their default value are not sent
         lines += [f"  {name}{optional}: {_ts(hints[name])};" for name in struct.__struct_fields__]
         lines += ["}", ""]
     for scope, table in PROCEDURES.items():
@@ -199,7 +199,7 @@ def _error_arguments(error: type[TimbrError]) -> str:
     return ", ".join(f"`{parameter.name}`" for parameter in parameters) or "–"
 
 
-#: Generated files of a clone: path below the project's folder → what makes it.
+#: Generated files of a clone: path below the root → function that generates it.
 GENERATED = {
     "frontend/src/contract.ts": typescript,
     "docs/reference/wire.md": wire_reference,

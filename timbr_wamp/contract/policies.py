@@ -1,7 +1,6 @@
-"""Policies as people write them: ``"drop"``, ``{"retries": 3}``, ``Policy(retries=3)``, all the same struct.
+"""Check policies, written as ``"drop"``, ``{"retries": 3}`` or ``Policy(retries=3)``, and options of sources.
 
-And the options of a source, by their names. What they mean stands at `Policy` and `SourceOptions`;
-what obeys them is `timbr_wamp.machine`.
+For their meaning see `Policy` and `SourceOptions`. `timbr_wamp.machine` carries them out.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ RETRIES_LIMIT = 1_000
 
 
 def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
-    """Return a policy from what people write.
+    """Return the `Policy` for a verdict, a mapping or a policy, after checking it.
 
     >>> checked_policy("drop")
     Policy(on_error='drop', retries=0, backoff_s=0.0, backoff_max_s=60.0, default=None, timeout_s=None)
@@ -28,11 +27,11 @@ def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
     3
 
     Raises:
-        InvalidArgument: an unknown verdict or key, or a number out of bounds.
+        InvalidArgument: an unknown verdict or key, or a number out of range.
     """
     if isinstance(policy, str):
         if policy not in get_args(Verdict):
-            raise InvalidArgument(name, f"{policy!r} is none of {', '.join(get_args(Verdict))}")
+            raise InvalidArgument(name, f"{policy!r} is not one of {', '.join(get_args(Verdict))}")
         policy = {"on_error": policy}
     if isinstance(policy, Mapping):
         unknown = sorted(set(policy) - set(Policy.__struct_fields__))
@@ -44,38 +43,38 @@ def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
         except msgspec.ValidationError as error:
             raise InvalidArgument(name, str(error)) from None
     if not isinstance(policy, Policy):
-        raise InvalidArgument(name, f"{policy!r} is no policy; write a verdict, a mapping or a Policy")
+        raise InvalidArgument(name, f"{policy!r} is not a policy; use a verdict, a mapping or a Policy")
     _check_numbers(policy, name)
     return policy
 
 
 def _check_numbers(policy: Policy, name: str) -> None:
     if policy.on_error not in get_args(Verdict):
-        raise InvalidArgument(name, f"{policy.on_error!r} is none of {', '.join(get_args(Verdict))}")
+        raise InvalidArgument(name, f"{policy.on_error!r} is not one of {', '.join(get_args(Verdict))}")
     if isinstance(policy.retries, bool) or not 0 <= policy.retries <= RETRIES_LIMIT:
         raise InvalidArgument(f"{name}.retries", f"{policy.retries!r} is not between 0 and {RETRIES_LIMIT}")
     if not 0.0 <= policy.backoff_s <= policy.backoff_max_s:
         raise InvalidArgument(f"{name}.backoff_s", f"{policy.backoff_s!r} is not between 0 and {policy.backoff_max_s}")
     if policy.timeout_s is not None and not policy.timeout_s > 0:
-        raise InvalidArgument(f"{name}.timeout_s", f"{policy.timeout_s!r} is not above 0")
+        raise InvalidArgument(f"{name}.timeout_s", f"{policy.timeout_s!r} is not greater than 0")
 
 
 def backoff_s(policy: Policy, tries: int) -> float:
-    """Return how long to wait after ``tries`` failed ones."""
+    """Return the seconds to wait before the next retry, after ``tries`` failed tries."""
     return min(policy.backoff_s * 2.0 ** min(tries - 1, 60), policy.backoff_max_s)
 
 
 def source_options(options: Mapping[str, Any]) -> SourceOptions:
-    """Return a source's options from their fields; the machine checks what they say.
+    """Return a source's options from a mapping of their fields. The machine checks the values.
 
     >>> source_options({"policy": "drop_old", "restarts": 3}).restarts
     3
 
     Raises:
-        InvalidArgument: a field that there is none of.
+        InvalidArgument: an unknown field.
     """
     unknown = sorted(set(options) - set(SourceOptions.__struct_fields__))
     if unknown:
         known = ", ".join(SourceOptions.__struct_fields__)
-        raise InvalidArgument("source options", f"{', '.join(map(repr, unknown))} is unknown; there are {known}")
+        raise InvalidArgument("source options", f"{', '.join(map(repr, unknown))} is unknown; known options: {known}")
     return SourceOptions(**options)

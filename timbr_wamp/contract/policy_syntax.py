@@ -1,6 +1,6 @@
-"""Policies and options as words of a command line: ``drop retries=3``, for all who have one.
+"""Parse policies and options from the arguments of a command line or a magic: ``drop retries=3``.
 
-A word is a verdict or ``name=value``; a value is JSON, or else the text itself.
+An argument is a verdict or ``name=value``. A value is parsed as JSON; if that fails, it is a text.
 """
 
 from __future__ import annotations
@@ -14,58 +14,59 @@ from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.contract.structs import Policy, Verdict
 from timbr_wamp.errors import InvalidArgument
 
-#: The word that takes a slot's own policy away.
+#: The argument that removes a slot's own policy.
 NO_POLICY = "none"
-#: What a policy's words begin with, for completion.
-POLICY_WORDS = (
+#: Completions of a policy's arguments.
+POLICY_COMPLETIONS = (
     *get_args(Verdict),
     *(f"{name}=" for name in Policy.__struct_fields__ if name != "on_error"),
     NO_POLICY,
 )
 
-#: Between two words that came as one text; a comma within a value stays.
-_BETWEEN = re.compile(r"[,\s]+(?=[a-z_]+(?:[=,\s]|$))")
+#: Separator between two arguments in one text. A comma inside a value is not a separator.
+_SEPARATOR = re.compile(r"[,\s]+(?=[a-z_]+(?:[=,\s]|$))")
 
 
-def policy_from(words: str | Sequence[str]) -> Policy | None:
-    """Return the policy that words say; None for `NO_POLICY`. One text is split at commas and spaces.
+def parse_policy(arguments: str | Sequence[str]) -> Policy | None:
+    """Return the policy of the arguments; None for `NO_POLICY`. A text is split at commas and spaces.
 
-    >>> policy_from(["drop", "retries=3"]).retries
+    >>> parse_policy(["drop", "retries=3"]).retries
     3
-    >>> policy_from("default=[0,1],retries=2").default
+    >>> parse_policy("default=[0,1],retries=2").default
     [0, 1]
 
     Raises:
-        InvalidArgument: a word that is none, two verdicts, or a figure out of bounds.
+        InvalidArgument: an unknown verdict or name, two verdicts, or a number out of range.
     """
-    parts = _BETWEEN.split(words.strip()) if isinstance(words, str) else list(words)
+    parts = _SEPARATOR.split(arguments.strip()) if isinstance(arguments, str) else list(arguments)
     if parts == [NO_POLICY]:
         return None
     verdicts = [part for part in parts if "=" not in part]
     if len(verdicts) > 1 or not parts:
-        raise InvalidArgument("policy", f"one verdict ({', '.join(get_args(Verdict))}) and name=value, or {NO_POLICY}")
-    fields = options_from([part for part in parts if "=" in part])
+        verdict_names = ", ".join(get_args(Verdict))
+        raise InvalidArgument("policy", f"expected one verdict ({verdict_names}) and name=value, or {NO_POLICY}")
+    fields = parse_options([part for part in parts if "=" in part])
     if "default" in fields:
         fields.setdefault("on_error", "default")
     if verdicts:
-        fields["on_error"] = checked_policy(verdicts[0]).on_error  # a word of people: the error lists them all
+        fields["on_error"] = checked_policy(verdicts[0]).on_error  # raises an error that lists the verdicts
     return checked_policy(fields)
 
 
-def options_from(words: Sequence[str]) -> dict[str, Any]:
-    """Return options from words ``name=value``.
+def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return options from arguments of the form ``name=value``.
 
-    >>> options_from(["retries=5", "then=drop"])
+    >>> parse_options(["retries=5", "then=drop"])
     {'retries': 5, 'then': 'drop'}
 
     Raises:
-        InvalidArgument: a word without a name or value.
+        InvalidArgument: an argument of another form.
     """
     options: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
         if not equals or not name.isidentifier():
-            raise InvalidArgument("options", f"{word!r} does not read name=value")
+            raise InvalidArgument("options", f"{argument!r} does not have the form name=value")
         try:
             options[name] = json.loads(text)
         except ValueError:

@@ -1,4 +1,4 @@
-"""`Record`: what became of one attempt at a message, made when somebody looks."""
+"""`Record`: the result of one attempt at a message. Records are created on access, not for each message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
-from timbr_wamp.contract.displayable import Printer, face
+from timbr_wamp.contract.displayable import Printer, render
 from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow
 
 _decode_meta = msgspec.json.Decoder(RecordMeta).decode
@@ -18,15 +18,15 @@ OutcomeKind = Literal["value", "error", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One slot's part in a record."""
+    """The result of one slot in a record."""
 
     kind: OutcomeKind
-    #: The slot's value; for an error or a skip the mapping ``{"_exception": {…}}``.
+    #: The slot's value; for an error or a skipped slot the mapping ``{"_exception": {…}}``.
     value: Any
 
 
 class Record(tuple[Any, ...]):
-    """What became of one attempt at a message; reads like the tuple ``(oid, in, f0, f1, …)``.
+    """The result of one attempt at a message, as the tuple ``(oid, in, f0, f1, …)``.
 
     With ``include_serialized`` the JSON texts follow: ``(oid, in, f0, …, in_s, f0_s, …)``.
     """
@@ -60,17 +60,17 @@ class Record(tuple[Any, ...]):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """``(in_s, f0_s, …)`` when they were asked for, else empty."""
+        """``(in_s, f0_s, …)`` when ``include_serialized`` was given, else empty."""
         return self[1 + self._width :]
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """One `Outcome` a slot."""
+        """One `Outcome` per slot."""
         return tuple(Outcome(outcome_kind(value), value) for value in self.values)
 
     @property
     def run(self) -> str:
-        """Identity of the numbering; with `seq` it names the record."""
+        """Id of the run; run and `seq` identify the record."""
         return self.meta.run
 
     @property
@@ -85,7 +85,7 @@ class Record(tuple[Any, ...]):
 
     @property
     def revision(self) -> int:
-        """Number of the slot table that made it."""
+        """Revision number of the slot table that processed the message."""
         return self.meta.revision
 
     @property
@@ -95,7 +95,7 @@ class Record(tuple[Any, ...]):
 
     @property
     def finished_at(self) -> float:
-        """UTC seconds when its last slot was done."""
+        """UTC seconds when the last slot finished."""
         return self.meta.finished_at
 
     @property
@@ -107,24 +107,24 @@ class Record(tuple[Any, ...]):
         return f"Record{tuple.__repr__(self)}"
 
     def __str__(self) -> str:
-        return face("record_text", self)
+        return render("record_text", self)
 
     def _repr_html_(self) -> str:
-        return face("record_html", self)
+        return render("record_html", self)
 
     def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
-        printer.text(str(self))  # IPython shows the table; repr() is the tuple's
+        printer.text(str(self))  # IPython shows the table; repr() stays the tuple's
 
 
 def outcome_kind(value: Any) -> OutcomeKind:
-    """Tell an error or a skip from a value by the shape that stands for it."""
+    """Return whether a slot's value is a plain value, an error or a skipped slot, by its shape."""
     if isinstance(value, dict) and len(value) == 1 and isinstance(detail := value.get("_exception"), dict):
         return "skipped" if detail.get("exc_class") == "UpstreamError" else "error"
     return "value"
 
 
 def record_from_row(row: RecordRow, *, include_serialized: bool = False) -> Record:
-    """Return the record of a wire row. A row without text gives a record with no values but `text_bytes`."""
+    """Return the record of a wire row. A row without text gives a record without values; ``meta`` has its size."""
     meta = _decode_meta(row.meta)
     if row.text is None:
         return Record.make(row.oid, [], meta)
@@ -134,7 +134,7 @@ def record_from_row(row: RecordRow, *, include_serialized: bool = False) -> Reco
 
 
 def record_from_call(result: CallResult, now: float, *, include_serialized: bool = False) -> Record:
-    """Return the record that a remote ``m(x)`` computed."""
+    """Return the record of a remote ``m(x)``."""
     meta = RecordMeta(
         run="", seq=0, attempt=0, revision=result.revision, received_at=now, finished_at=now, errored=result.errored
     )

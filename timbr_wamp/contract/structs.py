@@ -1,7 +1,7 @@
-"""The values that cross the wire, as msgspec structs. The machine fills them; nobody else defines any.
+"""The values that are sent over the wire, as msgspec structs. Wire structs are defined in this module only.
 
-Times are UTC seconds since the epoch, durations seconds, sizes bytes. A JSON text is the UTF-8 text
-of one JSON value, passed through unparsed.
+Times are UTC seconds since the epoch, durations are seconds, sizes are bytes. A JSON text is the
+UTF-8 text of one JSON value, passed on unparsed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from timbr_wamp.contract.displayable import Displayable, Printer
-from timbr_wamp.tables import moment
+from timbr_wamp.tables import timestamp
 
 __all__ = [
     "Access",
@@ -58,15 +58,15 @@ __all__ = [
     "Verdict",
 ]
 
-#: Payloads of one call, result or event stay below this; the router's own limit is four times as much.
+#: Largest payload of a call, result or event. The router's own limit is four times as large.
 PAYLOAD_LIMIT_BYTES = 1024 * 1024
-#: A record's text over this size travels as its size; `record` fetches the text in parts.
+#: A record with a larger text is sent without it, with its size only; `record` fetches the text in parts.
 ROW_LIMIT_BYTES = 256 * 1024
 
 MachineStateName = Literal["idle", "running", "paused", "draining", "stopped", "failed"]
 KernelStateName = Literal["starting", "idle", "busy", "restarting", "dead", "offline"]
 SourceStateName = Literal["none", "waiting", "reading", "restarting", "exhausted", "failed"]
-#: What becomes of a message one of whose slots raised, once no retries are left.
+#: What happens to a message when one of its slots raised and no retries are left.
 Verdict = Literal["record", "default", "drop", "dead_letter", "pause", "stop"]
 #: What a source does while the queue is full.
 Backpressure = Literal["wait", "drop_new", "drop_old", "sample"]
@@ -96,7 +96,7 @@ EventKind = Literal[
 
 
 class Access(enum.Enum):
-    """Who may: each class includes those before it. ``host`` is for bridges and hosts only."""
+    """Access classes; each role includes the classes before it. ``host`` is for bridges and hosts only."""
 
     READ = "read"
     OPERATE = "operate"
@@ -105,85 +105,85 @@ class Access(enum.Enum):
 
 
 class Policy(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What becomes of a message when a slot raises: tried again first, then the verdict.
+    """What happens to a message when a slot raises: first the retries, then the verdict ``on_error``.
 
-    ``record``: the failure is recorded, slots that consume it are skipped. ``default``: the slot
-    gives `default` instead. ``drop``, ``dead_letter``: no later slot runs; the message is recorded
-    as dropped, or as errored and to be looked at. ``pause``, ``stop``: the machine does so, and the
-    message returns to the head of the queue, to run again whole.
+    ``record``: the failure is recorded and slots that consume the value are skipped. ``default``:
+    the slot's value is `default`. ``drop``, ``dead_letter``: no later slot runs; the message is
+    recorded as dropped, or as errored for later inspection. ``pause``, ``stop``: the machine pauses
+    or stops, and the message returns to the head of the queue, to run again from the first slot.
     """
 
     on_error: Verdict = "record"
-    #: Further tries in the same attempt.
+    #: Number of further tries in the same attempt.
     retries: int = 0
-    #: Before the first retry; twice as long before each later one, up to ``backoff_max_s``.
+    #: Wait before the first retry; it doubles with each retry, up to ``backoff_max_s``.
     backoff_s: float = 0.0
     backoff_max_s: float = 60.0
     #: The slot's value with ``on_error="default"``.
     default: Any = None
-    #: A try may take so long; None: as long as it likes.
+    #: Time limit of one try; None means no limit.
     timeout_s: float | None = None
 
 
 class PolicyCounts(msgspec.Struct, kw_only=True):
-    """What policies did to messages, since the machine was made. Dropped ones: `Status.dropped`."""
+    """How often policies took effect since the machine was created. For drops see `Status.dropped`."""
 
     #: Further tries of slots.
     retries: int = 0
-    #: Slots' failures that a retry mended.
+    #: Failures after which a retry succeeded.
     mended: int = 0
     defaults: int = 0
     dead_letters: int = 0
-    #: Pauses and stops, each of which kept its message.
+    #: Pauses and stops by a policy. The failed message returned to the queue each time.
     pauses: int = 0
     stops: int = 0
     timeouts: int = 0
-    #: Calls that timed out and run on in their threads.
+    #: Calls that timed out and still run in their threads.
     abandoned: int = 0
 
 
 class SourceOptions(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """How a source is read."""
 
-    #: While the queue is full: wait, drop the new or the oldest message, or queue one in ``sample_every``.
+    #: What to do while the queue is full: wait, drop the new or the oldest message, or queue one in ``sample_every``.
     policy: Backpressure = "wait"
     sample_every: int = 10
-    #: When it is exhausted: keep running, stop the machine once all is processed, or read it from its begin again.
+    #: When the source is exhausted: keep running, stop the machine when all is processed, or restart the source.
     on_exhausted: OnExhausted = "keep"
-    #: A source that gives nothing for so long counts as exhausted; None: it may be silent for ever.
+    #: A source that yields nothing for this long counts as exhausted; None means no limit.
     idle_timeout_s: float | None = None
-    #: A source that fails is begun again at most so often in a row; a message read in between counts as well again.
+    #: Most consecutive restarts of a source that fails; reading a message resets the count.
     restarts: int = 0
-    #: Before the first restart; twice as long before each later one, up to ``backoff_max_s``.
+    #: Wait before the first restart; it doubles with each restart, up to ``backoff_max_s``.
     backoff_s: float = 1.0
     backoff_max_s: float = 60.0
 
 
 class SourceStatus(msgspec.Struct, kw_only=True):
-    """Where the messages come from, and how far it is."""
+    """State and counters of a machine's source."""
 
     state: SourceStateName = "none"
-    #: Messages read since it was set.
+    #: Messages read since the source was set.
     count: int = 0
-    #: How many there will be; None when nobody knows.
+    #: Expected number of messages; None when unknown.
     total: int | None = None
-    #: Seconds left at the rate of the last 10 s; None when total or rate are unknown.
+    #: Remaining seconds at the rate of the last 10 s; None when total or rate are unknown.
     eta_s: float | None = None
-    #: ``Class: text`` of the error that ended it, or after which it is begun again.
+    #: ``Class: text`` of the last error, which ended or restarted the source.
     error: str | None = None
-    #: Messages that its policy dropped; part of the machine's ``dropped``.
+    #: Messages dropped by the source's policy; included in the machine's ``dropped``.
     dropped: int = 0
-    #: How often it was begun again.
+    #: Number of restarts.
     restarts: int = 0
     options: SourceOptions = SourceOptions()
 
 
 class Progress(Displayable, msgspec.Struct, kw_only=True):
-    """How far a machine is with its source."""
+    """Progress of a machine with its source."""
 
-    #: Messages accounted for since the source was set.
+    #: Messages finished since the source was set.
     done: int
-    #: How many there will be; None when nobody knows.
+    #: Expected number of messages; None when unknown.
     total: int | None = None
     #: 0 to 100; None without a total.
     percentage: float | None = None
@@ -192,16 +192,16 @@ class Progress(Displayable, msgspec.Struct, kw_only=True):
     rate_per_s: float = 0.0
     eta_s: float | None = None
     state: MachineStateName = "idle"
-    #: The source is exhausted and all of it is recorded.
+    #: The source is exhausted and all its messages are recorded.
     complete: bool = False
 
 
 class SlotCounts(msgspec.Struct, kw_only=True):
-    """How often a slot ran, and how fast. Times are of a sample, one message in 32."""
+    """Counters and timings of a slot. Timings are sampled, one message in 32."""
 
     slot: int
     calls: int = 0
-    #: Failures that ended as such; those that a retry mended or a default replaced are told apart.
+    #: Failures that were recorded; failures with a successful retry or a default value are counted separately.
     errors: int = 0
     skipped: int = 0
     retries: int = 0
@@ -213,21 +213,21 @@ class SlotCounts(msgspec.Struct, kw_only=True):
 
 
 class Status(Displayable, msgspec.Struct, kw_only=True):
-    """A machine, now. ``put == processed + errored + dropped + queue_size + in_flight``, always."""
+    """A snapshot of a machine. ``put == processed + errored + dropped + queue_size + in_flight`` always holds."""
 
     name: str
-    #: Identity of the present numbering of records.
+    #: Id of the current run: record numbers are unique within a run.
     run: str
     state: MachineStateName
-    #: Why, when the state is ``failed`` or ``stopped`` by itself.
+    #: Reason of the state ``failed``, or of ``stopped`` when the machine stopped by itself.
     reason: str | None = None
-    #: It is to process messages, and the thread that does so lives. One that gets nowhere tells so by an event.
+    #: The machine is to process messages and its thread is alive. A stalled machine sends an event.
     running: bool = False
     put: int = 0
     processed: int = 0
     errored: int = 0
     dropped: int = 0
-    #: Puts that were turned away; not part of ``put``.
+    #: Puts that were refused; not included in ``put``.
     refused: int = 0
     queue_size: int = 0
     queue_capacity: int = 0
@@ -241,36 +241,37 @@ class Status(Displayable, msgspec.Struct, kw_only=True):
     #: Records finished per second over the last 1, 10 and 60 s.
     rate_per_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
     uptime_s: float = 0.0
-    #: When this was taken.
+    #: When this snapshot was taken.
     time: float = 0.0
     source: SourceStatus = msgspec.field(default_factory=SourceStatus)
     slots: list[SlotCounts] = []
-    #: Messages that wait for a retry; part of ``in_flight``.
+    #: Messages that wait for a retry; included in ``in_flight``.
     retrying: int = 0
     policies: PolicyCounts = msgspec.field(default_factory=PolicyCounts)
-    #: The machine-wide policy, for slots without one of their own.
+    #: Policy of slots without a policy of their own.
     on_error: Policy = Policy()
     #: Name of the event handler.
     handler: str = "BaseEventHandler"
     executor: str = "inline"
-    #: Messages that may be under way at once, where the slots allow it.
+    #: Most messages that may be in flight at once, if the slots allow it.
     concurrency: int = 1
-    #: Failures of hooks and callbacks, and events that reached none of them since they were too slow.
+    #: Exceptions raised by hooks and callbacks.
     hook_failures: int = 0
+    #: Events that were dropped because hooks and callbacks were too slow.
     events_dropped: int = 0
 
     def legacy(self) -> dict[str, Any]:
-        """Return the status that timbr machines have always given, by its keys; times are RFC 3339."""
+        """Return the status of the timbr-machine package, with its keys. Times are RFC 3339."""
         return {
             "CurrentOID": self.current_oid,
             "LastOID": self.last_oid,
             "Processed": self.processed,
             "QueueSize": self.queue_size,
-            "CurrentTime": moment(self.time),
+            "CurrentTime": timestamp(self.time),
         }
 
     def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
-        printer.text(str(self))  # IPython shows the card; repr() is the struct's
+        printer.text(str(self))  # IPython shows the card; repr() stays the struct's
 
 
 class SlotInfo(Displayable, msgspec.Struct, kw_only=True):
@@ -278,38 +279,39 @@ class SlotInfo(Displayable, msgspec.Struct, kw_only=True):
 
     slot: int
     name: str | None = None
-    #: Unset: the value is carried, nothing is called.
+    #: The slot is unset: it passes its value on and calls nothing.
     identity: bool = True
     kind: SlotKind = "identity"
-    #: How people name the function: ``module.qualname`` or the object's class.
+    #: Name of the function: ``module.qualname``, or the class of an object.
     function: str | None = None
-    #: Source text when it can be had.
+    #: Source text; None when it is not available.
     source: str | None = None
-    #: How many values it gets: f[i-1], …, f0, in; -1 means all. JSON texts follow when ``texts`` > 0.
+    #: Number of values that the function gets, of f[i-1], …, f0, in; -1 means all.
     values: int = 0
+    #: Number of JSON texts that follow the values.
     texts: int = 0
-    #: Revision that put it there, and by whom.
+    #: Revision that assigned the function, and its author.
     revision: int = 0
     author: str | None = None
-    #: Its own policy; None: the machine's.
+    #: The slot's own policy; None means the machine's.
     policy: Policy | None = None
     counts: SlotCounts | None = None
 
 
 class RevisionInfo(Displayable, msgspec.Struct, kw_only=True):
-    """One state of the slot table that was."""
+    """A revision of the slot table."""
 
     number: int
     time: float
     author: str | None = None
-    #: What was done: ``set 0``, ``delete 2``, ``rollback to 3``.
+    #: The change that made it: ``set 0``, ``delete 2``, ``rollback to 3``.
     change: str = ""
-    #: Names of the functions, one a slot; None for identity.
+    #: Names of the functions, one per slot; None for an unset slot.
     functions: list[str | None] = []
 
 
 class RecordMeta(msgspec.Struct, kw_only=True):
-    """What stands beside a record's values, and is JSON in its third frame."""
+    """Metadata of a record; sent as JSON in the third frame of its message."""
 
     run: str
     seq: int
@@ -318,37 +320,37 @@ class RecordMeta(msgspec.Struct, kw_only=True):
     received_at: float
     finished_at: float
     errored: bool
-    #: A policy dropped it.
+    #: A policy dropped the message.
     dropped: bool = False
-    #: What policies did, by slot: ``{"f1": "retry 2"}``, ``"default"``, ``"drop"``, ``"dead_letter"``.
+    #: Effects of policies by slot: ``{"f1": "retry 2"}``, ``"default"``, ``"drop"``, ``"dead_letter"``.
     policies: dict[str, str] | None = None
-    #: Only where the text was too large to send: how large it is.
+    #: Size of the text, when it was too large to send; else None.
     text_bytes: int | None = None
 
 
 class RecordRow(msgspec.Struct, array_like=True):
-    """One record on the wire: ``[seq, oid, text, meta]``, everywhere the same."""
+    """A record on the wire: ``[seq, oid, text, meta]``."""
 
     seq: int
     oid: str
-    #: JSON text ``[in, f0, …]``; None when too large: ``meta`` then has ``text_bytes``.
+    #: JSON text ``[in, f0, …]``; None when it is too large: ``meta`` then has ``text_bytes``.
     text: str | None
     #: JSON text of a `RecordMeta`.
     meta: str
 
 
 class RecordsPage(msgspec.Struct, kw_only=True):
-    """Kept records after a number, oldest first."""
+    """Kept records after a given number, oldest first."""
 
     run: str
-    #: Number of the oldest record still kept; ``last_seq + 1`` when none is.
+    #: Number of the oldest kept record; ``last_seq + 1`` when none is kept.
     first_available: int
     last_seq: int
     rows: list[RecordRow]
 
 
 class RecordsBatch(msgspec.Struct, kw_only=True):
-    """Consecutive records as one event."""
+    """Consecutive records, sent as one event."""
 
     run: str
     first_seq: int
@@ -357,10 +359,10 @@ class RecordsBatch(msgspec.Struct, kw_only=True):
 
 
 class ErrorRow(Displayable, msgspec.Struct, kw_only=True):
-    """One slot's failure in one attempt at a message."""
+    """A failure of a slot in one attempt at a message."""
 
     run: str
-    #: Number of its record; 0 when there is none, since the message was kept by a pause or stop.
+    #: Number of the record; 0 when there is none, because the message returned to the queue by a pause or stop.
     seq: int
     oid: str
     attempt: int
@@ -371,56 +373,56 @@ class ErrorRow(Displayable, msgspec.Struct, kw_only=True):
     exc_class: str
     exc_value: str
     exc_tb: str
-    #: The message's JSON text, its first 2000 characters.
+    #: JSON text of the message, at most 2000 characters.
     input: str
-    #: A later try or attempt at the same message went well.
+    #: A later try or attempt at the same message succeeded.
     resolved: bool = False
-    #: What became of it: a verdict, or ``retry`` when a further try went well.
+    #: The verdict that was applied, or ``retry`` when a retry succeeded.
     policy: str = "record"
-    #: Tries that failed.
+    #: Number of failed tries.
     tries: int = 1
-    #: ``file:line`` where it was raised.
+    #: ``file:line`` that raised the exception.
     where: str = ""
 
 
 class ErrorGroup(Displayable, msgspec.Struct, kw_only=True):
-    """Failures of one kind: same slot, same exception class, same line."""
+    """Failures of the same slot, exception class and line."""
 
     slot: int
     task: str
     exc_class: str
-    #: ``file:line`` where it is raised.
+    #: ``file:line`` that raises the exception.
     where: str
     count: int = 0
-    #: Failures per minute over the last 10 minutes, or as long as it is known.
+    #: Failures per minute over the last 10 minutes, or since the first one if that is more recent.
     rate_per_min: float = 0.0
     first_oid: str = ""
     last_oid: str = ""
     first_time: float = 0.0
     last_time: float = 0.0
-    #: Text, message (its JSON text, 2000 characters) and traceback of the last one.
+    #: Text, message (JSON text, at most 2000 characters) and traceback of the last failure.
     exc_value: str = ""
     input: str = ""
     exc_tb: str = ""
-    #: How many came to what, by policy.
+    #: Number of failures by the policy that was applied.
     policies: dict[str, int] = {}
-    #: Messages whose newest attempt failed so; those a policy dealt with are not among them.
+    #: Messages whose newest attempt has this failure and that no policy handled.
     open: int = 0
-    #: There were some, and none is left open.
+    #: There were failures, and none is open.
     resolved: bool = False
 
 
 class GraphNode(msgspec.Struct, kw_only=True):
-    """A slot, or the message, in the machine's graph."""
+    """A node of the machine's graph: a slot, or the message."""
 
     id: str
     label: str
-    #: Ids of those whose values it consumes.
+    #: Ids of the nodes whose values it consumes.
     needs: list[str] = []
 
 
 class Graph(msgspec.Struct, kw_only=True):
-    """Which set slot consumes whose value; drawn as Mermaid text."""
+    """Which slot consumes the value of which, for slots with a function; also as Mermaid text."""
 
     revision: int
     nodes: list[GraphNode]
@@ -428,18 +430,18 @@ class Graph(msgspec.Struct, kw_only=True):
 
 
 class FunctionRef(msgspec.Struct, kw_only=True):
-    """A slot function on its way: source text, ``module:name``, or cloudpickle."""
+    """A function that is sent to a machine: as source text, as ``module:name``, or as cloudpickle."""
 
     kind: Literal["source", "reference", "cloudpickle"]
-    #: Source text, or ``module:name``; for a cloudpickle the source text when it can be had.
+    #: Source text, or ``module:name``; for a cloudpickle the source text if it is available.
     text: str | None = None
     data: bytes | None = None
-    #: ``major.minor`` of the Python that made a cloudpickle.
+    #: ``major.minor`` version of the Python that made the cloudpickle.
     python: str | None = None
 
 
 class CallResult(msgspec.Struct, kw_only=True):
-    """What `call` computed: a record that was neither counted nor published."""
+    """Result of `call`: a record that was neither counted nor published."""
 
     oid: str
     #: JSON text ``[in, f0, …]``.
@@ -449,25 +451,25 @@ class CallResult(msgspec.Struct, kw_only=True):
 
 
 class PutResult(msgspec.Struct, kw_only=True):
-    """What became of several puts."""
+    """Result of `put_many`."""
 
-    #: One for each message that is in; the others, at the end, found no room.
+    #: Ids of the queued messages, in order. The remaining messages found no space.
     oids: list[str]
     refused: int = 0
 
 
 class TrialRow(msgspec.Struct, kw_only=True):
-    """What a function on trial made of one kept record."""
+    """Result of a trial function for one kept record."""
 
     oid: str
-    #: JSON text of its value; of the described exception when ``errored``.
+    #: JSON text of its value; when ``errored``, of the exception's description.
     text: str
     errored: bool
     duration_s: float
 
 
 class Event(Displayable, msgspec.Struct, kw_only=True):
-    """Something happened that changed a machine's state."""
+    """A change of a machine's state."""
 
     kind: EventKind
     time: float
@@ -478,7 +480,7 @@ class Event(Displayable, msgspec.Struct, kw_only=True):
 
 
 class MachineBrief(msgspec.Struct, kw_only=True):
-    """A machine in its kernel's state."""
+    """Summary of a machine in the state of its kernel."""
 
     name: str
     run: str
@@ -486,18 +488,18 @@ class MachineBrief(msgspec.Struct, kw_only=True):
 
 
 class KernelInfo(msgspec.Struct, kw_only=True):
-    """A kernel on the router: the content of its retained state, and a row of the list."""
+    """A kernel on the router: payload of its retained state, and an item of the list of kernels."""
 
     kernel_id: str
     name: str
     host: str
     state: KernelStateName
-    #: Wamp session id of its bridge; a state of an older wamp session never replaces a newer one's.
+    #: Wamp session id of its bridge. A state from an older wamp session never replaces one from a newer session.
     wamp_session: int | None = None
     pid: int | None = None
-    #: Started by us: can be restarted and ended from here.
-    ours: bool = False
-    #: No kernel, but a process that runs machines: it has no cells and no output.
+    #: timbr_wamp started the kernel and can restart and end it.
+    managed: bool = False
+    #: A process that runs machines without a kernel: it has no cells and no output.
     headless: bool = False
     language: str = "python"
     language_version: str = ""
@@ -512,14 +514,14 @@ class KernelInfo(msgspec.Struct, kw_only=True):
 
 
 class Discovery(msgspec.Struct, kw_only=True):
-    """A kernel came, changed or went."""
+    """A kernel was added, changed or removed."""
 
     kind: Literal["came", "changed", "went"]
     kernel: KernelInfo
 
 
 class ExecuteReply(msgspec.Struct, kw_only=True):
-    """How an execution ended: the content of Jupyter's ``execute_reply``."""
+    """Content of Jupyter's ``execute_reply``."""
 
     status: Literal["ok", "error", "aborted"]
     execution_count: int | None = None
@@ -530,7 +532,7 @@ class ExecuteReply(msgspec.Struct, kw_only=True):
 
 
 class IopubMessage(msgspec.Struct, kw_only=True):
-    """One message of the kernel's output: Jupyter's ``msg_type``, ``content`` and so on."""
+    """An iopub message of the kernel, with Jupyter's ``msg_type``, ``content``, ``metadata`` and ``buffers``."""
 
     msg_type: str
     content: dict[str, Any]
@@ -542,7 +544,7 @@ class IopubMessage(msgspec.Struct, kw_only=True):
 
 
 class CompleteReply(msgspec.Struct, kw_only=True):
-    """Jupyter's ``complete_reply``."""
+    """Content of Jupyter's ``complete_reply``."""
 
     matches: list[str]
     cursor_start: int
@@ -551,14 +553,14 @@ class CompleteReply(msgspec.Struct, kw_only=True):
 
 
 class InspectReply(msgspec.Struct, kw_only=True):
-    """Jupyter's ``inspect_reply``: a MIME bundle when found."""
+    """Content of Jupyter's ``inspect_reply``: a MIME bundle when the name was found."""
 
     found: bool
     data: dict[str, Any] = {}
 
 
 class IsCompleteReply(msgspec.Struct, kw_only=True):
-    """Jupyter's ``is_complete_reply``."""
+    """Content of Jupyter's ``is_complete_reply``."""
 
     status: Literal["complete", "incomplete", "invalid", "unknown"]
     indent: str = ""

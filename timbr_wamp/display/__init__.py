@@ -1,6 +1,7 @@
-"""Status cards and progress bars that are drawn again, in notebooks and terminals.
+"""Status cards and progress bars that update in place, in notebooks and terminals.
 
-This room knows no machine and no client: it is given functions that it asks.
+This package imports neither machine nor client: callers pass functions that return the status or
+the progress.
 """
 
 from timbr_wamp.display.bars import BarKind

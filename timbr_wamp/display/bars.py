@@ -1,4 +1,4 @@
-"""Progress bars: tqdm's in notebooks, rich's on terminals, or none. Drawn only by the thread that updates."""
+"""Progress bars: tqdm in notebooks, rich on terminals, or none. Only the thread that calls `Bar.update` draws."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from timbr_wamp.contract import Progress
-from timbr_wamp.display.environment import is_terminal, notebook_shell
+from timbr_wamp.display.output_kind import is_terminal, notebook_shell
 from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
-from timbr_wamp.faces.cards import progress_words
+from timbr_wamp.faces.cards import progress_counts
 
 #: ``auto``: tqdm in a notebook if it is installed, rich on a terminal, else none.
 BarKind: TypeAlias = Literal["auto", "tqdm", "rich", "none"]
 
 
 class Bar(Protocol):
-    """What shows a progress."""
+    """A progress bar."""
 
     def update(self, progress: Progress) -> None:
-        """Draw it."""
+        """Draw ``progress``."""
 
     def close(self) -> None:
-        """Leave the last state where it stands, and the cursor below it. Idempotent."""
+        """Stop drawing; leave the last state visible and the cursor below it. Idempotent."""
 
 
 def open_bar(kind: BarKind, file: TextIO | None = None) -> Bar:
-    """Return a bar; it is drawn at its first update. ``file``: the standard error when not given.
+    """Return a bar, which is drawn at its first update. ``file`` is standard error by default.
 
     Raises:
-        InvalidArgument: no such kind.
-        PluginNotInstalled: tqdm was asked for and is not there.
+        InvalidArgument: unknown kind.
+        PluginNotInstalled: tqdm was requested and is not installed.
     """
     if kind not in get_args(BarKind):
         raise InvalidArgument("bar", f"one of {', '.join(get_args(BarKind))}, not {kind!r}")
@@ -54,20 +54,20 @@ def _best(output: TextIO) -> BarKind:
 
 
 class NoBar:
-    """Shows nothing."""
+    """A bar that draws nothing."""
 
     def update(self, progress: Progress) -> None:
-        """Do nothing."""
+        """Draw nothing."""
 
     def close(self) -> None:
-        """Do nothing."""
+        """Draw nothing."""
 
 
 class RichBar:
-    """A bar on a terminal; pulses while the total is unknown."""
+    """A bar on a terminal; it pulses while the total is unknown."""
 
     def __init__(self, output: TextIO) -> None:
-        # no refresh thread: it would write between the user's own lines
+        # rich's refresh thread would write between the user's own output lines
         self._bar = RichProgress(
             BarColumn(),
             TextColumn("{task.description}", markup=False),
@@ -77,23 +77,23 @@ class RichBar:
         self._task = self._bar.add_task("", total=None)
 
     def update(self, progress: Progress) -> None:
-        """Draw it."""
-        words = progress_words(progress)
+        """Draw ``progress``."""
+        text = progress_counts(progress)
         self._bar.start()
-        self._bar.update(self._task, total=progress.total, completed=progress.done, description=words, refresh=True)
+        self._bar.update(self._task, total=progress.total, completed=progress.done, description=text, refresh=True)
 
     def close(self) -> None:
-        """Stop drawing and show the cursor again."""
+        """Stop drawing and restore the cursor."""
         self._bar.stop()
 
 
 class TqdmBar:
-    """A tqdm bar: a widget where ipywidgets are, else text."""
+    """A tqdm bar: a widget when ipywidgets is installed, else text."""
 
     def __init__(self, output: TextIO) -> None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # without ipywidgets it tells so, and falls back to text
+                warnings.simplefilter("ignore")  # tqdm warns when it falls back to text without ipywidgets
                 from tqdm.auto import tqdm
         except ModuleNotFoundError:
             raise PluginNotInstalled("progress bars", "tqdm", "pip install 'timbr-wamp[progress]'") from None
@@ -101,7 +101,7 @@ class TqdmBar:
         self._bar: Any = None
 
     def update(self, progress: Progress) -> None:
-        """Draw it; with another total than before, as a new bar."""
+        """Draw ``progress``, in a new bar when the total has changed."""
         bar = self._bar
         if bar is None or bar.total != progress.total:
             self.close()
@@ -113,6 +113,6 @@ class TqdmBar:
         bar.refresh()
 
     def close(self) -> None:
-        """Leave the last state."""
+        """Stop drawing and leave the last state visible."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""Follow a machine's progress with a bar: asked for, or pushed by somebody else."""
+"""Show a machine's progress as a bar, from progress that the caller pushes or that is polled."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from timbr_wamp.errors import InvalidArgument
 
 @contextmanager
 def progress_bar(bar: BarKind = "auto", *, file: TextIO | None = None) -> Iterator[Callable[[Progress], None]]:
-    """Open a bar; give the function that draws a `Progress` on it. Closed on the way out, also by Ctrl-C.
+    """Open a bar and yield the function that draws a `Progress` on it. The bar is closed at the end, also on Ctrl-C.
 
     >>> with progress_bar("none") as update:
     ...     update(Progress(done=3, total=10))
 
     Raises:
-        InvalidArgument: no such kind of bar.
-        PluginNotInstalled: tqdm was asked for and is not there.
+        InvalidArgument: unknown kind of bar.
+        PluginNotInstalled: tqdm was requested and is not installed.
     """
-    shown = open_bar(bar, file)
+    opened = open_bar(bar, file)
     try:
-        yield shown.update
+        yield opened.update
     finally:
-        shown.close()
+        opened.close()
 
 
 def show_progress(
-    ask: Callable[[], Progress],
+    poll: Callable[[], Progress],
     *,
     interval_s: float = 0.2,
     bar: BarKind = "auto",
@@ -42,21 +42,21 @@ def show_progress(
     file: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
-    """Show a bar until the source is exhausted and done, or the machine rests; return the last progress.
+    """Show a bar until the source is exhausted and processed, or the machine rests; return the last progress.
 
-    Blocks the calling thread, which alone draws. Ctrl-C closes the bar, comes out as
-    `KeyboardInterrupt` and leaves the machine running; so does what ``ask`` raises.
+    Blocks the calling thread, which also draws. Ctrl-C closes the bar, raises `KeyboardInterrupt`
+    and leaves the machine running. An exception of ``poll`` closes the bar and propagates.
 
     Args:
-        ask: asked every ``interval_s`` seconds.
+        poll: returns the progress; called every ``interval_s`` seconds.
         bar: ``auto``, ``tqdm``, ``rich`` or ``none``.
-        timeout_s: return after so long in any case; None: wait on.
-        until: it is over for another reason, such as that nothing waits and there is no source.
-        file: where text is drawn; the standard error when not given.
+        timeout_s: return after this many seconds at the latest; None means no limit.
+        until: returns whether to end for another reason, such as an empty queue without a source.
+        file: file that text bars are drawn on; standard error by default.
 
     Raises:
-        InvalidArgument: ``interval_s`` is not more than 0, or no such kind of bar.
-        PluginNotInstalled: tqdm was asked for and is not there.
+        InvalidArgument: ``interval_s`` is not more than 0, or the kind of bar is unknown.
+        PluginNotInstalled: tqdm was requested and is not installed.
     """
     if not interval_s > 0:
         raise InvalidArgument("interval_s", "more than 0 seconds")
@@ -64,10 +64,10 @@ def show_progress(
     pause = threading.Event()
     with progress_bar(bar, file=file) as update:
         while True:
-            over = until()
-            progress = ask()  # after it, so that the last one drawn is of the end
+            ended = until()
+            progress = poll()  # after until(), so that the last progress that is drawn is the final one
             update(progress)
             left_s = interval_s if deadline is None else deadline - clock()
-            if over or progress.complete or progress.state in RESTING or left_s <= 0:
+            if ended or progress.complete or progress.state in RESTING or left_s <= 0:
                 return progress
             pause.wait(min(interval_s, left_s))

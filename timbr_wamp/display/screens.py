@@ -1,7 +1,7 @@
-"""`display_status`: a status card where the user is: a notebook, a terminal, or any output.
+"""`display_status`: show a status card in a notebook, on a terminal, or in any output.
 
-In a notebook a daemon thread follows the machine. It publishes ``update_display_data`` itself, with
-the cell as parent: what a thread prints or displays goes to whichever cell ran last.
+In a notebook a daemon thread follows the machine. It sends ``update_display_data`` messages with the
+cell as parent, because what a thread prints or displays appears under whichever cell ran last.
 Format: https://jupyter-client.readthedocs.io/en/stable/messaging.html#update-display-data.
 """
 
@@ -20,10 +20,10 @@ from rich.live import Live
 from rich.text import Text
 
 from timbr_wamp.contract import Status
-from timbr_wamp.display.environment import is_terminal, notebook_shell
 from timbr_wamp.display.live_status import LiveStatus, Screen
+from timbr_wamp.display.output_kind import is_terminal, notebook_shell
 
-#: So many cards of one kernel are updated; the oldest ends when one more begins.
+#: Most cards that a kernel updates at the same time; one more ends the oldest.
 MAX_LIVE = 8
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "draining": "yellow", "failed": "bold red"}
@@ -42,19 +42,19 @@ def display_status(
 ) -> LiveStatus:
     """Show a status card and keep it up to date.
 
-    In a notebook it returns at once. On a terminal it returns when the machine rests or at Ctrl-C,
-    which leaves the machine alone. Elsewhere it writes the card once.
+    In a notebook it returns at once. On a terminal it returns when the machine rests, or at Ctrl-C,
+    which does not affect the machine. Elsewhere it writes the card once.
 
     Args:
-        status: asked for the newest status, from another thread when in a notebook.
-        interval_s: seconds between two questions.
-        duration_s: update so long; None: as long as there is news to come.
-        ended: there will be no news, since the machine was closed.
-        file: where a card is written outside a notebook; the standard output when not given.
+        status: returns the newest status; in a notebook it is called from another thread.
+        interval_s: seconds between two polls.
+        duration_s: seconds for which the card is updated; None means no limit.
+        ended: returns whether the machine was closed, so that its status will not change any more.
+        file: file for the card outside a notebook; standard output by default.
 
     Raises:
         InvalidArgument: ``interval_s`` is not more than 0.
-        Exception: what ``status`` raises when it is asked first.
+        Exception: whatever the first call of ``status`` raises.
     """
     shell = notebook_shell() if file is None else None
     output = sys.stdout if file is None else file
@@ -72,16 +72,16 @@ def display_status(
     elif is_terminal(output):
         with Live(console=Console(file=output), auto_refresh=False) as live:
             card = card_on(_TerminalScreen(live))
-            with contextlib.suppress(KeyboardInterrupt):  # it ends the card, not the machine
+            with contextlib.suppress(KeyboardInterrupt):  # ends the card, not the machine
                 card.follow(until_rest=True)
     else:
-        card = card_on(_Once(output))
+        card = card_on(_PlainOutput(output))
         card.stop()
     return card
 
 
 def _remember(card: LiveStatus) -> None:
-    """Keep the number of cards that are updated bounded."""
+    """Register a card, and stop the oldest ones beyond `MAX_LIVE`."""
     with _cards_lock:
         alive = [one for one in _cards if one.running]
         _cards.clear()
@@ -92,7 +92,7 @@ def _remember(card: LiveStatus) -> None:
 
 
 class NotebookScreen:
-    """The output of the cell that runs when this is made: drawn first by its thread, then by any."""
+    """The output of the cell that created this object. The cell's thread draws first, then any thread."""
 
     def __init__(self, shell: Any) -> None:
         self._publisher, self._kernel = shell.display_pub, shell.kernel
@@ -101,14 +101,14 @@ class NotebookScreen:
         self._drawn = False
 
     def draw(self, html: str, text: str) -> None:
-        """Display the card, or put it in the place of the one before."""
+        """Display the card, or replace the one displayed before."""
         data, transient = {"text/html": html, "text/plain": text}, {"display_id": self._id}
         if not self._drawn:
             self._publisher.publish(data, transient=transient)
             self._drawn = True
             return
         self._kernel.session.send(
-            self._kernel.iopub_socket,  # thread-safe: it hands messages to the kernel's iopub thread
+            self._kernel.iopub_socket,  # thread-safe: passes messages to the kernel's iopub thread
             "update_display_data",
             {"data": data, "metadata": {}, "transient": transient},
             parent=self._parent,
@@ -117,21 +117,21 @@ class NotebookScreen:
 
 
 class _TerminalScreen:
-    """Lines of a terminal that are written again."""
+    """Lines of a terminal that are redrawn in place."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
 
     def draw(self, html: str, text: str) -> None:
-        """Put the card in the place of the one before."""
+        """Replace the card."""
         lines = Text(text)
         for state, style in _STATE_STYLES.items():
             lines.highlight_regex(rf"^● {state}\b", style)
         self._live.update(lines, refresh=True)
 
 
-class _Once:
-    """An output that nobody watches: a file, a pipe, a log."""
+class _PlainOutput:
+    """An output that is not interactive: a file, a pipe, a log."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output

@@ -1,3 +1,3 @@
-"""How records, statuses, slots and errors look, as HTML and as text: of a machine here and of one elsewhere."""
+"""HTML and text of records, statuses, slots and errors, for local and for remote machines."""
 
 __all__: list[str] = []

@@ -1,6 +1,8 @@
-"""The cards of a machine: status, source, progress and slots at a glance, as HTML and as text.
+"""Cards that summarize a machine: status, source, progress and slots, as HTML and as text.
 
-Pure: a struct in, a text out. Escaped, bounded, inline styles only, no scripts; see `timbr_wamp.tables`.
+Pure functions from structs to texts. For escaping and limits see `timbr_wamp.tables`. The functions
+that draw a whole machine never raise, because ``repr`` and notebook displays call them, also with
+what a subclass of `Machine` returns as its status.
 """
 
 from __future__ import annotations
@@ -8,36 +10,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timbr_wamp.contract.structs import ErrorRow, Policy, Progress, SlotCounts, SlotInfo, SourceStatus, Status
-from timbr_wamp.tables import HAIRLINE, Cell, StatusTable, cleaned, duration, moment, number, shown
+from timbr_wamp.errors import class_and_text
+from timbr_wamp.faces.preview import never_raises
+from timbr_wamp.tables import HAIRLINE, Cell, StatusTable, count_cell, duration, html_text, printable, timestamp
 
-#: Colours that are read on white and on black.
+#: Colours that are readable on light and dark backgrounds.
 STATE_COLOURS = {
     "running": "#2ea043", "paused": "#d29922", "draining": "#d29922", "failed": "#e5534b",
 }  # fmt: skip
 QUIET_COLOUR = "#8b949e"
-#: Failures that a machine's card shows.
+#: Failures shown on a machine's card.
 CARD_ERRORS = 5
-#: Characters of a progress bar in text.
+#: Width of a text progress bar, in characters.
 BAR_WIDTH = 24
 
 _BOX = f"display:inline-block;border:{HAIRLINE};border-radius:4px;padding:.3em .8em;margin:.2em .4em .2em 0"
 _DIM = "opacity:.7"
 
 
+@never_raises(html=True)
 def machine_html(status: Status, slots: Sequence[SlotInfo] = (), errors: Sequence[ErrorRow] = ()) -> str:
-    """Return a machine's card: its status, its slots with their functions, its newest failures."""
+    """Return a machine's card as HTML: its status, its slots with their functions, its newest failures."""
     parts = [_head_html(status), _boxes_html(status), _facts_html(status), source_html(status.source)]
     table = slots_table(status, slots)
     parts.append(table._repr_html_() if len(table) else "")
     if slots or not len(table):
-        parts.append(f'<div style="{_DIM}">{shown(_unset(status, slots))}</div>')
+        parts.append(f'<div style="{_DIM}">{html_text(_unset(status, slots))}</div>')
     if errors:
         parts.append(errors_table(errors)._repr_html_())
     return f'<div style="color:inherit;line-height:1.4">{"".join(parts)}</div>'
 
 
+@never_raises()
 def machine_text(status: Status, slots: Sequence[SlotInfo] = (), errors: Sequence[ErrorRow] = ()) -> str:
-    """Return a machine's card for a terminal, without a line end."""
+    """Return a machine's card for a terminal, without a trailing line end."""
     facts = StatusTable(rows=[*_boxes(status), *_facts(status), ("source", source_text(status.source))])
     table = slots_table(status, slots)
     parts = [_head(status), str(facts)]
@@ -50,57 +56,56 @@ def machine_text(status: Status, slots: Sequence[SlotInfo] = (), errors: Sequenc
     return "\n".join(part for part in parts if part)
 
 
-def status_html(status: Status) -> str:
-    """Return a status as a card."""
-    return machine_html(status)
-
-
-def status_text(status: Status) -> str:
-    """Return a status as the lines of a card."""
-    return machine_text(status)
+@never_raises()
+def machine_line(status: Status) -> str:
+    """Return a machine's state and main counters in one line, for ``repr``."""
+    return (
+        f"{status.state}: {status.processed} processed, {status.errored} errored, "
+        f"{status.queue_size} queued, revision {status.revision}"
+    )
 
 
 # --- source and progress ---------------------------------------------------------------------
 
 
 def source_html(source: SourceStatus) -> str:
-    """Return the source's line, with a bar when its end is known."""
+    """Return one line about the source, with a progress bar when its total is known."""
     bar = bar_html(percentage(source.count, source.total)) if source.total is not None else ""
-    return f"<div>source: {shown(source_text(source, bar=False), 400)}</div>{bar}"
+    return f"<div>source: {html_text(source_text(source, bar=False), 400)}</div>{bar}"
 
 
 def source_text(source: SourceStatus, *, bar: bool = True) -> str:
-    """Return the source in words."""
+    """Return the source's state, counters and error as text."""
     if source.state == "none":
-        return "none; messages come by put"
+        return "none; messages arrive through put()"
     parts = [source.state, f"{source.count:,}{'' if source.total is None else f' of {source.total:,}'} read"]
     if source.eta_s is not None:
         parts.append(f"about {duration(source.eta_s)} left")
     parts += [f"{source.dropped:,} dropped"] if source.dropped else []
-    parts += [f"begun again {source.restarts:,} times"] if source.restarts else []
+    parts += [f"restarted {source.restarts:,} times"] if source.restarts else []
     parts += [source.error] if source.error else []
     text = ", ".join(parts)
     return f"{text}  {bar_text(percentage(source.count, source.total))}" if bar and source.total is not None else text
 
 
 def progress_html(progress: Progress) -> str:
-    """Return how far a machine is, as a line and a bar."""
+    """Return a machine's progress as a line and, when the total is known, a bar."""
     bar = bar_html(progress.percentage) if progress.percentage is not None else ""
-    return f"<div>{_dot(progress.state)} {shown(progress_words(progress))}</div>{bar}"
+    return f"<div>{_dot(progress.state)} {html_text(progress_counts(progress))}</div>{bar}"
 
 
 def progress_text(progress: Progress) -> str:
-    """Return how far a machine is, on one line.
+    """Return a machine's progress as one line, with a bar when the total is known.
 
     >>> print(progress_text(Progress(done=25, total=100, percentage=25.0, rate_per_s=12.5, eta_s=6.0, state="running")))
     [██████··················]  25 %  25 of 100, 12.5/s, about 6 s left
     """
     bar = f"{bar_text(progress.percentage)}  " if progress.percentage is not None else ""
-    return bar + progress_words(progress)
+    return bar + progress_counts(progress)
 
 
-def progress_words(progress: Progress) -> str:
-    """Return how far a machine is, in words."""
+def progress_counts(progress: Progress) -> str:
+    """Return a machine's progress as text without a bar."""
     parts = [f"{progress.done:,}{'' if progress.total is None else f' of {progress.total:,}'}"]
     parts += [f"{progress.errored:,} errored"] if progress.errored else []
     parts += [f"{progress.rate_per_s:,.1f}/s"] if progress.rate_per_s else []
@@ -113,14 +118,14 @@ def progress_words(progress: Progress) -> str:
 
 
 def percentage(done: int, total: int | None) -> float | None:
-    """Return 0 to 100; None when the total is unknown. Nothing of nothing is all of it."""
+    """Return ``done`` of ``total`` as 0 to 100; None when the total is unknown, 100 when it is 0."""
     if total is None:
         return None
     return 100.0 if total <= 0 else min(max(100.0 * done / total, 0.0), 100.0)
 
 
 def bar_html(percent: float | None) -> str:
-    """Return a bar filled to ``percent``."""
+    """Return an HTML progress bar filled to ``percent``."""
     width = min(max(percent or 0.0, 0.0), 100.0)
     return (
         f'<div role="progressbar" aria-valuenow="{width:.0f}" aria-valuemin="0" aria-valuemax="100" '
@@ -130,7 +135,7 @@ def bar_html(percent: float | None) -> str:
 
 
 def bar_text(percent: float | None) -> str:
-    """Return a bar filled to ``percent``, in characters."""
+    """Return a text progress bar filled to ``percent``."""
     share = min(max(percent or 0.0, 0.0), 100.0)
     full = int(BAR_WIDTH * share / 100)
     return f"[{'█' * full}{'·' * (BAR_WIDTH - full)}] {share:3.0f} %"
@@ -140,7 +145,10 @@ def bar_text(percent: float | None) -> str:
 
 
 def slots_table(status: Status, slots: Sequence[SlotInfo] = ()) -> StatusTable:
-    """Return how often and how fast slots ran: the set ones, or those that ran when ``slots`` are not known."""
+    """Return a table of the slots' counters and timings.
+
+    Its rows are the slots that have a function; without ``slots``, those that have run.
+    """
     table = StatusTable(
         ("slot", "name", "function", "on error", "calls", "errors", "skipped", "retries", "p50", "p99"),
         hide_empty=True,
@@ -161,27 +169,27 @@ def _slot_row(info: SlotInfo | None, counts: SlotCounts) -> tuple[object, ...]:
         info and info.name,
         info and info.function,
         policy and policy_text(policy),
-        number(counts.calls),
-        number(counts.errors),
-        number(counts.skipped or None),
-        number(counts.retries or None),
+        count_cell(counts.calls),
+        count_cell(counts.errors),
+        count_cell(counts.skipped or None),
+        count_cell(counts.retries or None),
         Cell(duration(counts.p50_s), right=True),
         Cell(duration(counts.p99_s), right=True),
     )
 
 
 def errors_table(errors: Sequence[ErrorRow]) -> StatusTable:
-    """Return the newest failures in short."""
+    """Return a table of the newest failures."""
     title = f"the newest {CARD_ERRORS} of {len(errors)} failures" if len(errors) > CARD_ERRORS else "failures"
     table = StatusTable(("time", "slot", "error", "message", "resolved"), title)
     for row in errors[-CARD_ERRORS:]:
-        what = f"{row.exc_class}: {row.exc_value}" if row.exc_value else row.exc_class
-        table.add((moment(row.time), f"f{row.slot}", what, row.input, row.resolved))
+        error = class_and_text(row.exc_class, row.exc_value)
+        table.add((timestamp(row.time), f"f{row.slot}", error, row.input, row.resolved))
     return table
 
 
 def policy_text(policy: Policy) -> str:
-    """Return a policy in a few words.
+    """Return a policy as text.
 
     >>> policy_text(Policy(on_error="drop", retries=3, backoff_s=0.5, timeout_s=2.0))
     'retry 3 after 500 ms, then drop; 2 s at most'
@@ -197,7 +205,7 @@ def _unset(status: Status, slots: Sequence[SlotInfo]) -> str:
         return "no slot has run yet"
     unset = [f"f{info.slot}" for info in slots if info.identity]
     if len(unset) == len(slots):
-        return f"all {len(slots)} slots are unset: they carry the value"
+        return f"all {len(slots)} slots are unset: each passes its value on"
     return f"unset: {', '.join(unset)}" if unset else ""
 
 
@@ -205,16 +213,16 @@ def _unset(status: Status, slots: Sequence[SlotInfo]) -> str:
 
 
 def ingest_time(status: Status) -> str:
-    """Return when the message under way, or else the last one, came in; its id says so to the second."""
+    """Return when the current message, or else the last one, arrived, to the second. Its id contains the time."""
     oid = status.current_oid or status.last_oid
     try:
-        return moment(float(int(oid[:8], 16))).replace(".000Z", "Z") if oid and len(oid) == 24 else ""
+        return timestamp(float(int(oid[:8], 16))).replace(".000Z", "Z") if oid and len(oid) == 24 else ""
     except ValueError:
         return ""
 
 
 def _boxes(status: Status) -> list[tuple[str, str]]:
-    """Return the four figures that a status has always shown."""
+    """Return the four facts that the ancestors' status shows."""
     return [
         ("ingest time", ingest_time(status) or "–"),
         ("last id", status.last_oid or "–"),
@@ -231,7 +239,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("dropped", f"{status.dropped:,}"),
         ("refused", f"{status.refused:,}"),
         ("retrying", f"{status.retrying:,}"),
-        ("under way", f"{status.in_flight:,}"),
+        ("in flight", f"{status.in_flight:,}"),
     ]
     if status.on_error != Policy():
         facts.append(("on error", policy_text(status.on_error)))
@@ -243,22 +251,22 @@ def _facts(status: Status) -> list[tuple[str, str]]:
 
 
 def _head(status: Status) -> str:
-    return f"● {cleaned(_state(status), 400)}  {cleaned(_who(status))}"
+    return f"● {printable(_state(status), 400)}  {printable(_identity(status))}"
 
 
 def _head_html(status: Status) -> str:
     return (
-        f"<div>{_dot(status.state)} <b>{shown(_state(status), 400)}</b> "
-        f'<span style="{_DIM}">{shown(_who(status))}</span></div>'
+        f"<div>{_dot(status.state)} <b>{html_text(_state(status), 400)}</b> "
+        f'<span style="{_DIM}">{html_text(_identity(status))}</span></div>'
     )
 
 
 def _state(status: Status) -> str:
-    silent = "; its thread gives no sign of life" if status.state == "running" and not status.running else ""
-    return f"{status.state}{silent}" + (f" ({status.reason})" if status.reason else "")
+    dead = "; its thread is dead" if status.state == "running" and not status.running else ""
+    return f"{status.state}{dead}" + (f" ({status.reason})" if status.reason else "")
 
 
-def _who(status: Status) -> str:
+def _identity(status: Status) -> str:
     return f"machine {status.name}, revision {status.revision}, up {duration(status.uptime_s)}"
 
 
@@ -268,12 +276,12 @@ def _dot(state: str) -> str:
 
 def _boxes_html(status: Status) -> str:
     boxes = "".join(
-        f'<div style="{_BOX}"><div style="{_DIM}">{name}</div><div>{shown(value)}</div></div>'
+        f'<div style="{_BOX}"><div style="{_DIM}">{name}</div><div>{html_text(value)}</div></div>'
         for name, value in _boxes(status)
     )
     return f"<div>{boxes}</div>"
 
 
 def _facts_html(status: Status) -> str:
-    facts = " · ".join(f"{name} {shown(value)}" for name, value in _facts(status))
+    facts = " · ".join(f"{name} {html_text(value)}" for name, value in _facts(status))
     return f"<div>{facts}</div>"

@@ -1,4 +1,4 @@
-"""`Plot`: a machine's graph as people look at it, be the machine here or in another process."""
+"""`Plot`: the drawing of a machine's graph, for local and for remote machines."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import subprocess
 from collections.abc import Callable
 
 from timbr_wamp.contract.structs import Graph
-from timbr_wamp.tables import cleaned
+from timbr_wamp.tables import printable
 
 logger = logging.getLogger(__name__)
 
-#: The ``dot`` program is waited for so long.
-DOT_S = 5.0
+#: Timeout for the ``dot`` program, in seconds.
+DOT_TIMEOUT_S = 5.0
 
 
 class Plot:
-    """A graph that shows itself: Mermaid in JupyterLab (4.1 or later), SVG where ``dot`` is found, text everywhere.
+    """A graph that displays as Mermaid in JupyterLab 4.1 or later, as SVG when ``dot`` is installed, else as text.
 
     Args:
-        find: where a program is, as `shutil.which`.
+        find: finds a program's path, as `shutil.which` does.
     """
 
     def __init__(self, graph: Graph, find: Callable[[str], str | None] = shutil.which) -> None:
@@ -29,22 +29,26 @@ class Plot:
 
     @property
     def mermaid(self) -> str:
-        """Mermaid text, for a page or a document."""
+        """The graph as Mermaid text."""
         return self.graph.mermaid
 
     def svg(self) -> str | None:
-        """Return an SVG drawing; None without Graphviz."""
+        """Return the graph as SVG; None when Graphviz is not installed or fails."""
         dot = self._find("dot")
         if dot is None:
             return None
         try:
-            made = subprocess.run(
-                [dot, "-Tsvg"], input=dot_text(self.graph).encode(), capture_output=True, timeout=DOT_S, check=True
+            drawing = subprocess.run(
+                [dot, "-Tsvg"],
+                input=dot_text(self.graph).encode(),
+                capture_output=True,
+                timeout=DOT_TIMEOUT_S,
+                check=True,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            logger.warning("no drawing: %s", error)
+            logger.warning("Graphviz could not draw the graph: %s", error)
             return None
-        return made.stdout.decode()
+        return drawing.stdout.decode()
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         bundle = {"text/plain": str(self), "text/vnd.mermaid": self.mermaid}
@@ -54,7 +58,7 @@ class Plot:
         return bundle
 
     def __str__(self) -> str:
-        labels = [cleaned(node.label) for node in self.graph.nodes]  # of another process perhaps
+        labels = [printable(node.label) for node in self.graph.nodes]  # may come from another process
         width = max(map(len, labels))
         lines = [
             f"{label:<{width}}  ← {', '.join(node.needs[::-1]) or 'nothing'}"
@@ -67,7 +71,7 @@ class Plot:
 
 
 def dot_text(graph: Graph) -> str:
-    """Return the graph in Graphviz's language."""
+    """Return the graph in Graphviz's DOT language."""
     lines = [f'  {node.id} [label="{_dot_label(node.label)}"];' for node in graph.nodes]
     lines += [f"  {need} -> {node.id};" for node in graph.nodes for need in node.needs]
     return "\n".join(["digraph machine {", "  rankdir=LR;", "  node [shape=box];", *lines, "}"])

@@ -1,28 +1,38 @@
-"""How the wire's structs and their lists look: HTML for notebooks, text for terminals.
+"""HTML and text of the wire's structs, of lists of them, and of records.
 
-The lists are lists, with a face. `contract.cards` draws status, progress and a whole machine; both
-are given structs and ask nobody. Everything that came from elsewhere is escaped and bounded.
+`Rows` is a list that displays as a table. `timbr_wamp.faces.cards` draws status, progress and whole
+machines. Everything is escaped and bounded. The functions that ``repr`` and notebook displays call
+never raise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 from timbr_wamp.contract.displayable import Printer
 from timbr_wamp.contract.record import Record, outcome_kind
 from timbr_wamp.contract.structs import ErrorGroup, ErrorRow, Event, Progress, RevisionInfo, SlotInfo, Status
+from timbr_wamp.errors import class_and_text
 from timbr_wamp.faces.cards import (
     machine_html,
     machine_text,
     policy_text,
     progress_html,
     progress_text,
-    status_html,
-    status_text,
 )
-from timbr_wamp.faces.preview import preview
-from timbr_wamp.tables import FOLDED_LIMIT, Cell, StatusTable, cleaned, duration, folded, moment, number, shown
+from timbr_wamp.faces.preview import never_raises, preview
+from timbr_wamp.tables import (
+    COLLAPSED_LIMIT,
+    Cell,
+    StatusTable,
+    collapsible,
+    count_cell,
+    duration,
+    html_text,
+    printable,
+    timestamp,
+)
 
 __all__ = [
     "ErrorGroups",
@@ -38,31 +48,52 @@ __all__ = [
     "text_of",
 ]
 
-#: Characters of a record's value.
+#: Longest text of a record's value, in characters.
 VALUE_LIMIT = 300
-#: Characters of the traceback of a failure that is printed alone.
+#: Longest traceback of a single printed failure, in characters.
 TRACEBACK_LIMIT = 20_000
 
 T = TypeVar("T")
 
 
 class Rows(list[T]):
-    """A list that shows as a table in notebooks, in IPython and in print; ``repr`` is the list's."""
+    """A list that displays as a table in notebooks, in IPython and when printed. ``repr`` is the list's.
+
+    Slices, copies and sums are of the same class, so they display as tables too.
+    """
 
     headers: Sequence[str] = ()
     empty = "none"
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> T | Self:
+        """Return one item, or a slice as a list of the same class."""
+        return type(self)(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
+
+    def __add__(self, other: list[Any]) -> Self:  # type: ignore[override]
+        """Return both lists joined, as a list of the same class."""
+        return type(self)([*self, *other]) if isinstance(other, list) else NotImplemented
+
+    def copy(self) -> Self:
+        """Return a shallow copy of the same class."""
+        return type(self)(self)
+
     def cells(self, item: T) -> Sequence[object]:
-        """Return an item's cells, one a header."""
+        """Return the cells of an item, one per header."""
         return [getattr(item, header) for header in self.headers]
 
     def table(self) -> StatusTable:
-        """Return the table."""
+        """Return the list as a table."""
         return StatusTable(self.headers, rows=map(self.cells, self), empty=self.empty, hide_empty=True)
 
+    @never_raises(html=True)
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
 
+    @never_raises()
     def __str__(self) -> str:
         return str(self.table())
 
@@ -90,7 +121,7 @@ class SlotInfos(Rows[SlotInfo]):
     empty = "no slots"
 
     def cells(self, item: SlotInfo) -> Sequence[object]:
-        """Return one slot's cells."""
+        """Return the cells of a slot."""
         counts = item.counts
         return (
             f"f{item.slot}",
@@ -101,8 +132,8 @@ class SlotInfos(Rows[SlotInfo]):
             item.policy and policy_text(item.policy),
             item.revision or None,
             item.author,
-            number(counts.calls if counts else None),
-            number(counts.errors if counts else None),
+            count_cell(counts.calls if counts else None),
+            count_cell(counts.errors if counts else None),
             Cell(duration(counts.p50_s if counts else None), right=True),
             Cell(duration(counts.p99_s if counts else None), right=True),
         )
@@ -117,10 +148,10 @@ class ErrorRows(Rows[ErrorRow]):
     empty = "no slot has failed"
 
     def cells(self, item: ErrorRow) -> Sequence[object]:
-        """Return one failure's cells."""
+        """Return the cells of a failure."""
         return (
             item.seq or None,
-            moment(item.time),
+            timestamp(item.time),
             _task(item.slot, item.task),
             _error(item.exc_class, item.exc_value, item.exc_tb),
             item.where,
@@ -134,21 +165,21 @@ class ErrorRows(Rows[ErrorRow]):
 
 
 class ErrorGroups(Rows[ErrorGroup]):
-    """Failures by kind: same slot, same exception class, same line."""
+    """Failures grouped by slot, exception class and line."""
 
     headers = ("slot", "error", "where", "count", "per minute", "open", "last", "last message", "policies", "resolved")
     empty = "no slot has failed"
 
     def cells(self, item: ErrorGroup) -> Sequence[object]:
-        """Return one group's cells."""
+        """Return the cells of an error group."""
         return (
             _task(item.slot, item.task),
             _error(item.exc_class, item.exc_value, item.exc_tb),
             item.where,
-            number(item.count),
+            count_cell(item.count),
             Cell(f"{item.rate_per_min:.1f}", right=True),
-            number(item.open),
-            moment(item.last_time),
+            count_cell(item.open),
+            timestamp(item.last_time),
             item.input,
             ", ".join(f"{name} {count:,}" for name, count in item.policies.items()),
             item.resolved,
@@ -161,49 +192,51 @@ class Revisions(Rows[RevisionInfo]):
     headers = ("number", "time", "by", "change", "functions")
 
     def cells(self, item: RevisionInfo) -> Sequence[object]:
-        """Return one revision's cells."""
+        """Return the cells of a revision."""
         functions = ", ".join(name or "·" for name in item.functions)
-        return (item.number, moment(item.time), item.author, item.change, functions)
+        return (item.number, timestamp(item.time), item.author, item.change, functions)
 
 
 class Events(Rows[Event]):
-    """What changed a machine's state, oldest first."""
+    """Events that changed a machine's state, oldest first."""
 
     headers = ("number", "time", "event", "by", "data")
-    empty = "nothing has happened yet"
+    empty = "no events yet"
 
     def cells(self, item: Event) -> Sequence[object]:
-        """Return one event's cells."""
+        """Return the cells of an event."""
         data = ", ".join(f"{name}: {preview(value, 80)}" for name, value in list(item.data.items())[:12])
-        return (item.number, moment(item.time), item.kind, item.author, data)
+        return (item.number, timestamp(item.time), item.kind, item.author, data)
 
 
 # --- single structs --------------------------------------------------------------------------
 
-_HTML: dict[type, Callable[[Any], str]] = {Status: status_html, Progress: progress_html}
-_TEXT: dict[type, Callable[[Any], str]] = {Status: status_text, Progress: progress_text}
+_HTML: dict[type, Callable[[Any], str]] = {Status: machine_html, Progress: progress_html}
+_TEXT: dict[type, Callable[[Any], str]] = {Status: machine_text, Progress: progress_text}
 _ROWS: dict[type, type[Rows[Any]]] = {
     SlotInfo: SlotInfos, ErrorRow: ErrorRows, ErrorGroup: ErrorGroups, RevisionInfo: Revisions, Event: Events,
 }  # fmt: skip
 
 
+@never_raises(html=True)
 def html_of(struct: object) -> str:
-    """Return a struct's HTML; of one that has no face of its own, its ``repr``."""
+    """Return a struct's HTML; its ``repr`` when there is no drawing for its class."""
     if draw := _HTML.get(type(struct)):
         return draw(struct)
     return _facts(struct)._repr_html_()
 
 
+@never_raises()
 def text_of(struct: object) -> str:
     """Return a struct's text for ``print``."""
     if draw := _TEXT.get(type(struct)):
         return draw(struct)
-    traceback = cleaned(getattr(struct, "exc_tb", ""), TRACEBACK_LIMIT, lines=True)
+    traceback = printable(getattr(struct, "exc_tb", ""), TRACEBACK_LIMIT, lines=True)
     return f"{_facts(struct)}\n{traceback}".rstrip()
 
 
 def _facts(struct: object) -> StatusTable:
-    """Return a struct as a table of two columns: what its list shows, each on a line."""
+    """Return a struct as a table of two columns: the columns that a list of such structs has, one per row."""
     rows = _ROWS.get(type(struct))
     if rows is None:
         return StatusTable(rows=[(preview(struct),)])
@@ -213,15 +246,15 @@ def _facts(struct: object) -> StatusTable:
 
 
 def _left(value: object) -> object:
-    """Return a cell that stands at the left, among texts."""
+    """Return a left-aligned cell."""
     return Cell(value.text, value.html) if isinstance(value, Cell) else value if isinstance(value, bool) else str(value)
 
 
 def _function(item: SlotInfo) -> object:
     if item.identity:
-        return "(carries the value)"
+        return "(passes its value on)"
     name = item.function or "?"
-    return Cell(name, folded(name, item.source)) if item.source else name
+    return Cell(name, collapsible(name, item.source)) if item.source else name
 
 
 def _gets(item: SlotInfo) -> str:
@@ -236,21 +269,27 @@ def _task(slot: int, task: str) -> str:
 
 
 def _error(exc_class: str, exc_value: str, exc_tb: str) -> Cell:
-    text = f"{exc_class}: {exc_value}" if exc_value else exc_class
-    end = exc_tb if len(exc_tb) <= FOLDED_LIMIT else f"…{exc_tb[1 - FOLDED_LIMIT :]}"  # its end says most
-    return Cell(text, folded(text, end)) if exc_tb else Cell(text)
+    text = class_and_text(exc_class, exc_value)
+    # a traceback that is too long keeps its end, which names the line that raised
+    end = exc_tb if len(exc_tb) <= COLLAPSED_LIMIT else f"…{exc_tb[1 - COLLAPSED_LIMIT :]}"
+    return Cell(text, collapsible(text, end)) if exc_tb else Cell(text)
 
 
 # --- records ---------------------------------------------------------------------------------
 
 
+@never_raises(html=True)
 def record_html(record: Record, names: Sequence[str | None] = ()) -> str:
-    """Return a record as a table, one row a slot; tracebacks open on a click. ``names`` are the slots'."""
+    """Return a record as an HTML table with one row per slot; tracebacks unfold on a click.
+
+    ``names`` are the names of the slots.
+    """
     return _record_table(record, names)._repr_html_()
 
 
+@never_raises()
 def record_text(record: Record, names: Sequence[str | None] = ()) -> str:
-    """Return a record for a terminal, one line a slot, without a line end."""
+    """Return a record for a terminal with one line per slot, without a trailing line end."""
     return str(_record_table(record, names))
 
 
@@ -279,13 +318,11 @@ def _record_title(record: Record) -> str:
 
 def _value(value: object) -> Cell:
     text = preview(value, VALUE_LIMIT)
-    return Cell(text, f"<code>{shown(text, VALUE_LIMIT)}</code>")
+    return Cell(text, f"<code>{html_text(text, VALUE_LIMIT)}</code>")
 
 
 def _failure(detail: dict[str, Any]) -> Cell:
-    """Return the cell of an outcome that is an error or a skip: its class and text, the traceback folded."""
-    said = [
-        one if isinstance(one, str) else preview(one) for one in map(detail.get, ("exc_class", "exc_value", "exc_tb"))
-    ]
-    exc_class, exc_value, exc_tb = said
+    """Return the cell of an error or a skipped slot: class and text, and a traceback that unfolds."""
+    fields = map(detail.get, ("exc_class", "exc_value", "exc_tb"))
+    exc_class, exc_value, exc_tb = (field if isinstance(field, str) else preview(field) for field in fields)
     return _error(exc_class, exc_value, exc_tb if detail.get("exc_tb") else "")

@@ -1,6 +1,6 @@
-"""`Tap`: the newest values of one slot, live, for those who want to look on.
+"""`Tap`: a live sequence of the newest values of one slot.
 
-It is fed with whole records and keeps their texts; nothing is parsed before somebody looks. A machine
+A tap receives whole records and keeps their JSON texts; it parses them when it is read. A machine
 feeds it as a sink, a client from its records.
 """
 
@@ -16,22 +16,23 @@ import orjson
 
 from timbr_wamp.contract.record import outcome_kind
 from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
+from timbr_wamp.faces.preview import preview
 
 TAP_LIMIT = 100_000
 
-#: ``(seq, oid, text, …)``: a machine's row; ``text`` is the JSON text ``[in, f0, …]``, None when it was too large.
+#: ``(seq, oid, text, …)``; ``text`` is the JSON text ``[in, f0, …]``, None when it was too large to send.
 _Row: TypeAlias = tuple[Any, ...]
 
 
 class Tap(Sequence[Any]):
-    """A bounded sequence that grows by itself: the newest values last. Any thread.
+    """A bounded sequence to which new values are appended live, newest last. Any thread.
 
     Args:
-        label: what it shows: ``in``, ``f0`` or a slot's name.
-        index: where that is in a record's ``[in, f0, f1, …]``.
-        n: of so many records it keeps the texts, the newest ones.
-        errors: show the described exception ``{"_exception": {…}}`` where the slot failed or was
-            skipped; False leaves such records out, so that fewer than ``n`` may remain.
+        label: name of the value: ``in``, ``f0`` or a slot's name.
+        index: position of the value in a record's ``[in, f0, f1, …]``.
+        n: number of records that are kept, the newest ones.
+        errors: include records in which the slot failed or was skipped, with the value
+            ``{"_exception": {…}}``. False omits them, so fewer than ``n`` values may remain.
         on_close: called once, by the first `close`.
     """
 
@@ -44,27 +45,27 @@ class Tap(Sequence[Any]):
         self._errors, self._on_close = errors, on_close
         self._lock = threading.Lock()
         self._kept: deque[_Row] = deque(maxlen=n)
-        #: What was parsed, by the row's own identity: as long as the row is kept.
+        #: Parsed values of kept rows, by the id of the row.
         self._parsed: dict[int, tuple[_Row, Any]] = {}
         self._closed = False
 
     # --- fed by a machine or a client ---
 
     def publish(self, rows: Sequence[_Row]) -> None:
-        """Take consecutive records. A sink: some hundred nanoseconds a batch, nothing is parsed."""
+        """Append consecutive records without parsing them. Called as a sink of a machine."""
         with self._lock:
             if not self._closed:
                 self._kept.extend(rows if len(rows) <= self.n else rows[-self.n :])
 
     def add_row(self, seq: int, oid: str, text: bytes | str | None) -> None:
-        """Take one record; no ``text`` says that it was too large to be sent."""
+        """Append one record; ``text`` is None when it was too large to send."""
         self.publish(((seq, oid, text),))
 
     # --- read by people ---
 
     @property
     def rows(self) -> list[tuple[int, str, Any]]:
-        """``(seq, oid, value)`` of each, oldest first. A value that was too large is described."""
+        """``(seq, oid, value)`` of each kept record, oldest first; a placeholder for a value too large to send."""
         with self._lock:
             kept, before = list(self._kept), self._parsed
         parsed: dict[int, tuple[_Row, Any]] = {}
@@ -78,11 +79,11 @@ class Tap(Sequence[Any]):
 
     @property
     def oids(self) -> list[str]:
-        """Ids of the messages whose values these are."""
+        """Message ids of the values."""
         return [oid for _, oid, _ in self.rows]
 
     def to_dataframe(self) -> Any:
-        """Return a `pandas.DataFrame`, one line a record, by ``seq``; a mapping's keys become columns.
+        """Return a `pandas.DataFrame` with one line per record and ``seq`` as index; keys of mappings become columns.
 
         Raises:
             PluginNotInstalled: pandas is not installed.
@@ -97,13 +98,13 @@ class Tap(Sequence[Any]):
         return pandas.DataFrame(lines, index=index, columns=None if lines else ["oid", self.label])
 
     def clear(self) -> None:
-        """Forget the values so far."""
+        """Remove all values."""
         with self._lock:
             self._kept.clear()
             self._parsed = {}
 
     def close(self) -> None:
-        """Take no more; what there is can be read on. Idempotent."""
+        """Stop receiving records; kept values stay readable. Idempotent."""
         with self._lock:
             self._closed, on_close, self._on_close = True, self._on_close, None
         if on_close is not None:
@@ -111,7 +112,7 @@ class Tap(Sequence[Any]):
 
     @property
     def closed(self) -> bool:
-        """It grows no more."""
+        """The tap receives no more records."""
         return self._closed
 
     def __enter__(self) -> Tap:
@@ -128,17 +129,17 @@ class Tap(Sequence[Any]):
     @overload
     def __getitem__(self, number: slice) -> list[Any]: ...
     def __getitem__(self, number: int | slice) -> Any:
-        """Return one value, the newest is ``[-1]``, or a list of several."""
+        """Return one value, or a list for a slice; ``[-1]`` is the newest."""
         return [value for _, _, value in self.rows][number]
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the values that there are now."""
+        """Iterate over the current values."""
         return iter([value for _, _, value in self.rows])
 
     def __repr__(self) -> str:
         values = list(self)
-        shown = ", ".join([*(["…"] if len(values) > 3 else []), *(repr(value) for value in values[-3:])])
-        return f"<tap {self.label}, {len(values)} of {self.n}{', closed' if self._closed else ''}: [{shown}]>"
+        newest = ", ".join([*(["…"] if len(values) > 3 else []), *map(preview, values[-3:])])
+        return f"<tap {self.label}, {len(values)} of {self.n}{', closed' if self._closed else ''}: [{newest}]>"
 
     def _value(self, text: bytes | str | None) -> Any:
         if text is None:
@@ -152,5 +153,5 @@ class Tap(Sequence[Any]):
         return {f"{self.label}.oid" if key == "oid" else key: item for key, item in value.items()}
 
 
-#: Stands for the value of a slot that the machine did not have when it made the record.
+#: Value of a slot that the machine did not have when it made the record.
 _ABSENT = object()

@@ -33,7 +33,7 @@ from timbr_wamp.contract import (
 )
 from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_options
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty
-from timbr_wamp.faces.cards import machine_html, machine_text
+from timbr_wamp.faces.cards import machine_html, machine_line, machine_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
@@ -722,11 +722,7 @@ class Machine:
         return file
 
     def __repr__(self) -> str:
-        status = self.status
-        return (
-            f"<Machine {self.name!r} {status.state}: {status.processed} processed, {status.errored} errored, "
-            f"{status.queue_size} waiting, revision {status.revision}>"
-        )
+        return f"<Machine {self.name!r} {machine_line(self.status)}>"
 
     def __str__(self) -> str:
         return machine_text(self.status, self.slots, self.errors)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from timbr_wamp.contract.policy_syntax import policy_from
+from timbr_wamp.contract.policy_syntax import parse_policy
 from timbr_wamp.errors import InvalidArgument
 
 #: What Tab offers for an argument's value.
@@ -95,7 +95,7 @@ def seconds(text: str) -> float:
 def policy(text: str) -> object:
     """Return the policy that one text says, its words joined by commas."""
     try:
-        return policy_from(text)
+        return parse_policy(text)
     except InvalidArgument as error:
         raise ArgumentTypeError(str(error)) from None  # its text is the one that people read
 

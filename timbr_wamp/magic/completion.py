@@ -11,7 +11,7 @@ from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
-from timbr_wamp.contract.policy_syntax import POLICY_WORDS
+from timbr_wamp.contract.policy_syntax import POLICY_COMPLETIONS
 from timbr_wamp.magic.commands import MACHINE, TOPICS, VERBS, Argument, Offer, Verb
 from timbr_wamp.plugins import HANDLERS, names
 
@@ -95,7 +95,7 @@ def _offered(offer: Offer, offers: Offers) -> Iterable[str]:
     if offer == "verb":
         return VERBS
     if offer == "policy":
-        return POLICY_WORDS
+        return POLICY_COMPLETIONS
     if offer == "target":
         return (*_offered("slot", offers), MACHINE)
     if offer == "handler":

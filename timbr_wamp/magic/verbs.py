@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from IPython.core.error import StdinNotImplementedError, UsageError
 
 from timbr_wamp.contract import Policy, Record, Status
-from timbr_wamp.contract.policy_syntax import options_from, policy_from
+from timbr_wamp.contract.policy_syntax import parse_options, parse_policy
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, TimbrError, UnknownKernel
 from timbr_wamp.faces.cards import policy_text
 from timbr_wamp.faces.plot import Plot
@@ -184,7 +184,7 @@ class Verbs:
         return views.revision_facts(revision)
 
     def verb_policy(self, slot: int | str, words: list[str] | None) -> views.Facts | views.Text:
-        said = _read("policy", policy_from, words) if words else None
+        said = _read("policy", parse_policy, words) if words else None
         machine = self._state.machine()
         which = None if slot == MACHINE else slot
         if not words:
@@ -192,7 +192,7 @@ class Verbs:
         return views.revision_facts(machine.set_policy(which, said))
 
     def verb_handler(self, name: str | None, options: list[str] | None) -> views.Text:
-        said = _read("handler", options_from, options or [])
+        said = _read("handler", parse_options, options or [])
         machine = self._state.machine()
         return views.Text(machine.handler if name is None else machine.set_handler(name, said).handler)
 

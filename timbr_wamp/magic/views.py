@@ -55,7 +55,7 @@ class Table(list[T], Generic[T]):
 class Kernels(Table[KernelInfo]):
     """Kernels with all that is known of them."""
 
-    columns = ("id", "name", "host", "state", "language", "pid", "ours", "restarts", "machines", "started", "folder")
+    columns = ("id", "name", "host", "state", "language", "pid", "managed", "restarts", "machines", "started", "folder")
     empty = "no kernels on the router"
 
     def cells(self, item: KernelInfo) -> Sequence[object]:
@@ -67,7 +67,7 @@ class Kernels(Table[KernelInfo]):
             item.state,
             f"{item.language} {item.language_version}".strip(),
             item.pid,
-            item.ours,
+            item.managed,
             item.restarts,
             ", ".join(machine.name for machine in item.machines),
             _time(item.started_at),

@@ -91,7 +91,7 @@ class Router:
 
         Raises:
             AlreadyUp: one runs from this folder, or its runtime file says so.
-            PortBusy: the port is taken.
+            PortBusy: the port is in use.
             NoFreePort: so are the next ones.
             RouterNotInstalled: there is no Crossbar.io.
             RouterStartFailed: it ended, or did not answer in time; with the end of its log.
@@ -104,7 +104,7 @@ class Router:
             wanted = settings.port if port is None else port
             chosen = _choose_port(settings.interface, wanted, next_free_port, crashed)
             if chosen != wanted:
-                report(f"port {wanted} is taken; using {chosen}")
+                report(f"port {wanted} is in use; using {chosen}")
             plan = NodePlan.make(settings, node_dir, chosen, page_dir)
             return cls._start(crossbar, plan, report)
 

@@ -149,7 +149,7 @@ def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> B
     if inspect.isclass(part) and not issubclass(part, BaseEventHandler):
         raise InvalidArgument("handler", f"{part.__name__} is no BaseEventHandler")
     if inspect.isclass(part) or inspect.isroutine(part):
-        part = plugins.made(part, options or {})
+        part = plugins.instantiate(part, options or {})
     elif options:
         raise InvalidArgument("options", f"{type(part).__name__} is an object already: options go to a name or class")
     if not isinstance(part, BaseEventHandler):

@@ -216,7 +216,7 @@ def _loaded(part: object) -> object:
     if isinstance(part, str):
         part = plugins.load(plugins.HOOKS, part)
     if inspect.isclass(part):
-        return plugins.made(part, options)
+        return plugins.instantiate(part, options)
     if options:
         raise InvalidArgument("hooks", f"{type(part).__name__} is an object already: options go to a name or class")
     return part

@@ -66,7 +66,7 @@ class LocalSockets:
             pub.setsockopt(zmq.LINGER, 0)
             router.setsockopt(zmq.LINGER, 500)
             file = runtime.MachineFile(
-                pid=os.getpid(), process_started=runtime.own_start(), name=machine.name, run=machine.run,
+                pid=os.getpid(), process_started=runtime.own_process_started(), name=machine.name, run=machine.run,
                 pub="", control="", opened_at=time.time(),
             )  # fmt: skip
             face = plugins.own_kernel()

@@ -1,8 +1,8 @@
-"""How a procedure or topic is declared, found, called and validated.
+"""Declare procedures and topics, and check their arguments and results.
 
-A procedure is a method of one of the classes in `timbr_wamp.contract.api`, marked `procedure`. Its
-signature is its arguments, its annotations their types, its docstring its documentation. Both
-sides use `Procedure.bind` (caller's words → checked arguments) and `Procedure.result`.
+A procedure is a method of a class in `timbr_wamp.contract.api` with the decorator `procedure`. Its
+signature defines the arguments, its annotations their types, its docstring the documentation. Caller
+and callee use `Procedure.bind` to check arguments and `Procedure.result` to convert results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MARK = "__timbr_procedure__"
 
 @dataclass(frozen=True)
 class Procedure:
-    """One procedure of the wire."""
+    """A procedure of the wire."""
 
     scope: Scope
     name: str
@@ -35,15 +35,15 @@ class Procedure:
     types: Mapping[str, Any]
     result_type: Any
     doc: str
-    #: Type of progressive results; None when there are none.
+    #: Type of progressive results; None if the procedure sends none.
     progress_type: Any = None
-    #: Runs code of users, or waits: never in the control thread.
+    #: The procedure runs users' code or waits, so a machine runs it in its thread pool, not in the control thread.
     pooled: bool = False
     errors: tuple[type[TimbrError], ...] = ()
 
     @cached_property
     def parameters(self) -> tuple[inspect.Parameter, ...]:
-        """Its parameters, without ``self``."""
+        """The parameters without ``self``."""
         return tuple(self.signature.parameters.values())
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, Any]:
@@ -66,21 +66,21 @@ class Procedure:
 
     @cached_property
     def signature_text(self) -> str:
-        """``(slot: int | str, …)`` for messages."""
+        """The signature as text, ``(slot: int | str, …)``, for error messages."""
         return "(" + ", ".join(str(parameter) for parameter in self.parameters) + ")"
 
     def result(self, value: object) -> Any:
-        """Return the typed result of what came over the wire."""
+        """Return a result that was received over the wire, converted to its type."""
         return msgspec.convert(value, self.result_type, strict=False)
 
     def progress(self, value: object) -> Any:
-        """Return the typed progressive result of what came over the wire."""
+        """Return a progressive result that was received over the wire, converted to its type."""
         return msgspec.convert(value, self.progress_type, strict=False)
 
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of the wire. The name ``""`` is the machine's own topic, ``K.machine``."""
+    """A topic of the wire. The name ``""`` stands for the topic ``K.machine`` itself."""
 
     scope: Scope
     name: str
@@ -107,7 +107,7 @@ def procedure(
 
 
 def procedures_of(api: type, scope: Scope) -> dict[str, Procedure]:
-    """Return the procedures that a class declares, by name, in its order."""
+    """Return the procedures that a class declares, by name, in order of declaration."""
     table = {}
     for name, function in vars(api).items():
         mark = getattr(function, _MARK, None)
@@ -130,5 +130,5 @@ def procedures_of(api: type, scope: Scope) -> dict[str, Procedure]:
 
 
 def to_builtins(value: object) -> Any:
-    """Return a result as the plain values that every serializer takes. Bytes stay bytes."""
+    """Return a result as plain values that every serializer accepts. Bytes stay bytes."""
     return msgspec.to_builtins(value, builtin_types=(bytes,), str_keys=True)
