@@ -234,6 +234,38 @@ class MachineClosed(TimbrError):
         return f"machine {self.name!r} is closed; create a new one"
 
 
+class MachineForked(MachineClosed):
+    """A call of a machine in a child that was forked from the process where the machine runs."""
+
+    uri = ERROR_PREFIX + "machine_forked"
+
+    def __init__(self, name: str, parent_pid: int) -> None:
+        TimbrError.__init__(self, name, parent_pid)
+        self.name, self.parent_pid = name, parent_pid
+
+    def __str__(self) -> str:
+        return (
+            f"machine {self.name!r} runs in process {self.parent_pid}; this process was forked from it and has "
+            "none of its threads: make a machine of its own here, or start children with the method spawn"
+        )
+
+
+class WouldDeadlock(TimbrError, RuntimeError):
+    """A slot, hook or sink would wait for its own machine, which waits for it."""
+
+    uri = ERROR_PREFIX + "would_deadlock"
+
+    def __init__(self, name: str, call: str) -> None:
+        super().__init__(name, call)
+        self.name, self.call = name, call
+
+    def __str__(self) -> str:
+        return (
+            f"{self.call} in a slot, hook or sink of machine {self.name!r} would wait for the message that this "
+            "code is processing, for ever: do not block here, or call it from another thread"
+        )
+
+
 class WrongState(TimbrError):
     """The machine's current state does not allow this operation."""
 

@@ -117,6 +117,7 @@ class LedgerLaw(RuleBasedStateMachine):
     def give_back(self) -> None:
         entries = [self.as_it_was(n) for n in self.under_way]
         self.ledger.give_back(entries)
+        self.droppable -= set(self.under_way)
         self.waiting, self.under_way = self.under_way + self.waiting, []
 
     def as_it_was(self, number: int) -> Entry:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+
 import pytest
 from machine_kit import in_thread, wait_until
 
-from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
+from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
 from timbr_wamp.machine.intake.message_queue import KNOWN_OIDS, Droppable, MessageQueue
+from timbr_wamp.machine.processing import is_processing, mark_thread, processing
 
 
 def entry(n: int) -> tuple[str, object, float, int]:
@@ -224,7 +228,6 @@ def test_nothing_is_displaced_while_there_is_room(ledger):
 
 def test_displacing_wakes_a_reader_that_waits(ledger):
     reader = in_thread(ledger.take, 1, 60.0)
-    wait_until(lambda: ledger._takers, "it waits")
     ledger.displace([Droppable(entry(1))])
     assert messages(reader.result()) == [1]
 
@@ -233,6 +236,56 @@ def test_an_eager_writer_gets_in_with_any_room(ledger):
     big = MessageQueue(100)
     put(big, *range(100))
     writer = in_thread(big.offer, [entry(100)], 60.0, eager=True)
-    wait_until(lambda: big._writers, "it waits")
+    wait_until(lambda: big.crowded, "it found no room")
     big.take(2, 0.0)
     assert writer.result() == 1
+
+
+def test_what_a_reader_gave_back_is_never_displaced(ledger):
+    ledger.offer([Droppable(entry(n)) for n in (1, 2, 3)], 0.0)
+    ledger.give_back(ledger.take(2, 0.0))
+    dropped = ledger.displace([Droppable(entry(4)), Droppable(entry(5))])
+    assert messages(dropped) == [3, 4]
+    ledger.finish(dropped=2)
+    assert messages(ledger.take(9, 0.0)) == [1, 2, 5]
+
+
+# --- who would wait for itself ---
+
+
+def test_a_put_that_would_wait_for_its_own_caller_is_refused_with_the_reason(ledger):
+    put(ledger, 1, 2, 3)
+    with processing(ledger):
+        with pytest.raises(WouldDeadlock, match=r"put\(block=True\)"):
+            ledger.put(entry(4), block=True)
+        with pytest.raises(MachineFull):
+            ledger.put(entry(4))
+        ledger.take(1, 0.0)
+        assert ledger.put(entry(4), block=True) is True, "there is room"
+    assert ledger.snapshot().refused == 2
+
+
+def test_tasks_and_threads_of_an_event_loop_are_part_of_what_started_them(ledger):
+    put(ledger, 1, 2, 3)
+
+    async def waits() -> None:
+        await asyncio.to_thread(ledger.put, entry(4), block=True)
+
+    with processing(ledger), pytest.raises(WouldDeadlock):
+        asyncio.run(waits())
+    with processing(ledger):
+        helper = in_thread(ledger.put, entry(4), block=True)
+    ledger.take(3, 0.0)
+    assert helper.result() is True, "a thread of its own may wait"
+
+
+def test_processing_a_message_of_one_machine_may_wait_for_another(ledger):
+    put(ledger, 1, 2, 3)
+    with processing(object()):
+        writer = in_thread(ledger.put, entry(4), block=True)
+    ledger.take(3, 0.0)
+    assert writer.result() is True
+    assert not is_processing(ledger)
+    context = contextvars.copy_context()
+    context.run(mark_thread, ledger)
+    assert context.run(is_processing, ledger)

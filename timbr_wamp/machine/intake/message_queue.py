@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import threading
 import time
+from _thread import LockType
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from operator import methodcaller
+from typing import Any, TypeAlias
 
-from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
+from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
+from timbr_wamp.machine.forks import ForkedLock, survive_forks
 from timbr_wamp.machine.messages import Entry
+from timbr_wamp.machine.processing import is_processing
 
 #: So many message ids given by callers are remembered, to put none of them twice.
 KNOWN_OIDS = 65_536
 
-#: That the queue is full is told at most so often, seconds: a source that waits for room fills it all the time.
+#: That the queue is full is reported at most so often, seconds: a source that waits for room fills it all the time.
 FULL_AGAIN_S = 1.0
+
+#: Who waits looks at the queue at least so often, seconds: an interrupted thread may not have woken him.
+WAKE_LIMIT_S = 0.5
+
+_NONE: list[Entry] = []
+_Accounts: TypeAlias = tuple[int, int, int, int, list[Entry], list[Entry]]
 
 
 class Droppable(tuple[str, Any, float, int]):
@@ -49,6 +60,12 @@ class Counts:
         assert min(self.put, self.processed, self.errored, self.dropped, self.in_flight) >= 0, str(self)
 
 
+#: Locks, each held by somebody who waits on it, and released to wake him.
+_Waiters: TypeAlias = "deque[LockType]"
+
+_release: Callable[[LockType], None] = methodcaller("release")
+
+
 class MessageQueue:
     """A bounded queue of entries with its counts. Any thread.
 
@@ -56,9 +73,19 @@ class MessageQueue:
     costs more than a message. What is taken makes room at once, so what a reader that stops gives
     back may stand above the capacity, and so may what the reader itself offers: one micro-batch each.
 
-    ``on_full`` is told when somebody found no room: once, and again only after the queue was half
-    empty and `FULL_AGAIN_S` went by on ``timer`` (seconds). Called in the thread of who found none,
+    ``on_full`` is called when somebody found no room: once, and again only after the queue was half
+    empty and `FULL_AGAIN_S` went by on ``timer`` (seconds). Called in the thread that found none,
     without the lock; it must not raise.
+
+    **Interrupts.** A signal handler may raise between any two bytecodes of the main thread. So each
+    change is one call into C or one assignment, made under the lock: a message is put by one
+    ``append``; messages move between queue and reader by one ``extend`` of an iterator that takes them
+    from where they were; the other counts are one tuple, replaced whole. ``put`` is the sum of the
+    others and has no counter of its own. Nobody waits on a `threading.Condition`, whose ``wait`` can
+    come back without its lock: a waiter has a lock of its own, and waits for it without holding the
+    queue's. A wake-up that an interrupt suppresses delays a waiter by at most `WAKE_LIMIT_S`.
+
+    **Forks.** In a forked child every call that would take the lock raises `MachineForked`.
     """
 
     def __init__(
@@ -74,20 +101,24 @@ class MessageQueue:
         self._on_full, self._timer = on_full, timer
         self._full_told_at = float("-inf")
         self._crowded = False
-        self._lock = threading.Lock()
-        self._arrived = threading.Condition(self._lock)
-        self._freed = threading.Condition(self._lock)
-        self._settled = threading.Condition(self._lock)
+        self._lock: LockType | ForkedLock = threading.Lock()
         self._queue: deque[Entry] = deque()
-        self._takers = 0
-        self._writers = 0
-        #: Writers that want any room, not half of the queue.
-        self._eager = 0
-        self._settlers = 0
-        self._put = self._processed = self._errored = self._dropped = self._refused = self._in_flight = 0
-        self._known: OrderedDict[str, None] = OrderedDict()
+        #: ``(processed, errored, dropped, in_flight, taken, returned)``. The lists are those of a move
+        #: that is not complete, and in flight as well: ``taken`` is on its way to a reader, ``returned``
+        #: on its way back to the queue.
+        self._accounts: _Accounts = (0, 0, 0, 0, _NONE, _NONE)
+        self._refused = 0
+        #: Who waits for entries, for half of the queue, for any room, for nothing in flight, for `wake`.
+        self._readers: _Waiters = deque()
+        self._writers: _Waiters = deque()
+        self._eager_writers: _Waiters = deque()
+        self._settlers: _Waiters = deque()
+        self._watchers: _Waiters = deque()
+        #: Ids given by callers; with the entry until it is known to be queued.
+        self._known: OrderedDict[str, Entry | None] = OrderedDict()
         self._closed = False
         self._woken = 0
+        survive_forks(self)
 
     @property
     def closed(self) -> bool:
@@ -99,6 +130,11 @@ class MessageQueue:
         """Somebody found no room, and the queue was not half empty since."""
         return self._crowded
 
+    def after_fork_in_child(self) -> None:
+        """Refuse every call from now on."""
+        self._lock = ForkedLock(self._name)
+        self._closed = True
+
     # --- writers ---
 
     def put(self, entry: Entry, *, block: bool = False, timeout_s: float | None = None, known: bool = False) -> bool:
@@ -106,123 +142,147 @@ class MessageQueue:
 
         Raises:
             MachineFull: no room, with ``block`` after ``timeout_s`` seconds (None: no limit).
+            WouldDeadlock: no room, and the caller processes a message of this queue: it would wait for itself.
             MachineClosed: the machine takes nothing more.
         """
-        with self._lock:
-            if known and entry[0] in self._known:
-                return False
-            if len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s if block else 0.0):
-                self._check_open()
-                self._refused += 1
-                raise MachineFull(self._capacity)
-            self._check_open()
-            if known:
-                if entry[0] in self._known:  # another writer, while this one waited for room
+        if not known:
+            with self._lock:
+                if len(self._queue) < self._capacity and not self._closed:
+                    self._queue.append(entry)
+                    if self._readers:
+                        _wake_all(self._readers)
+                    return True
+        return self._put_when_possible(entry, _deadline(timeout_s if block else 0.0), known)
+
+    def _put_when_possible(self, entry: Entry, deadline: float | None, known: bool) -> bool:
+        while True:
+            with self._lock:
+                if known and entry[0] in self._known:
                     return False
-                self._remember(entry[0])
-            self._queue.append(entry)
-            self._put += 1
-            if self._takers:
-                self._arrived.notify()
-            return True
+                if self._closed:
+                    raise MachineClosed(self._name)
+                if len(self._queue) < self._capacity:
+                    if known:
+                        self._append_known(entry)
+                    else:
+                        self._queue.append(entry)
+                    _wake_all(self._readers)
+                    return True
+                report = self._note_full()
+                if not report:
+                    waiter = self._waiting_writer(deadline)
+            if report:
+                self._report_full()
+            else:
+                self._wait(self._writers, waiter, _left_s(deadline))
+
+    def _waiting_writer(self, deadline: float | None) -> LockType:
+        """Return what a `put` that finds no room waits on; count it as refused, and raise, if it may not wait."""
+        if _left_s(deadline) <= 0:
+            self._refused += 1
+            raise MachineFull(self._capacity)
+        if is_processing(self):
+            self._refused += 1
+            raise WouldDeadlock(self._name, "put(block=True)")
+        return _waiter(self._writers)
+
+    def _append_known(self, entry: Entry) -> None:
+        """Queue an entry and remember its oid, in one call."""
+        self._queue.extend(map(self._known.setdefault, (entry[0],), (entry,)))  # type: ignore[arg-type]
+        self._known[entry[0]] = None  # the message itself is not kept alive
+        if len(self._known) > KNOWN_OIDS:
+            self._known.popitem(last=False)
 
     def offer(self, entries: Sequence[Entry], timeout_s: float, *, beyond: bool = False, eager: bool = False) -> int:
         """Queue as many entries as there is room for now, from the first on; return how many.
 
         Waits at most ``timeout_s`` while there is no room at all. Nothing is refused: the caller
-        keeps the rest. ``beyond``: queue all, also above the capacity, for a caller who would wait
-        for himself. ``eager``: wait for any room, not until half of the queue is free.
+        keeps the rest. ``beyond``: queue all, also above the capacity, for a reader that would wait
+        for itself. ``eager``: wait for any room, not until half of the queue is free.
         """
-        with self._lock:
-            if beyond and not self._closed:
-                taken: Sequence[Entry] = entries
-            elif len(self._queue) >= self._capacity and not self._wait_for_room(timeout_s, eager):
-                return 0
+        deadline = _deadline(timeout_s)
+        waiters = self._eager_writers if eager else self._writers
+        while True:
+            with self._lock:
+                if self._closed:
+                    return 0
+                room = len(entries) if beyond else self._capacity - len(self._queue)
+                if room > 0:
+                    offered = entries if room >= len(entries) else entries[:room]
+                    self._queue.extend(offered)
+                    if self._readers and offered:
+                        _wake_all(self._readers)
+                    return len(offered)
+                report = self._note_full()
+                if not report:
+                    if _left_s(deadline) <= 0:
+                        return 0
+                    waiter = _waiter(waiters)
+            if report:
+                self._report_full()
             else:
-                taken = entries[: self._capacity - len(self._queue)] if not self._closed else ()
-            self._queue.extend(taken)
-            self._put += len(taken)
-            if self._takers and taken:
-                self._arrived.notify()
-            return len(taken)
+                self._wait(waiters, waiter, _left_s(deadline))
 
     def set_aside(self, entries: Sequence[Entry]) -> None:
-        """Count entries as put and under way that were never queued; `finish` with ``dropped`` settles them.
+        """Count entries as put and in flight that were never queued; `finish` with ``dropped`` settles them.
 
         Raises:
             MachineClosed: the machine takes nothing more; nothing was counted.
         """
         with self._lock:
-            self._check_open()
-            self._put += len(entries)
-            self._in_flight += len(entries)
-            self._note_full()
+            if self._closed:
+                raise MachineClosed(self._name)
+            processed, errored, dropped, in_flight = self._complete_moves()
+            self._accounts = (processed, errored, dropped, in_flight + len(entries), _NONE, _NONE)
+            report = self._note_full()
+        if report:
+            self._report_full()
 
     def displace(self, entries: Sequence[Droppable]) -> list[Entry]:
-        """Queue entries in the place of the oldest `Droppable` ones; return those, now under way.
+        """Queue entries in the place of the oldest `Droppable` ones; return those, in flight from now on.
 
-        When too few of the old ones may go, some of the new ones are among them.
+        When too few of the old ones may be dropped, some of the new ones are among them. A source's own
+        thread, which no signal handler interrupts.
 
         Raises:
             MachineClosed: the machine takes nothing more; nothing was queued.
         """
         with self._lock:
-            self._check_open()
+            if self._closed:
+                raise MachineClosed(self._name)
             self._queue.extend(entries)
-            self._put += len(entries)
-            dropped = self._take_oldest_droppable(len(self._queue) - self._capacity)
-            self._in_flight += len(dropped)
-            if self._takers:
-                self._arrived.notify()
-            if dropped:
-                self._note_full()
-            return dropped
+            displaced = self._take_oldest_droppable(len(self._queue) - self._capacity)
+            processed, errored, dropped, in_flight = self._complete_moves()
+            self._accounts = (processed, errored, dropped, in_flight + len(displaced), _NONE, _NONE)
+            if self._readers:
+                _wake_all(self._readers)
+            report = bool(displaced) and self._note_full()
+        if report:
+            self._report_full()
+        return displaced
 
     def _take_oldest_droppable(self, count: int) -> list[Entry]:
-        queue, dropped, kept = self._queue, list[Entry](), list[Entry]()
-        while queue and len(dropped) < count:
+        queue, displaced, kept = self._queue, list[Entry](), list[Entry]()
+        while queue and len(displaced) < count:
             entry = queue.popleft()
-            (dropped if isinstance(entry, Droppable) else kept).append(entry)
+            (displaced if isinstance(entry, Droppable) else kept).append(entry)
         queue.extendleft(reversed(kept))
-        return dropped
+        return displaced
 
-    def _wait_for_room(self, timeout_s: float | None, eager: bool = False) -> bool:
-        """Wait with the lock held; ``timeout_s`` 0: only tell that there is none."""
-        self._note_full()
-        self._writers += 1
-        self._eager += eager
-        try:
-            return (
-                timeout_s != 0.0
-                and self._freed.wait_for(lambda: self._closed or len(self._queue) < self._capacity, timeout_s)
-                and not self._closed
-            )
-        finally:
-            self._writers -= 1
-            self._eager -= eager
-
-    def _note_full(self) -> None:
-        """Note that somebody finds no room; tell it, without the lock, if it is time to."""
+    def _note_full(self) -> bool:
+        """Note, with the lock held, that somebody found no room; tell whether to report it, without the lock."""
         if self._crowded or self._closed:
-            return
+            return False
         self._crowded = True
         now = self._timer()
-        if self._on_full is not None and now - self._full_told_at >= FULL_AGAIN_S:
-            self._full_told_at = now
-            self._lock.release()  # as a wait for room does: whoever holds it meanwhile leaves the counts right
-            try:
-                self._on_full()
-            finally:
-                self._lock.acquire()
+        if self._on_full is None or now - self._full_told_at < FULL_AGAIN_S:
+            return False
+        self._full_told_at = now
+        return True
 
-    def _remember(self, oid: str) -> None:
-        self._known[oid] = None
-        if len(self._known) > KNOWN_OIDS:
-            self._known.popitem(last=False)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise MachineClosed(self._name)
+    def _report_full(self) -> None:
+        if self._on_full is not None:
+            self._on_full()
 
     # --- the reader ---
 
@@ -231,101 +291,155 @@ class MessageQueue:
         """How often `wake` was called."""
         return self._woken
 
-    def take(self, limit: int, timeout_s: float, wakes: int | None = None) -> list[Entry]:
-        """Take at most ``limit`` entries under way; empty when none came in ``timeout_s``, or on `wake`.
+    def take(
+        self, limit: int, timeout_s: float, wakes: int | None = None, *, into: list[Entry] | None = None
+    ) -> list[Entry]:
+        """Take at most ``limit`` entries; empty when none came in ``timeout_s``, or on `wake`.
 
-        ``wakes``: as they were when the caller last looked around; so that none is missed.
+        They are in flight from now on, until `finish` or `give_back`. ``wakes``: as they were when the
+        caller last looked at the machine's state; so that none is missed. ``into``: an empty list that
+        is filled and returned; when the call is interrupted, what was taken is in there.
         """
+        entries: list[Entry] = [] if into is None else into
         with self._lock:
-            if not self._queue and timeout_s > 0 and not self._closed:
-                woken = self._woken if wakes is None else wakes
-                self._takers += 1
-                self._arrived.wait_for(lambda: self._queue or self._closed or self._woken != woken, timeout_s)
-                self._takers -= 1
-            queue = self._queue
-            if len(queue) <= limit:
-                entries = list(queue)
-                queue.clear()
-            else:
-                entries = [queue.popleft() for _ in range(limit)]
-            self._in_flight += len(entries)
-            if self._crowded or self._writers:
-                self._make_known(limit)
-            return entries
+            if self._queue:
+                self._move_out(limit, entries)
+                return entries
+        woken = self._woken if wakes is None else wakes
+        deadline = _deadline(timeout_s)
+        while True:
+            with self._lock:
+                if self._queue or self._closed or self._woken != woken or _left_s(deadline) <= 0:
+                    self._move_out(limit, entries)
+                    return entries
+                waiter = _waiter(self._readers)
+            self._wait(self._readers, waiter, _left_s(deadline))
 
-    def _make_known(self, limit: int) -> None:
-        """Tell writers that there is room, in time."""
+    def _move_out(self, limit: int, entries: list[Entry]) -> None:
+        queue = self._queue
+        processed, errored, dropped, in_flight = self._complete_moves()
+        self._accounts = (processed, errored, dropped, in_flight, entries, _NONE)
+        entries.extend(islice(iter(queue.popleft, None), min(limit, len(queue))))
+        self._accounts = (processed, errored, dropped, in_flight + len(entries), _NONE, _NONE)
+        if self._crowded or self._writers or self._eager_writers:
+            self._announce_room(limit)
+
+    def _announce_room(self, limit: int) -> None:
+        """Wake writers, if there is enough room."""
         half_empty = len(self._queue) <= self._capacity // 2
         if half_empty:
             self._crowded = False
-        if half_empty or limit == 1 or self._eager:
-            self._freed.notify_all()
+        if half_empty or limit == 1:
+            _wake_all(self._writers)
+        _wake_all(self._eager_writers)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
-        """Put entries under way back at the head of the queue, in their order."""
+        """Put entries in flight back at the head of the queue, in their order; no policy drops them from now on."""
+        returned = [tuple(entry) if isinstance(entry, Droppable) else entry for entry in entries]
         with self._lock:
-            self._queue.extendleft(reversed(entries))
-            self._in_flight -= len(entries)
-            if self._takers and self._queue:
-                self._arrived.notify()
-            if entries:
-                self._settled.notify_all()  # who waits for a machine that rests
+            processed, errored, dropped, in_flight = self._complete_moves()
+            self._accounts = (processed, errored, dropped, in_flight - len(returned), _NONE, returned)
+            self._complete_moves()
+            if self._queue:
+                _wake_all(self._readers)
+            if entries:  # for who waits for a machine that rests
+                _wake_all(self._settlers)
+                _wake_all(self._watchers)
 
     def finish(self, processed: int = 0, errored: int = 0, dropped: int = 0) -> None:
-        """Account for entries under way."""
+        """Account for entries in flight."""
         with self._lock:
-            self._processed += processed
-            self._errored += errored
-            self._dropped += dropped
-            self._in_flight -= processed + errored + dropped
-            if self._settlers and not self._queue and not self._in_flight:
-                self._settled.notify_all()
+            done, failed, lost, in_flight = self._complete_moves()
+            in_flight -= processed + errored + dropped
+            self._accounts = (done + processed, failed + errored, lost + dropped, in_flight, _NONE, _NONE)
+            if self._settlers and not self._queue and not in_flight:
+                _wake_all(self._settlers)
+
+    def _complete_moves(self) -> tuple[int, int, int, int]:
+        """Complete, with the lock held, a move that an interrupt cut off; return the accounts without lists."""
+        processed, errored, dropped, in_flight, taken, returned = self._accounts
+        if taken or returned:
+            self._queue.extendleft(islice(iter(returned.pop, None), len(returned)))
+            in_flight += len(taken)
+            self._accounts = (processed, errored, dropped, in_flight, _NONE, _NONE)
+        return processed, errored, dropped, in_flight
+
+    # --- everybody ---
 
     def wake(self) -> None:
         """Make all that wait look around: readers, writers (for the room of a reader that stopped), `wait_change`."""
         with self._lock:
             self._woken += 1
-            for condition in (self._arrived, self._freed, self._settled):
-                condition.notify_all()
+            self._wake_everybody()
 
-    # --- everybody ---
+    def _wake_everybody(self) -> None:
+        for waiters in (self._readers, self._writers, self._eager_writers, self._settlers, self._watchers):
+            _wake_all(waiters)
+
+    def _wait(self, waiters: _Waiters, waiter: LockType, timeout_s: float) -> None:
+        """Wait, without the lock, until ``waiter`` is woken; at most `WAKE_LIMIT_S`."""
+        if not waiter.acquire(True, max(min(timeout_s, WAKE_LIMIT_S), 0.0)):
+            with self._lock:
+                if waiter in waiters:
+                    waiters.remove(waiter)
 
     def idle(self) -> bool:
-        """Tell whether nothing waits and nothing is under way."""
+        """Tell whether nothing waits and nothing is in flight."""
         with self._lock:
-            return not self._queue and not self._in_flight
+            return not self._complete_moves()[3] and not self._queue
 
     def wait_change(self, timeout_s: float, *, settled: bool = True) -> None:
-        """Wait for `wake`, with ``settled`` also until nothing waits or is under way; at most ``timeout_s``.
+        """Wait at most ``timeout_s`` for `wake` or `give_back`; with ``settled`` also until all is accounted for.
 
         While a source still reads, the queue is empty again and again: who waits for its end asks
         for `wake` only, and does not cost the reader a change of threads each time.
         """
+        waiters = self._settlers if settled else self._watchers
         with self._lock:
-            self._settlers += settled
-            self._settled.wait(timeout_s)
-            self._settlers -= settled
+            waiter = _waiter(waiters)
+        self._wait(waiters, waiter, timeout_s)
 
     def resize(self, capacity: int) -> None:
         """Change the queue's capacity. What waits stays, even above it."""
         with self._lock:
             self._capacity = _checked_capacity(capacity)
-            self._freed.notify_all()
+            _wake_all(self._writers)
+            _wake_all(self._eager_writers)
 
     def close(self) -> None:
         """Refuse what comes from now on; writers that wait get `MachineClosed`."""
         with self._lock:
             self._closed = True
-            for condition in (self._arrived, self._freed, self._settled):
-                condition.notify_all()
+            self._wake_everybody()
 
     def snapshot(self) -> Counts:
         """Return all counts, read at one instant."""
         with self._lock:
-            return Counts(
-                self._put, self._processed, self._errored, self._dropped, self._refused,
-                len(self._queue), self._capacity, self._in_flight,
-            )  # fmt: skip
+            processed, errored, dropped, in_flight = self._complete_moves()
+            waiting = len(self._queue)
+            put = processed + errored + dropped + waiting + in_flight
+            return Counts(put, processed, errored, dropped, self._refused, waiting, self._capacity, in_flight)
+
+
+def _waiter(waiters: _Waiters) -> LockType:
+    """Return a lock that is held, and released when ``waiters`` are woken."""
+    waiter = threading.Lock()
+    waiter.acquire()
+    waiters.append(waiter)
+    return waiter
+
+
+def _wake_all(waiters: _Waiters) -> None:
+    """Wake all who wait, and forget them: each is taken out and released in one call."""
+    any(map(_release, islice(iter(waiters.popleft, None), len(waiters))))
+
+
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _left_s(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline - time.monotonic()
 
 
 def _checked_capacity(capacity: int) -> int:

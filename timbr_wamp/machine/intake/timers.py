@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+from timbr_wamp.machine.forks import survive_forks
+
 logger = logging.getLogger(__name__)
 
 #: Looks, never blocking, and returns when to look again, in seconds; None: never again.
@@ -22,6 +24,11 @@ class Timers:
     """Calls each `Look` when it is due. Any thread."""
 
     def __init__(self) -> None:
+        self.after_fork_in_child()
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Watch nothing: what was watched belongs to the parent, and so does the thread."""
         self._changed = threading.Condition()
         #: When each is due, on `time.monotonic`.
         self._due: dict[Look, float] = {}
@@ -31,7 +38,7 @@ class Timers:
         """Call ``look`` after so many seconds, and again as often as it says."""
         with self._changed:
             self._due[look] = time.monotonic() + after_s
-            if self._thread is None or not self._thread.is_alive():  # after a fork there is none
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="timbr watcher", daemon=True)
                 self._thread.start()
             self._changed.notify_all()

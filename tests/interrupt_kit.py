@@ -1,0 +1,126 @@
+"""Interrupts at every point of a call, one after the other, so that no window is missed by chance.
+
+CPython runs signal handlers in the main thread, between two bytecodes: a Ctrl-C is a `KeyboardInterrupt`
+raised at any of them. Here a trace function raises it at the n-th, for every n.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from types import CodeType, FrameType
+from typing import Any
+
+#: Modules in whose code an interrupt is raised, by the begin of their names.
+MODULES = ("timbr_wamp.machine", "threading")
+
+
+class Interruption(KeyboardInterrupt):
+    """What `interrupt_at` raises; a test can tell it from a Ctrl-C of the user who runs it."""
+
+
+def interrupt_at(
+    call: Callable[[], Any], number: int, *, modules: Iterable[str] = MODULES, error: type[BaseException] = Interruption
+) -> bool:
+    """Run ``call`` and raise ``error`` in it before its ``number``-th bytecode; return whether it was raised.
+
+    False: the call has fewer bytecodes, and ran to its end undisturbed. Counted are those that run in this
+    thread in ``modules``; other threads are not touched. What ``call`` raises instead of, or besides, the
+    interrupt is raised here; the interrupt itself is not.
+    """
+    prefixes = tuple(modules)
+    left = number
+    raised: BaseException | None = None
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        name = frame.f_globals.get("__name__", "")
+        if event != "call" or not isinstance(name, str) or not name.startswith(prefixes):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return step
+
+    def step(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left, raised
+        if event == "opcode" and frame.f_lasti not in _uninterruptible(frame.f_code):
+            left -= 1
+            if left == 0:
+                raised = error(f"at {frame.f_code.co_qualname}, line {frame.f_lineno}")
+                raise raised
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except error as caught:
+        if caught is not raised:
+            raise
+    finally:
+        sys.settrace(before)
+    return raised is not None
+
+
+def interrupt_everywhere(
+    make: Callable[[], Any],
+    call: Callable[[Any], Any],
+    check: Callable[[Any, int], Any],
+    *,
+    modules: Iterable[str] = MODULES,
+    error: type[BaseException] = Interruption,
+    limit: int = 20_000,
+) -> int:
+    """Interrupt ``call(thing)`` at every one of its points, each time with a new ``thing = make()``.
+
+    After each interruption ``check(thing, number)`` runs; it looks whether the thing is whole: counts
+    add up, locks are free, the message is queued or was not taken. It ends with the first run that is not
+    interrupted any more, which is checked too. Return how many points there were.
+
+    Call it in the main thread, with things whose own threads wait: ``call`` must run the same bytecodes
+    each time.
+
+    >>> from collections import Counter
+    >>> interrupt_everywhere(Counter, lambda counts: counts.update("ab"), lambda counts, n: None, modules=["none"])
+    0
+    """
+    assert threading.current_thread() is threading.main_thread(), "only the main thread is interrupted by signals"
+    for number in range(1, limit):
+        thing = make()
+        interrupted = interrupt_at(lambda: call(thing), number, modules=modules, error=error)  # noqa: B023
+        try:
+            check(thing, number)
+        except BaseException as failure:
+            failure.add_note(f"after an interrupt at bytecode {number}")
+            raise
+        if not interrupted:
+            return number - 1
+    raise AssertionError(f"the call has more than {limit} bytecodes")
+
+
+@functools.cache
+def _uninterruptible(code: CodeType) -> frozenset[int]:
+    """Return the offsets at which CPython runs no signal handler: the call of ``__exit__`` at the end of a ``with``.
+
+    A ``with`` releases its lock whatever happens in its block, since handlers run after calls, at jumps back
+    and at the entry of a function only, and there is none of these between the block and the release.
+    """
+    steps = list(dis.get_instructions(code))
+    found: set[int] = set()
+    for at in range(len(steps) - 2):
+        if all(one.opname == "LOAD_CONST" and one.argval is None for one in steps[at : at + 3]):
+            for one in steps[at : at + 6]:
+                found.add(one.offset)
+                if one.opname == "CALL":
+                    break
+    for at, one in enumerate(steps[:-1]):
+        following = steps[at + 1]
+        # The value that is returned out of the block is put below the function's first.
+        if one.opname in ("SWAP", "NOP", "COPY") and following.offset in found:
+            found.add(one.offset)
+        # An exception leaves the block.
+        if one.opname == "PUSH_EXC_INFO" and following.opname == "WITH_EXCEPT_START":
+            found |= {one.offset, following.offset}
+    return frozenset(found)

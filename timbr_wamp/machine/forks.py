@@ -1,0 +1,65 @@
+"""What a fork of the process does to a machine: the child's copy refuses every call, and waits for no lock.
+
+A fork copies one thread only. A lock that another thread held stays locked in the child for ever, and the
+threads that process messages do not exist there. So the objects that hold a machine's locks register here,
+and in the child their locks are replaced: by one that raises `MachineForked` where a call would
+change the machine, or by a new one where a call is harmless. The parent is not affected.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from types import TracebackType
+from typing import NoReturn, Protocol
+
+from timbr_wamp.errors import MachineForked
+
+logger = logging.getLogger(__name__)
+
+
+class SurvivesFork(Protocol):
+    """An object with locks or threads."""
+
+    def after_fork_in_child(self) -> None:
+        """Replace locks and forget threads. Called in the child's only thread; must not block."""
+
+
+_registered: weakref.WeakSet[SurvivesFork] = weakref.WeakSet()
+
+
+def survive_forks(thing: SurvivesFork) -> None:
+    """Have ``thing.after_fork_in_child()`` called in each child that the process forks while the object lives."""
+    _registered.add(thing)
+
+
+def _after_fork_in_child() -> None:
+    for thing in list(_registered):
+        try:
+            thing.after_fork_in_child()
+        except Exception:  # the others must not stay locked because of one
+            logger.exception("%r could not be made safe after a fork", thing)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class ForkedLock:
+    """Stands in for a lock of a machine in a forked child: whoever enters it gets `MachineForked`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pid = os.getppid()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> NoReturn:
+        """Refuse."""
+        raise MachineForked(self._name, self._pid)
+
+    def __enter__(self) -> NoReturn:
+        raise MachineForked(self._name, self._pid)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing was acquired."""

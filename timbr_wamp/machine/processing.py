@@ -1,0 +1,47 @@
+"""Which machine's messages the calling code processes, so that it is not made to wait for itself.
+
+A slot, hook or sink that waits for room in its own machine's queue, or for that machine to settle, waits
+for its own return. The mark is a context variable: what the marked code schedules in an event loop
+(`call_soon_threadsafe`, tasks, `asyncio.to_thread`) has it too; threads of a pool do not, so
+whoever runs slots there enters `processing` there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from timbr_wamp.errors import WouldDeadlock
+
+_processed: ContextVar[tuple[object, ...]] = ContextVar("timbr_processed", default=())
+
+
+@contextmanager
+def processing(machine: object) -> Iterator[None]:
+    """Mark what runs in the block as part of processing a message of ``machine`` (any object that stands for it)."""
+    token = _processed.set((*_processed.get(), machine))
+    try:
+        yield
+    finally:
+        _processed.reset(token)
+
+
+def mark_thread(machine: object) -> None:
+    """Mark all that the calling thread runs from now on; for a thread that does nothing else."""
+    _processed.set((*_processed.get(), machine))
+
+
+def is_processing(machine: object) -> bool:
+    """Tell whether the caller runs as part of processing a message of ``machine``."""
+    return any(one is machine for one in _processed.get())
+
+
+def refuse_deadlock(machine: object, name: str, call: str) -> None:
+    """Raise `WouldDeadlock` if ``call`` would wait for the very code that makes it.
+
+    Raises:
+        WouldDeadlock: the caller processes a message of ``machine``.
+    """
+    if is_processing(machine):
+        raise WouldDeadlock(name, call)
