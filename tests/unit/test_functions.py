@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -108,6 +109,76 @@ def test_a_cloudpickle_of_this_python_loads():
     offset = 5
     data = cloudpickle.dumps(lambda x: x + offset)
     assert load(FunctionRef(kind="cloudpickle", data=data, python=PYTHON))(1) == 6
+
+
+NOTEBOOK = """
+import functools
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*values):
+        return function(*values)
+    return wrapper
+
+def plain(x):
+    if x:
+        raise ValueError(x)  # the very line
+
+@logged
+def decorated(x):
+    raise ValueError(x)  # the very line
+
+def outer(y):
+    def inner(x):
+        def deeper():
+            raise ValueError(x)  # the very line
+        return deeper()
+    return inner
+
+inner = outer(1)
+short = [lambda x: x.no_such_name]  # the very line
+"""
+#: Of a function in `NOTEBOOK`: how to get it, and the text that a client sends along.
+SENT = {
+    "def": ("plain", "def plain(x):\n    if x:\n        raise ValueError(x)  # the very line\n"),
+    "decorated": ("decorated", "@logged\ndef decorated(x):\n    raise ValueError(x)  # the very line\n"),
+    "inner": (
+        "inner",
+        "    def inner(x):\n        def deeper():\n            raise ValueError(x)  # the very line\n"
+        "        return deeper()\n",
+    ),
+    "partial": (
+        "functools.partial(plain)", "def plain(x):\n    if x:\n        raise ValueError(x)  # the very line\n",
+    ),
+    "lambda": ("short[0]", "lambda x: x.no_such_name  # the very line"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["<dynamic-code>", "/tmp/ipykernel_17/4711.py"])
+@pytest.mark.parametrize("sent", SENT)
+def test_a_pickled_function_shows_the_lines_of_the_text_that_came_along(sent, file):
+    expression, text = SENT[sent]
+    notebook: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("\n" * 100 + NOTEBOOK, file, "exec"), notebook)
+    data = cloudpickle.dumps(eval(expression, notebook))
+    with Machine(serve=False) as machine:
+        machine[0] = load(FunctionRef(kind="cloudpickle", data=data, python=PYTHON, text=text))
+        machine.put(7)
+        machine.get()
+        (error,) = machine.errors
+    assert "the very line" in error.exc_tb
+    if sent != "decorated":  # there the slot's own file is the decorator's
+        assert 1 <= int(error.where.rpartition(":")[2]) <= text.count("\n") + 1
+
+
+def test_a_text_that_is_not_that_of_the_function_changes_nothing():
+    def function(x):
+        return 1 / x
+
+    data = cloudpickle.dumps(function)
+    for text in ["no python at all (", "def other(x):\n    pass\n", "def function(y):\n    pass\n", "\ud83d"]:
+        loaded = load(FunctionRef(kind="cloudpickle", data=data, python=PYTHON, text=text))
+        assert loaded(2) == 0.5
 
 
 @pytest.mark.parametrize("python", ["2.7", "3.99", None])

@@ -59,7 +59,7 @@ def source_text(function: object) -> str | None:
         return None
     try:
         text = textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
+    except Exception:  # not there, or a foreign object that answers oddly
         return None
     if getattr(function, "__name__", "") == "<lambda>":
         return _lambda_text(text, function)

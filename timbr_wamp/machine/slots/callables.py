@@ -85,6 +85,11 @@ def _found(thing: object, name: str) -> tuple[Any, bool]:
     return in_type, True
 
 
+def namespace_of(owner: type) -> dict[str, Any]:
+    """Return what a class itself defines, as a copy."""
+    return dict(_dict_of(owner))
+
+
 def own(thing: object, name: str) -> Any:
     """Return a plain attribute: of the object's dictionary, or a field of its C structure; else `MISSING`."""
     found, in_type = _found(thing, name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import inspect
 import linecache
 import sys
@@ -34,6 +33,8 @@ from timbr_wamp.machine.slots.callables import (
     own,
     wrapped_of,
 )
+from timbr_wamp.machine.slots.source_lines import file_name, keep_lines, point_to_text
+from timbr_wamp.machine.tracebacks import error_line
 from timbr_wamp.values import clean_text
 
 #: Source text kept beside a function, characters.
@@ -62,9 +63,12 @@ def load(ref: FunctionRef, namespace: Mapping[str, object] | None = None) -> Any
     if ref.python != PYTHON:
         raise PythonMismatch(str(ref.python), PYTHON)
     try:
-        return cloudpickle.loads(ref.data or b"")
-    except Exception as error:
-        raise InvalidSource(f"the pickled function cannot be loaded: {type(error).__name__}: {error}") from error
+        function = cloudpickle.loads(ref.data or b"")
+    except (Exception, SystemExit) as error:  # unpickling runs the sender's code
+        raise InvalidSource(f"the pickled function cannot be loaded: {error_line(error)}") from error
+    if ref.text:
+        point_to_text(function, ref.text)
+    return function
 
 
 def _needed(text: str | None, name: str) -> str:
@@ -84,20 +88,20 @@ def _from_reference(text: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise InvalidSource(f"{text!r} cannot be found: {error}") from error
     except (Exception, SystemExit) as error:  # the module's own code
-        raise InvalidSource(f"importing {text!r} raised {type(error).__name__}: {error}") from error
+        raise InvalidSource(f"importing {text!r} raised {error_line(error)}") from error
     return thing
 
 
 def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
     text = textwrap.dedent(text).strip("\n") + "\n"
-    filename = f"<slot source {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
+    filename = file_name(text)
     try:
         tree = undisturbed(lambda: ast.parse(text, filename))
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         shown = getattr(error, "text", None)
         raise InvalidSource(f"the source text does not compile: {error.args[0]}", line, shown) from None
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    keep_lines(text)
     globals_: dict[str, Any] = {"__builtins__": __builtins__, **namespace, "__name__": SOURCE_MODULE}
     try:
         return _last_value(tree, filename, globals_)
@@ -106,7 +110,7 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
     except (Exception, SystemExit) as error:  # the sender's code; its `exit()` must not leave him without an answer
         line = _line_of(error, filename)
         raise InvalidSource(
-            f"the source text raised {type(error).__name__}: {error}", line, linecache.getline(filename, line or 0)
+            f"the source text raised {error_line(error)}", line, linecache.getline(filename, line or 0)
         ) from error
 
 

@@ -1,0 +1,121 @@
+"""Source lines for tracebacks: texts under file names of their own, and functions that point there.
+
+A function that came as a pickle has code whose file is elsewhere: in a notebook of another process, or
+nowhere (cloudpickle since 3.1.2 names every file ``<dynamic-code>``). The text that came along is put
+into `linecache`, and the code gets that file name and the text's line numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import linecache
+import textwrap
+from types import CodeType, FunctionType, MethodType
+from typing import Any, TypeAlias, cast
+
+from timbr_wamp.machine.parsing import undisturbed
+from timbr_wamp.machine.slots.callables import MISSING, is_class, is_kind, namespace_of, wrapped_of
+
+Definition: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda"
+
+#: So many functions and objects are looked at behind one that was pickled.
+SEARCH_LIMIT = 200
+
+
+def file_name(text: str) -> str:
+    """Return the name of a text's own file."""
+    return f"<slot source {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:12]}>"
+
+
+def keep_lines(text: str) -> str:
+    """Let tracebacks show the text's lines; return the file name under which they do."""
+    name = file_name(text)
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    return name
+
+
+def point_to_text(thing: object, text: str) -> None:
+    """Let tracebacks of an unpickled function show the lines of ``text``, where its own file is not here.
+
+    What the text does not define, or not clearly, stays as it is.
+    """
+    text = textwrap.dedent(text).strip("\n") + "\n"
+    try:
+        tree = undisturbed(lambda: ast.parse(text))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    definitions: dict[str, list[Definition]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            definitions.setdefault(getattr(node, "name", "<lambda>"), []).append(node)
+    for function in _functions_behind(thing):
+        code = function.__code__
+        found = [node for node in definitions.get(code.co_name, []) if _parameters(node) == _parameters_of(code)]
+        if len(found) == 1 and not linecache.getlines(code.co_filename, function.__globals__):
+            moved_by = _first_line(found[0]) - code.co_firstlineno
+            function.__code__ = _moved(code, keep_lines(text), code.co_filename, moved_by)
+
+
+def _functions_behind(thing: object) -> list[FunctionType]:
+    """Return the functions in partials, methods, closures, wrappers and own classes."""
+    found, seen, waiting = list[FunctionType](), set[int](), [thing]
+    while waiting and len(seen) < SEARCH_LIMIT:
+        one: Any = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if is_kind(one, FunctionType):
+            found.append(one)
+            waiting += [_content(cell) for cell in one.__closure__ or ()]
+            waiting.append(wrapped_of(one))
+        elif is_kind(one, functools.partial):
+            waiting.append(functools.partial.__dict__["func"].__get__(one))
+        elif is_kind(one, MethodType):
+            waiting += [one.__func__, type(one.__self__)]
+        elif is_kind(one, staticmethod, classmethod):
+            waiting.append(one.__func__)
+        elif is_class(one):
+            waiting += [value for value in namespace_of(cast("type", one)).values() if _may_lead_on(value)]
+        elif one is not MISSING:
+            waiting += [type(one), wrapped_of(one)]
+    return found
+
+
+def _may_lead_on(value: object) -> bool:
+    return is_kind(value, FunctionType, staticmethod, classmethod)
+
+
+def _content(cell: Any) -> object:
+    try:
+        content: object = cell.cell_contents
+    except ValueError:  # not set yet
+        return MISSING
+    return content if is_kind(content, FunctionType, MethodType, functools.partial) else MISSING
+
+
+def _parameters(node: Definition) -> tuple[str, ...]:
+    arguments = node.args
+    return tuple(one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+
+
+def _parameters_of(code: CodeType) -> tuple[str, ...]:
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def _first_line(node: Definition) -> int:
+    """Return the line with which a definition's code begins: that of its first decorator."""
+    decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _moved(code: CodeType, name: str, old_name: str, lines: int) -> CodeType:
+    """Return code, and that of its inner functions, as of another file and so many lines further down."""
+    if code.co_filename != old_name:
+        return code
+    constants = tuple(
+        _moved(one, name, old_name, lines) if isinstance(one, CodeType) else one for one in code.co_consts
+    )
+    first = max(code.co_firstlineno + lines, 1)
+    return code.replace(co_filename=name, co_firstlineno=first, co_consts=constants)
