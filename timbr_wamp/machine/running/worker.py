@@ -1,9 +1,9 @@
-"""The machine's worker: its state and its thread.
+"""The machine's worker: performs its lifecycle, and its thread processes messages.
 
-The thread takes entries from the queue in micro-batches, runs them through the executor and has
-them committed by the `Recorder`. A second thread commits what is finished while a later message of
-the micro-batch takes long. `step` processes one message in the caller's thread. What is kept by a
-policy that pauses or stops, and what waits for a retry then, goes back to the head of the queue.
+The thread takes entries from the queue in micro-batches, runs them through the executor and has them committed by
+the `Recorder`. A second thread commits what is finished while a later message of the micro-batch takes long, and
+reports stalls. `step` processes one message in the caller's thread. Messages that a policy keeps, and those in
+backoff when the machine leaves running, go back to the head of the queue.
 """
 
 from __future__ import annotations
@@ -11,38 +11,60 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from timbr_wamp.contract import EventKind, MachineStateName
-from timbr_wamp.errors import CallTimeout, MachineClosed, MachineRunning, MessageKept, WrongState
+from timbr_wamp.contract import MachineStateName
+from timbr_wamp.errors import CallTimeout, MachineRunning, MessageKept
+from timbr_wamp.machine import interrupts
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.messages import Entry, Finished, Notes, Row
+from timbr_wamp.machine.messages import KEEPING, Entry, Finished, Notes, Row
 from timbr_wamp.machine.protocols import Clock, Executor
 from timbr_wamp.machine.records.recorder import Recorder
+from timbr_wamp.machine.running import lifecycle
+from timbr_wamp.machine.running.careful_pass import CarefulPass, go
 from timbr_wamp.machine.running.context import MachineContext
+from timbr_wamp.machine.running.lifecycle import Effect, Life, LifeEvent
 from timbr_wamp.machine.slots.objects import Objects
 from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
 
-#: A micro-batch: at most so many messages (or four times as many as may be under way at once),
-#: committed at least so often while slots are slow.
+#: A micro-batch: at most this many messages (or four times as many as may be under way at once),
+#: committed at least this often while slots are slow.
 BATCH_MESSAGES, BATCH_S = 64, 0.005
-#: An idle worker looks around so often.
+#: An idle worker looks around this often.
 IDLE_S = 1.0
-#: While a slot takes long, what was finished before it in its micro-batch is committed after so long.
+#: While a slot takes long, what was finished before it in its micro-batch is committed after this time.
 LATE_S = 0.02
-#: A step waits at most so long for a message that is under way still.
+#: A step waits at most this long for a message that is still under way.
 STEP_LIMIT_S = 5.0
-
-#: A message under way, and none finished for so long, is a stall.
+#: A message under way, and none finished for this long, is a stall.
 STALLED_S = 10.0
+#: Whoever waits for the work looks around this often.
+LOOK_S = interrupts.LOOK_S
 
-ACTIVE: frozenset[MachineStateName] = frozenset({"running", "draining"})
-#: Verdicts that keep the message.
-KEEPING = frozenset({"pause", "stop"})
+
+class SourceControl(Protocol):
+    """What the worker asks of the machine's source. Any thread; nothing blocks."""
+
+    def permit(self) -> None:
+        """Let it read."""
+
+    def hold(self) -> None:
+        """Let it read no further message."""
+
+    def refill(self, limit: int) -> None:
+        """Read up to ``limit`` messages from a source that never blocks. The worker's thread."""
+
+    def refill_one(self) -> None:
+        """Let it read one message, if none waits."""
+
+    def tell_drained(self) -> None:
+        """Report that it has ended and all of it is recorded, once that is so."""
 
 
 class Worker:
@@ -59,27 +81,23 @@ class Worker:
         events: EventLog,
         clock: Clock,
         recorder: Recorder,
-        refill: Callable[[int], None],
-        on_idle: Callable[[], None],
+        source: SourceControl,
     ) -> None:
         self.name = name
         self._queue, self._executor, self._context, self._objects = queue, executor, context, objects
-        self._events, self._clock, self._recorder = events, clock, recorder
-        self._refill, self._on_idle = refill, on_idle
-        self._lock = threading.Condition()
-        self._state: MachineStateName = "idle"
-        self._reason: str | None = None
+        self._events, self._clock, self._recorder, self._source = events, clock, recorder, source
+        self._changed = threading.Condition()
+        self._life = Life()
         self._thread: threading.Thread | None = None
+        #: Held by whoever processes messages: the thread for a micro-batch, or `step`.
         self._work = threading.Lock()
-        #: The micro-batch under way, and what of it was not begun yet.
+        self._source_lock = threading.Lock()
+        #: The micro-batch under way, and what of it was not started yet.
         self._batch: Sequence[Entry] = ()
-        self._unbegun: deque[Entry] = deque()
-        #: The message that `step` processes now.
-        self._stepping = False
+        self._unstarted: deque[Entry] = deque()
         self._busy = threading.Event()
-        #: What the event handler wants raised where the user is; taken by `raise_kept`.
-        self._raised: BaseException | None = None
-        self._kept_by_step: MessageKept | None = None
+        #: What the event handler wants raised where the user waits; taken by `raise_error`.
+        self._error: BaseException | None = None
         #: Says to the objects that a message that waits for a retry may use them.
         self._use: object | None = None
 
@@ -87,35 +105,38 @@ class Worker:
 
     @property
     def state(self) -> MachineStateName:
-        """Where it is; ``stopped`` and ``failed`` may have a `reason`."""
-        return self._state
+        """Where it is; ``paused``, ``stopped`` and ``failed`` may have a `reason`."""
+        return self._life.state
 
     @property
     def reason(self) -> str | None:
-        """Why it stopped or failed by itself."""
-        return self._reason
+        """Why it paused, stopped or failed, when nobody asked for it."""
+        return self._life.reason
 
     @property
     def running(self) -> bool:
         """It is to process messages, and the thread that does so lives."""
-        thread = self._thread
-        return self._state in ACTIVE and thread is not None and thread.is_alive()
+        return self._life.active and self._thread_lives()
 
     @property
     def current_oid(self) -> str | None:
-        """The message that was begun last, while it is under way."""
-        batch, begun = self._batch, len(self._batch) - len(self._unbegun)
-        return batch[begun - 1][0] if 0 < begun <= len(batch) else None
+        """The message that was started last, while it is under way."""
+        batch, started = self._batch, len(self._batch) - len(self._unstarted)
+        return batch[started - 1][0] if 0 < started <= len(batch) else None
 
     def may_start(self) -> bool:
-        """Tell whether further messages may begin."""
-        return self._state in ACTIVE or self._stepping
+        """Tell whether further messages may start."""
+        return self._life.state in lifecycle.ACTIVE
 
-    def raise_kept(self) -> None:
-        """Raise what the event handler wants raised where the user is, once."""
-        error, self._raised = self._raised, None
+    def raise_error(self) -> None:
+        """Raise what the event handler wants raised where the user waits, once."""
+        error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def _thread_lives(self) -> bool:
+        thread = self._thread
+        return thread is not None and thread.is_alive()
 
     # --- verbs ---
 
@@ -126,38 +147,15 @@ class Worker:
             WrongState: it drains; wait for it, or stop it.
             MachineClosed: the machine was closed.
         """
-        with self._lock:
-            if self._queue.closed:
-                raise MachineClosed(self.name)
-            if self._state == "draining":
-                raise WrongState("start", self._state, "idle, paused, stopped or failed")
-            if self.running:
-                return
-            kind: EventKind = "resumed" if self._state == "paused" else "started"
-            if self._state != "idle":  # what stopped it then is over
-                self._raised = None
-            self._state, self._reason = "running", None
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name=f"timbr {self.name}", daemon=True)
-                self._thread.start()
-            self._lock.notify_all()
-        self._events.add(kind, author)
+        self._apply(lambda: lifecycle.Start(self._thread_lives(), author))
 
     def pause(self, author: str | None = None) -> None:
-        """Begin no further message.
+        """Start no further message.
 
         Raises:
             WrongState: it does not run.
         """
-        with self._lock:
-            if self._state == "paused":
-                return
-            if self._state != "running":
-                raise WrongState("pause", self._state, "running")
-            self._state = "paused"
-            self._lock.notify_all()
-        self._queue.wake()
-        self._events.add("paused", author)
+        self._apply(lambda: lifecycle.Pause(author))
 
     def resume(self, author: str | None = None) -> None:
         """Go on after a pause.
@@ -165,9 +163,7 @@ class Worker:
         Raises:
             WrongState: it is not paused.
         """
-        if self._state not in ("paused", "running"):
-            raise WrongState("resume", self._state, "paused")
-        self.start(author)
+        self._apply(lambda: lifecycle.Resume(self._thread_lives(), author))
 
     def stop(self, *, drain: bool, timeout_s: float, author: str | None = None) -> None:
         """Stop; with ``drain`` finish what waits first. What waits otherwise stays queued.
@@ -176,59 +172,75 @@ class Worker:
             CallTimeout: after ``timeout_s`` a message is still under way (it will be recorded), or
                 with ``drain`` messages still wait; it stops then without them.
         """
-        with self._lock:
-            was = self._state
-            thread = self._thread
-            if was in ("stopped", "idle", "failed") and (thread is None or not thread.is_alive()):
-                self._state = "stopped"
-                return
-            target: MachineStateName = "draining" if drain and was in ("running", "paused") else "stopped"
-            if was != "stopped":  # else it stopped by itself, and its thread is just ending
-                self._reason = None
-            self._state = target
-            self._lock.notify_all()
-        self._queue.wake()
-        ended = thread is threading.current_thread() or self._wait_ended(thread, target, timeout_s)
-        if not ended:
-            self._set_stopped()
-            self._queue.wake()
-        if was != "stopped" and self._reason is None and self._state in ("stopped", "draining"):
-            self._events.add("stopped", author, under_way=self.current_oid)
-        if not ended:
+        thread = self._thread
+        self._apply(lambda: lifecycle.Stop(drain, self._thread_lives(), author, self.current_oid))
+        target = self._life.state
+        if thread is None or thread is threading.current_thread():
+            return
+        with self._changed:
+            ended = interrupts.wait_for(
+                self._changed,
+                lambda: (
+                    not thread.is_alive() or self._thread is not thread or self._life.state not in (target, "stopped")
+                ),
+                timeout_s,
+            )
+        if not ended and not interrupts.noted():
+            self._apply(lifecycle.StopTimedOut)
             raise CallTimeout("stopping the message under way", timeout_s)
-
-    def _wait_ended(self, thread: threading.Thread | None, target: MachineStateName, timeout_s: float) -> bool:
-        """Wait until the thread processes nothing more, or somebody else's verb takes the machine elsewhere."""
-
-        def ended() -> bool:
-            dead = thread is None or not thread.is_alive()
-            return dead or self._thread is not thread or self._state not in (target, "stopped")
-
-        with self._lock:
-            return self._lock.wait_for(ended, timeout_s)
-
-    def _set_stopped(self) -> None:
-        with self._lock:
-            self._state = "stopped"
-            self._lock.notify_all()
 
     def close(self, timeout_s: float) -> None:
         """Stop for good. Bounded; never raises."""
+        self._apply(lifecycle.Close)
         try:
             self.stop(drain=False, timeout_s=timeout_s)
         except CallTimeout:
             logger.warning("machine %s: a message is still under way; its thread ends with it", self.name)
 
     def halt(self, reason: str, error: BaseException | None = None) -> None:
-        """Stop by itself: begin no further message. ``error`` is raised where the user is. Any thread."""
-        with self._lock:
-            self._raise_later(error)
-            if self._state not in (*ACTIVE, "paused"):
-                return
-            self._state, self._reason = "stopped", clean_text(reason)
-            self._lock.notify_all()
-        self._queue.wake()
-        self._events.add("stopped", reason=self._reason)
+        """Stop by itself: start no further message. ``error`` is raised where the user waits. Any thread."""
+        self._keep_error(error)
+        self._apply(lambda: lifecycle.Halt(clean_text(reason)))
+
+    def _keep_error(self, error: BaseException | None) -> None:
+        """Keep the first error that is to be raised where the user waits, running or not."""
+        if self._error is None:
+            self._error = error
+
+    # --- the lifecycle, performed ---
+
+    def _apply(self, event: Callable[[], LifeEvent]) -> None:
+        """Change the state by an event that is made under the lock, and perform the effects."""
+        with self._changed:
+            self._life, effects = lifecycle.after(self._life, event(), self.name)
+            for effect in effects:
+                if isinstance(effect, lifecycle.ForgetError):
+                    self._error = None
+                elif isinstance(effect, lifecycle.StartThread) and not self._thread_lives():
+                    self._thread = threading.Thread(target=self._run, name=f"timbr {self.name}", daemon=True)
+                    self._thread.start()
+            self._changed.notify_all()
+        for effect in effects:
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, (lifecycle.PermitSource, lifecycle.HoldSource)):
+            with self._source_lock:  # verbs of several threads end in what the state is now
+                if self._life.state == "running" and not self._life.closed:
+                    self._source.permit()
+                else:
+                    self._source.hold()
+        elif isinstance(effect, lifecycle.ReturnRetries):
+            self._return_retries()
+        elif isinstance(effect, lifecycle.WakeWaiters):
+            self._queue.wake()
+        elif isinstance(effect, lifecycle.Report):
+            self._events.add(effect.kind, effect.author, **effect.data)
+
+    def _return_retries(self) -> None:
+        """Have messages in backoff go back to the queue: by the thread, or here when it is gone."""
+        if not self._thread_lives():
+            self._give_back_unfinished()
 
     # --- the thread ---
 
@@ -237,45 +249,44 @@ class Worker:
         threading.Thread(target=self._watch, args=(ended,), name=f"timbr {self.name} watch", daemon=True).start()
         try:
             while self._active():
-                self._take_over()
+                self._acquire_work()
                 try:
                     wakes = self._queue.wakes
                     limit = max(BATCH_MESSAGES, 4 * self._context.concurrency)
-                    self._refill(limit)
+                    self._source.refill(limit)
                     due_s = self._executor.due_s()
                     entries = self._queue.take(limit, IDLE_S if due_s is None else min(due_s, IDLE_S), wakes)
                     if entries or due_s is not None:
                         self._process(entries)
                 finally:
                     self._work.release()
-                self._on_idle()
-                if self._state == "draining" and self._queue.idle():
-                    self._set_stopped()
+                self._source.tell_drained()
+                if self._life.state == "draining" and self._queue.idle():
+                    self._apply(lifecycle.Drained)
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
-            self._give_back_begun(record=False)
-            with self._lock:
-                self._state, self._reason = "failed", clean_text(f"{type(error).__name__}: {error}")
-                self._thread = None  # it lives a moment longer, but does nothing more
-                self._lock.notify_all()
-            self._events.add("failed", reason=self._reason)
+            reason = clean_text(f"{type(error).__name__}: {error}")
+            with contextlib.suppress(Exception):  # it failed already; the reason is the first one
+                self._give_back_unfinished(record=False)
+            self._thread = None  # it lives a moment longer, but does nothing more
+            self._apply(lambda: lifecycle.Fail(reason))
         finally:
             ended.set()
             self._busy.set()
 
-    def _take_over(self) -> None:
-        """Get hold of the work; a `step` that waits for a message gives way."""
-        while not self._work.acquire(timeout=0.05):
+    def _acquire_work(self) -> None:
+        """Acquire the work; a `step` that waits for a message gives way."""
+        while not self._work.acquire(timeout=LOOK_S):
             self._queue.wake()
 
     def _watch(self, ended: threading.Event) -> None:
-        """Commit what is finished while a later message of its micro-batch takes long; tell of a stall."""
+        """Commit what is finished while a later message of its micro-batch takes long; report a stall."""
         stall, recorder, count = Stall(self._clock()), self._recorder, -1
         while not ended.is_set():
             self._busy.wait()
             ended.wait(LATE_S)
             before, count = count, recorder.count
-            if stall.begins(self._clock(), count, waiting=bool(self._batch)):
+            if stall.starts(self._clock(), count, waiting=bool(self._batch)):
                 self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
             if recorder.pending:
                 if count == before:  # else the worker commits by itself, and two threads would get in each other's way
@@ -283,25 +294,25 @@ class Worker:
                         recorder.commit()
             elif not self._batch:
                 self._busy.clear()
-                if self._batch:  # begun in between
+                if self._batch:  # started in between
                     self._busy.set()
 
     def _active(self) -> bool:
         """Wait while paused; tell whether to go on."""
-        if self._state not in ACTIVE:
-            self._give_back_begun()
-        with self._lock:
-            self._lock.wait_for(lambda: self._state != "paused")
-            if self._state in ACTIVE:
+        if not self._life.active:
+            self._give_back_unfinished()
+        with self._changed:
+            self._changed.wait_for(lambda: self._life.state != "paused")
+            if self._life.active:
                 return True
             self._thread = None
-            self._lock.notify_all()
+            self._changed.notify_all()
             return False
 
-    def _give_back_begun(self, *, record: bool = True) -> None:
+    def _give_back_unfinished(self, *, record: bool = True) -> None:
         """Let messages that wait for a retry go back to the queue: they run again, whole.
 
-        With ``record`` those whose retry went through meanwhile are recorded.
+        With ``record`` those whose retry succeeded meanwhile are recorded.
         """
         executor = self._executor
         if (executor.retrying or executor.due_s() is not None) and self._work.acquire(timeout=STEP_LIMIT_S):
@@ -313,50 +324,23 @@ class Worker:
             finally:
                 self._work.release()
 
-    def step(self, wait_s: float, refill: Callable[[], None]) -> Row | None:
-        """Process one message in the caller's thread; None when none came in ``wait_s``.
-
-        Raises:
-            MachineRunning: the worker processes messages, or one is under way still.
-        """
-        if self._state in ACTIVE or not self._work.acquire(timeout=STEP_LIMIT_S + wait_s):
-            raise MachineRunning("get")
-        try:
-            wakes = self._queue.wakes
-            if self._state in ACTIVE:
-                raise MachineRunning("get")
-            refill()
-            entries = self._queue.take(1, wait_s, wakes)
-            if not entries:
-                self.raise_kept()
-                return None
-            self._stepping, self._context.defer_retries = True, False
-            self._process(entries)
-            self.raise_kept()
-            if self._kept_by_step is not None:
-                raise self._kept_by_step
-            return self._recorder.ring.newest(1)[0]
-        finally:
-            self._stepping, self._context.defer_retries = False, True
-            self._work.release()
-
     def _process(self, entries: Sequence[Entry]) -> None:
-        """Process entries under way; those that a pause leaves unbegun go back to the queue.
+        """Process entries under way; those that a pause leaves unstarted go back to the queue.
 
         So do those that a policy keeps, and those whose commit failed, unrecorded: they run again.
         """
         recorder, executor = self._recorder, self._executor
         finish, commit = recorder.finish, recorder.commit
-        unbegun = deque(entries)
-        self._batch, self._unbegun, self._kept_by_step = entries, unbegun, None
+        unstarted = deque(entries)
+        self._batch, self._unstarted = entries, unstarted
         if not self._busy.is_set():
             self._busy.set()
         if self._use is None:
             self._use = self._objects.begin()
-        begun = self._clock()
-        due, kept, whole = begun + BATCH_S, list[Entry](), False
+        started = self._clock()
+        due, kept, whole = started + BATCH_S, list[Entry](), False
         try:
-            for finished in executor.process(unbegun, self._context):
+            for finished in executor.process(unstarted, self._context):
                 notes = finished[3]
                 if notes and notes.verdict in KEEPING:
                     kept.append(finished[0])
@@ -364,14 +348,11 @@ class Worker:
                     continue
                 finish(finished)
                 if notes and notes.raised is not None:
-                    if self._stepping:
-                        self._raise_later(notes.raised)
-                    else:
-                        self.halt(_reason(notes), notes.raised)
-                if not begun <= finished[4] <= due:
+                    self.halt(_reason(notes), notes.raised)
+                if not started <= finished[4] <= due:
                     commit()
-                    begun = finished[4]
-                    due = begun + BATCH_S
+                    started = finished[4]
+                    due = started + BATCH_S
             whole = True
         finally:
             self._batch = ()
@@ -381,8 +362,8 @@ class Worker:
                 whole = False
                 raise
             finally:
-                begun_still = [] if whole else executor.abandon()
-                back = [*recorder.withdraw(), *begun_still, *kept, *unbegun]
+                started_still = [] if whole else executor.abandon()
+                back = [*recorder.withdraw(), *started_still, *kept, *unstarted]
                 if back:
                     self._queue.give_back(back)
                 if executor.due_s() is None and not executor.retrying:
@@ -393,47 +374,116 @@ class Worker:
         if use is not None:
             self._objects.end(use)
 
-    def _raise_later(self, error: BaseException | None) -> None:
-        """Keep the first error that is to be raised where the user is, running or not."""
-        if self._raised is None:
-            self._raised = error
-
     def _keep(self, finished: Finished, notes: Notes) -> None:
         """Pause or stop, as a policy says; the message goes back to the queue."""
         self._recorder.keep(finished)
-        reason, oid = _reason(notes), finished[0][0]
-        if self._stepping:
-            self._kept_by_step = MessageKept(oid, notes.verdict, reason)
-            self._raise_later(notes.raised)
-            return
+        reason = _reason(notes)
         if notes.verdict == "stop":
             self.halt(reason, notes.raised)
-            return
-        with self._lock:
-            if self._state not in ACTIVE:
-                return
-            self._state, self._reason = "paused", reason
-            self._lock.notify_all()
-        self._queue.wake()
-        self._events.add("paused", oid=oid, reason=reason)
+        else:
+            self._apply(lambda: lifecycle.Kept(finished[0][0], reason))
+
+    # --- one message, in the caller's thread ---
+
+    def step(self, wait_s: float) -> Row | None:
+        """Process one message in the caller's thread; None when none came in ``wait_s``.
+
+        Call it with interrupts kept back (`interrupts.deferred`): they are let through while slots and hooks run.
+
+        Raises:
+            MachineRunning: the worker processes messages, or one is still under way.
+            MessageKept: its slot's policy pauses or stops; it waits again.
+        """
+        deadline = time.monotonic() + wait_s
+        if not self._acquire_for_step(deadline + STEP_LIMIT_S):
+            raise MachineRunning("get")
+        try:
+            entry = self._next_for_step(deadline)
+            if entry is None:
+                self.raise_error()
+                return None
+            return self._step(entry)
+        finally:
+            self._work.release()
+
+    def _acquire_for_step(self, deadline: float) -> bool:
+        while not self._life.active and not interrupts.noted():
+            if self._work.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), LOOK_S)):
+                if not self._life.active:
+                    return True
+                self._work.release()
+            elif time.monotonic() >= deadline:
+                return False
+        return False
+
+    def _next_for_step(self, deadline: float) -> Entry | None:
+        self._source.refill_one()
+        while True:
+            left_s = max(deadline - time.monotonic(), 0.0)
+            entries = self._queue.take(1, min(left_s, LOOK_S), self._queue.wakes)
+            if entries:
+                return entries[0]
+            if self._life.active:
+                raise MachineRunning("get")
+            if not left_s or interrupts.noted():
+                return None
+
+    def _step(self, entry: Entry) -> Row | None:
+        recorder, recorded = self._recorder, False
+        self._batch, self._unstarted = (entry,), deque()
+        try:
+            with self._objects.use(), interrupts.delivered():
+                finished = self._pass(entry)
+            notes = finished[3]
+            if notes:
+                self._keep_error(notes.raised)
+            if notes and notes.verdict in KEEPING:
+                recorder.keep(finished)
+                self.raise_error()
+                raise MessageKept(entry[0], notes.verdict, _reason(notes))
+            recorder.finish(finished)
+            recorder.commit()
+            recorded = True
+        finally:
+            self._batch = ()
+            if not recorded:
+                self._queue.give_back(recorder.withdraw() or [entry])
+        self.raise_error()
+        return recorder.ring.newest(1)[0]
+
+    def _pass(self, entry: Entry) -> Finished:
+        oid, message, _, _ = entry
+        context, hooks = self._context, self._context.hooks
+        plan = context.current()
+        hooks.call("pre_message", oid, message)
+        values, texts, notes = go(
+            CarefulPass(plan, message, context, oid, timed=True).way(), self._executor.invoke
+        )
+        hooks.call("post_message", oid, values, notes.failures if notes else [])
+        return entry, plan, texts, notes, context.clock()
+
+
+
+
 
 
 def _reason(notes: Notes) -> str:
     failure = next(failure for failure in notes.failures if failure.policy != "skip")
-    return clean_text(f"{failure.task}: {failure.exc_class}: {failure.exc_value}")
+    text = f"{failure.task}: {failure.exc_class}"
+    return clean_text(f"{text}: {failure.exc_value}" if failure.exc_value else text)
 
 
 class Stall:
     """Notices that nothing gets finished any more, once each time."""
 
     def __init__(self, now: float) -> None:
-        self._since, self._count, self._told = now, 0, False
+        self._since, self._count, self._reported = now, 0, False
 
-    def begins(self, now: float, count: int, *, waiting: bool) -> bool:
-        """Tell whether a stall begins: messages wait, and ``count`` has stood still for `STALLED_S`."""
+    def starts(self, now: float, count: int, *, waiting: bool) -> bool:
+        """Tell whether a stall starts: messages wait, and ``count`` has not changed for `STALLED_S`."""
         if count != self._count or not waiting:
-            self._since, self._count, self._told = now, count, False
-        if self._told or now - self._since < STALLED_S:
+            self._since, self._count, self._reported = now, count, False
+        if self._reported or now - self._since < STALLED_S:
             return False
-        self._told = True
+        self._reported = True
         return True

@@ -1,0 +1,237 @@
+"""The machine's states, and every way from one into another. Pure: no thread, no clock, nothing is done here.
+
+`after` takes an event and returns the new state with its effects. Effects follow from the states before and after,
+never from the verb that led there: so each way out of running, be it a verb, a policy, a handler or a failure,
+holds the source, wakes who waits and returns what was put aside. `timbr_wamp.machine.running.worker` performs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+from timbr_wamp.contract import EventKind, MachineStateName
+from timbr_wamp.errors import MachineClosed, WrongState
+
+#: States in which messages are processed.
+ACTIVE: Final[frozenset[MachineStateName]] = frozenset({"running", "draining"})
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Where a machine is."""
+
+    state: MachineStateName = "idle"
+    #: Why it paused, stopped or failed, when nobody asked for it.
+    reason: str | None = None
+    #: It was closed and starts no more.
+    closed: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Messages are processed."""
+        return self.state in ACTIVE
+
+
+# --- events: what happens ---
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Somebody starts it. ``thread_alive``: the worker's thread lives."""
+
+    thread_alive: bool
+    author: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Somebody pauses it."""
+
+    author: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Somebody resumes it."""
+
+    thread_alive: bool
+    author: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Somebody stops it; with ``drain`` what waits is processed first."""
+
+    drain: bool
+    thread_alive: bool
+    author: str | None = None
+    #: The message that is under way.
+    under_way: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopTimedOut:
+    """A message is still under way, or with ``drain`` messages still wait: it stops without them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Nothing waits and nothing is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A policy keeps a message and pauses the machine."""
+
+    oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A policy, the event handler or the end of the source stops it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The worker's thread ends with an error of the machine's own."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """It takes nothing more."""
+
+
+LifeEvent: TypeAlias = Start | Pause | Resume | Stop | StopTimedOut | Drained | Kept | Halt | Fail | Close
+
+
+# --- effects: what is to be done ---
+
+
+@dataclass(frozen=True, slots=True)
+class StartThread:
+    """See to it that the worker's thread runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PermitSource:
+    """Let the source read."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldSource:
+    """Let the source read no further message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnRetries:
+    """Messages in backoff go back to the queue: they are no more in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetError:
+    """An error that was to be raised where the user waits belongs to the run that is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeWaiters:
+    """Everybody who waits for room, messages, a state or the end looks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Add an event to the log."""
+
+    kind: EventKind
+    author: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+Effect: TypeAlias = StartThread | PermitSource | HoldSource | ReturnRetries | ForgetError | WakeWaiters | Report
+
+
+def after(life: Life, event: LifeEvent, name: str = "machine") -> tuple[Life, tuple[Effect, ...]]:
+    """Return the state after ``event``, and what is to be done, in this order.
+
+    Raises:
+        WrongState: a verb that the present state does not allow.
+        MachineClosed: it was closed.
+    """
+    new, report = _next(life, event, name)
+    effects: list[Effect] = []
+    restarts = isinstance(event, (Start, Resume)) and new.state == "running"
+    if restarts and not (life.active and event.thread_alive):
+        if life.state in ("stopped", "failed", "paused"):
+            effects.append(ForgetError())
+        effects.append(StartThread())
+    if new.state == "draining" and life.state == "paused":
+        effects.append(StartThread())
+    if new.state == "running":
+        effects += [PermitSource()] if life.state != "running" or restarts else []
+    elif life.state == "running" or (new.closed and not life.closed):
+        effects.append(HoldSource())
+    if life.active and not new.active:
+        effects.append(ReturnRetries())
+    if new != life:
+        effects.append(WakeWaiters())
+    if report is not None:
+        effects.append(report)
+    return new, tuple(effects)
+
+
+def _next(life: Life, event: LifeEvent, name: str) -> tuple[Life, Report | None]:
+    if isinstance(event, (Start, Resume)):
+        return _started(life, event, name)
+    if isinstance(event, Pause):
+        if life.state == "paused":
+            return life, None
+        if life.state != "running":
+            raise WrongState("pause", life.state, "running")
+        return replace(life, state="paused", reason=None), Report("paused", event.author)
+    if isinstance(event, Stop):
+        return _stopped(life, event)
+    if isinstance(event, StopTimedOut):
+        return (replace(life, state="stopped") if life.active or life.state == "paused" else life), None
+    if isinstance(event, Drained):
+        return (replace(life, state="stopped") if life.state == "draining" else life), None
+    if isinstance(event, Kept):
+        if not life.active:
+            return life, None
+        paused = replace(life, state="paused", reason=event.reason)
+        return paused, Report("paused", data={"oid": event.oid, "reason": event.reason})
+    if isinstance(event, Halt):
+        if not life.active and life.state != "paused":
+            return life, None
+        return replace(life, state="stopped", reason=event.reason), Report("stopped", data={"reason": event.reason})
+    if isinstance(event, Fail):
+        return replace(life, state="failed", reason=event.reason), Report("failed", data={"reason": event.reason})
+    return replace(life, closed=True), None
+
+
+def _started(life: Life, event: Start | Resume, name: str) -> tuple[Life, Report | None]:
+    verb = "start" if isinstance(event, Start) else "resume"
+    if life.closed:
+        raise MachineClosed(name)
+    if verb == "resume" and life.state not in ("paused", "running"):
+        raise WrongState("resume", life.state, "paused")
+    if life.state == "draining" and event.thread_alive:
+        raise WrongState(verb, life.state, "idle, paused, stopped or failed")
+    if life.state == "running" and event.thread_alive:
+        return life, None
+    kind: EventKind = "resumed" if life.state == "paused" else "started"
+    return replace(life, state="running", reason=None), Report(kind, event.author)
+
+
+def _stopped(life: Life, event: Stop) -> tuple[Life, Report | None]:
+    if life.state in ("idle", "stopped", "failed"):
+        return (life if event.thread_alive else replace(life, state="stopped")), None
+    drains = event.drain and event.thread_alive
+    report = None if life.state == "draining" and drains else Report(
+        "stopped", event.author, {"under_way": event.under_way}
+    )
+    return replace(life, state="draining" if drains else "stopped", reason=None), report
