@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import threading
@@ -287,15 +286,12 @@ def main_thread_waits() -> bool:
 
 
 def test_a_ctrl_c_while_stepping_loses_nothing(threaded):
-    held = threading.Event()
+    interrupts = iter([signal.SIGINT])
     next_slot: list[object] = []
 
     def slot(message: object) -> object:
-        if not held.is_set():
-            wait_until(main_thread_waits, "the main thread waits for what is finished")
-            held.wait(0.05)  # a signal between Python's look at its flags and the wait itself would wake nobody
-            os.kill(os.getpid(), signal.SIGINT)
-            assert held.wait(LIMIT_S)
+        for number in interrupts:
+            signal.raise_signal(number)
         return message
 
     threaded[0] = slot
@@ -304,7 +300,6 @@ def test_a_ctrl_c_while_stepping_loses_nothing(threaded):
     with pytest.raises(KeyboardInterrupt):
         threaded.get()
     assert (threaded.status.queue_size, threaded.status.in_flight) == (1, 0)
-    held.set()
     assert threaded.get()[1] == '"m"'
     assert next_slot == ["m"], "the message that was given back goes to no further slot"
 

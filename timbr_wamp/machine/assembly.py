@@ -88,12 +88,12 @@ def assemble(
     )  # fmt: skip
     source = CurrentSource(
         name=name, queue=queue, recorder=recorder, events=events, clock=clock,
-        state=lambda: worker.state, halt=lambda reason: worker.halt(reason),
+        steer=lambda: worker.steer_source(), halt=lambda reason: worker.halt(reason),
         on_failure=lambda error: failed_elsewhere("source", "source", error),
     )  # fmt: skip
     worker = Worker(
         name=name, queue=queue, executor=chosen, context=context, objects=objects, events=events, clock=clock,
-        recorder=recorder, refill=source.refill, on_idle=source.tell_drained,
+        recorder=recorder, source=source,
     )  # fmt: skip
     context.may_start = worker.may_start  # asked once a message, so without a detour
 

@@ -49,7 +49,7 @@ class _Deferral:
 _deferral = _Deferral()
 
 
-class deferred:  # noqa: N801 - reads like a function: `with deferred():`
+class deferred:
     """Keep Ctrl-C back within the block, and deliver it at its end. May be nested; the outermost block counts.
 
     Waits within the block use `wait_for`, users' code runs within `delivered`.
@@ -79,7 +79,7 @@ class deferred:  # noqa: N801 - reads like a function: `with deferred():`
             _deferral.deliver()
 
 
-class delivered:  # noqa: N801 - reads like a function: `with delivered():`
+class delivered:
     """Let Ctrl-C through within the block, inside a `deferred` one: users' code runs here and may be interrupted."""
 
     __slots__ = ("_depth",)

@@ -41,6 +41,7 @@ from timbr_wamp.machine.assembly import assemble
 from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
 from timbr_wamp.machine.intake.message_queue import remaining
+from timbr_wamp.machine.interrupts import deferred, delivered, whole
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
 from timbr_wamp.machine.records.recorder import told_policies
 from timbr_wamp.machine.records.rows import wire_row
@@ -199,6 +200,7 @@ class Machine:
             author=author,
         )
 
+    @whole
     def assign(
         self,
         functions: Mapping[int, SlotFunction | None],
@@ -216,6 +218,7 @@ class Machine:
             lambda: self._table.assign(wanted, names=names, sources=sources, policies=checked, author=author),
         )
 
+    @whole
     def set_policy(
         self, slot: int | str | None, policy: PolicyLike | None, *, author: str | None = None
     ) -> RevisionInfo:
@@ -236,10 +239,12 @@ class Machine:
         """Return the number of a slot given by number or name."""
         return self._table.number_of(slot)
 
+    @whole
     def rollback(self, number: int, *, author: str | None = None) -> RevisionInfo:
         """Make the slot table of an earlier revision the newest one."""
         return self._change({}, lambda: self._table.rollback(number, author=author))
 
+    @whole
     def resize(self, stages: int, *, author: str | None = None) -> RevisionInfo:
         """Change the number of slots, at the end of the table; set slots are never taken away."""
         return self._change({}, lambda: self._table.resize(stages, author=author))
@@ -281,7 +286,7 @@ class Machine:
         """
         begun = self._clock()
         oid = new_oid(begun)
-        with self._objects.use():
+        with deferred(), self._objects.use(), delivered():
             revision = self._table.current()
             values, texts, notes = go(CarefulPass(revision, message, self._context, oid).way(), self._executor.invoke)
         warn_of_aliases(revision, values, texts)
@@ -327,6 +332,7 @@ class Machine:
             hooks.call("post_put", key, message)
         return key
 
+    @whole
     def get(self, block: bool = False, timeout: float = 0.5) -> tuple[str, ...]:
         """Step one message: process, number and publish it; return ``(oid, in_s, f0_s, …)``.
 
@@ -340,7 +346,7 @@ class Machine:
             raise MachineClosed(self.name)
         self.hooks.call("pre_get")
         wait_s = timeout if block else (0.05 if self._source.reading else 0.0)
-        row = self._worker.step(wait_s, self._source.refill_one)
+        row = self._worker.step(wait_s)
         if row is None:
             raise MachineEmpty
         self._source.tell_drained()
@@ -363,6 +369,7 @@ class Machine:
     def source(self) -> None:
         self.delete_source()
 
+    @whole
     def set_source(
         self,
         source: object,
@@ -390,33 +397,35 @@ class Machine:
         feeder = self._source.set_source(source, total, source_options(options), replace=replace, author=author)
         self.hooks.call("post_source", feeder.status(0.0))
 
+    @whole
     def delete_source(self, *, author: str | None = None) -> None:
         """Take the source away; what was read of it stays queued."""
         self._source.delete_source(author)
 
     # --- life ---
 
+    @whole
     def start(self, *, author: str | None = None) -> None:
         """Process messages from now on; a running machine stays so."""
         self.hooks.call("pre_start")
         self._worker.start(author)
-        self._source.permit_by_state()
         self.hooks.call("post_start")
 
+    @whole
     def pause(self, *, author: str | None = None) -> None:
         """Begin no further message; what waits stays, and the source waits."""
         self.hooks.call("pre_pause")
         self._worker.pause(author)
-        self._source.permit_by_state()
         self.hooks.call("post_pause")
 
+    @whole
     def resume(self, *, author: str | None = None) -> None:
         """Go on after a pause."""
         self.hooks.call("pre_resume")
         self._worker.resume(author)
-        self._source.permit_by_state()
         self.hooks.call("post_resume")
 
+    @whole
     def stop(self, drain: bool = False, timeout: float = 5.0, *, author: str | None = None) -> None:
         """Stop; with ``drain`` finish what waits first. The queue is never cleared.
 
@@ -424,10 +433,9 @@ class Machine:
             CallTimeout: a message was still under way after ``timeout`` seconds; it is recorded when it ends.
         """
         self.hooks.call("pre_stop")
-        self._source.hold()
         self._worker.stop(drain=drain, timeout_s=timeout, author=author)
         self.hooks.call("post_stop")
-        self._worker.raise_kept()
+        self._worker.raise_error()
 
     def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
         """Wait until the source has ended and every message is recorded; return whether that is so.
@@ -450,13 +458,14 @@ class Machine:
             if rests or left == 0:
                 break
             self.wait_changed(0.25 if left is None else min(left, 0.25))
-        self._worker.raise_kept()
+        self._worker.raise_error()
         return self._source.settled
 
     def wait_changed(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s``, less when the machine's state changes or all is recorded."""
         self._queue.wait_change(timeout_s, settled=not self._source.reading)
 
+    @whole
     def close(self, timeout: float = 5.0) -> None:
         """Stop, take the local wire away, release the source. Idempotent, bounded, never raises."""
         if self._closed:
@@ -536,6 +545,7 @@ class Machine:
 
     # --- handler ---
 
+    @whole
     def set_handler(
         self, handler: object, options: Mapping[str, Any] | None = None, *, author: str | None = None
     ) -> None:
@@ -563,6 +573,7 @@ class Machine:
 
     # --- again ---
 
+    @whole
     def retry_errors(self, oids: Sequence[str] | None = None) -> list[str]:
         """Put unresolved errored messages again, each as the next attempt; return their oids.
 
@@ -573,6 +584,7 @@ class Machine:
         """
         return self._replay.retry(oids)
 
+    @whole
     def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
         """Put kept messages again under their oids, each as the next attempt; return the oids.
 
@@ -587,6 +599,7 @@ class Machine:
 
     # --- wire ---
 
+    @whole
     def serve(self, *, transport: Literal["ipc", "tcp"] | None = None) -> None:
         """Open the local wire: PUB of records, control, and the runtime file that names them.
 
@@ -605,6 +618,7 @@ class Machine:
         """ZeroMQ endpoint of the records; None when it is not served."""
         return None if self._sockets is None else str(self._sockets.file.pub)
 
+    @whole
     def unserve(self) -> None:
         """Take the local wire away; the machine goes on."""
         opened, self._sockets = self._sockets, None
@@ -617,6 +631,7 @@ class Machine:
         """What source text of slots may refer to."""
         return {} if self._namespace is None else self._namespace
 
+    @whole
     def configure(
         self,
         *,
@@ -676,6 +691,7 @@ class Machine:
             lambda: self.status, interval_s=interval_s, duration_s=duration_s, ended=lambda: self._closed
         )
 
+    @whole
     def tap(self, label: str | int = "in", n: int = 50) -> Tap:
         """Return a live view of one value of the newest ``n`` records: ``"in"``, ``"f1"``, a slot's name or number."""
         if label == "in":

@@ -22,7 +22,7 @@ class CurrentSource:
     """A machine's source, or none. Any thread; `refill` and `refill_one`: whoever processes messages.
 
     Args:
-        state: the machine's.
+        steer: permits or holds the source, as the machine's state says.
         halt: stops the machine for a reason.
         on_failure: told what a source failed with for good.
     """
@@ -35,12 +35,12 @@ class CurrentSource:
         recorder: DropRecorder,
         events: EventLog,
         clock: Clock,
-        state: Callable[[], MachineStateName],
+        steer: Callable[[], None],
         halt: Callable[[str], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._name, self._queue, self._recorder, self._events = name, queue, recorder, events
-        self._clock, self._state, self._halt, self._on_failure = clock, state, halt, on_failure
+        self._clock, self._steer, self._halt, self._on_failure = clock, steer, halt, on_failure
         self._feeder: Feeder | None = None
         #: The source whose end and last record were told, and the one whose are being told.
         self._drained: Feeder | None = None
@@ -66,7 +66,7 @@ class CurrentSource:
             old.close()
         self._feeder = feeder
         self._events.add("source_set", author, total=feeder.total)
-        self.permit_by_state()
+        self._steer()
         return feeder
 
     def delete_source(self, author: str | None) -> None:
@@ -83,12 +83,10 @@ class CurrentSource:
 
     # --- reading ---
 
-    def permit_by_state(self) -> None:
-        """Let the source read while the machine runs; verbs of several threads end in what is so."""
-        with self._lock:
-            if self._feeder is not None:
-                self._feeder.permit(float("inf") if self._state() == "running" else 0)
-        self._queue.wake()
+    def permit(self) -> None:
+        """Let the source read on. Any thread; does not block."""
+        if self._feeder is not None:
+            self._feeder.permit(float("inf"))
 
     def hold(self) -> None:
         """Let the source read no further message."""

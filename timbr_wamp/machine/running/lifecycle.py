@@ -164,16 +164,11 @@ def after(life: Life, event: LifeEvent, name: str = "machine") -> tuple[Life, tu
     """
     new, report = _next(life, event, name)
     effects: list[Effect] = []
-    restarts = isinstance(event, (Start, Resume)) and new.state == "running"
-    if restarts and not (life.active and event.thread_alive):
-        if life.state in ("stopped", "failed", "paused"):
+    if isinstance(event, (Start, Resume)):
+        if life.state not in ("idle", "running"):
             effects.append(ForgetError())
-        effects.append(StartThread())
-    if new.state == "draining" and life.state == "paused":
-        effects.append(StartThread())
-    if new.state == "running":
-        effects += [PermitSource()] if life.state != "running" or restarts else []
-    elif life.state == "running" or (new.closed and not life.closed):
+        effects += [StartThread(), PermitSource()]
+    elif life.state == "running" != new.state or new.closed != life.closed:
         effects.append(HoldSource())
     if life.active and not new.active:
         effects.append(ReturnRetries())
@@ -231,7 +226,7 @@ def _stopped(life: Life, event: Stop) -> tuple[Life, Report | None]:
     if life.state in ("idle", "stopped", "failed"):
         return (life if event.thread_alive else replace(life, state="stopped")), None
     drains = event.drain and event.thread_alive
-    report = None if life.state == "draining" and drains else Report(
-        "stopped", event.author, {"under_way": event.under_way}
+    report = (
+        None if life.state == "draining" and drains else Report("stopped", event.author, {"under_way": event.under_way})
     )
     return replace(life, state="draining" if drains else "stopped", reason=None), report

@@ -18,9 +18,9 @@ from typing import Protocol
 
 from timbr_wamp.contract import MachineStateName
 from timbr_wamp.errors import CallTimeout, MachineRunning, MessageKept
-from timbr_wamp.machine import interrupts
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.message_queue import MessageQueue
+from timbr_wamp.machine.interrupts import LOOK_S, delivered, noted, wait_for
 from timbr_wamp.machine.messages import KEEPING, Entry, Finished, Notes, Row
 from timbr_wamp.machine.protocols import Clock, Executor
 from timbr_wamp.machine.records.recorder import Recorder
@@ -44,8 +44,6 @@ LATE_S = 0.02
 STEP_LIMIT_S = 5.0
 #: A message under way, and none finished for this long, is a stall.
 STALLED_S = 10.0
-#: Whoever waits for the work looks around this often.
-LOOK_S = interrupts.LOOK_S
 
 
 class SourceControl(Protocol):
@@ -178,14 +176,14 @@ class Worker:
         if thread is None or thread is threading.current_thread():
             return
         with self._changed:
-            ended = interrupts.wait_for(
+            ended = wait_for(
                 self._changed,
                 lambda: (
                     not thread.is_alive() or self._thread is not thread or self._life.state not in (target, "stopped")
                 ),
                 timeout_s,
             )
-        if not ended and not interrupts.noted():
+        if not ended and not noted():
             self._apply(lifecycle.StopTimedOut)
             raise CallTimeout("stopping the message under way", timeout_s)
 
@@ -225,17 +223,22 @@ class Worker:
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, (lifecycle.PermitSource, lifecycle.HoldSource)):
-            with self._source_lock:  # verbs of several threads end in what the state is now
-                if self._life.state == "running" and not self._life.closed:
-                    self._source.permit()
-                else:
-                    self._source.hold()
+            self.steer_source()
         elif isinstance(effect, lifecycle.ReturnRetries):
             self._return_retries()
         elif isinstance(effect, lifecycle.WakeWaiters):
             self._queue.wake()
         elif isinstance(effect, lifecycle.Report):
             self._events.add(effect.kind, effect.author, **effect.data)
+
+    def steer_source(self) -> None:
+        """Permit or hold the source as the state is now, whichever of several threads comes last."""
+        with self._source_lock:
+            if self._life.state == "running" and not self._life.closed:
+                self._source.permit()
+            else:
+                self._source.hold()
+        self._queue.wake()
 
     def _return_retries(self) -> None:
         """Have messages in backoff go back to the queue: by the thread, or here when it is gone."""
@@ -388,7 +391,8 @@ class Worker:
     def step(self, wait_s: float) -> Row | None:
         """Process one message in the caller's thread; None when none came in ``wait_s``.
 
-        Call it with interrupts kept back (`interrupts.deferred`): they are let through while slots and hooks run.
+        Call it with interrupts kept back (`timbr_wamp.machine.interrupts.deferred`): they are delivered while slots
+        and hooks run.
 
         Raises:
             MachineRunning: the worker processes messages, or one is still under way.
@@ -407,9 +411,9 @@ class Worker:
             self._work.release()
 
     def _acquire_for_step(self, deadline: float) -> bool:
-        while not self._life.active and not interrupts.noted():
+        while not self.may_start() and not noted():
             if self._work.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), LOOK_S)):
-                if not self._life.active:
+                if not self.may_start():
                     return True
                 self._work.release()
             elif time.monotonic() >= deadline:
@@ -425,14 +429,14 @@ class Worker:
                 return entries[0]
             if self._life.active:
                 raise MachineRunning("get")
-            if not left_s or interrupts.noted():
+            if not left_s or noted():
                 return None
 
     def _step(self, entry: Entry) -> Row | None:
         recorder, recorded = self._recorder, False
         self._batch, self._unstarted = (entry,), deque()
         try:
-            with self._objects.use(), interrupts.delivered():
+            with self._objects.use(), delivered():
                 finished = self._pass(entry)
             notes = finished[3]
             if notes:
@@ -456,15 +460,9 @@ class Worker:
         context, hooks = self._context, self._context.hooks
         plan = context.current()
         hooks.call("pre_message", oid, message)
-        values, texts, notes = go(
-            CarefulPass(plan, message, context, oid, timed=True).way(), self._executor.invoke
-        )
+        values, texts, notes = go(CarefulPass(plan, message, context, oid, timed=True).way(), self._executor.invoke)
         hooks.call("post_message", oid, values, notes.failures if notes else [])
         return entry, plan, texts, notes, context.clock()
-
-
-
-
 
 
 def _reason(notes: Notes) -> str:
