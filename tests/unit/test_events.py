@@ -43,7 +43,7 @@ def test_events_are_numbered_dated_and_kept(log):
     assert (second.kind, second.number, second.data) == ("drained", 2, {"count": 3})
     assert log.newest(1) == [second]
     assert log.newest(0) == []
-    assert log.since(1) == (2, [second])
+    assert log.after(1) == (2, [second])
 
 
 def test_the_newest_are_kept(log):
@@ -122,7 +122,7 @@ def test_a_callback_that_fails_is_counted_and_others_get_the_event(log, caplog):
     log.on("*", seen.append)
     log.add("started")
     assert log.flush(LIMIT_S)
-    assert (log.hook_failures, len(seen)) == (1, 1)
+    assert (log.failures.count, len(seen)) == (1, 1)
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -138,7 +138,7 @@ def test_a_callback_that_exits_does_not_end_the_bus(log, caplog):
     log.add("drained")
     assert log.flush(LIMIT_S)
     assert [event.kind for event in seen] == ["drained"]
-    assert "broke off the delivery" in caplog.text
+    assert log.failures.count == 1
 
 
 def test_a_slow_callback_holds_nobody_up_and_the_rest_is_dropped_and_counted(log):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from machine_kit import LIMIT_S, wait_until
 
@@ -9,7 +11,7 @@ import timbr_wamp
 from timbr_wamp import plugins
 from timbr_wamp.contract import ErrorRow, Policy
 from timbr_wamp.errors import InvalidArgument, UnknownPlugin
-from timbr_wamp.machine.events import handlers
+from timbr_wamp.machine.events import error_report, handlers
 from timbr_wamp.machine.events.error_report import REPORT_LIMIT, report_of
 from timbr_wamp.machine.events.handlers import (
     BaseEventHandler,
@@ -105,7 +107,7 @@ def test_a_taker_that_fails_costs_no_letter(caplog):
     handler, hooks = DeadLetterHandler(divide), Hooks()
     hooks.add_object(handler)
     hooks.call("on_error", row())
-    assert (hooks.failures, len(handler.letters)) == (1, 1)
+    assert (hooks.failures.count, len(handler.letters)) == (1, 1)
 
 
 # --- reports ---------------------------------------------------------------------------------
@@ -128,6 +130,50 @@ def test_a_report_is_bounded_and_survives_nasty_locals():
     assert "characters left out" in text
     short = report_of(raised(lambda nasty: 1 / 0, Nasty()), "hook")
     assert "nasty = <Nasty instance at 0x" in short
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, BaseException])
+def test_a_report_survives_locals_whose_repr_raises_anything(error):
+    class Exits:
+        def __repr__(self):
+            raise error
+
+    assert f"its repr raised {error.__name__}" in report_of(raised(lambda nasty: 1 / 0, Exits()), "hook")
+
+
+def test_a_report_is_made_in_bounded_time(monkeypatch):
+    monkeypatch.setattr(error_report, "REPRS_LIMIT_S", 0.05)
+    go_on = threading.Event()
+
+    class Slow:
+        def __repr__(self):
+            go_on.wait(LIMIT_S)
+            return "late"
+
+    try:
+        assert "its repr was not made in time" in report_of(raised(lambda slow: 1 / 0, Slow()), "hook")
+    finally:
+        go_on.set()
+
+
+def test_an_error_whose_text_exits_is_reported():
+    class Exits(Exception):
+        def __str__(self):
+            raise SystemExit
+
+    def fail(_):
+        raise Exits
+
+    assert "Exits in hook" in report_of(raised(fail, 0), "hook")
+
+
+@pytest.mark.parametrize("name", ["slot_raised", "raises"])
+def test_a_handler_that_would_have_to_be_awaited_is_refused(name):
+    async def decide(self, *_):
+        return None
+
+    with pytest.raises(InvalidArgument, match="not awaited"):
+        make_handler(type("Mine", (BaseEventHandler,), {name: decide}))
 
 
 def test_large_locals_are_shortened():
@@ -194,7 +240,7 @@ def test_a_handler_is_given_by_class_and_as_an_object():
         ("RetryHandler", {"retries": 1.5}, "retries: a whole number"),
         ("RetryHandler", {"backoff_s": float("nan")}, "backoff_s: seconds"),
         ("RetryHandler", {"then": "explode"}, "then: one of record, default"),
-        ("DeadLetterHandler", {"take": "os.system"}, "take: a function, not str"),
+        ("DeadLetterHandler", {"take": "os.system"}, "take: a plain function, not str"),
         ("DeadLetterHandler", {"keep": -1}, "keep: a whole number"),
         ("BaseEventHandler", {"x": 1}, "takes no options"),
         (BaseEventHandler(), {"x": 1}, "an object already"),

@@ -318,7 +318,7 @@ def test_no_code_comes_over_the_wire_as_a_handler(machine, peer, handler):
 
 
 def test_options_over_the_wire_are_plain_values(machine, peer):
-    with pytest.raises(InvalidArgument, match="take: a function"):
+    with pytest.raises(InvalidArgument, match="take: a plain function"):
         peer.call("handler_set", "DeadLetterHandler", {"take": "os.system"})
     with pytest.raises(InvalidArgument):
         peer.call("handler_set", {"kind": "source", "text": "lambda: 1"})

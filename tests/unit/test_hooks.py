@@ -11,7 +11,8 @@ import pytest
 from timbr_wamp import plugins
 from timbr_wamp.contract import EventKind
 from timbr_wamp.errors import InvalidArgument, UnknownPlugin
-from timbr_wamp.machine.events.hooks import FAILING_KEPT, POINTS, Hooks, load_hooks
+from timbr_wamp.machine.events.failure_log import FAILING_KEPT, FailureLog
+from timbr_wamp.machine.events.hooks import POINTS, Hooks, load_hooks
 
 
 @pytest.fixture
@@ -90,55 +91,88 @@ def test_shutdown_and_restart_are_other_names(hooks):
 # --- isolation -------------------------------------------------------------------------------
 
 
-def test_a_hook_that_fails_is_counted_and_keeps_nobody_from_running(hooks, caplog):
-    seen, told = [], []
-    hooks.on_failure = lambda error, point: told.append((str(error), point))
-    hooks.add("pre_message", fail)
+FOREIGN = [ValueError, SystemExit, GeneratorExit, BaseException]
+
+
+@pytest.mark.parametrize("error", FOREIGN)
+def test_a_hook_that_fails_is_counted_and_keeps_nobody_from_running(hooks, caplog, error):
+    def fails(*_):
+        raise error("on purpose")
+
+    seen, reported = [], []
+    hooks.failures.on_report = lambda *arguments: reported.append(arguments)
+    hooks.add("pre_message", fails)
     hooks.add("pre_message", lambda oid, message: seen.append(message))
     hooks.call("pre_message", "oid", 7)
     assert seen == [7]
-    assert (hooks.failures, hooks.failures_of(fail)) == (1, 1)
-    assert told == [("on purpose", "pre_message")]
-    assert "hook fail at pre_message failed" in caplog.text
-    assert "ValueError: on purpose" in caplog.text
+    assert hooks.failures.count == 1
+    ((kind, part, reason),) = reported
+    assert (kind, str(reason)) == ("hook", "on purpose")
+    assert part.endswith("fails at pre_message")
+    assert f"{error.__name__}: on purpose" in caplog.text
 
 
 def test_a_hook_that_fails_for_ever_is_called_for_ever_and_logged_once_a_second(caplog):
     now = [0.0]
-    hooks = Hooks(monotonic=lambda: now[0])
+    hooks = Hooks(FailureLog(monotonic=lambda: now[0]))
     hooks.add("post_put", fail)
     for _ in range(2_000):
         hooks.call("post_put", "oid", 1)
-    assert (hooks.failures, len(caplog.records)) == (2_000, 1)
+    assert (hooks.failures.count, len(caplog.records)) == (2_000, 1)
     now[0] = 1.0
     hooks.call("post_put", "oid", 1)
     assert len(caplog.records) == 2
     assert "2001 times so far, 1999 of them unlogged" in caplog.text
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_passes(hooks, error):
+def test_the_users_interrupt_passes_after_the_last_hook_was_called(hooks):
     def interrupted():
-        raise error
+        raise KeyboardInterrupt
+
+    seen = []
+    hooks.add("pre_start", interrupted)
+    hooks.add("pre_start", lambda: seen.append("after it"))
+    with pytest.raises(KeyboardInterrupt):
+        hooks.call("pre_start")
+    assert (hooks.failures.count, seen) == (0, ["after it"])
+
+
+def test_an_interrupt_raised_in_another_thread_is_a_failure_like_others(hooks, caplog):
+    def interrupted():
+        raise KeyboardInterrupt
 
     hooks.add("pre_start", interrupted)
-    with pytest.raises(error):
-        hooks.call("pre_start")
-    assert hooks.failures == 0
+    other = threading.Thread(target=hooks.call, args=("pre_start",))
+    other.start()
+    other.join(5)
+    assert hooks.failures.count == 1
 
 
-def test_other_foreign_code_is_counted_without_telling_it_of_itself(hooks):
-    told = []
-    hooks.on_failure = lambda *arguments: told.append(arguments)
-    hooks.failed("event handler Mine", ValueError("on purpose"))
-    assert (hooks.failures, told) == (1, [])
+def test_an_error_whose_text_cannot_be_had_is_counted_and_logged(hooks, caplog):
+    class Nasty(Exception):
+        def __str__(self):
+            raise SystemExit
+
+    def fails():
+        raise Nasty
+
+    hooks.add("pre_start", fails)
+    hooks.call("pre_start")
+    assert hooks.failures.count == 1
+    assert "Nasty" in caplog.text
 
 
-def test_what_is_kept_of_failures_is_bounded(hooks, caplog):
+def test_other_foreign_code_is_counted_without_telling_it_of_itself(hooks, caplog):
+    reported = []
+    hooks.failures.on_report = lambda *arguments: reported.append(arguments)
+    hooks.failures.report("event handler Mine", ValueError("on purpose"))
+    assert (hooks.failures.count, reported) == (1, [])
+
+
+def test_failures_of_any_number_of_parts_are_counted(hooks, caplog):
     for n in range(FAILING_KEPT + 10):
-        hooks.failed(f"part {n}", ValueError("on purpose"))
-    assert hooks.failures == FAILING_KEPT + 10
-    assert len(hooks._failing) == FAILING_KEPT
+        hooks.failures.report(f"part {n}", ValueError("on purpose"))
+    assert hooks.failures.count == FAILING_KEPT + 10
 
 
 def test_counts_hold_with_many_threads(hooks, caplog):
@@ -148,7 +182,32 @@ def test_counts_hold_with_many_threads(hooks, caplog):
         thread.start()
     for thread in threads:
         thread.join(5)
-    assert hooks.failures == hooks.failures_of(fail) == 2_000
+    assert hooks.failures.count == 2_000
+
+
+# --- async functions ---------------------------------------------------------------------------
+
+
+async def awaited(*_):
+    raise AssertionError("nobody awaits it")
+
+
+def test_an_async_function_is_refused_as_a_hook(hooks):
+    class Watcher:
+        async def on_drained(self, event):
+            raise AssertionError("nobody awaits it")
+
+    for refused in (lambda: hooks.add("on_drained", awaited), lambda: hooks.add_object(Watcher())):
+        with pytest.raises(InvalidArgument, match="not awaited"):
+            refused()
+    assert hooks.version == 0
+
+
+def test_a_hook_that_turns_out_to_be_async_is_a_failure(hooks, caplog):
+    hooks.add("on_drained", lambda event: awaited(event))
+    hooks.call("on_drained", "event")
+    assert hooks.failures.count == 1
+    assert "not awaited" in caplog.text
 
 
 # --- objects and plugins ---------------------------------------------------------------------

@@ -192,7 +192,7 @@ def test_notices_are_told_of_their_kinds_only(web, tmp_path):
     assert log.close(LIMIT_S)
     assert json.loads(target.read_text().splitlines()[0])["kind"] == "drained"
     assert [body["kind"] for _, _, body in web.requests] == ["stalled", "failed"]
-    assert (command.sent, post.sent, log.hook_failures) == (1, 2, 0)
+    assert (command.sent, post.sent, log.failures.count) == (1, 2, 0)
 
 
 def test_a_notice_that_fails_is_counted_and_logged_without_its_secrets(web, caplog):
@@ -201,7 +201,7 @@ def test_a_notice_that_fails_is_counted_and_logged_without_its_secrets(web, capl
     log = EventLog(ManualClock(), [notice])
     log.add("drained")
     assert log.close(LIMIT_S)
-    assert (notice.sent, notice.failures, log.hook_failures) == (0, 1, 1)
+    assert (notice.sent, notice.failures, log.failures.count) == (0, 1, 1)
     assert "HTTP Error 403" in caplog.text
     assert "hidden" not in caplog.text
 

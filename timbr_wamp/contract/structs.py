@@ -255,7 +255,7 @@ class Status(Displayable, msgspec.Struct, kw_only=True):
     executor: str = "inline"
     #: Most messages that may be in flight at once, if the slots allow it.
     concurrency: int = 1
-    #: Exceptions raised by hooks and callbacks.
+    #: Exceptions raised by hooks, callbacks, sinks and event handlers.
     hook_failures: int = 0
     #: Events that were dropped because hooks and callbacks were too slow.
     events_dropped: int = 0

@@ -9,7 +9,7 @@ from typing import Any
 from timbr_wamp import plugins
 from timbr_wamp.contract.policies import PolicyLike, checked_policy
 from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.machine.events.handlers import RaisedIn
+from timbr_wamp.machine.events.failure_log import RaisedIn
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.message_queue import MessageQueue
@@ -22,6 +22,7 @@ from timbr_wamp.machine.running.event_loop import EventLoop
 from timbr_wamp.machine.running.worker import Worker
 from timbr_wamp.machine.slots.objects import Objects
 from timbr_wamp.machine.slots.table import Revision, SlotTable
+from timbr_wamp.machine.tracebacks import error_line, joined
 from timbr_wamp.names import new_run
 
 
@@ -89,7 +90,7 @@ def assemble(
     source = CurrentSource(
         name=name, queue=queue, recorder=recorder, events=events, clock=clock,
         steer=lambda: worker.steer_source(), halt=lambda reason: worker.halt(reason),
-        on_failure=lambda error: failed_elsewhere("source", "source", error),
+        on_failure=lambda error: ask_handler("source", "source", error),
     )  # fmt: skip
     worker = Worker(
         name=name, queue=queue, executor=chosen, context=context, objects=objects, events=events, clock=clock,
@@ -97,13 +98,12 @@ def assemble(
     )  # fmt: skip
     context.may_start = worker.may_start  # asked once a message, so without a detour
 
-    def failed_elsewhere(kind: RaisedIn, what: str, error: BaseException) -> None:
+    def ask_handler(kind: RaisedIn, part: str, error: BaseException) -> None:
         """Stop if the event handler wants a failure outside of slots raised where the user waits."""
         if context.raises(kind, error):
-            worker.halt(f"{what}: {type(error).__name__}: {error}", error)
+            worker.halt(joined(part, error_line(error)), error)
 
-    hooks.on_failure = lambda error, point: failed_elsewhere("hook", f"hook at {point}", error)
-    recorder.on_sink_failure = lambda error: failed_elsewhere("sink", "sink", error)
+    hooks.failures.on_report = ask_handler
     return Parts(
         hooks=hooks, events=events, queue=queue, executor=chosen, loop=loop, objects=objects, table=table,
         context=context, recorder=recorder, replay=Replay(queue, recorder, clock), source=source, worker=worker,

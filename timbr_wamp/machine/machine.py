@@ -513,7 +513,7 @@ class Machine:
             slots=[slot_counts(slot) for slot in revision.slots if slot.function is not None],
             retrying=self._executor.retrying, policies=self._policy_counts(), on_error=revision.policy,
             handler=self._context.handler.name, executor=self._executor.name, concurrency=self._context.concurrency,
-            hook_failures=self.hooks.failures, events_dropped=self.event_log.dropped,
+            hook_failures=self.hooks.failures.count, events_dropped=self.event_log.dropped,
         )  # fmt: skip
 
     def _policy_counts(self) -> PolicyCounts:

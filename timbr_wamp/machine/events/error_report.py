@@ -1,11 +1,25 @@
-"""A traceback in depth: source lines, causes and local variables, of a bounded size whatever they hold."""
+"""A traceback in depth: source lines, causes and local variables; of a bounded size and in bounded time.
+
+The variables are foreign objects, and so are their reprs: these run in a thread of their own, within
+`REPRS_LIMIT_S` together. What a repr raises takes its place.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
+import threading
+import time
 import traceback
+from collections.abc import Callable
+from functools import partial
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Final
 
+from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.parsing import undisturbed
+from timbr_wamp.machine.tracebacks import class_name, traceback_text
 from timbr_wamp.values import clean_text
 
 #: Characters of a report; the end is kept, where the error is.
@@ -13,45 +27,102 @@ REPORT_LIMIT = 20_000
 FRAMES_LIMIT = 30
 LOCALS_LIMIT = 30
 LOCAL_LIMIT = 200
+#: The variables of a report may take so long to be shown, all together; those beyond are shown by type.
+REPRS_LIMIT_S = 1.0
+#: Texts of more bytes are cut before they are shown.
+CUT_BYTES = 4 * LOCAL_LIMIT
 
 _OURS = "timbr_wamp.machine."
 
-_short = reprlib.Repr()
+_short: Final = reprlib.Repr()
 _short.maxstring = _short.maxother = LOCAL_LIMIT
 _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 8
 
 
 def report_of(error: BaseException, where: str) -> str:
     """Return the text of an error with the local variables of each frame; those of the machine are left out."""
-    described = traceback.TracebackException.from_exception(error, limit=-FRAMES_LIMIT)
-    seen: set[int] = set()
-    _add_locals(described, error, seen)
-    text = clean_text(undisturbed(lambda: "".join(described.format())))
+    try:
+        described = traceback.TracebackException.from_exception(error, limit=-FRAMES_LIMIT)
+        frames = list[tuple[traceback.FrameSummary, FrameType]]()
+        _leave_foreign(described, error, frames, set())
+        _add_locals(frames)
+        text = clean_text(undisturbed(lambda: "".join(described.format())))
+    except BaseException as failure:  # the error's own code runs here, too
+        if is_users_interrupt(failure):
+            raise
+        text = traceback_text(error)
     if len(text) > REPORT_LIMIT:
         text = f"… {len(text) - REPORT_LIMIT} characters left out …\n" + text[-REPORT_LIMIT:]
-    return f"{type(error).__name__} in {where}\n{text}"
+    return f"{class_name(error)} in {where}\n{text}"
 
 
-def _add_locals(described: traceback.TracebackException, error: BaseException, seen: set[int]) -> None:
-    """Fill in the locals by ourselves: traceback's own are whole reprs, of any size."""
+def _leave_foreign(
+    described: traceback.TracebackException,
+    error: BaseException,
+    found: list[tuple[traceback.FrameSummary, FrameType]],
+    seen: set[int],
+) -> None:
+    """Take the machine's frames out of the stack, unless there are no others; collect the rest, causes' included."""
     if id(error) in seen:
         return
     seen.add(id(error))
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-FRAMES_LIMIT:]
-    foreign = []
-    for summary, frame in zip(described.stack, frames, strict=False):
-        if not str(frame.f_globals.get("__name__", "")).startswith(_OURS):
-            names = sorted(frame.f_locals)[:LOCALS_LIMIT]
-            summary.locals = {name: _safe_repr(frame.f_locals[name]) for name in names}
-            foreign.append(summary)
-    described.stack[:] = foreign or described.stack  # an error of the machine itself has no others
+    foreign = [
+        (summary, frame)
+        for summary, frame in zip(described.stack, frames, strict=False)
+        if not str(frame.f_globals.get("__name__", "")).startswith(_OURS)
+    ]
+    if foreign:
+        described.stack[:] = [summary for summary, _ in foreign]
+        found += foreign
     for cause, of in ((described.__cause__, error.__cause__), (described.__context__, error.__context__)):
         if cause is not None and of is not None:
-            _add_locals(cause, of, seen)
+            _leave_foreign(cause, of, found, seen)
 
 
-def _safe_repr(value: object) -> str:
+def _add_locals(frames: list[tuple[traceback.FrameSummary, FrameType]]) -> None:
+    """Fill in the variables by ourselves: traceback's own are whole reprs, of any size."""
+    values = [
+        (summary, name, value)
+        for summary, frame in frames
+        for name, value in sorted(frame.f_locals.items(), key=lambda item: item[0])[:LOCALS_LIMIT]
+    ]
+    shown = within(REPRS_LIMIT_S, [partial(safe_repr, value) for _, _, value in values])
+    for number, (summary, name, value) in enumerate(values):
+        if summary.locals is None:
+            summary.locals = {}
+        late = f"<{type(value).__qualname__}: its repr was not made in time>"
+        summary.locals[name] = clean_text(shown[number]) if number < len(shown) else late
+
+
+def within(limit_s: float, calls: list[Callable[[], str]]) -> list[str]:
+    """Return the results of those calls, from the first on, that ended within ``limit_s`` together.
+
+    They run in a daemon thread, which goes on with the call that took too long and then ends.
+    """
+    results: SimpleQueue[str] = SimpleQueue()
+    given_up = threading.Event()
+
+    def run() -> None:
+        for call in calls:
+            if given_up.is_set():
+                return
+            results.put(call())
+
+    threading.Thread(target=run, name="timbr reprs", daemon=True).start()
+    done, deadline = list[str](), time.monotonic() + limit_s
+    with contextlib.suppress(Empty):
+        while len(done) < len(calls):
+            done.append(results.get(timeout=max(deadline - time.monotonic(), 0.0)))
+    given_up.set()
+    return done
+
+
+def safe_repr(value: object) -> str:
+    """Return a short repr; of one that raises, what it raised."""
     try:
+        if type(value) in (bytes, bytearray):
+            value = value[:CUT_BYTES]  # type: ignore[index]
         return _short.repr(value)
-    except Exception as error:  # a foreign __repr__ may do anything
-        return f"<{type(value).__qualname__}: its repr raised {type(error).__name__}>"
+    except BaseException as error:  # a foreign __repr__ may do anything
+        return f"<{type(value).__qualname__}: its repr raised {class_name(error)}>"

@@ -11,17 +11,17 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import ErrorRow, Policy, Verdict
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.events.error_report import report_of
+from timbr_wamp.machine.events.failure_log import RaisedIn
+from timbr_wamp.machine.events.hooks import NOT_AWAITED
+from timbr_wamp.machine.slots.callables import is_async, method_of
 
 logger = logging.getLogger(__name__)
-
-#: Where foreign code raised.
-RaisedIn: TypeAlias = Literal["slot", "source", "hook", "sink"]
 
 
 class BaseEventHandler:
@@ -62,16 +62,16 @@ class RawEventDebugger(BaseEventHandler):
         self.report: str | None = None
 
     def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
-        self._note(error, f"slot {slot} ({task}), message {oid}")
+        self._report(error, f"slot {slot} ({task}), message {oid}")
         return Policy(on_error="stop")
 
     def raises(self, kind: RaisedIn, error: BaseException) -> bool:
-        self._note(error, kind)
+        self._report(error, kind)
         return True
 
-    def _note(self, error: BaseException, where: str) -> None:
+    def _report(self, error: BaseException, where: str) -> None:
         with self._lock:
-            if error is self._seen:  # told by `slot_raised`, and again by `raises`
+            if error is self._seen:  # reported by `slot_raised`, and again by `raises`
                 return
             self._seen = error
             self.report = report_of(error, where)
@@ -115,8 +115,8 @@ class DeadLetterHandler(BaseEventHandler):
     """
 
     def __init__(self, take: Callable[[ErrorRow], object] | None = None, keep: int = 1000) -> None:
-        if take is not None and not callable(take):
-            raise InvalidArgument("take", f"a function, not {type(take).__name__}")
+        if take is not None and (not callable(take) or is_async(take)):
+            raise InvalidArgument("take", f"a plain function, not {type(take).__name__}")
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
             raise InvalidArgument("keep", f"a whole number, 0 or more, not {keep!r}")
         self._take = take
@@ -125,19 +125,20 @@ class DeadLetterHandler(BaseEventHandler):
     def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
         return Policy(on_error="dead_letter")
 
-    def on_error(self, row: ErrorRow) -> None:
+    def on_error(self, row: ErrorRow) -> object:
         """Keep a dead letter. A hook."""
         if row.policy == "dead_letter":
             self.letters.append(row)
             if self._take is not None:
-                self._take(row)
+                return self._take(row)
+        return None
 
 
 def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> BaseEventHandler:
     """Return an event handler: by its name among the plugins, of a class, or the object itself.
 
     ``options`` are the class's own arguments. None as handler is the default one. Callers from afar may
-    give names only, which the machine's service sees to.
+    give names only, as the contract's type says.
 
     Raises:
         UnknownPlugin: no handler of that name.
@@ -154,4 +155,7 @@ def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> B
         raise InvalidArgument("options", f"{type(part).__name__} is an object already: options go to a name or class")
     if not isinstance(part, BaseEventHandler):
         raise InvalidArgument("handler", f"{type(part).__name__} is no BaseEventHandler")
+    for name in ("slot_raised", "raises"):
+        if is_async(method_of(part, name)):
+            raise InvalidArgument("handler", f"{type(part).__name__}.{name}: {NOT_AWAITED}")
     return part

@@ -4,8 +4,8 @@ The points and their arguments are `POINTS`. Points around a stage (``pre_…``,
 stage runs, in its thread: a slow hook makes its stage slow. Points named ``on_…`` run in the bus thread
 of `timbr_wamp.machine.events.log`, which decides when; this module only keeps and calls.
 
-A hook that raises costs nobody a message: the failure is counted and logged, and the hook is called
-again the next time, however often it failed. One that ceased by itself would be a silent fault.
+A hook that raises, whatever it raises, costs nobody a message: the failure is reported, and the hook is
+called again the next time, however often it failed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import difflib
 import inspect
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
+from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, TypeAlias, get_args
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import EventKind
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.machine.events.failure_log import FailureLog
+from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.machine.slots.callables import is_async, is_class, is_kind, method_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,38 +61,22 @@ POINTS: Final[dict[str, str]] = {
     "on_error": "error_row",
 }
 
-#: A hook that fails again and again is logged at most so often.
-LOG_INTERVAL_S = 1.0
-#: Of so many failing hooks each is counted apart; `Hooks.failures` counts them all.
-FAILING_KEPT = 1_000
+#: Why an async function is no hook.
+NOT_AWAITED: Final = "hooks and callbacks are called, not awaited: give a plain function, not an async one"
 
 _PREFIXES = ("pre_", "post_", "on_")
-
-
-class _Failing:
-    """How often one hook failed, and when that was logged."""
-
-    __slots__ = ("count", "logged_at", "unlogged")
-
-    def __init__(self) -> None:
-        self.count, self.unlogged, self.logged_at = 0, 0, -LOG_INTERVAL_S
 
 
 class Hooks:
     """The hooks of one machine. Any thread; a change is seen by whoever asks next."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: FailureLog | None = None) -> None:
         #: Grows with each change, for those who keep what `at` gave.
         self.version = 0
-        #: Failures of all hooks so far.
-        self.failures = 0
-        #: Told ``(error, point)`` of each failure, in the hook's thread: the machine sets it.
-        self.on_failure: Callable[[Exception, str], None] | None = None
-        self._monotonic = monotonic
+        #: Where failures of hooks, and of the machine's other foreign code, are reported.
+        self.failures = FailureLog() if failures is None else failures
         self._lock = threading.Lock()
         self._at: dict[str, tuple[HookFunction, ...]] = {}
-        #: By the function's id, as long as it is a hook (the tables keep it alive), or by a text.
-        self._failing: dict[int | str, _Failing] = {}
 
     def at(self, point: str) -> tuple[HookFunction, ...]:
         """Return the hooks of a point in the order they came. One look-up in a table that is replaced whole."""
@@ -99,7 +86,7 @@ class Hooks:
         """Call ``function`` at ``point`` from now on; return what ends that. The same one twice runs twice.
 
         Raises:
-            InvalidArgument: no such point, or nothing that can be called.
+            InvalidArgument: no such point, nothing that can be called, or an async function.
         """
         name = checked_point(point)
         if not callable(function):
@@ -110,17 +97,21 @@ class Hooks:
         """Add every method of an object that is named like a point; return what takes all away again.
 
         Raises:
-            InvalidArgument: it has none, unless ``required`` is False.
+            InvalidArgument: it has none, unless ``required`` is False; or one of them is async.
         """
-        if inspect.isclass(hook):
-            raise InvalidArgument("hook", f"{hook.__name__} is a class: give an instance of it")
-        methods = [(ALIASES.get(name, name), getattr(hook, name)) for name in POINTS if callable(_member(hook, name))]
+        if is_class(hook):
+            raise InvalidArgument("hook", f"{_name(hook)} is a class: give an instance of it")
+        found = ((name, method_of(hook, name)) for name in POINTS)
+        methods = [(ALIASES.get(name, name), method) for name, method in found if method is not None]
         if not methods and required:
             raise InvalidArgument("hook", f"{type(hook).__name__} has no method named like a hook point")
         _warn_of_typos(hook)
         return self._add(methods)
 
     def _add(self, pairs: list[tuple[str, HookFunction]]) -> Callable[[], None]:
+        for name, function in pairs:
+            if is_async(function):
+                raise InvalidArgument("function", f"{_name(function)} at {name}: {NOT_AWAITED}")
         with self._lock:
             for name, function in pairs:
                 self._at = {**self._at, name: (*self._at.get(name, ()), function)}
@@ -139,46 +130,27 @@ class Hooks:
         kept = list(self._at[name])
         kept.pop(next(n for n, present in enumerate(kept) if present is function))
         self._at = {**self._at, name: tuple(kept)}
-        if not any(present is function for present in kept):
-            self._failing.pop(id(function), None)
 
     def call(self, point: str, *arguments: object) -> None:
-        """Call the hooks of a point in order, each isolated. KeyboardInterrupt and SystemExit pass."""
+        """Call the hooks of a point in order, each isolated: see `timbr_wamp.machine.isolation`.
+
+        Raises:
+            KeyboardInterrupt: the user's Ctrl-C, after the last hook was called.
+        """
+        interrupt: BaseException | None = None
         for function in self._at.get(point, ()):
             try:
-                function(*arguments)
-            except Exception as error:  # a hook is foreign code
-                self.failed(point, error, function)
-
-    def failed(self, point: str, error: Exception, function: HookFunction | None = None) -> None:
-        """Count and log a failure: for callers that have their own loop over `at`.
-
-        Without ``function`` it is other foreign code that failed, which ``point`` names; `on_failure`
-        is not told of it, since it may be that very code.
-        """
-        with self._lock:
-            self.failures += 1
-            failing = self._failing_of(point if function is None else id(function))
-            failing.count += 1
-            now = self._monotonic()
-            due = now - failing.logged_at >= LOG_INTERVAL_S
-            count, unlogged = failing.count, failing.unlogged
-            failing.logged_at, failing.unlogged = (now, 0) if due else (failing.logged_at, unlogged + 1)
-        if due:
-            who = point if function is None else f"hook {_name(function)} at {point}"
-            logger.error("%s failed, %d times so far, %d of them unlogged", who, count, unlogged, exc_info=error)
-        if function is not None and self.on_failure is not None:
-            self.on_failure(error, point)
-
-    def _failing_of(self, key: int | str) -> _Failing:
-        if key not in self._failing and len(self._failing) >= FAILING_KEPT:
-            self._failing.pop(next(iter(self._failing)))
-        return self._failing.setdefault(key, _Failing())
-
-    def failures_of(self, function: HookFunction) -> int:
-        """Return how often one hook failed; 0 for what is no hook any more."""
-        failing = self._failing.get(id(function))
-        return failing.count if failing is not None else 0
+                result = function(*arguments)
+                if result is not None and type(result) is CoroutineType:
+                    result.close()
+                    raise InvalidArgument("function", NOT_AWAITED)
+            except BaseException as error:
+                if is_users_interrupt(error):
+                    interrupt = error
+                else:
+                    self.failures.report(f"hook {_name(function)} at {point}", error, "hook")
+        if interrupt is not None:
+            raise interrupt
 
 
 def checked_point(point: str) -> str:
@@ -222,17 +194,8 @@ def _loaded(part: object) -> object:
     return part
 
 
-def _member(hook: object, name: str) -> Any:
-    """Return an attribute that the object really has: one that answers to every name is no hook for all."""
-    try:
-        inspect.getattr_static(hook, name)
-    except AttributeError:
-        return None
-    return getattr(hook, name)
-
-
 def _warn_of_typos(hook: object) -> None:
-    for name in dir(type(hook)):
+    for name in sorted({name for base in type.mro(type(hook)) for name in vars(base)}):
         if name.startswith(_PREFIXES) and name not in POINTS:
             near = difflib.get_close_matches(name, POINTS, 1, cutoff=0.8)
             if near:
@@ -240,4 +203,6 @@ def _warn_of_typos(hook: object) -> None:
 
 
 def _name(part: object) -> str:
-    return getattr(part, "__qualname__", None) or type(part).__qualname__
+    """Return what people know a hook by: the name of a function, else of its type."""
+    named: Any = part if is_kind(part, FunctionType, MethodType, type) else type(part)
+    return str(named.__qualname__)

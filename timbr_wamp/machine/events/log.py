@@ -1,4 +1,4 @@
-"""What happens to a machine: numbered, kept, logged, and brought to whoever wants to know.
+"""What happens to a machine: numbered, kept, logged, and delivered to hooks and callbacks.
 
 `EventLog.add` is quick and runs no foreign code: hooks and callbacks are called by `Bus`, in one
 thread of the machine's, in order. What they may be registered for: `timbr_wamp.machine.events.hooks`.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from timbr_wamp.contract import ErrorRow, Event, EventKind
+from timbr_wamp.machine.events.failure_log import FailureLog
 from timbr_wamp.machine.events.hooks import Hooks, load_hooks
 from timbr_wamp.machine.protocols import Clock
 
@@ -57,8 +58,8 @@ class EventLog:
         self._bus = Bus(name, self._deliver)
 
     @property
-    def hook_failures(self) -> int:
-        """Failures of hooks and callbacks so far."""
+    def failures(self) -> FailureLog:
+        """Where failures of foreign code other than slots are reported."""
         return self.hooks.failures
 
     @property
@@ -67,7 +68,7 @@ class EventLog:
         return self._bus.dropped
 
     def add(self, kind: EventKind, author: str | None = None, **data: Any) -> None:
-        """Note an event and tell of it. Any thread; runs no foreign code."""
+        """Keep, log and deliver an event. Any thread; runs no foreign code."""
         with self._lock:
             self.number += 1
             event = Event(kind=kind, time=self._clock(), number=self.number, author=author, data=data)
@@ -80,7 +81,7 @@ class EventLog:
             listener()
 
     def error(self, row: ErrorRow) -> None:
-        """Bring a slot's failure to the hooks at ``on_error``. Any thread; it is kept elsewhere."""
+        """Deliver a slot's failure to the hooks at ``on_error``. Any thread; it is kept elsewhere."""
         if self.hooks.at("on_error"):
             self._bus.post(row)
 
@@ -90,7 +91,7 @@ class EventLog:
         ``"*"`` stands for every kind, ``"error"`` for the slots' failures: it gets each `ErrorRow`.
 
         Raises:
-            InvalidArgument: no such kind, or nothing that can be called.
+            InvalidArgument: no such kind, nothing that can be called, or an async function.
         """
         return self.hooks.add("on_event" if kind == "*" else f"on_{kind}", callback)
 
@@ -113,17 +114,17 @@ class EventLog:
         with self._lock:
             return list(self._events)[-n:] if n > 0 else []
 
-    def since(self, number: int) -> tuple[int, list[Event]]:
-        """Return the present number, and the kept events after ``number``."""
+    def after(self, number: int) -> tuple[int, list[Event]]:
+        """Return the newest event's number, and the kept events after ``number``."""
         with self._lock:
             return self.number, [event for event in self._events if event.number > number]
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until hooks and callbacks have had all that happened so far; tell whether they have."""
+        """Wait until all events so far were delivered; tell whether they were."""
         return self._bus.flush(timeout_s)
 
     def close(self, timeout_s: float) -> bool:
-        """Bring what waits, for at most ``timeout_s``, and end the bus thread; tell whether all went out.
+        """Deliver what waits, for at most ``timeout_s``, and end the bus thread; tell whether all was delivered.
 
         Later events are kept and logged, but nobody is called. Idempotent; from a callback it does not wait.
         """
@@ -145,7 +146,7 @@ class Bus:
 
     def __init__(self, name: str, deliver: Callable[[Any], None], limit: int = WAITING_LIMIT) -> None:
         self._name, self._deliver, self._limit = name, deliver, limit
-        #: Items that found no room, came after the end, or were left at its time limit.
+        #: Items that found no room, came after the end, or were not delivered within its time limit.
         self.dropped = 0
         self._begin()
 
@@ -208,5 +209,5 @@ class Bus:
                 self._delivering = True
             try:
                 self._deliver(item)
-            except BaseException:  # such as SystemExit of a callback: it must not end the delivery to others
-                logger.exception("machine %s: a callback broke off the delivery of %r", self._name, item)
+            except BaseException:  # a fault of ours: `Hooks.call` isolates callbacks
+                logger.exception("machine %s: an event could not be delivered", self._name)

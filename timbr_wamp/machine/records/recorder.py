@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import orjson
 
@@ -13,6 +13,7 @@ from timbr_wamp.contract import ErrorRow, PolicyCounts
 from timbr_wamp.errors import RecordNotFound, RunMismatch, SlotTimeout, UpstreamError
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.message_queue import MessageQueue
+from timbr_wamp.machine.isolation import call_isolated
 from timbr_wamp.machine.messages import MENDED, SKIPPED, Entry, Failure, Finished, Notes, Row
 from timbr_wamp.machine.protocols import Clock, Journal, Sink
 from timbr_wamp.machine.records.error_groups import ErrorGroups
@@ -21,8 +22,6 @@ from timbr_wamp.machine.records.rates import Rates
 from timbr_wamp.machine.records.ring import RecordRing
 from timbr_wamp.machine.slots.table import Revision
 from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue, text_of
-
-logger = logging.getLogger(__name__)
 
 _dumps = orjson.dumps
 
@@ -54,9 +53,6 @@ class Recorder:
         self.last_processed_time: float | None = None
         #: Records made in this process.
         self.count = 0
-        self.sink_failures = 0
-        #: Told of what a sink raised; the machine sets it.
-        self.on_sink_failure: Callable[[Exception], None] | None = None
         self._sinks: tuple[Sink, ...] = tuple(sinks)
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
@@ -157,16 +153,14 @@ class Recorder:
             self._queue.finish(len(rows) - errored - dropped, errored, dropped)
 
     def _publish(self, rows: Sequence[Row]) -> None:
+        """Give the rows to hooks and sinks, to all of them, whatever one raises."""
         self._hooks.call("pre_publish", rows)
         for sink in self._sinks:
-            try:
-                sink.publish(rows)
-            except Exception as error:  # a sink is foreign code: its failure costs nobody a record
-                self.sink_failures += 1
-                logger.exception("sink %r failed", sink)
-                if self.on_sink_failure is not None:
-                    self.on_sink_failure(error)
+            call_isolated(sink.publish, rows, on_failure=partial(self._sink_failed, sink))
         self._hooks.call("post_publish", rows)
+
+    def _sink_failed(self, sink: Sink, error: BaseException) -> None:
+        self._events.failures.report(f"sink {type(sink).__qualname__}", error, "sink")
 
     def _numbered(self, done: Sequence[Finished]) -> tuple[list[Row], int, int]:
         run, seq, errored, dropped = self.run, self.ring.last_seq, 0, 0

@@ -9,6 +9,7 @@ from timbr_wamp.contract import Policy
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.events.handlers import BaseEventHandler
 from timbr_wamp.machine.events.hooks import Hooks
+from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.table import Revision
 
@@ -44,8 +45,10 @@ class MachineContext:
         """Return the policy for a failure: the handler's, else the slot's own."""
         try:
             policy = self.handler.slot_raised(error, slot, task, oid, tries)
-        except Exception as failure:  # a handler is foreign code
-            self.hooks.failed(f"event handler {self.handler.name}", failure)
+            if policy is not None and type(policy) is not Policy:
+                raise TypeError(f"slot_raised returned a {type(policy).__name__}, neither a Policy nor None")
+        except BaseException as failure:
+            self._handler_failed(failure)
             policy = None
         return own if policy is None else policy
 
@@ -53,9 +56,15 @@ class MachineContext:
         """Tell whether the handler wants a failure raised where the user waits."""
         try:
             return bool(self.handler.raises(kind, error))
-        except Exception as failure:  # a handler is foreign code
-            self.hooks.failed(f"event handler {self.handler.name}", failure)
+        except BaseException as failure:
+            self._handler_failed(failure)
             return False
+
+    def _handler_failed(self, failure: BaseException) -> None:
+        """Report what a handler itself raised; the user's Ctrl-C passes."""
+        if is_users_interrupt(failure):
+            raise failure
+        self.hooks.failures.report(f"event handler {type(self.handler).__name__}", failure)
 
 
 def checked_concurrency(concurrency: int) -> int:

@@ -182,7 +182,7 @@ class ControlServer:
             ):
                 continue
             self._polls.remove(poll)
-            event_number, events = log.since(poll.event_number)
+            event_number, events = log.after(poll.event_number)
             error_number, failures = self._machine.recorder.errors.since(poll.error_number)
             value = {
                 "status": self._machine.status, "events": events, "errors": failures[-100:],

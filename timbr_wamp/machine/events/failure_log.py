@@ -1,0 +1,71 @@
+"""`FailureLog`: failures of foreign code other than slots, counted and logged; the event handler is told.
+
+Hooks, callbacks, sinks, sources and event handlers report here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from timbr_wamp.machine.tracebacks import traceback_text
+
+logger = logging.getLogger(__name__)
+
+#: Foreign code of which the event handler is told, see `BaseEventHandler.raises`.
+RaisedIn: TypeAlias = Literal["slot", "source", "hook", "sink"]
+
+#: What fails again and again is logged at most so often.
+LOG_INTERVAL_S = 1.0
+#: Of so many parts that fail each is logged apart; `FailureLog.count` counts them all.
+FAILING_KEPT = 1_000
+
+
+class _Failing:
+    """How often one part failed, and when that was logged."""
+
+    __slots__ = ("count", "logged_at", "unlogged")
+
+    def __init__(self) -> None:
+        self.count, self.unlogged, self.logged_at = 0, 0, -LOG_INTERVAL_S
+
+
+class FailureLog:
+    """Failures of one machine's foreign code. Any thread."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        #: Failures so far.
+        self.count = 0
+        #: Called ``(kind, part, error)`` in the thread of the failure; the machine sets it, to ask the event handler.
+        self.on_report: Callable[[RaisedIn, str, BaseException], None] | None = None
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._failing: dict[str, _Failing] = {}
+
+    def report(self, part: str, error: BaseException, kind: RaisedIn | None = None) -> None:
+        """Count a failure, log it at most once a second for each ``part``, and tell the event handler.
+
+        ``part`` says what failed: ``hook look at pre_put``. Without ``kind`` the handler is not told: it may be
+        the one that failed.
+        """
+        with self._lock:
+            self.count += 1
+            failing = self._failing_of(part)
+            failing.count += 1
+            now = self._monotonic()
+            due = now - failing.logged_at >= LOG_INTERVAL_S
+            count, unlogged = failing.count, failing.unlogged
+            failing.logged_at, failing.unlogged = (now, 0) if due else (failing.logged_at, unlogged + 1)
+        if due:  # as a text of ours: logging would call the error's own code, which may raise anything
+            trace = traceback_text(error)
+            logger.error("%s failed, %d times so far, %d of them unlogged\n%s", part, count, unlogged, trace)
+        if kind is not None and self.on_report is not None:
+            self.on_report(kind, part, error)
+
+    def _failing_of(self, part: str) -> _Failing:
+        if part not in self._failing and len(self._failing) >= FAILING_KEPT:
+            self._failing.pop(next(iter(self._failing)))
+        return self._failing.setdefault(part, _Failing())
