@@ -99,7 +99,7 @@ class Reader:
 
     def settle(self) -> None:
         for _ in range(500):
-            self.take(self.feed.on_status(self.keeper.run, self.keeper.last, sure=True))
+            self.take(self.feed.on_status(self.keeper.run, self.keeper.last, confirmed=True))
             while self.refills:
                 self.answer()
             if self.feed.run == self.keeper.run and self.feed.expected == self.keeper.last + 1:
@@ -148,7 +148,7 @@ def run_steps(reader: Reader, plan: list[tuple[str, int]]) -> None:
             batch = way[0] if step == "repeat" else way.popleft()
             reader.take(reader.feed.on_batch(batch.run, batch.first_seq, batch.last_seq, batch.rows))
         elif step in ("status", "sure"):
-            reader.take(reader.feed.on_status(keeper.run, keeper.last, sure=step == "sure"))
+            reader.take(reader.feed.on_status(keeper.run, keeper.last, confirmed=step == "sure"))
         elif step == "answer":
             reader.answer()
         elif step == "fail" and reader.refills:
@@ -235,4 +235,4 @@ def test_a_run_that_comes_back_goes_on_where_it_was_left():
     feed.on_batch("a", 1, 2, [[1], [2]])
     assert feed.on_batch("b", 1, 1, [[1]]) == [RunChanged("b", "a"), Deliver("b", [[1]])]
     assert feed.on_batch("a", 3, 3, [[3]]) == [Gap("a", 3, 3)]  # late: its run is over
-    assert feed.on_status("a", 4, sure=True) == [RunChanged("a", "b"), Refill("a", 3, 500)]
+    assert feed.on_status("a", 4, confirmed=True) == [RunChanged("a", "b"), Refill("a", 3, 500)]

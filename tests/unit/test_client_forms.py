@@ -14,7 +14,7 @@ from timbr_wamp.client.client import connect, find_router
 from timbr_wamp.client.functions import as_source, function_ref, reference, source_text
 from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.session import split_token
-from timbr_wamp.client.shared_connection import _words
+from timbr_wamp.client.shared_connection import _wire_arguments
 from timbr_wamp.contract import KERNEL, MACHINE, FunctionRef, KernelInfo, MachineBrief
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, InvalidToken, NoRouter, UnknownKernel
 from timbr_wamp.runtime import NodeFile
@@ -64,22 +64,22 @@ def test_what_cannot_be_pickled_is_refused_with_the_way_out():
 
 
 def test_arguments_go_by_position_without_trailing_defaults():
-    assert _words(MACHINE["status"], (), {}) == []
-    assert _words(MACHINE["errors"], (50,), {}) == []
-    assert _words(MACHINE["errors"], (), {"n": 7}) == [7]
-    assert _words(MACHINE["stop"], (), {"timeout_s": 2.0}) == [False, 2.0]
-    assert _words(KERNEL["execute"], ("1", False, True, None), {}) == ["1"]
+    assert _wire_arguments(MACHINE["status"], (), {}) == []
+    assert _wire_arguments(MACHINE["errors"], (50,), {}) == []
+    assert _wire_arguments(MACHINE["errors"], (), {"n": 7}) == [7]
+    assert _wire_arguments(MACHINE["stop"], (), {"timeout_s": 2.0}) == [False, 2.0]
+    assert _wire_arguments(KERNEL["execute"], ("1", False, True, None), {}) == ["1"]
     message = {"a": object()}
-    assert _words(MACHINE["put"], (message, None), {})[0] is message  # not walked through
+    assert _wire_arguments(MACHINE["put"], (message, None), {})[0] is message  # not walked through
     ref = FunctionRef(kind="source", text="x")
-    assert _words(MACHINE["slot_set"], (0, [ref, None]), {}) == [
+    assert _wire_arguments(MACHINE["slot_set"], (0, [ref, None]), {}) == [
         0,
         [{"kind": "source", "text": "x", "data": None, "python": None}, None],
     ]
     with pytest.raises(InvalidArgument):
-        _words(MACHINE["slot_set"], (), {})
+        _wire_arguments(MACHINE["slot_set"], (), {})
     with pytest.raises(InvalidArgument):
-        _words(MACHINE["errors"], ("many",), {})
+        _wire_arguments(MACHINE["errors"], ("many",), {})
 
 
 # --- kernels -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from timbr_wamp.client.background_loop import BackgroundLoop, acquire_loop, release_loop
 from timbr_wamp.client.backoff import Backoff
-from timbr_wamp.client.callbacks import Callbacks
+from timbr_wamp.client.callbacks import CallbackThread
 from timbr_wamp.errors import CalledFromLoop, CallTimeout, ForkedClient, LoopClosed, MachineFull
 
 
@@ -129,7 +129,7 @@ def test_a_child_process_is_told_to_connect_anew_and_can(loop: BackgroundLoop):
 
 
 def test_callbacks_run_in_order_in_one_thread_and_survive_a_failing_one():
-    callbacks, seen, done = Callbacks(), [], threading.Event()
+    callbacks, seen, done = CallbackThread(), [], threading.Event()
 
     def fail() -> None:
         raise ValueError("no")
@@ -146,7 +146,7 @@ def test_callbacks_run_in_order_in_one_thread_and_survive_a_failing_one():
 
 
 def test_callbacks_that_are_too_slow_lose_the_oldest_events_and_count_them():
-    callbacks, seen = Callbacks(limit=10), []
+    callbacks, seen = CallbackThread(limit=10), []
     entered, gate, done = threading.Event(), threading.Event(), threading.Event()
 
     def block() -> None:

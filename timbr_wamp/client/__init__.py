@@ -1,4 +1,4 @@
-"""Reach kernels and machines on a router from Python: `connect`. See `timbr_wamp.client.client`."""
+"""The client for kernels and machines on a router. Start with `connect` in `timbr_wamp.client.client`."""
 
 from timbr_wamp.client.async_client import AsyncClient, AsyncKernel
 from timbr_wamp.client.async_machine import AsyncMachine

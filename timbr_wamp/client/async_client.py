@@ -1,4 +1,4 @@
-"""`AsyncClient` and `AsyncKernel`: a client's verbs as coroutines, awaitable in any running loop."""
+"""`AsyncClient` and `AsyncKernel`: the methods of a client as coroutines, awaitable in any running loop."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ from timbr_wamp.runtime import HostFile, host_file, read_file
 
 T = TypeVar("T")
 
-#: A kernel's start includes its imports and its startup file.
+#: Timeout for starting a kernel, which includes its imports and its startup file.
 START_TIMEOUT_S = 120.0
 
 
 class AsyncClient:
-    """A client's verbs as coroutines. Any loop. Made by `Client.aio` or `connect_async`."""
+    """A connection to a router, with coroutines usable from any loop. Created by `connect_async` or `Client.aio`."""
 
-    def __init__(self, link: SharedConnection, runtime_dir: Path) -> None:
-        self._link, self._runtime_dir = link, runtime_dir
+    def __init__(self, shared: SharedConnection, runtime_dir: Path) -> None:
+        self._shared, self._runtime_dir = shared, runtime_dir
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self._link!r}>"
+        return f"<AsyncClient {self._shared!r}>"
 
     async def kernels(self) -> KernelList:
-        """Return the kernels on the router, offline ones that may come back included."""
-        return KernelList(await self._link.call(NODE_URIS["list"], NODE["list"]))
+        """Return the kernels on the router, including offline ones."""
+        return KernelList(await self._shared.call(NODE_URIS["list"], NODE["list"]))
 
     async def kernel(self, wanted: str | None = None) -> AsyncKernel:
-        """Return the kernel of that id, name or unique beginning of one; None means the only one.
+        """Return the kernel with that id or name, or a unique prefix of one; None means the only kernel.
 
         Raises:
-            UnknownKernel, AmbiguousKernel: none fits, or several do.
+            UnknownKernel, AmbiguousKernel: no kernel or several kernels match.
         """
         info = choose(await self.kernels(), wanted)
-        return AsyncKernel(self._link, info.kernel_id, info.name)
+        return AsyncKernel(self._shared, info.kernel_id, info.name)
 
     async def hosts(self) -> list[str]:
-        """Return the names of the hosts that are known: this computer's, and those that have kernels."""
+        """Return the names of the known hosts: this computer's, and hosts that have kernels."""
         here = self._local_host()
         there = {kernel.host for kernel in await self.kernels() if kernel.state != "offline"}
         return sorted(there | ({here} if here else set()))
@@ -68,30 +68,30 @@ class AsyncClient:
         cwd: str | None = None,
         host: str | None = None,
     ) -> AsyncKernel:
-        """Start a kernel and its bridge on a host; return when it is on the router.
+        """Start a kernel and its bridge on a host; return when the kernel is on the router.
 
-        ``startup`` is a file on the host that runs in the kernel after each (re)start. Without
-        ``host`` it is this computer's, else the only one known.
+        ``startup`` is the path of a file on the host that runs in the kernel after each (re)start.
+        The default ``host`` is this computer's, else the only known host.
 
         Raises:
-            KernelStartFailed: with the end of its log.
-            InvalidArgument, AmbiguousKernel: no host, or several, to choose from.
+            KernelStartFailed: the kernel did not start; the error has the end of its log.
+            InvalidArgument, AmbiguousKernel: no host or several hosts are known.
         """
         uri = host_uri(host or await self._default_host(), "start")
-        info = await self._link.call(uri, HOST["start"], name, startup, cwd, timeout_s=START_TIMEOUT_S)
-        return AsyncKernel(self._link, info.kernel_id, info.name)
+        info = await self._shared.call(uri, HOST["start"], name, startup, cwd, timeout_s=START_TIMEOUT_S)
+        return AsyncKernel(self._shared, info.kernel_id, info.name)
 
     async def on(self, topic: str, callback: Callable[..., object], *, get_retained: bool = False) -> Subscription:
-        """Call ``callback(*args, **kwargs)`` in the callbacks' thread for each event of a topic."""
-        return await self._link.subscribe(topic, callback, get_retained=get_retained)
+        """Call ``callback(*args, **kwargs)`` in the callback thread for each event of a topic."""
+        return await self._shared.subscribe(topic, callback, get_retained=get_retained)
 
     async def call(self, uri: str, /, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
-        """Call any procedure; return its result as it comes."""
-        return await self._link.run(self._link.connection.call, uri, *args, timeout_s=timeout_s, **kwargs)
+        """Call any procedure; return its result unconverted."""
+        return await self._shared.run(self._shared.connection.call, uri, *args, timeout_s=timeout_s, **kwargs)
 
     async def close(self) -> None:
-        """Say goodbye. Idempotent."""
-        await self._link.close_async()
+        """Leave the realm and close the connection. Idempotent."""
+        await self._shared.close_async()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -109,7 +109,7 @@ class AsyncClient:
             return here
         hosts = await self.hosts()
         if not hosts:
-            raise InvalidArgument("host", "no host is known; start one with `timbr-wamp host`, or name it")
+            raise InvalidArgument("host", "no host is known; start one with `timbr-wamp host`, or pass its name")
         if len(hosts) > 1:
             raise AmbiguousKernel("host", hosts)
         return hosts[0]
@@ -118,8 +118,8 @@ class AsyncClient:
 class AsyncKernel:
     """A kernel on the router. Any loop."""
 
-    def __init__(self, link: SharedConnection, kernel_id: str, name: str) -> None:
-        self._link = link
+    def __init__(self, shared: SharedConnection, kernel_id: str, name: str) -> None:
+        self._shared = shared
         self.id, self.name = checked_kernel_id(kernel_id), name
 
     def __repr__(self) -> str:
@@ -133,25 +133,25 @@ class AsyncKernel:
         timeout_s: float | None = CALL_TIMEOUT_S,
         on_progress: Callable[[Any], None] | None = None,
     ) -> T:
-        value: T = await self._link.call(
+        value: T = await self._shared.call(
             kernel_uri(self.id, verb), KERNEL[verb], *args, timeout_s=timeout_s, on_progress=on_progress
         )
         return value
 
     async def info(self) -> KernelInfo:
-        """Return what is known of the kernel."""
+        """Return the kernel's state and description."""
         return await self._call(KernelInfo, "info")
 
     async def ping(self) -> float:
-        """Return the bridge's clock, UTC seconds."""
+        """Return the time of the bridge's clock, in UTC seconds."""
         return await self._call(float, "ping")
 
     async def interrupt(self) -> None:
-        """Interrupt the running cell: it gets a ``KeyboardInterrupt``."""
+        """Interrupt the running cell; it raises ``KeyboardInterrupt``."""
         await self._call(type(None), "interrupt")
 
     async def restart(self) -> KernelInfo:
-        """End the kernel's process and start it again under the same id."""
+        """Restart the kernel's process; it keeps its id."""
         return await self._call(KernelInfo, "restart", timeout_s=START_TIMEOUT_S)
 
     async def shutdown(self) -> None:
@@ -161,9 +161,9 @@ class AsyncKernel:
     async def execute(
         self, code: str, timeout_s: float | None = None, *, silent: bool = False, store_history: bool = True
     ) -> ExecuteReply:
-        """Run code and return how it ended; its output goes to the kernel's topic ``iopub``.
+        """Run code and return its ``execute_reply``. Output is published on the kernel's topic ``iopub``.
 
-        Without ``timeout_s`` it may run as long as the link lives.
+        Without ``timeout_s`` there is no limit other than the connection.
         """
         return await self._execute("execute", code, timeout_s, silent, store_history, None)
 
@@ -176,7 +176,7 @@ class AsyncKernel:
         silent: bool = False,
         store_history: bool = True,
     ) -> ExecuteReply:
-        """Run code; ``on_output`` gets its output, in the background loop's thread: it must not block."""
+        """Run code and pass each output message to ``on_output`` in the background loop's thread; it must not block."""
         return await self._execute("execute_interactive", code, timeout_s, silent, store_history, on_output)
 
     async def _execute(
@@ -188,27 +188,29 @@ class AsyncKernel:
         store_history: bool,
         on_output: Callable[[IopubMessage], None] | None,
     ) -> ExecuteReply:
-        call_s = None if timeout_s is None else timeout_s + CALL_TIMEOUT_S  # the kernel's limit comes first
+        call_s = (
+            None if timeout_s is None else timeout_s + CALL_TIMEOUT_S
+        )  # so that the kernel's own timeout comes first
         return await self._call(
             ExecuteReply, verb, code, silent, store_history, timeout_s, timeout_s=call_s, on_progress=on_output
         )
 
     async def complete(self, code: str, cursor_pos: int | None = None) -> CompleteReply:
-        """Return completions at the cursor (None: at the end); works while a cell runs."""
+        """Return completions at the cursor (None: at the end). Works while a cell runs."""
         return await self._call(CompleteReply, "complete", code, cursor_pos)
 
     async def inspect(self, code: str, cursor_pos: int | None = None, detail_level: int = 0) -> InspectReply:
-        """Return documentation of the name at the cursor; works while a cell runs."""
+        """Return the documentation of the name at the cursor. Works while a cell runs."""
         return await self._call(InspectReply, "inspect", code, cursor_pos, detail_level)
 
     async def is_complete(self, code: str) -> IsCompleteReply:
-        """Tell whether the code is a whole cell."""
+        """Return whether the code is a complete cell."""
         return await self._call(IsCompleteReply, "is_complete", code)
 
     def machine(self, name: str = DEFAULT_MACHINE) -> AsyncMachine:
-        """Return the machine of that name; whether it is there shows when it is asked something."""
-        return AsyncMachine(self._link, self.id, name)
+        """Return the machine of that name. Calls raise `NoMachine` if it does not exist."""
+        return AsyncMachine(self._shared, self.id, name)
 
     async def machines(self) -> list[MachineBrief]:
-        """Return the machines that the kernel has now."""
+        """Return the kernel's current machines."""
         return (await self.info()).machines

@@ -1,4 +1,4 @@
-"""`AsyncTopics`: what a machine publishes, live, for one who holds it as an `AsyncMachine`."""
+"""`AsyncTopics`: the base class of `AsyncMachine` with calls and subscriptions to live topics."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 
 class AsyncTopics:
-    """A machine by its name: its procedures are called, its topics subscribed to. Any loop."""
+    """Calls and subscriptions of one machine, by kernel id and name. Usable from any loop."""
 
-    def __init__(self, link: SharedConnection, kernel_id: str, name: str = DEFAULT_MACHINE) -> None:
-        self._link = link
+    def __init__(self, shared: SharedConnection, kernel_id: str, name: str = DEFAULT_MACHINE) -> None:
+        self._shared = shared
         self.kernel_id, self.name = kernel_id, checked_component(name)
 
     def __repr__(self) -> str:
@@ -45,39 +45,39 @@ class AsyncTopics:
         timeout_s: float | None = CALL_TIMEOUT_S,
         on_progress: Callable[[Any], None] | None = None,
     ) -> T:
-        """Call one of the machine's procedures; ``result`` is the contract's type, for the reader."""
+        """Call one of the machine's procedures. ``result`` is the type of the result, for type checkers only."""
         uri = kernel_uri(self.kernel_id, self.name, verb)
         try:
-            value: T = await self._link.call(uri, MACHINE[verb], *args, timeout_s=timeout_s, on_progress=on_progress)
+            value: T = await self._shared.call(uri, MACHINE[verb], *args, timeout_s=timeout_s, on_progress=on_progress)
         except NoSuchProcedure:
-            await self._link.call(kernel_uri(self.kernel_id, "ping"), KERNEL["ping"])  # or the kernel is gone
+            await self._shared.call(kernel_uri(self.kernel_id, "ping"), KERNEL["ping"])  # raises if the kernel is gone
             raise NoMachine(self.kernel_id, self.name) from None
         return value
 
     # --- live topics ------------------------------------------------------------------------
 
     async def on_record(self, callback: Callable[[str, list[Any]], object]) -> Subscription:
-        """Call ``callback(oid, [in, f0, …])`` for records as they come: some may be missed."""
+        """Call ``callback(oid, [in, f0, …])`` for each record, live; some may be missed."""
         topic = kernel_uri(self.kernel_id, self.name)
-        return await self._link.subscribe(topic, lambda oid, values, **_: callback(oid, values))
+        return await self._shared.subscribe(topic, lambda oid, values, **_: callback(oid, values))
 
     async def on_status(self, callback: Callable[[Status], object]) -> Subscription:
-        """Call ``callback(status)`` now and on each change, at most 4 times a second."""
+        """Call ``callback(status)`` now and on each change, at most 4 times per second."""
         return await self._on("status", MACHINE["status"].result, callback, get_retained=True)
 
     async def on_event(self, callback: Callable[[Event], object]) -> Subscription:
-        """Call ``callback(event)`` for what changes the machine's state."""
+        """Call ``callback(event)`` for changes of the machine's state."""
         return await self._on("event", partial(msgspec.convert, type=Event), callback)
 
     async def on_error(self, callback: Callable[[ErrorRow], object]) -> Subscription:
-        """Call ``callback(error)`` for slots' failures, at most 10 a second; `errors` has them all."""
+        """Call ``callback(error)`` for failures of slots, at most 10 per second; `errors` returns all."""
         return await self._on("error", partial(msgspec.convert, type=ErrorRow), callback)
 
     async def on(self, kind: str, callback: Callable[[Any], object]) -> Subscription:
-        """Call ``callback(event)`` for events of a kind, ``"*"`` for every kind; ``"error"`` for each `ErrorRow`.
+        """Call ``callback(event)`` for events of a kind; ``"*"`` for every kind, ``"error"`` for failures of slots.
 
         Raises:
-            InvalidArgument: no such kind.
+            InvalidArgument: unknown kind.
         """
         if kind == "error":
             return await self.on_error(callback)
@@ -85,13 +85,13 @@ class AsyncTopics:
             return await self.on_event(callback)
         kinds = get_args(EventKind)
         if kind not in kinds:
-            raise InvalidArgument("kind", f"{kind!r} is none of *, error, {', '.join(kinds)}")
+            raise InvalidArgument("kind", f"{kind!r} is not one of *, error, {', '.join(kinds)}")
         return await self.on_event(lambda event: callback(event) if event.kind == kind else None)
 
     async def tap(self, label: str | int = "in", n: int = 50) -> Tap:
         """Return a live view of one value of the newest ``n`` records: ``"in"``, ``"f1"``, a slot's name or number.
 
-        It begins with the next record, and takes all of them from the topic ``records``, at most once.
+        It starts with the next record and reads the topic ``records``; records may be missed.
         """
         index = 0 if label == "in" else (await self._call(SlotInfo, "slot", _slot_of(label))).slot + 1
         tap = Tap(str(label), index, n, on_close=lambda: end())
@@ -102,10 +102,10 @@ class AsyncTopics:
         subscription = await self._on("records", partial(msgspec.convert, type=RecordsBatch), feed)
 
         def end() -> None:
-            self._link.endings.discard(tap.close)
-            self._link.leave(subscription)
+            self._shared.close_callbacks.discard(tap.close)
+            self._shared.unsubscribe_soon(subscription)
 
-        self._link.endings.add(tap.close)  # closed with the client
+        self._shared.close_callbacks.add(tap.close)
         return tap
 
     async def _on(
@@ -119,10 +119,12 @@ class AsyncTopics:
         def take(*args: Any, **kwargs: Any) -> None:
             callback(typed(args[0] if args else kwargs))
 
-        return await self._link.subscribe(kernel_uri(self.kernel_id, self.name, name), take, get_retained=get_retained)
+        return await self._shared.subscribe(
+            kernel_uri(self.kernel_id, self.name, name), take, get_retained=get_retained
+        )
 
 
 def _slot_of(label: str | int) -> int | str:
-    """Return the slot that a tap's label names: ``f1`` is slot 1."""
+    """Return the slot number or name of a tap's label: 1 for ``f1``."""
     numbered = isinstance(label, str) and label[:1] == "f" and label[1:].isdecimal()
     return int(str(label)[1:]) if numbered else label

@@ -1,7 +1,7 @@
-"""One asyncio loop in one daemon thread a process, shared by all clients, and the doors into it.
+"""The asyncio loop, in a daemon thread, that all clients of a process share.
 
-Started when the first client needs it, ended when the last one is closed or the process exits.
-Nothing is printed from its thread: a notebook would show it in the wrong cell.
+It starts with the first client and ends when the last one is closed or the process exits. Its
+thread prints nothing, because a notebook would show the output under the wrong cell.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: What still runs in the loop gets so long to end when the loop ends.
+#: Timeout for cancelled tasks when the loop ends, in seconds.
 END_TIMEOUT_S = 5.0
 
 
 class BackgroundLoop:
-    """An asyncio loop in a daemon thread of its own. Made by `acquire_loop`."""
+    """An asyncio loop in a daemon thread. Created by `acquire_loop`."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -37,23 +37,23 @@ class BackgroundLoop:
         self._thread.start()
 
     def call(self, function: Callable[..., Awaitable[T]], *args: object, timeout_s: float | None) -> T:
-        """Run the coroutine function in the loop's thread and return what it gives.
+        """Run a coroutine function in the loop's thread and return its result. Blocks.
 
-        Any thread but the loop's own, where it would wait for itself. With ``timeout_s=None`` the
-        coroutine's own limits hold. An interrupt (Ctrl-C) cancels it.
+        Any thread but the loop's own, where it would deadlock. ``timeout_s=None`` means no timeout.
+        An interrupt (Ctrl-C) cancels the coroutine.
 
         Raises:
             CalledFromLoop: called from the loop's own thread.
-            CallTimeout: nothing came back in ``timeout_s`` seconds; the call was cancelled.
-            LoopClosed: the loop ended first, so nothing ever will.
-            ForkedClient: this process is a child of the one that made the loop.
+            CallTimeout: no result within ``timeout_s`` seconds; the coroutine was cancelled.
+            LoopClosed: the loop was closed before the coroutine finished.
+            ForkedClient: this process is a forked child of the one that created the loop.
         """
         if self.is_here():
             raise CalledFromLoop(_name(function))
         return self.result(self.submit(function, *args), _name(function), timeout_s)
 
     def result(self, future: concurrent.futures.Future[T], what: str, timeout_s: float | None) -> T:
-        """Wait for what `submit` returned; otherwise like `call`."""
+        """Wait for the result of a future from `submit`; errors as for `call`."""
         try:
             return future.result(timeout_s)
         except concurrent.futures.CancelledError:
@@ -68,10 +68,10 @@ class BackgroundLoop:
             raise
 
     async def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run the coroutine function in the loop's thread; awaitable in any loop, also this one.
+        """Run a coroutine function in the loop's thread; awaitable in any loop, including this one.
 
         Raises:
-            LoopClosed: the loop has ended.
+            LoopClosed: the loop was closed.
             ForkedClient: see `call`.
         """
         if self.is_here():
@@ -85,10 +85,10 @@ class BackgroundLoop:
             raise
 
     def submit(self, function: Callable[..., Awaitable[T]], *args: object) -> concurrent.futures.Future[T]:
-        """Begin to run the coroutine function in the loop's thread. Any thread.
+        """Start a coroutine function in the loop's thread; return a future. Any thread.
 
         Raises:
-            LoopClosed: the loop has ended.
+            LoopClosed: the loop was closed.
             ForkedClient: see `call`.
         """
         self.check()
@@ -101,16 +101,16 @@ class BackgroundLoop:
         coroutine = invoke()
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:  # closed in this very moment
+        except RuntimeError:  # the loop was closed meanwhile
             coroutine.close()
             raise LoopClosed(_name(function)) from None
 
     def is_here(self) -> bool:
-        """Tell whether the calling thread is the loop's own."""
+        """Return whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread.ident
 
     def check(self) -> None:
-        """Raise `ForkedClient` in a child of the process that made the loop: its thread is not there."""
+        """Raise `ForkedClient` in a forked child of the process that created the loop: it has no such thread."""
         if os.getpid() != self._pid:
             raise ForkedClient(self._pid, os.getpid())
 
@@ -123,7 +123,7 @@ class BackgroundLoop:
             self._loop.close()
 
     async def _end(self) -> None:
-        """Cancel what still runs and wait for it: a task that is merely dropped complains on stderr."""
+        """Cancel all tasks and wait for them, because asyncio complains on stderr about a task that is dropped."""
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -134,7 +134,7 @@ class BackgroundLoop:
         await self._loop.shutdown_asyncgens()
 
     def _stop(self) -> None:
-        """End loop and thread; from the loop's own thread without waiting for it."""
+        """Stop loop and thread; wait for the thread unless called from it."""
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
@@ -144,7 +144,7 @@ class BackgroundLoop:
 
 
 class _Shared:
-    """The process's loop and its users."""
+    """The process's loop and its lock."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -157,7 +157,7 @@ os.register_at_fork(after_in_child=lambda: _shared.__init__())  # type: ignore[m
 
 
 def acquire_loop() -> BackgroundLoop:
-    """Return the process's loop, started if need be. Each call wants one `release_loop`. Any thread."""
+    """Return the process's loop, started if necessary. Each call needs one `release_loop`. Any thread."""
     with _shared.lock:
         if _shared.loop is None:
             _shared.loop = BackgroundLoop()
@@ -169,7 +169,7 @@ def acquire_loop() -> BackgroundLoop:
 
 
 def release_loop(loop: BackgroundLoop) -> None:
-    """Give ``loop`` back; it ends with its last user. Any thread."""
+    """Release ``loop``; it stops when its last user releases it. Any thread."""
     with _shared.lock:
         loop._users -= 1
         last = loop._users == 0

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt to connect. Pure: no clock, no sleep."""
+"""Waits between attempts to connect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Growing waits with jitter, so that many clients do not come back in the same instant."""
+    """Exponential backoff with jitter, so that many clients do not reconnect at the same time."""
 
     def __init__(
         self,
@@ -23,11 +23,11 @@ class Backoff:
         self._next_s = min(initial_s, cap_s)
 
     def next_s(self) -> float:
-        """Return the next wait in seconds, never more than the cap; the one after is longer."""
+        """Return the next wait in seconds, at most the cap. Waits grow with each call."""
         wait_s = self._next_s * (1.0 - self._jitter * self._rand())
         self._next_s = min(self._next_s * self._growth, self._cap_s)
         return wait_s
 
     def reset(self) -> None:
-        """Begin with the shortest wait again."""
+        """Start again with the shortest wait."""
         self._next_s = min(self._initial_s, self._cap_s)

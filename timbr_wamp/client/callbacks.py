@@ -1,8 +1,8 @@
-"""Where users' callbacks run: a thread of their own, so that they may block and call the client.
+"""`CallbackThread`: runs users' callbacks in a thread of their own, so that they may block and use the client.
 
-In the loop's thread a slow callback would hold up every call. The queue before it is bounded: a
-callback that is too slow loses the oldest events, which is counted and logged. Live topics are at
-most once by nature; `RemoteMachine.records` is for those who may miss nothing.
+In the loop's thread a slow callback would delay every call. The queue of events is bounded: when
+callbacks are too slow, the oldest events are dropped, counted and logged. Live topics deliver at
+most once; `RemoteMachine.records` delivers every record.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: Events that wait for callbacks, all callbacks of a client together.
+#: Capacity of the queue of events, for all callbacks of a client together.
 QUEUE_LIMIT = 10_000
 
 Job = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
 
 
-class Callbacks:
-    """Runs callbacks one after the other in a daemon thread, which starts with the first."""
+class CallbackThread:
+    """Runs callbacks one after the other in a daemon thread, which starts with the first event."""
 
     def __init__(self, limit: int = QUEUE_LIMIT) -> None:
         self._jobs: deque[Job] = deque()
@@ -30,11 +30,11 @@ class Callbacks:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
-        #: Events that no callback saw since they came too fast.
+        #: Number of events that were dropped because callbacks were too slow.
         self.dropped = 0
 
     def post(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        """Let ``function`` be called soon. Any thread; never blocks."""
+        """Queue a call of ``function``. Any thread; never blocks."""
         with self._changed:
             if self._closed:
                 return
@@ -50,7 +50,7 @@ class Callbacks:
             self._changed.notify()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Drop what waits, and end the thread after the callback under way. Idempotent."""
+        """Drop queued events and end the thread after the current callback. Idempotent."""
         with self._changed:
             self._closed = True
             self._jobs.clear()
@@ -69,5 +69,5 @@ class Callbacks:
                 function, args, kwargs = self._jobs.popleft()
             try:
                 function(*args, **kwargs)
-            except Exception:  # a callback: foreign code
+            except Exception:  # a callback is user code and may raise anything
                 logger.exception("callback %r failed", function)

@@ -1,4 +1,4 @@
-"""`connect` and `Client`: kernels and machines on a router, as plain blocking calls."""
+"""`connect` and `Client`: blocking access to kernels and machines on a router."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def connect(
     timeout_s: float = CONNECT_TIMEOUT_S,
     settings: Settings | None = None,
 ) -> Client:
-    """Connect to a router and return a client; it is joined on return.
+    """Connect to a router and return a client with an open wamp session.
 
-    What is not given comes from the settings (environment, ``timbr.toml``, the user's file), else
-    from the router that runs on this computer.
+    Arguments that are not given are taken from the settings (environment, ``timbr.toml``, the
+    user's file), else from the router that runs on this computer.
 
     Raises:
         NoRouter: no URL was given, configured or found.
-        InvalidToken: no token was, or it is none.
-        TokenRejected: the router does not know it.
-        NotConnected: nobody answered there within ``timeout_s``.
+        InvalidToken: no token was given, configured or found, or it is malformed.
+        TokenRejected: the router does not know the token.
+        NotConnected: the router did not answer within ``timeout_s``.
     """
     target = find_router(url, token, realm, settings or load_settings())
-    link = SharedConnection(target.url, target.realm, target.token)
-    link.open(timeout_s)
-    return Client(link, target.runtime_dir)
+    shared = SharedConnection(target.url, target.realm, target.token)
+    shared.open(timeout_s)
+    return Client(shared, target.runtime_dir)
 
 
 async def connect_async(
@@ -54,14 +54,14 @@ async def connect_async(
 ) -> AsyncClient:
     """Connect to a router without blocking the running loop; otherwise like `connect`."""
     target = find_router(url, token, realm, settings or load_settings())
-    link = SharedConnection(target.url, target.realm, target.token)
-    await link.open_async(timeout_s)
-    return AsyncClient(link, target.runtime_dir)
+    shared = SharedConnection(target.url, target.realm, target.token)
+    await shared.open_async(timeout_s)
+    return AsyncClient(shared, target.runtime_dir)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A router to connect to, and as whom."""
+    """A router's address and the credentials for it."""
 
     url: str
     realm: str
@@ -73,7 +73,7 @@ class Target:
 
 
 def find_router(url: str | None, token: str | None, realm: str | None, settings: Settings) -> Target:
-    """Return where to connect: arguments, then settings, then the local router's runtime file.
+    """Return the router to connect to, from the arguments, the settings, or the local router's runtime file.
 
     Raises:
         NoRouter, InvalidToken: see `connect`.
@@ -83,34 +83,34 @@ def find_router(url: str | None, token: str | None, realm: str | None, settings:
     if node is not None and not node.alive():
         node = None
     wanted = url or settings.url
-    # The local router's token goes to the local router only.
+    # The local router's token is sent to the local router only.
     local = node if node is not None and wanted in (None, node.url, node.unix_url) else None
     if wanted is None:
         if local is None:
-            raise NoRouter(f"no url given or configured, and {path} names no living one")
+            raise NoRouter(f"no url was passed or configured, and {path} names no running router")
         wanted = local.local_url
     token = token or settings.token or (local.token if local is not None else None)
     if token is None:
-        raise InvalidToken(f"none was given or configured for {wanted}")
+        raise InvalidToken(f"no token was passed or configured for {wanted}")
     if realm is None:
         realm = local.realm if local is not None else settings.realm
     return Target(wanted, realm, token, settings.runtime_dir)
 
 
 class Client:
-    """A connection to a router. Made by `connect`. Any thread but its own; calls block.
+    """A connection to a router. Created by `connect`. Any thread but its own; calls block.
 
-    It heals itself: after a lost link it reconnects, and subscriptions are made again. Calls under
-    way then fail with `ConnectionLost` at once; they never hang.
+    After a lost connection it reconnects and restores the subscriptions. Calls in progress then
+    fail with `ConnectionLost` at once.
     """
 
-    def __init__(self, link: SharedConnection, runtime_dir: Path) -> None:
-        self._link = link
-        #: The same verbs as coroutines, awaitable in any running loop.
-        self.aio = AsyncClient(link, runtime_dir)
+    def __init__(self, shared: SharedConnection, runtime_dir: Path) -> None:
+        self._shared = shared
+        #: The same methods as coroutines, awaitable in any running loop.
+        self.aio = AsyncClient(shared, runtime_dir)
 
     def __repr__(self) -> str:
-        return f"<Client {self._link!r}>"
+        return f"<Client {self._shared!r}>"
 
     def __enter__(self) -> Client:
         return self
@@ -121,46 +121,47 @@ class Client:
     @property
     def url(self) -> str:
         """The router's URL."""
-        return self._link.connection.url
+        return self._shared.connection.url
 
     @property
     def authid(self) -> str | None:
-        """Name behind the token; None while not connected."""
-        return self._link.connection.authid
+        """Name of the token; None while not connected."""
+        return self._shared.connection.authid
 
     @property
     def role(self) -> str | None:
-        """Role behind the token; None while not connected."""
-        return self._link.connection.role
+        """Role of the token; None while not connected."""
+        return self._shared.connection.role
 
     @property
     def connected(self) -> bool:
-        """There is a wamp session now."""
-        return self._link.connection.joined
+        """Whether there is a wamp session."""
+        return self._shared.connection.joined
 
     def wait_connected(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-        """Wait until there is a wamp session, as after a lost link.
+        """Wait until there is a wamp session, for example after a lost connection.
 
         Raises:
-            NotConnected, TokenRevoked: there is none in time, or never will be.
+            NotConnected: there is no session within ``timeout_s``.
+            TokenRevoked: the client will not connect again.
         """
-        self._link.wait(self._link.connection.wait_joined, timeout_s)
+        self._shared.wait(self._shared.connection.wait_joined, timeout_s)
 
     def kernels(self) -> KernelList:
-        """Return the kernels on the router, offline ones that may come back included."""
-        return self._link.wait(self.aio.kernels)
+        """Return the kernels on the router, including offline ones."""
+        return self._shared.wait(self.aio.kernels)
 
     def kernel(self, wanted: str | None = None) -> RemoteKernel:
-        """Return the kernel of that id, name or unique beginning of one; None means the only one.
+        """Return the kernel with that id or name, or a unique prefix of one; None means the only kernel.
 
         Raises:
-            UnknownKernel, AmbiguousKernel: none fits, or several do.
+            UnknownKernel, AmbiguousKernel: no kernel or several kernels match.
         """
-        return RemoteKernel(self._link, self._link.wait(self.aio.kernel, wanted))
+        return RemoteKernel(self._shared, self._shared.wait(self.aio.kernel, wanted))
 
     def hosts(self) -> list[str]:
-        """Return the names of the hosts that are known: this computer's, and those that have kernels."""
-        return self._link.wait(self.aio.hosts)
+        """Return the names of the known hosts: this computer's, and hosts that have kernels."""
+        return self._shared.wait(self.aio.hosts)
 
     def start_kernel(
         self,
@@ -169,20 +170,22 @@ class Client:
         cwd: str | None = None,
         host: str | None = None,
     ) -> RemoteKernel:
-        """Start a kernel on a host; return when it is on the router. See `AsyncClient.start_kernel`."""
-        return RemoteKernel(self._link, self._link.wait(self.aio.start_kernel, name, startup, cwd, host))
+        """Start a kernel on a host; return when the kernel is on the router. See `AsyncClient.start_kernel`."""
+        return RemoteKernel(self._shared, self._shared.wait(self.aio.start_kernel, name, startup, cwd, host))
 
     def on(self, topic: str, callback: Callable[..., object], *, get_retained: bool = False) -> LiveSubscription:
         """Call ``callback(*args, **kwargs)`` for each event of a topic.
 
-        Callbacks run one after the other in a thread of the client, and may call it.
+        Callbacks run one after the other in a thread of the client and may use the client.
         """
-        return LiveSubscription(self._link, self._link.wait(self.aio.on, topic, callback, get_retained=get_retained))
+        return LiveSubscription(
+            self._shared, self._shared.wait(self.aio.on, topic, callback, get_retained=get_retained)
+        )
 
     def call(self, uri: str, /, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
-        """Call any procedure; return its result as it comes."""
-        return self._link.wait(self.aio.call, uri, *args, timeout_s=timeout_s, **kwargs)
+        """Call any procedure; return its result unconverted."""
+        return self._shared.wait(self.aio.call, uri, *args, timeout_s=timeout_s, **kwargs)
 
     def close(self) -> None:
-        """Say goodbye. Idempotent; takes some seconds at most."""
-        self._link.close()
+        """Leave the realm and close the connection. Idempotent; takes at most some seconds."""
+        self._shared.close()

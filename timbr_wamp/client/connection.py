@@ -1,9 +1,9 @@
-"""`Connection`: a wamp session that heals itself. For one asyncio loop; clients and components use it.
+"""`Connection`: a wamp session that reconnects automatically. For one asyncio loop; clients and components use it.
 
-Why the transports are driven here and not by autobahn's ``Component``: its back-off either never
-resets or reconnects in a hot loop, a goodbye ``wamp.close.normal`` from the router ends it for ever,
-and calls under way never end when the transport is lost. A loop of our own over `SafeSession` is
-less code than working around that.
+It does not use autobahn's ``Component``, for three reasons: its backoff either never resets or
+reconnects in a hot loop, a goodbye ``wamp.close.normal`` from the router ends it for good, and calls
+in progress never end when the transport is lost. A loop over `SafeSession` is less code than working
+around that.
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ from typing import Any
 from autobahn.wamp.types import CallOptions, CallResult, PublishOptions
 
 from timbr_wamp.client.backoff import Backoff
-from timbr_wamp.client.session import FATAL_REFUSALS, JoinRefused, SafeSession, our_error, split_token
-from timbr_wamp.client.subscriptions import CallInfo, Endpoint, EventInfo, Handler, Registration, Subscription, Topics
+from timbr_wamp.client.session import FATAL_REFUSALS, JoinRefused, SafeSession, split_token, to_timbr_error
+from timbr_wamp.client.subscriptions import (
+    CallInfo,
+    Endpoint,
+    EventInfo,
+    Handler,
+    Registration,
+    Subscription,
+    Subscriptions,
+)
 from timbr_wamp.client.transport import is_local, open_transport
 from timbr_wamp.errors import (
     CallTimeout,
@@ -35,37 +43,37 @@ from timbr_wamp.errors import (
 __all__ = ["CallInfo", "Connection", "EventInfo", "Registration", "Subscription"]
 
 logger = logging.getLogger(__name__)
-# Without a handler of the application, Python would write our warnings to stderr: into the middle of
-# a notebook, and from another thread.
+# If the application configures no logging, Python writes warnings to stderr, which in a notebook would
+# appear under the wrong cell, since they come from another thread.
 logging.getLogger("timbr_wamp").addHandler(logging.NullHandler())
 
-#: Longest wait between two attempts to connect: to this computer, and to another one.
+#: Longest wait between two attempts to connect to a router on this computer, and on another one.
 RETRY_CAP_LOCAL_S, RETRY_CAP_S = 2.0, 10.0
-#: A session that lasted so long was a good one: the next waits begin short again.
+#: A session that lasted this long resets the backoff.
 STABLE_S = 10.0
-#: Connect, handshake, welcome.
+#: Timeout for connecting, the handshake and the router's WELCOME.
 JOIN_TIMEOUT_S = 8.0
-#: Goodbye, and the router's.
+#: Timeout for the exchange of GOODBYE messages.
 LEAVE_TIMEOUT_S = 2.0
-#: A session that is ending is looked at again after so long.
+#: Poll interval while a session is ending.
 ENDING_PAUSE_S = 0.01
 
 _URI = re.compile(r"[^\s.#]+(\.[^\s.#]+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class _Fatal(Exception):
-    """No further attempt makes sense."""
+class _PermanentFailure(Exception):
+    """An error that further attempts to connect cannot fix."""
 
     error: TimbrError
 
 
 class Connection:
-    """One wamp session that heals itself. All methods: the loop's own thread only.
+    """A wamp session that reconnects automatically. All methods: the loop's own thread only.
 
-    After the link dropped it is opened again with growing waits, registrations and subscriptions
-    are made again, then ``on_join`` is awaited. Calls under way fail at once with `ConnectionLost`.
-    Two ends are final: the router rejects the token, or it is revoked; see `failed`.
+    When the connection drops, calls in progress fail at once with `ConnectionLost`, and it reconnects
+    with a backoff. After each (re)connection it restores registrations and subscriptions and then
+    awaits ``on_join``. It does not reconnect after the router rejected or revoked the token; see `failed`.
     """
 
     def __init__(
@@ -83,15 +91,15 @@ class Connection:
         self._on_join, self._on_leave = on_join, on_leave
         self._retry_cap_s = RETRY_CAP_LOCAL_S if is_local(url) else RETRY_CAP_S
         self._backoff = Backoff(self._retry_cap_s)
-        #: Until then others may still be on their way back to the router; loop time.
-        self._others_due_at = 0.0
+        #: Loop time until which other clients of the router may still be reconnecting.
+        self._peers_back_at = 0.0
         self._session: SafeSession | None = None
-        self._links = Topics()
+        self._subscriptions = Subscriptions()
         self._supervisor: asyncio.Task[None] | None = None
         self._joined = asyncio.Event()
         self._finished = asyncio.Event()
         self._problem = "not opened yet"
-        #: The error that ended the connection for good; None while it lives or after `close`.
+        #: The error that ended the connection for good; None while it is open and after `close`.
         self.failed: TimbrError | None = None
 
     def __repr__(self) -> str:
@@ -101,45 +109,45 @@ class Connection:
 
     @property
     def joined(self) -> bool:
-        """There is a wamp session, with everything registered and subscribed."""
+        """There is a wamp session, with all registrations and subscriptions."""
         return self._joined.is_set() and self._attached() is not None
 
     def _attached(self) -> SafeSession | None:
-        """Return the session if it may be used: one that is about to end takes nothing more."""
+        """Return the session if it can be used; None if there is none or it is about to end."""
         return self._session if self._session is not None and self._session.is_attached() else None
 
     @property
     def session_id(self) -> int | None:
-        """Id of the present wamp session; None without one."""
+        """Id of the current wamp session; None without one."""
         return self._session.session_id if self._session is not None else None
 
     @property
     def authid(self) -> str | None:
-        """Name behind the token, as the router knows it; None without a wamp session."""
+        """Name of the token, as reported by the router; None without a wamp session."""
         return self._session.authid if self._session is not None else None
 
     @property
     def role(self) -> str | None:
-        """Role that the router gave; None without a wamp session."""
+        """Role assigned by the router; None without a wamp session."""
         return self._session.authrole if self._session is not None else None
 
     @property
-    def settling(self) -> bool:
-        """The link came back just now; who lost theirs with it may still be on the way."""
-        return asyncio.get_running_loop().time() < self._others_due_at
+    def recently_reconnected(self) -> bool:
+        """It reconnected a short time ago, so other clients of the router may still be reconnecting."""
+        return asyncio.get_running_loop().time() < self._peers_back_at
 
     def buffered_bytes(self) -> int:
-        """Return how much waits in the transport's write buffer, for pacing; 0 without a link."""
+        """Return the size of the transport's write buffer, for flow control; 0 without a connection."""
         return self._session.buffered_bytes() if self._session is not None else 0
 
-    # --- life -------------------------------------------------------------------------------
+    # --- opening and closing -------------------------------------------------------------------------------
 
     async def open(self, timeout_s: float = 10.0) -> None:
-        """Connect and join; try again until ``timeout_s`` is over.
+        """Connect and join; retry until ``timeout_s`` has passed.
 
         Raises:
             TokenRejected: the router does not know the token.
-            NotConnected: no router answered in time. The connection is closed then.
+            NotConnected: no router answered in time; the connection is closed.
         """
         if self._supervisor is None:
             self._finished.clear()
@@ -154,28 +162,28 @@ class Connection:
         """Wait until there is a wamp session.
 
         Raises:
-            NotConnected: there is none after ``timeout_s``, or the connection was closed.
-            TokenRejected, TokenRevoked: there never will be one.
+            NotConnected: there is none within ``timeout_s``, or the connection was closed.
+            TokenRejected, TokenRevoked: the connection failed for good.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while not self.joined and not self._finished.is_set():
-                    if self._joined.is_set():  # the session is ending, and its end not noticed yet
+                    if self._joined.is_set():  # the session is ending; _supervise has not noticed yet
                         await asyncio.sleep(ENDING_PAUSE_S)
                     else:
                         await _first_of(self._joined, self._finished)
         except TimeoutError:
-            raise self._absent() from None
+            raise self._not_connected() from None
         if not self.joined:
-            raise self._absent()
+            raise self._not_connected()
 
     async def wait_finished(self) -> TimbrError | None:
-        """Wait until the connection is closed; return the error that ended it, if one did."""
+        """Wait until the connection is closed; return the error that ended it, or None."""
         await self._finished.wait()
         return self.failed
 
     async def close(self) -> None:
-        """Say goodbye and close. Idempotent; takes at most some seconds."""
+        """Leave the realm and close the connection. Idempotent; takes at most some seconds."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             supervisor.cancel()
@@ -184,7 +192,7 @@ class Connection:
             self._problem = "closed"
         self._finished.set()
 
-    def _absent(self) -> TimbrError:
+    def _not_connected(self) -> TimbrError:
         if self.failed is not None:
             return type(self.failed)(*self.failed.args)
         return NotConnected(self.url, self._problem)
@@ -200,69 +208,70 @@ class Connection:
         on_progress: Callable[[Any], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Call a procedure and return its result; cancelling this cancels the call.
+        """Call a procedure and return its result. Cancelling the coroutine cancels the call.
 
         Args:
-            timeout_s: None waits as long as the link lives.
-            on_progress: gets each progressive result; a plain function.
+            timeout_s: timeout in seconds; None means no limit other than the connection.
+            on_progress: a plain function that is called with each progressive result.
 
         Raises:
-            NotConnected: there is no wamp session now.
-            ConnectionLost: the link dropped, ours or the callee's.
+            NotConnected: there is no wamp session.
+            ConnectionLost: this connection or the callee's dropped.
             CallTimeout: no answer in time; the call was cancelled.
-            PayloadTooLarge: nothing was sent.
-            NotAuthorized, NoSuchProcedure: the router says so.
-            TimbrError: what the callee raised.
+            PayloadTooLarge: the arguments are too large; nothing was sent.
+            NotAuthorized, NoSuchProcedure: as the router reports.
+            TimbrError: the error that the callee raised.
         """
         session = self._attached()
         if session is None:
-            raise self._absent()
+            raise self._not_connected()
         if on_progress is not None:
-            kwargs["options"] = CallOptions(on_progress=_guarded(on_progress))
+            kwargs["options"] = CallOptions(on_progress=_progress_handler(on_progress))
         try:
             async with asyncio.timeout(timeout_s):
                 result = await session.call(uri, *args, **kwargs)
         except TimeoutError:
             raise CallTimeout(uri, timeout_s or 0.0) from None
         except Exception as error:  # autobahn's errors have no common base
-            raise our_error("call", uri, error) from None
+            raise to_timbr_error("call", uri, error) from None
         return list(result.results) if isinstance(result, CallResult) else result
 
     async def subscribe(self, topic: str, handler: Handler, *, get_retained: bool = False) -> Subscription:
-        """Call ``handler(*args, details=EventInfo, **kwargs)`` for each event; return what undoes it.
+        """Subscribe ``handler(*args, details=EventInfo, **kwargs)`` to a topic.
 
-        The handler is a plain function and must not block. Without a link the subscription is made
-        as soon as there is one, as it is after each reconnection. With ``get_retained`` the retained
-        event comes then, too: at least once each time.
+        The handler is a plain function and must not block. Without a session, the subscription is
+        made when the connection joins; it is restored after each reconnection. With
+        ``get_retained`` the handler gets the retained event at least once each time.
 
         Raises:
-            NotAuthorized: the role may not subscribe to it.
-            CallTimeout: the router gave no answer.
+            NotAuthorized: the role may not subscribe to the topic.
+            CallTimeout: the router did not answer.
         """
-        return await self._links.subscribe(self._attached(), _checked_uri(topic), handler, get_retained)
+        return await self._subscriptions.subscribe(self._attached(), _checked_uri(topic), handler, get_retained)
 
     async def register(self, uri: str, endpoint: Endpoint) -> Registration:
-        """Answer calls with ``await endpoint(args, kwargs, CallInfo)``; return what undoes it.
+        """Register a procedure that is answered with ``await endpoint(args, kwargs, CallInfo)``.
 
-        Takes the procedure over from whoever had it. Without a link it is registered as soon as
-        there is one, as it is after each reconnection. What the endpoint raises travels as our own
-        errors do; a result over the wire's limit becomes `PayloadTooLarge` for the caller.
+        Replaces a registration of another session. Without a session, it is registered when the
+        connection joins; it is restored after each reconnection. Exceptions of the endpoint are
+        sent by `timbr_wamp.errors.to_wire`. For a result that is too large the caller gets
+        `PayloadTooLarge`.
 
         Raises:
-            NotAuthorized: the role may not register it.
-            InvalidArgument: it is registered here already.
-            CallTimeout: the router gave no answer.
+            NotAuthorized: the role may not register the procedure.
+            InvalidArgument: this connection already registered it.
+            CallTimeout: the router did not answer.
         """
-        return await self._links.register(self._attached(), _checked_uri(uri), endpoint)
+        return await self._subscriptions.register(self._attached(), _checked_uri(uri), endpoint)
 
     def publish(self, topic: str, /, *args: Any, retain: bool = False, **kwargs: Any) -> bool:
-        """Send an event; return False when there is no wamp session. Never blocks.
+        """Publish an event; return False when there is no wamp session. Never blocks.
 
-        Whether the router took it is not known: a publication that is not allowed vanishes.
+        The router does not confirm it, and drops a publication that the role does not permit.
 
         Raises:
-            PayloadTooLarge: nothing was sent.
-            InvalidArgument: it holds what msgpack cannot carry.
+            PayloadTooLarge: the event is too large; nothing was sent.
+            InvalidArgument: the event contains a value that msgpack cannot encode.
         """
         session = self._attached()
         if session is None:
@@ -272,41 +281,21 @@ class Connection:
         try:
             session.publish(topic, *args, **kwargs)
         except Exception as error:  # autobahn's errors have no common base
-            ours = our_error("publish", topic, error)
-            if isinstance(ours, ConnectionLost):
+            converted = to_timbr_error("publish", topic, error)
+            if isinstance(converted, ConnectionLost):
                 return False
-            raise ours from None
+            raise converted from None
         return True
-
-    async def publish_acknowledged(
-        self, topic: str, /, *args: Any, retain: bool = False, timeout_s: float = 10.0, **kwargs: Any
-    ) -> None:
-        """Send an event and wait until the router has it.
-
-        Raises:
-            NotConnected, ConnectionLost, CallTimeout, NotAuthorized, PayloadTooLarge, InvalidArgument.
-        """
-        session = self._attached()
-        if session is None:
-            raise self._absent()
-        options = PublishOptions(acknowledge=True, retain=retain or None)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await session.publish(topic, *args, options=options, **kwargs)
-        except TimeoutError:
-            raise CallTimeout(topic, timeout_s) from None
-        except Exception as error:  # autobahn's errors have no common base
-            raise our_error("publish", topic, error) from None
 
     # --- the supervisor ---------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Keep a session, until one of the two final ends or `close`."""
+        """Run one session after the other, until a permanent failure or `close`."""
         try:
             while True:
                 try:
-                    await self._one_session()
-                except _Fatal as fatal:
+                    await self._run_session()
+                except _PermanentFailure as fatal:
                     self.failed, self._problem = fatal.error, str(fatal.error)
                     logger.warning("%s: %s", self.url, fatal.error)
                     return
@@ -318,28 +307,28 @@ class Connection:
         finally:
             self._finished.set()
 
-    async def _one_session(self) -> None:
-        """Join, restore, and return when the session has ended."""
+    async def _run_session(self) -> None:
+        """Join, restore registrations and subscriptions, and return when the session has ended."""
         session = SafeSession(self._realm, self._name, self._secret)
         loop = asyncio.get_running_loop()
         try:
             await self._join(session)
             joined_at = loop.time()
-            if self._others_due_at:
-                self._others_due_at = joined_at + self._retry_cap_s + JOIN_TIMEOUT_S
+            if self._peers_back_at:
+                self._peers_back_at = joined_at + self._retry_cap_s + JOIN_TIMEOUT_S
             self._session = session
-            await self._links.restore(session)
-            await self._announce(session)
+            await self._subscriptions.restore(session)
+            await self._notify_joined(session)
             await asyncio.wait([session.ended])
             self._problem = session.ended.result()
             if loop.time() - joined_at >= STABLE_S:
                 self._backoff.reset()
             if self._problem == TokenRevoked.uri:
-                raise _Fatal(TokenRevoked(self._name))
+                raise _PermanentFailure(TokenRevoked(self._name))
         finally:
             if self._session is session:
-                self._others_due_at = math.inf
-            await self._dismiss(session)
+                self._peers_back_at = math.inf
+            await self._discard(session)
 
     async def _join(self, session: SafeSession) -> None:
         try:
@@ -348,15 +337,15 @@ class Connection:
                 await session.joined
         except JoinRefused as refused:
             if refused.reason in FATAL_REFUSALS:
-                raise _Fatal(TokenRejected(self._name, refused.message or refused.reason)) from None
+                raise _PermanentFailure(TokenRejected(self._name, refused.message or refused.reason)) from None
             raise
-        except TimbrError as error:  # a URL that no attempt will make better
-            raise _Fatal(error) from None
+        except TimbrError as error:  # an invalid URL
+            raise _PermanentFailure(error) from None
         except TimeoutError:
-            raise TimeoutError(f"no answer in {JOIN_TIMEOUT_S:g} s") from None
+            raise TimeoutError(f"no answer within {JOIN_TIMEOUT_S:g} s") from None
 
-    async def _announce(self, session: SafeSession) -> None:
-        """Await ``on_join``, but no longer than the session lasts; then say that we are joined."""
+    async def _notify_joined(self, session: SafeSession) -> None:
+        """Await ``on_join`` while the session lasts, then set the connection's state to joined."""
         if self._on_join is not None and not session.ended.done():
             task = asyncio.create_task(_logged(self._on_join))
             either: list[asyncio.Future[Any]] = [task, session.ended]
@@ -369,30 +358,30 @@ class Connection:
             self._joined.set()
             logger.info("joined %s as %s (%s)", self.url, session.authid, session.authrole)
 
-    async def _dismiss(self, session: SafeSession) -> None:
-        """Forget the session, and close it if it still lives."""
-        was_ours, self._session = self._session is session, None
+    async def _discard(self, session: SafeSession) -> None:
+        """Discard the session, and close it if it is still open."""
+        was_current, self._session = self._session is session, None
         self._joined.clear()
         if session.is_attached():
             session.leave()
             await asyncio.wait([session.ended], timeout=LEAVE_TIMEOUT_S)
         session.drop()
         await session.end_invocations(LEAVE_TIMEOUT_S)
-        if was_ours and self._on_leave is not None:
+        if was_current and self._on_leave is not None:
             reason = session.ended.result() if session.ended.done() else "closed"
             try:
                 self._on_leave(reason)
-            except Exception:  # a callback: foreign code
+            except Exception:  # a callback is user code and may raise anything
                 logger.exception("on_leave failed")
 
 
-def _guarded(on_progress: Callable[[Any], None]) -> Callable[..., None]:
-    """Return ``on_progress`` for autobahn: one value, and its errors end here."""
+def _progress_handler(on_progress: Callable[[Any], None]) -> Callable[..., None]:
+    """Return ``on_progress`` as autobahn calls it: with one value, and logging its exceptions."""
 
     def take(*args: Any, **kwargs: Any) -> None:
         try:
             on_progress(args[0] if len(args) == 1 else list(args))
-        except Exception:  # a callback: foreign code
+        except Exception:  # a callback is user code and may raise anything
             logger.exception("on_progress failed")
 
     return take
@@ -410,12 +399,12 @@ async def _first_of(*events: asyncio.Event) -> None:
 async def _logged(on_join: Callable[[], Awaitable[None]]) -> None:
     try:
         await on_join()
-    except Exception:  # a callback: foreign code
+    except Exception:  # a callback is user code and may raise anything
         logger.exception("on_join failed")
 
 
 def _checked_uri(uri: str) -> str:
-    # Crossbar answers the registration of an invalid URI by dropping the whole connection.
+    # Crossbar drops the whole connection on registration of an invalid URI.
     if not _URI.fullmatch(uri):
         raise InvalidName(uri, "a WAMP URI: components without spaces or #, joined by dots")
     return uri

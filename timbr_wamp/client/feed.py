@@ -1,11 +1,11 @@
-"""Numbered rows over a lossy way: `Batcher` sends them, `Feed` reads them complete and in order.
+"""Reliable delivery of numbered rows over lossy topics: `Batcher` on the sender's side, `Feed` on the reader's.
 
-Sans-I/O: no sockets, no threads, no clock. Used alike for records, iopub and log. A row is any
-sequence whose first item is its number; numbers count from 1, without holes, within a run. The live
-way may lose, repeat or reorder batches; what is missing is asked for again from whoever keeps the
-newest rows (`Refill`), and what is no longer kept there is named once (`Gap`).
+Sans-I/O: no sockets, no threads, no clock. A row is any sequence whose first item is its number;
+numbers start at 1 in each run and have no holes. The topic may lose, repeat or reorder batches. The
+reader requests missing rows from the sender, which keeps the newest ones (`Refill`), and reports rows
+that the sender no longer keeps (`Gap`).
 
-The cost is per batch, not per row, as long as nothing was lost.
+The cost is per batch, not per row, while no batch is lost.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["Batch", "Batcher", "Deliver", "Feed", "Gap", "Instruction", "Refill"
 
 Row: TypeAlias = Sequence[Any]
 
-#: A batch goes out when it has so many rows, so many bytes, or its first row is so old.
+#: A batch is sent when it reaches this number of rows or bytes, or when its first row is this old.
 BATCH_ROWS, BATCH_BYTES, BATCH_AGE_S = 200, 256 * 1024, 0.020
-#: Rows that came too early wait for those before them; beyond so many they are dropped and refilled.
+#: Most rows that are held while earlier rows are missing; further rows are dropped and requested later.
 PENDING_ROWS = 10_000
-#: Rows asked for at once.
+#: Most rows per request.
 REFILL_ROWS = 500
-#: Runs that are over and remembered, so that their late batches are known.
+#: Number of earlier runs that are remembered, to recognize their late batches.
 PAST_RUNS = 16
 
 
@@ -37,7 +37,7 @@ PAST_RUNS = 16
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive rows of one run: what a `contract.RecordsBatch` carries."""
+    """Consecutive rows of one run, the content of a `contract.RecordsBatch`."""
 
     run: str
     first_seq: int
@@ -46,7 +46,7 @@ class Batch:
 
 
 class Batcher:
-    """Gather consecutive rows into batches. Not for several threads."""
+    """Collects consecutive rows into batches. Not thread-safe."""
 
     def __init__(
         self, *, max_rows: int = BATCH_ROWS, max_bytes: int = BATCH_BYTES, max_age_s: float = BATCH_AGE_S
@@ -58,9 +58,9 @@ class Batcher:
         self._due: float | None = None
 
     def add(self, run: str, row: Row, size_bytes: int, now: float) -> list[Batch]:
-        """Take a row; return the batches that are complete now, usually none.
+        """Add a row; return the batches that are complete, usually none.
 
-        A row that does not follow the last one (its run or number) begins a batch of its own.
+        A row of another run, or whose number does not follow the last one, starts a new batch.
         """
         done: list[Batch] = []
         rows = self._rows
@@ -77,11 +77,11 @@ class Batcher:
 
     @property
     def due(self) -> float | None:
-        """When `flush` will have something, on the clock of `add`'s ``now``; None: nothing waits."""
+        """When the current batch is due, on the clock of `add`'s ``now``; None without a batch."""
         return self._due
 
     def flush(self, now: float | None = None) -> Batch | None:
-        """Return what waits, if it is due at ``now``; with None at once. None when there is nothing."""
+        """Return the current batch if it is due at ``now``, or in any case for None; None without a batch."""
         if self._due is None or (now is not None and now < self._due):
             return None
         return self._take()
@@ -92,14 +92,14 @@ class Batcher:
 
 
 def record_row(seq: int, oid: str, text: str, meta: str, *, limit_bytes: int = ROW_LIMIT_BYTES) -> tuple[Row, int]:
-    """Return a record's wire row and its size; a text over the limit is replaced by its size in ``meta``.
+    """Return a record's wire row and its size in bytes. A text over the limit is replaced by its size in ``meta``.
 
     >>> record_row(7, "oid", "[1,1]", '{"run":"r"}')
     ([7, 'oid', '[1,1]', '{"run":"r"}'], 19)
     >>> record_row(7, "oid", "[1,1]", '{"run":"r"}', limit_bytes=4)
     ([7, 'oid', None, '{"run":"r","text_bytes":5}'], 29)
     """
-    # A text of n characters has at most 3n bytes in UTF-8 (4 for two code units): count only when it may matter.
+    # A text of n characters has at most 4n bytes in UTF-8, so short texts need not be encoded to check the limit.
     text_bytes = len(text) if len(text) * 4 <= limit_bytes else len(text.encode("utf-8", "surrogatepass"))
     if text_bytes <= limit_bytes:
         return [seq, oid, text, meta], text_bytes + len(meta) + len(oid)
@@ -114,7 +114,7 @@ def record_row(seq: int, oid: str, text: str, meta: str, *, limit_bytes: int = R
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """These rows come next: consecutive, none of them delivered before."""
+    """Deliver these rows next. They are consecutive, and none was delivered before."""
 
     run: str
     rows: Sequence[Row]
@@ -122,7 +122,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Refill:
-    """Ask the keeper for rows of ``run`` after ``after_seq``; the answer goes to `Feed.on_page`."""
+    """Request the kept rows of ``run`` after ``after_seq`` from the sender; pass the answer to `Feed.on_page`."""
 
     run: str
     after_seq: int
@@ -131,7 +131,7 @@ class Refill:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Rows ``first`` to ``last`` of ``run`` are gone for good."""
+    """Rows ``first`` to ``last`` of ``run`` are lost."""
 
     run: str
     first: int
@@ -140,7 +140,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class RunChanged:
-    """What follows is numbered anew, under ``run``."""
+    """The following rows belong to a new run."""
 
     run: str
     previous: str
@@ -150,14 +150,14 @@ Instruction: TypeAlias = Deliver | Refill | Gap | RunChanged
 
 
 class Feed:
-    """Decide what to deliver, what to ask for again, and what is lost. Not for several threads.
+    """Decides which rows to deliver, which to request, and which are lost. Not thread-safe.
 
-    At most one `Refill` of the present run is under way; each must be followed by `on_page` or
+    At most one `Refill` of the current run is open; the caller must answer each with `on_page` or
     `on_refill_failed`.
 
     Args:
-        run, after_seq: begin after that row. ``after_seq=0`` begins with the oldest row kept; None
-            with the first one that comes. Without ``run`` it means the first run that is seen.
+        run, after_seq: start after this row. ``after_seq=0`` starts with the oldest kept row, None
+            with the first row that arrives. Without ``run`` it refers to the first run that arrives.
     """
 
     def __init__(
@@ -170,119 +170,116 @@ class Feed:
     ) -> None:
         self.run = run
         self._after_seq = after_seq
-        #: Number of the next row to deliver; None before anything is known.
+        #: Number of the next row to deliver; None until it is known.
         self.expected: int | None = after_seq + 1 if run is not None and after_seq is not None else None
         self._refill_rows, self._pending_limit = refill_rows, pending_rows
-        #: Batches that came too early, by their first number.
+        #: Batches held until earlier rows arrive, by their first number.
         self._pending: dict[int, Sequence[Row]] = {}
         self._pending_count = 0
-        #: Newest number known to exist in the run.
+        #: Highest number that certainly exists in the run; missing rows up to it are requested.
         self._known = 0
-        #: Newest number that an earlier status named: what is missing up to it was not merely on its way.
-        self._claimed = 0
-        #: The next status is believed at once: nothing is on its way yet.
-        self._fresh = True
-        self._asked: Refill | None = None
+        #: Highest number reported by a status. Rows up to it that are still missing at the next status are lost.
+        self._reported = 0
+        #: Act on the next status at once, because no batch can be on its way.
+        self._trust_next_status = True
+        self._open_refill: Refill | None = None
         self._past: dict[str, int] = {}
 
-    @property
-    def refilling(self) -> bool:
-        """A `Refill` is under way."""
-        return self._asked is not None
-
     def on_batch(self, run: str, first_seq: int, last_seq: int, rows: Sequence[Row]) -> list[Instruction]:
-        """Take a live batch of consecutive rows ``first_seq`` to ``last_seq``."""
+        """Handle a live batch of consecutive rows ``first_seq`` to ``last_seq``."""
         if run == self.run and first_seq == self.expected and not self._pending:
             self.expected = last_seq + 1
             if last_seq > self._known:
                 self._known = last_seq
             return [Deliver(run, rows)]
         out: list[Instruction] = []
-        if (run != self.run or self.expected is None) and not self._enter(run, first_seq, out, sure=False):
-            return self._late(run, last_seq)
+        if (run != self.run or self.expected is None) and not self._switch_run(run, first_seq, out, confirmed=False):
+            return self._late_batch(run, last_seq)
         self._known = max(self._known, last_seq)
         assert self.expected is not None
         if last_seq >= self.expected:
             if first_seq > self.expected:
-                self._keep(first_seq, rows)
+                self._hold(first_seq, rows)
             else:
                 self._deliver(rows[self.expected - first_seq :], out)
-        return self._settle(out)
+        return self._request_missing(out)
 
-    def on_status(self, run: str, last_seq: int, *, sure: bool = False) -> list[Instruction]:
-        """Take the keeper's word that ``last_seq`` is the newest row of ``run``, its present run.
+    def on_status(self, run: str, last_seq: int, *, confirmed: bool = False) -> list[Instruction]:
+        """Handle a status of the sender: ``run`` is its current run and ``last_seq`` the newest row.
 
-        A row that is missing may still be on its way, so it is asked for when a second status finds
-        it missing still. ``sure`` says that it is not: nothing came for a while.
+        A missing row may still be on its way, so it is requested when a second status finds it
+        missing. ``confirmed`` means that no batch is on its way, because none came for some time.
         """
         out: list[Instruction] = []
-        if (run != self.run or self.expected is None) and not self._enter(run, last_seq + 1, out, sure=sure):
+        if (run != self.run or self.expected is None) and not self._switch_run(
+            run, last_seq + 1, out, confirmed=confirmed
+        ):
             return out
         assert self.expected is not None
-        trusted = last_seq if sure or self._fresh else min(self._claimed, last_seq)
-        self._fresh = False
-        self._claimed = max(self._claimed, last_seq)
+        trusted = last_seq if confirmed or self._trust_next_status else min(self._reported, last_seq)
+        self._trust_next_status = False
+        self._reported = max(self._reported, last_seq)
         self._known = max(self._known, trusted)
-        return self._settle(out)
+        return self._request_missing(out)
 
     def on_page(self, run: str, first_available: int, last_seq: int, rows: Sequence[Row]) -> list[Instruction]:
-        """Take the answer to the `Refill` under way: kept rows after the number asked for.
+        """Handle the answer to the open `Refill`: kept rows after the requested number.
 
-        ``first_available`` is the oldest row kept, ``last_seq + 1`` when none is.
+        ``first_available`` is the number of the oldest kept row, ``last_seq + 1`` when none is kept.
         """
         out: list[Instruction] = []
-        if self._asked is None or run != self._asked.run:
-            return out  # asked before the run changed
-        self._asked = None
+        if self._open_refill is None or run != self._open_refill.run:
+            return out  # requested before the run changed
+        self._open_refill = None
         assert self.expected is not None
         before = self.expected
         self._known = max(self._known, last_seq)
         self._advance(first_available, out)
         for part in _consecutive(rows):
             first, last = part[0][0], part[-1][0]
-            self._advance(first, out)  # a hole in what is kept will not be filled any more
+            self._advance(first, out)  # the rows before are not kept, so they are lost
             if last >= self.expected:
                 self._deliver(part[max(0, self.expected - first) :], out)
-        # A keeper that gave nothing is asked again when its next status comes, not at once for ever.
-        return self._settle(out, ask=self.expected > before)
+        # After an answer without progress, wait for the next status, so as not to request in a loop.
+        return self._request_missing(out, ask=self.expected > before)
 
     def on_refill_failed(self, refill: Refill) -> None:
-        """Take note that ``refill`` will not be answered; a later batch or status asks again."""
-        if self._asked == refill:
-            self._asked = None
+        """Handle the failure of ``refill``; a later batch or status requests the rows again."""
+        if self._open_refill == refill:
+            self._open_refill = None
 
     def on_reconnected(self) -> None:
-        """Take note that the live way was broken: what the next status names and is missing, is lost."""
-        self._fresh = True
-        self._asked = None
+        """Handle a reconnection: rows that are missing at the next status were lost."""
+        self._trust_next_status = True
+        self._open_refill = None
 
     # --- runs -------------------------------------------------------------------------------
 
-    def _enter(self, run: str, first_seq: int, out: list[Instruction], *, sure: bool) -> bool:
-        """Go over to ``run``; False when it is one that is over (only a ``sure`` status revives it)."""
+    def _switch_run(self, run: str, first_seq: int, out: list[Instruction], *, confirmed: bool) -> bool:
+        """Make ``run`` the current run; return False for an earlier run, unless ``confirmed``."""
         if self.run is None:
             self.run = run
         if run == self.run:
             self.expected = first_seq if self._after_seq is None else self._after_seq + 1
             return True
-        if run in self._past and not sure:
+        if run in self._past and not confirmed:
             return False
         if self.expected is None:
             self.expected = 1
-        # What the run that is over had, and never came, nobody will give us any more.
-        self._advance(max(self._known, self._claimed) + 1, out)
+        # rows of the previous run that are missing cannot be requested any more
+        self._advance(max(self._known, self._reported) + 1, out)
         self._past[self.run] = self.expected
         if len(self._past) > PAST_RUNS:
             del self._past[next(iter(self._past))]
         out.append(RunChanged(run, self.run))
         self.run, self.expected = run, self._past.pop(run, 1)
         self._pending, self._pending_count = {}, 0
-        self._known = self._claimed = 0
-        self._fresh, self._asked = True, None
+        self._known = self._reported = 0
+        self._trust_next_status, self._open_refill = True, None
         return True
 
-    def _late(self, run: str, last_seq: int) -> list[Instruction]:
-        """Return the gap that a late batch of a run that is over reveals, if any."""
+    def _late_batch(self, run: str, last_seq: int) -> list[Instruction]:
+        """Return the gap that a late batch of an earlier run reveals, if any."""
         expected = self._past[run]
         if last_seq < expected:
             return []
@@ -292,14 +289,14 @@ class Feed:
     # --- order ------------------------------------------------------------------------------
 
     def _deliver(self, rows: Sequence[Row], out: list[Instruction]) -> None:
-        """Deliver rows of which the first is the expected one."""
+        """Deliver rows that start with the expected one."""
         assert self.run is not None
         out.append(Deliver(self.run, rows))
         self.expected = rows[-1][0] + 1
         self._drain(out)
 
     def _drain(self, out: list[Instruction]) -> None:
-        """Deliver what waited and is next now."""
+        """Deliver held rows that are next."""
         if not self._pending:
             return
         assert self.run is not None
@@ -314,8 +311,8 @@ class Feed:
                 out.append(Deliver(self.run, rest))
                 self.expected = rest[-1][0] + 1
 
-    def _keep(self, first_seq: int, rows: Sequence[Row]) -> None:
-        """Let rows wait that came too early; without room they will be refilled."""
+    def _hold(self, first_seq: int, rows: Sequence[Row]) -> None:
+        """Hold rows that arrived before earlier ones; drop them when too many are held."""
         have = self._pending.get(first_seq)
         if have is not None and len(have) >= len(rows):
             return
@@ -325,7 +322,7 @@ class Feed:
         self._pending[first_seq] = rows
 
     def _advance(self, to_seq: int, out: list[Instruction]) -> None:
-        """Give up what is missing before ``to_seq``; what waits of it is delivered."""
+        """Give up missing rows before ``to_seq``; deliver the held ones."""
         self._drain(out)
         assert self.run is not None
         assert self.expected is not None
@@ -335,17 +332,17 @@ class Feed:
             self.expected = end + 1
             self._drain(out)
 
-    def _settle(self, out: list[Instruction], *, ask: bool = True) -> list[Instruction]:
-        """Add the request for what is missing, if none is under way."""
-        if ask and self._asked is None and self.expected is not None and self.expected <= self._known:
+    def _request_missing(self, out: list[Instruction], *, ask: bool = True) -> list[Instruction]:
+        """Request missing rows, if no request is open."""
+        if ask and self._open_refill is None and self.expected is not None and self.expected <= self._known:
             assert self.run is not None
-            self._asked = Refill(self.run, self.expected - 1, self._refill_rows)
-            out.append(self._asked)
+            self._open_refill = Refill(self.run, self.expected - 1, self._refill_rows)
+            out.append(self._open_refill)
         return out
 
 
 def _consecutive(rows: Sequence[Row]) -> list[Sequence[Row]]:
-    """Return ``rows`` cut at holes in their numbers.
+    """Return ``rows`` split at holes in their numbers.
 
     >>> _consecutive([[1], [2], [5]])
     [[[1], [2]], [[5]]]

@@ -1,9 +1,8 @@
-"""Make a `FunctionRef`, the form in which a function travels, from what people have at hand.
+"""Convert functions to `FunctionRef`, the form in which they are sent to a machine.
 
-A text is source text and travels as such. Anything else travels as cloudpickle: functions of
-``__main__`` (notebooks, scripts) by value, those of importable modules by name. The source text goes
-along whenever it can be had, so that people can read what runs, and as the way out when the kernel
-has another Python.
+A text is sent as source text. Anything else is sent as cloudpickle: functions of ``__main__``
+(notebooks, scripts) by value, functions of importable modules by name. The source text is included
+when it is available, so that people can read what runs, and for kernels with another Python version.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def function_ref(function: object) -> FunctionRef:
-    """Return the reference to send for ``function``: a callable, source text, or a ready reference.
+    """Return the `FunctionRef` of a callable, of source text, or of a `FunctionRef`.
 
     >>> function_ref("lambda x: x + 1").kind
     'source'
@@ -33,28 +32,28 @@ def function_ref(function: object) -> FunctionRef:
         return function
     if isinstance(function, str):
         return FunctionRef(kind="source", text=function)
-    import cloudpickle  # 30 ms to import; only who sends functions pays
+    import cloudpickle  # slow to import (30 ms), and needed here only
 
     try:
         data = cloudpickle.dumps(function)
-    except Exception as error:  # foreign objects' __reduce__ may raise anything
-        problem = f"{type(function).__name__} cannot be sent: {error}; give source text, or make it inside the kernel"
+    except Exception as error:  # __reduce__ of users' objects may raise anything
+        problem = f"{type(function).__name__} cannot be sent: {error}; pass source text, or create it in the kernel"
         raise InvalidArgument("function", problem) from None
     return FunctionRef(kind="cloudpickle", data=data, python=PYTHON, text=source_text(function))
 
 
 def reference(name: str) -> FunctionRef:
-    """Return the reference to what ``module:name`` is in the kernel."""
+    """Return a reference to ``module:name``, which the kernel imports."""
     return FunctionRef(kind="reference", text=name)
 
 
 def as_source(ref: FunctionRef) -> FunctionRef | None:
-    """Return the same function as source text, for another Python version; None when there is none."""
+    """Return a cloudpickle's source text as a reference, for another Python version; None without source text."""
     return FunctionRef(kind="source", text=ref.text) if ref.kind == "cloudpickle" and ref.text else None
 
 
 def source_text(function: object) -> str | None:
-    """Return the source text of a function, of a lambda just the expression; None when it cannot be had."""
+    """Return the source text of a function, or of a lambda the expression alone; None when it is not available."""
     if not callable(function):
         return None
     try:
@@ -67,19 +66,21 @@ def source_text(function: object) -> str | None:
 
 
 def _lambda_text(text: str, function: Callable[..., object]) -> str | None:
-    """Return the one lambda in ``text`` that is ``function``; None when several could be."""
+    """Return the lambda expression in ``text`` that is ``function``; None when several match."""
     for candidate in (text, text.strip().rstrip(",)]}")):
         try:
             tree = ast.parse(candidate)
         except SyntaxError:
             continue
         lambdas = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
-        names = getattr(function, "__code__", None)
-        fitting = [
-            node for node in lambdas if names is not None and _arguments(node) == names.co_varnames[: _count(names)]
+        code = getattr(function, "__code__", None)
+        matching = [
+            node
+            for node in lambdas
+            if code is not None and _arguments(node) == code.co_varnames[: _argument_count(code)]
         ]
-        if len(fitting) == 1:
-            return ast.get_source_segment(candidate, fitting[0])
+        if len(matching) == 1:
+            return ast.get_source_segment(candidate, matching[0])
         return None
     return None
 
@@ -88,5 +89,5 @@ def _arguments(node: ast.Lambda) -> tuple[str, ...]:
     return tuple(argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs))
 
 
-def _count(code: object) -> int:
+def _argument_count(code: object) -> int:
     return int(getattr(code, "co_argcount", 0)) + int(getattr(code, "co_kwonlyargcount", 0))

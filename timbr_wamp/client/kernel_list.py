@@ -1,4 +1,4 @@
-"""A list of kernels that reads well, in a terminal and in a notebook; and how one is chosen from it."""
+"""`KernelList`, a list of kernels that displays as a table, and `choose`, which selects one by id or name."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class KernelList(list[KernelInfo]):
 
 
 def choose(kernels: Iterable[KernelInfo], wanted: str | None) -> KernelInfo:
-    """Return the kernel whose id or name is ``wanted``, or of which it is the only beginning.
+    """Return the kernel whose id or name is ``wanted``, or the only one whose id or name starts with it.
 
-    None means the only one that is there; offline ones do not count for that.
+    None means the only kernel that is not offline.
 
     Raises:
-        UnknownKernel: none fits.
-        AmbiguousKernel: several fit.
+        UnknownKernel: no kernel matches.
+        AmbiguousKernel: several kernels match.
     """
     kernels = list(kernels)
     if wanted is None:
@@ -47,19 +47,19 @@ def choose(kernels: Iterable[KernelInfo], wanted: str | None) -> KernelInfo:
         if kernel.kernel_id == wanted:
             return kernel
     named = [kernel for kernel in kernels if kernel.name == wanted]
-    if len(named) > 1:  # an offline one does not stand in the way of its successor
+    if len(named) > 1:  # prefer the successor of an offline kernel with the same name
         named = [kernel for kernel in named if kernel.state != "offline"] or named
     if not named:
         named = [kernel for kernel in kernels if kernel.kernel_id.startswith(wanted) or kernel.name.startswith(wanted)]
     return _only(named, wanted, kernels)
 
 
-def _only(fitting: list[KernelInfo], wanted: str, all_of_them: list[KernelInfo]) -> KernelInfo:
-    if not fitting:
-        raise UnknownKernel(wanted, [_label(kernel) for kernel in all_of_them])
-    if len(fitting) > 1:
-        raise AmbiguousKernel(wanted, [_label(kernel) for kernel in fitting])
-    return fitting[0]
+def _only(matching: list[KernelInfo], wanted: str, kernels: list[KernelInfo]) -> KernelInfo:
+    if not matching:
+        raise UnknownKernel(wanted, [_label(kernel) for kernel in kernels])
+    if len(matching) > 1:
+        raise AmbiguousKernel(wanted, [_label(kernel) for kernel in matching])
+    return matching[0]
 
 
 def _label(kernel: KernelInfo) -> str:

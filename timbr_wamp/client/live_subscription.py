@@ -1,4 +1,4 @@
-"""What synchronous code holds of something live: a subscription, and progress drawn by its own thread."""
+"""`LiveSubscription`, the blocking handle of a subscription, and `run_with_progress`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class LiveSubscription:
-    """One callback on one topic; survives reconnections. Any thread but the client's own.
+    """A callback on a topic. It is restored after reconnections. Any thread but the client's own.
 
-    Called, it ends: as what `Machine.on` returns.
+    Calling the object unsubscribes, as for the result of `Machine.on`.
     """
 
-    def __init__(self, link: SharedConnection, subscription: Subscription) -> None:
-        self._link, self._subscription = link, subscription
+    def __init__(self, shared: SharedConnection, subscription: Subscription) -> None:
+        self._shared, self._subscription = shared, subscription
 
     def __repr__(self) -> str:
         return f"<subscription to {self.topic}>"
@@ -32,8 +32,8 @@ class LiveSubscription:
         return self._subscription.topic
 
     def unsubscribe(self) -> None:
-        """Stop calling back. Idempotent. What waits already may still come."""
-        self._link.wait(self._subscription.unsubscribe)
+        """Unsubscribe. Idempotent. Events that are already queued may still be delivered."""
+        self._shared.wait(self._subscription.unsubscribe)
 
     def __call__(self) -> None:
         self.unsubscribe()
@@ -45,20 +45,20 @@ class LiveSubscription:
         self.unsubscribe()
 
 
-def draw_while(
-    link: SharedConnection,
+def run_with_progress(
+    shared: SharedConnection,
     function: Callable[[Callable[[Progress], None]], Awaitable[T]],
     draw: Callable[[Progress], object],
 ) -> T:
-    """Run ``function(take)`` in the client's loop and return its result; what it takes is drawn by this thread.
+    """Run ``function(take)`` in the client's loop; draw each progress passed to ``take`` in this thread.
 
-    Of what comes faster than it is drawn, only the newest is. Whatever ends this, Ctrl-C too, cancels
-    the function.
+    Returns the function's result. When progress arrives faster than it is drawn, only the newest is
+    drawn. An exception in this thread, such as Ctrl-C, cancels the function.
 
     Raises:
         CalledFromLoop: called from the client's own thread.
     """
-    link.check_caller("progress")
+    shared.check_caller("progress")
     newest: deque[Progress] = deque(maxlen=1)
     changed = threading.Event()
 
@@ -66,16 +66,16 @@ def draw_while(
         newest.append(progress)
         changed.set()
 
-    future = link.submit(function, take)
+    future = shared.submit(function, take)
     future.add_done_callback(lambda _: changed.set())
     try:
         while True:
             changed.wait()
             changed.clear()
-            over = future.done()
+            finished = future.done()
             if newest:
                 draw(newest.pop())
-            if over:
-                return link.result(future, "progress")
+            if finished:
+                return shared.result(future, "progress")
     finally:
         future.cancel()

@@ -1,4 +1,4 @@
-"""`RemoteKernel`: a kernel on the router, as plain blocking calls."""
+"""`RemoteKernel`: blocking access to a kernel on the router."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from timbr_wamp.names import DEFAULT_MACHINE
 
 logger = logging.getLogger(__name__)
 
-#: Messages of output that wait for ``on_output``; more are dropped, counted and logged.
+#: Capacity of the queue of output messages for ``on_output``; further messages are dropped, counted and logged.
 OUTPUT_LIMIT = 10_000
 
 
 class RemoteKernel:
-    """A kernel on the router. Any thread but the client's own; each call blocks until it is answered.
+    """A kernel on the router. Any thread but the client's own; calls block.
 
-    All raise `NotConnected`, `ConnectionLost`, `NoSuchProcedure` (the kernel is gone),
-    `NotAuthorized`, and what the contract lists for the procedure.
+    Every call may raise `NotConnected`, `ConnectionLost`, `NoSuchProcedure` (the kernel is gone),
+    `NotAuthorized`, and the errors that the contract lists for the procedure.
     """
 
-    def __init__(self, link: SharedConnection, kernel: AsyncKernel) -> None:
-        self._link = link
-        #: The same verbs as coroutines.
+    def __init__(self, shared: SharedConnection, kernel: AsyncKernel) -> None:
+        self._shared = shared
+        #: The same methods as coroutines.
         self.aio = kernel
 
     def __repr__(self) -> str:
@@ -44,43 +44,43 @@ class RemoteKernel:
 
     @property
     def id(self) -> str:
-        """The kernel id, a part of its URIs."""
+        """The kernel id, which is part of its URIs."""
         return self.aio.id
 
     @property
     def name(self) -> str:
-        """How people call it."""
+        """The kernel's name for people."""
         return self.aio.name
 
     def info(self) -> KernelInfo:
-        """Return what is known of the kernel."""
-        return self._link.wait(self.aio.info)
+        """Return the kernel's state and description."""
+        return self._shared.wait(self.aio.info)
 
     def ping(self) -> float:
-        """Return the bridge's clock, UTC seconds."""
-        return self._link.wait(self.aio.ping)
+        """Return the time of the bridge's clock, in UTC seconds."""
+        return self._shared.wait(self.aio.ping)
 
     def interrupt(self) -> None:
-        """Interrupt the running cell: it gets a ``KeyboardInterrupt``."""
-        self._link.wait(self.aio.interrupt)
+        """Interrupt the running cell; it raises ``KeyboardInterrupt``."""
+        self._shared.wait(self.aio.interrupt)
 
     def restart(self) -> KernelInfo:
-        """End the kernel's process and start it again under the same id."""
-        return self._link.wait(self.aio.restart)
+        """Restart the kernel's process; it keeps its id."""
+        return self._shared.wait(self.aio.restart)
 
     def shutdown(self) -> None:
         """End the kernel's process and its bridge."""
-        self._link.wait(self.aio.shutdown)
+        self._shared.wait(self.aio.shutdown)
 
     def execute(
         self, code: str, timeout_s: float | None = None, *, silent: bool = False, store_history: bool = True
     ) -> ExecuteReply:
-        """Run code and return how it ended; its output goes to the kernel's topic ``iopub``.
+        """Run code and return its ``execute_reply``. Output is published on the kernel's topic ``iopub``.
 
-        Without ``timeout_s`` it may run as long as the link lives. An interrupt (Ctrl-C) here ends
-        the waiting, not the cell: that is what `interrupt` is for.
+        Without ``timeout_s`` there is no limit other than the connection. Ctrl-C in this
+        process ends the waiting, not the cell; use `interrupt` for that.
         """
-        return self._link.wait(self.aio.execute, code, timeout_s, silent=silent, store_history=store_history)
+        return self._shared.wait(self.aio.execute, code, timeout_s, silent=silent, store_history=store_history)
 
     def run(
         self,
@@ -91,14 +91,14 @@ class RemoteKernel:
         silent: bool = False,
         store_history: bool = True,
     ) -> ExecuteReply:
-        """Run code; ``on_output`` gets each message of its output, in the calling thread.
+        """Run code and pass each output message to ``on_output``, in the calling thread.
 
-        So what it prints or displays appears in the cell that called.
+        What ``on_output`` prints or displays therefore appears under the calling cell.
         """
         if on_output is None:
             on_output = _ignore
-        outputs = _Outputs()
-        future = self._link.submit(
+        outputs = _OutputQueue()
+        future = self._shared.submit(
             self.aio.run,
             code,
             on_output=outputs.put,
@@ -113,31 +113,31 @@ class RemoteKernel:
         except BaseException:
             future.cancel()
             raise
-        return self._link.result(future, "run")
+        return self._shared.result(future, "run")
 
     def complete(self, code: str, cursor_pos: int | None = None) -> CompleteReply:
-        """Return completions at the cursor (None: at the end); works while a cell runs."""
-        return self._link.wait(self.aio.complete, code, cursor_pos)
+        """Return completions at the cursor (None: at the end). Works while a cell runs."""
+        return self._shared.wait(self.aio.complete, code, cursor_pos)
 
     def inspect(self, code: str, cursor_pos: int | None = None, detail_level: int = 0) -> InspectReply:
-        """Return documentation of the name at the cursor; works while a cell runs."""
-        return self._link.wait(self.aio.inspect, code, cursor_pos, detail_level)
+        """Return the documentation of the name at the cursor. Works while a cell runs."""
+        return self._shared.wait(self.aio.inspect, code, cursor_pos, detail_level)
 
     def is_complete(self, code: str) -> IsCompleteReply:
-        """Tell whether the code is a whole cell."""
-        return self._link.wait(self.aio.is_complete, code)
+        """Return whether the code is a complete cell."""
+        return self._shared.wait(self.aio.is_complete, code)
 
     def machine(self, name: str = DEFAULT_MACHINE) -> RemoteMachine:
-        """Return the machine of that name; whether it is there shows when it is asked something."""
-        return RemoteMachine(self._link, self.aio.machine(name))
+        """Return the machine of that name. Calls raise `NoMachine` if it does not exist."""
+        return RemoteMachine(self._shared, self.aio.machine(name))
 
     def machines(self) -> list[MachineBrief]:
-        """Return the machines that the kernel has now."""
-        return self._link.wait(self.aio.machines)
+        """Return the kernel's current machines."""
+        return self._shared.wait(self.aio.machines)
 
 
-class _Outputs:
-    """Output on its way from the loop's thread to the one that waits for it. Bounded."""
+class _OutputQueue:
+    """A bounded queue of output messages from the loop's thread to the thread that waits for them."""
 
     def __init__(self) -> None:
         self._messages: deque[IopubMessage] = deque()
@@ -168,8 +168,8 @@ class _Outputs:
                 message = self._messages.popleft()
             yield message
         if self._dropped:
-            logger.warning("%d messages of output came too fast and were dropped", self._dropped)
+            logger.warning("%d output messages were dropped because on_output was too slow", self._dropped)
 
 
 def _ignore(message: IopubMessage) -> None:
-    """Let it go by: nobody asked for the output."""
+    """Default of ``on_output``: discard the message."""

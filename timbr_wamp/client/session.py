@@ -1,8 +1,8 @@
-"""One wamp session, from transport to goodbye, on which no call ever hangs.
+"""`SafeSession`: one wamp session on which no call hangs; and the conversion of WAMP's errors.
 
-autobahn's own sessions leave calls under way waiting for ever when the transport is lost;
-`SafeSession` fails them at once. It lives as long as its transport: who wants to come back makes a
-new one (`timbr_wamp.client.connection`). Also here: WAMP's errors as ours.
+autobahn's own sessions never end the calls in progress when the transport is lost; `SafeSession`
+fails them at once. A session ends with its transport. `timbr_wamp.client.connection` creates a new
+session for each reconnection.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from timbr_wamp.errors import (
     from_wire,
 )
 
-#: A router that refuses to let us join for one of these would do so again. Not among them:
-#: ``authentication_failed``, which says that the router itself could not come to an end with it.
+#: Reasons for a refused join that a retry cannot change. ``authentication_failed`` is not among them,
+#: because Crossbar uses it when its authenticator itself failed.
 FATAL_REFUSALS = frozenset(
     {
         "wamp.error.not_authorized",
@@ -41,25 +41,25 @@ FATAL_REFUSALS = frozenset(
 
 
 class JoinRefused(Exception):
-    """The router did not let the session join, or the transport was lost before it could."""
+    """The router refused the session, or the transport was lost before the session joined."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
         self.reason, self.message = reason, message
 
 
-class LinkLost(Exception):
-    """What calls under way get when their session ends."""
+class SessionLost(Exception):
+    """The error of calls in progress when their session ends."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class _Gone:
-    """Stands for a lost transport: false, and takes late answers without a word.
+class _ClosedTransport:
+    """Replaces a lost transport: it is false, and ignores late answers.
 
-    autobahn sends a result or error from a callback that does not expect the transport to be None.
+    autobahn sends results and errors from a callback that fails if the transport is None.
     """
 
     def __bool__(self) -> bool:
@@ -69,10 +69,10 @@ class _Gone:
         return False
 
     def send(self, message: object) -> None:
-        """Drop it: nobody is left who could hear it."""
+        """Ignore the message."""
 
 
-GONE = _Gone()
+CLOSED_TRANSPORT = _ClosedTransport()
 
 
 class SafeSession(ApplicationSession):  # type: ignore[misc]
@@ -83,33 +83,33 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
         self.log = QUIET
         self._name, self._secret = name, secret
         loop = asyncio.get_running_loop()
-        #: Done when the router welcomed us; fails with `JoinRefused`.
+        #: Done when the session has joined; fails with `JoinRefused`.
         self.joined: asyncio.Future[None] = loop.create_future()
-        #: Done, with the reason, when the transport is closed.
+        #: Done when the transport is closed; the result is the reason.
         self.ended: asyncio.Future[str] = loop.create_future()
         self._reason: str | None = None
 
     def onConnect(self) -> None:
-        """Ask to join."""
+        """Send HELLO."""
         self.join(self.config.realm, authmethods=["ticket"], authid=self._name)
 
     def onChallenge(self, challenge: Any) -> str:
-        """Answer with the secret."""
+        """Return the token's secret."""
         if challenge.method != "ticket":
-            raise RuntimeError(f"the router asks for {challenge.method}, we know tickets only")
+            raise RuntimeError(f"the router asks for {challenge.method} authentication; only tickets are supported")
         return self._secret
 
     def onJoin(self, details: object) -> None:
-        """Take note that the router welcomed us."""
+        """Handle WELCOME."""
         if not self.joined.done():
             self.joined.set_result(None)
 
     def onLeave(self, details: Any) -> None:
-        """Fail what is under way, and close the transport."""
+        """Fail the calls in progress and close the transport."""
         self._reason = str(details.reason)
         if not self.joined.done():
             self.joined.set_exception(JoinRefused(self._reason, str(details.message or "")))
-        self._errback_outstanding_requests(LinkLost(self._reason))
+        self._errback_outstanding_requests(SessionLost(self._reason))
         if self._transport:
             try:
                 self.disconnect()
@@ -117,34 +117,34 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
                 self._reason = self._reason or "closed"
 
     def onDisconnect(self) -> None:
-        """Fail what is still under way."""
-        self._errback_outstanding_requests(LinkLost(self._reason or "the link dropped"))
+        """Fail the calls in progress."""
+        self._errback_outstanding_requests(SessionLost(self._reason or "the connection dropped"))
 
     def onClose(self, wasClean: bool) -> None:
-        """Take note that the transport is gone."""
+        """Replace the transport, which is closed."""
         super().onClose(wasClean)
-        self._transport = GONE
+        self._transport = CLOSED_TRANSPORT
 
     def onUserError(self, fail: Any, msg: str) -> None:
-        """Note what an endpoint or handler raised; whoever called is told by other ways."""
+        """Log the exception of an endpoint or handler for debugging. The caller gets it as an error message."""
         QUIET.warn(msg.replace("{", "{{").replace("}", "}}"))
 
     def transport_gone(self, reason: str) -> None:
-        """Take note that the transport is closed, or never opened."""
+        """Handle a transport that was closed or did not open."""
         if not self.joined.done():
             self.joined.set_exception(JoinRefused("wamp.close.transport_lost", reason))
         if self.joined.done() and not self.joined.cancelled():
-            self.joined.exception()  # seen: nobody may be waiting any more
+            self.joined.exception()  # mark as retrieved, in case nobody awaits it
         if not self.ended.done():
             self.ended.set_result(self._reason or reason)
 
     def buffered_bytes(self) -> int:
-        """Return how much waits in the transport's write buffer."""
+        """Return the size of the transport's write buffer."""
         socket_transport = getattr(self._transport, "transport", None)
         return int(socket_transport.get_write_buffer_size()) if socket_transport is not None else 0
 
     async def end_invocations(self, timeout_s: float) -> None:
-        """Cancel what still runs for callers: nobody can hear their answer any more."""
+        """Cancel endpoints that still run, because their results can no longer be sent."""
         running = [invocation.on_reply for invocation in self._invocations.values()]
         for future in running:
             future.cancel()
@@ -152,38 +152,38 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
             await asyncio.wait(running, timeout=timeout_s)
 
     def drop(self) -> None:
-        """Close the transport without a goodbye."""
+        """Close the transport without GOODBYE."""
         socket_transport = getattr(self._transport, "transport", None)
         if socket_transport is not None:
             socket_transport.abort()
 
 
 def split_token(token: str) -> tuple[str, str]:
-    """Return name and secret of a token.
+    """Return the name and secret of a token.
 
     Raises:
-        InvalidToken: it does not read ``<name>.<secret>``.
+        InvalidToken: it does not have the form ``<name>.<secret>``.
     """
     name, dot, secret = token.strip().partition(".")
     if not dot:
-        raise InvalidToken("there is no dot in it")
+        raise InvalidToken("it contains no dot")
     if not name or not secret:
-        raise InvalidToken("name or secret is empty")
+        raise InvalidToken("its name or secret is empty")
     return name, secret
 
 
-def our_error(action: str, uri: str, error: Exception) -> TimbrError:
-    """Return the error of our tree for what autobahn raised when we wanted to ``action`` at ``uri``."""
+def to_timbr_error(action: str, uri: str, error: Exception) -> TimbrError:
+    """Return a `TimbrError` for an exception of autobahn, raised by ``action`` (such as ``call``) on ``uri``."""
     if isinstance(error, TimbrError):
         return error
-    if isinstance(error, LinkLost):
+    if isinstance(error, SessionLost):
         return ConnectionLost(f"{action} {uri}", error.reason)
     if isinstance(error, TransportLost):
-        return ConnectionLost(f"{action} {uri}", "the link is closed")
+        return ConnectionLost(f"{action} {uri}", "the connection is closed")
     if isinstance(error, ApplicationError):
         return _from_application_error(action, uri, error)
     if isinstance(error, SerializationError):
-        return InvalidArgument(uri, f"it holds what cannot be sent: {error}")
+        return InvalidArgument(uri, f"it contains a value that cannot be sent: {error}")
     if isinstance(error, InvalidUriError):
         return InvalidName(uri, "a WAMP URI")
     return RemoteError(type(error).__name__, str(error))

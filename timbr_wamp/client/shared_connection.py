@@ -1,7 +1,7 @@
-"""What all faces of one client share: the connection, the loop it lives in, and contract calls.
+"""`SharedConnection`: the connection that a client's blocking and async objects share, in the background loop.
 
-A method of an async face is a coroutine that may run in any loop; what needs the connection hops
-into the background loop here. A synchronous face runs the same coroutine in that loop and waits.
+Methods of the async classes are coroutines that may run in any loop; this class runs what needs the
+connection in the background loop. The blocking classes run the same coroutines there and wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import orjson
 
 from timbr_wamp.client.background_loop import acquire_loop, release_loop
-from timbr_wamp.client.callbacks import Callbacks
+from timbr_wamp.client.callbacks import CallbackThread
 from timbr_wamp.client.connection import Connection, Subscription
 from timbr_wamp.contract import Procedure, to_builtins
 from timbr_wamp.errors import CalledFromLoop, InvalidArgument, LoopClosed, NoSuchProcedure
@@ -29,22 +29,22 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
-#: How long a call waits before it asks again for a callee that is on its way back.
-SETTLING_PAUSE_S = 0.1
+#: Seconds before a call is repeated when the callee may still be reconnecting.
+RETRY_PAUSE_S = 0.1
 
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
 class SharedConnection:
-    """One client's connection in the background loop. Any thread, any loop."""
+    """The connection of one client in the background loop. Any thread, any loop."""
 
     def __init__(self, url: str, realm: str, token: str) -> None:
         self.connection = Connection(url, realm, token, on_join=self._on_join)
-        self.callbacks = Callbacks()
+        self.callbacks = CallbackThread()
         #: Called in the loop's thread after each (re)connection.
         self.join_listeners: set[Callable[[], None]] = set()
-        #: Called once when the client closes; in any thread, after the connection is gone.
-        self.endings: set[Callable[[], None]] = set()
+        #: Called once when the client is closed, in any thread, after the connection is closed.
+        self.close_callbacks: set[Callable[[], None]] = set()
         self._loop = acquire_loop()
         self._released = False
 
@@ -55,7 +55,7 @@ class SharedConnection:
         for listener in tuple(self.join_listeners):
             listener()
 
-    # --- life -------------------------------------------------------------------------------
+    # --- opening and closing -------------------------------------------------------------------------------
 
     def open(self, timeout_s: float) -> None:
         """Connect; see `Connection.open`. Blocks."""
@@ -74,30 +74,30 @@ class SharedConnection:
             raise
 
     def close(self) -> None:
-        """Say goodbye and give the loop back. Idempotent. Blocks, some seconds at most."""
+        """Close the connection and release the loop. Idempotent. Blocks for at most some seconds."""
         self._loop.check()
         if not self._released:
             self._loop.call(self.connection.close, timeout_s=10.0)
             self._release()
 
     async def close_async(self) -> None:
-        """Say goodbye and give the loop back. Idempotent."""
+        """Close the connection and release the loop. Idempotent."""
         if not self._released:
             await self._loop.run(self.connection.close)
-            await asyncio.to_thread(self._release)  # it waits for threads
+            await asyncio.to_thread(self._release)  # joins threads
 
     def _release(self) -> None:
         if not self._released:
             self._released = True
             self.callbacks.close()
-            for ending in tuple(self.endings):
+            for ending in tuple(self.close_callbacks):
                 ending()
             release_loop(self._loop)
 
-    # --- doors ------------------------------------------------------------------------------
+    # --- running coroutines ------------------------------------------------------------------------------
 
     def wait(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an async face's coroutine function in the background loop and wait for it.
+        """Run a coroutine function in the background loop and wait for its result.
 
         Raises:
             CalledFromLoop, LoopClosed, ForkedClient: see `BackgroundLoop.call`.
@@ -107,23 +107,23 @@ class SharedConnection:
     def submit(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
-        """Begin to run a coroutine function in the background loop."""
+        """Start a coroutine function in the background loop; return a future."""
         return self._loop.submit(partial(function, *args, **kwargs))
 
     def check_caller(self, what: str) -> None:
-        """Raise `CalledFromLoop` in the client's own thread, where one must not wait."""
+        """Raise `CalledFromLoop` when called in the client's own thread, where waiting would deadlock."""
         if self._loop.is_here():
             raise CalledFromLoop(what)
 
     def result(self, future: concurrent.futures.Future[T], what: str) -> T:
-        """Wait for what `submit` returned."""
+        """Wait for the result of a future from `submit`."""
         return self._loop.result(future, what, None)
 
     async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a coroutine function in the background loop; awaitable in any loop."""
         return await self._loop.run(partial(function, *args, **kwargs))
 
-    # --- verbs ------------------------------------------------------------------------------
+    # --- calls and subscriptions ------------------------------------------------------------------------------
 
     async def call(
         self,
@@ -134,63 +134,64 @@ class SharedConnection:
         on_progress: Callable[[Any], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Call a procedure of the contract: arguments are checked here first, the result is typed.
+        """Call a procedure of the contract, with checked arguments and a typed result.
 
-        Just after a reconnection it waits for a callee who lost the link too, and is not back yet.
+        Shortly after a reconnection it repeats the call while the callee is not registered, because
+        the callee may still be reconnecting.
 
         Raises:
-            InvalidArgument: nothing was sent.
+            InvalidArgument: an argument is invalid; nothing was sent.
             TimbrError: see `Connection.call`.
         """
-        words = _words(procedure, args, kwargs)
+        arguments = _wire_arguments(procedure, args, kwargs)
         take = None if on_progress is None else lambda value: on_progress(procedure.progress(value))
         call = partial(self._call, timeout_s=timeout_s, on_progress=take)
         try:
-            result = await self.run(call, uri, *words)
+            result = await self.run(call, uri, *arguments)
         except InvalidArgument as error:
-            if error.name != uri or error.remote_traceback:  # not msgpack's refusal
+            if error.name != uri or error.remote_traceback:  # not an argument that msgpack cannot encode
                 raise
-            result = await self.run(call, uri, *map(_json_form, words))
+            result = await self.run(call, uri, *map(_json_form, arguments))
         return procedure.result(result)
 
-    async def _call(self, uri: str, *words: Any, **options: Any) -> Any:
+    async def _call(self, uri: str, *arguments: Any, **options: Any) -> Any:
         while True:
             try:
-                return await self.connection.call(uri, *words, **options)
-            except NoSuchProcedure:  # so nothing was done, and the same call may be made again
-                if not self.connection.settling:
+                return await self.connection.call(uri, *arguments, **options)
+            except NoSuchProcedure:  # the call had no effect, so it can be repeated
+                if not self.connection.recently_reconnected:
                     raise
-            await asyncio.sleep(SETTLING_PAUSE_S)
+            await asyncio.sleep(RETRY_PAUSE_S)
 
     async def subscribe(
         self, topic: str, callback: Callable[..., object], *, get_retained: bool = False
     ) -> Subscription:
-        """Let ``callback(*args, **kwargs)`` run in the callbacks' thread for each event."""
+        """Call ``callback(*args, **kwargs)`` in the callback thread for each event of a topic."""
 
         def handler(*args: Any, details: object, **kwargs: Any) -> None:
             self.callbacks.post(callback, *args, **kwargs)
 
         return await self.run(self.connection.subscribe, topic, handler, get_retained=get_retained)
 
-    def leave(self, subscription: Subscription) -> None:
-        """End a subscription soon. Any thread; never blocks; with a closed client it has ended already."""
+    def unsubscribe_soon(self, subscription: Subscription) -> None:
+        """Start to end a subscription. Any thread; never blocks. No effect after the client was closed."""
         if not self._released:
             with suppress(LoopClosed):
                 self._loop.submit(subscription.unsubscribe)
 
 
-def _words(procedure: Procedure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Return the checked arguments as they go over the wire: by position, without trailing defaults."""
+def _wire_arguments(procedure: Procedure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Return checked arguments as they are sent: by position, without trailing defaults."""
     bound = procedure.bind(args, kwargs)
-    words = []
+    arguments = []
     for parameter in procedure.parameters[: _last(procedure, bound) + 1]:
         if parameter.name not in bound:
-            words.append(parameter.default)
+            arguments.append(parameter.default)
         elif procedure.types[parameter.name] in (Any, list[Any]):
-            words.append(bound[parameter.name])  # a message: as it is, without a walk through it
+            arguments.append(bound[parameter.name])  # a message is sent as it is, without converting it
         else:
-            words.append(to_builtins(bound[parameter.name]))
-    return words
+            arguments.append(to_builtins(bound[parameter.name]))
+    return arguments
 
 
 def _last(procedure: Procedure, bound: dict[str, Any]) -> int:
@@ -205,9 +206,9 @@ def _last(procedure: Procedure, bound: dict[str, Any]) -> int:
 
 
 def _json_form(message: Any) -> Any:
-    """Return a message that msgpack cannot carry in the form that JSON gives it (arrays, times …)."""
+    """Return a message that msgpack cannot encode, converted through JSON (arrays, times …)."""
     try:
         return orjson.loads(orjson.dumps(message, option=_JSON_OPTIONS))
     except (TypeError, ValueError, RecursionError) as error:
-        problem = f"it cannot be sent: {error}; make it of dicts, lists, texts and numbers"
+        problem = f"it cannot be sent: {error}; use dicts, lists, texts and numbers only"
         raise InvalidArgument("message", problem) from None

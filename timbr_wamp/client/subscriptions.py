@@ -1,7 +1,7 @@
-"""What a connection is subscribed to and registers, and how both are made again on a new session.
+"""The subscriptions and registrations of a connection, and how they are restored on a new session.
 
-One subscription at the router a topic, however many handlers; one lock around all changes, so that
-an unsubscription never crosses a subscription to the same topic, which autobahn would then forget.
+Each topic has one subscription at the router, for any number of handlers. One lock guards all
+changes: when an unsubscription overlaps a subscription to the same topic, autobahn loses the latter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import RegisterOptions, SubscribeOptions
 
-from timbr_wamp.client.session import SafeSession, our_error
+from timbr_wamp.client.session import SafeSession, to_timbr_error
 from timbr_wamp.errors import CallTimeout, ConnectionLost, InvalidArgument, TimbrError, to_wire
 
 logger = logging.getLogger(__name__)
@@ -23,35 +23,35 @@ logger = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[..., None]
 Endpoint: TypeAlias = "Callable[[tuple[Any, ...], dict[str, Any], CallInfo], Awaitable[Any]]"
 
-#: The router answers a subscription or registration within this, or it is taken for gone.
+#: Timeout for the router's answer to a subscription or registration.
 ANSWER_TIMEOUT_S = 10.0
 
-# The keyword under which autobahn passes details; must not meet a keyword of a caller.
+# Name of the keyword argument in which autobahn passes details; must not collide with a caller's keyword.
 _DETAILS = "_timbr_wamp_details"
 
 
 @dataclass(frozen=True, slots=True)
 class EventInfo:
-    """What the router says of an event beside its content."""
+    """The router's information about an event."""
 
     topic: str
-    #: It is the retained one, kept from earlier.
+    #: The event is the topic's retained event, published earlier.
     retained: bool
-    #: Wamp session and authid of who published it, where the router discloses them.
+    #: Wamp session and authid of the publisher, if the router discloses them.
     publisher: int | None
     authid: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class CallInfo:
-    """What the router says of a call beside its arguments."""
+    """The router's information about a call."""
 
     procedure: str
-    #: Name, role and wamp session of the caller, where the router discloses them.
+    #: Name, role and wamp session of the caller, if the router discloses them.
     authid: str | None
     role: str | None
     session: int | None
-    #: Sends a progressive result; None when the caller wants none.
+    #: Sends a progressive result; None when the caller did not ask for them.
     progress: Callable[[Any], None] | None
 
 
@@ -62,29 +62,29 @@ class Subscription:
     topic: str
     handler: Handler = field(repr=False)
     get_retained: bool
-    _topics: Topics = field(repr=False)
+    _owner: Subscriptions = field(repr=False)
 
     async def unsubscribe(self) -> None:
-        """Stop calling the handler. Idempotent; never fails, also without a link."""
-        await self._topics.unsubscribe(self)
+        """Stop calling the handler. Idempotent; never fails, also without a connection."""
+        await self._owner.unsubscribe(self)
 
 
 @dataclass(eq=False, slots=True)
 class Registration:
-    """One procedure that we answer."""
+    """A procedure that this connection answers."""
 
     uri: str
     endpoint: Endpoint = field(repr=False)
-    _topics: Topics = field(repr=False)
+    _owner: Subscriptions = field(repr=False)
     live: Any = field(default=None, repr=False)
 
     async def unregister(self) -> None:
-        """Stop answering. Idempotent; never fails, also without a link."""
-        await self._topics.unregister(self)
+        """Stop answering. Idempotent; never fails, also without a connection."""
+        await self._owner.unregister(self)
 
 
-class _Topic:
-    """The handlers of one topic, and the subscription of the present session."""
+class _TopicHandlers:
+    """The handlers of a topic and its subscription on the current session."""
 
     def __init__(self) -> None:
         self.handlers: tuple[Subscription, ...] = ()
@@ -98,25 +98,25 @@ class _Topic:
                 continue
             try:
                 subscription.handler(*args, details=info, **kwargs)
-            except Exception:  # a handler: foreign code
+            except Exception:  # a handler is user code and may raise anything
                 logger.exception("a handler of %s failed", info.topic)
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Stand in as a handler that does nothing."""
+    """A handler that does nothing."""
 
 
-class Topics:
+class Subscriptions:
     """All subscriptions and registrations of a connection. Loop's own thread only."""
 
     def __init__(self) -> None:
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, _TopicHandlers] = {}
         self._registrations: dict[str, Registration] = {}
         self._lock = asyncio.Lock()
         self._session: SafeSession | None = None
 
     async def restore(self, session: SafeSession) -> None:
-        """Register and subscribe everything on a new session. What is refused is logged and kept."""
+        """Restore all registrations and subscriptions on a new session. Refused ones are logged and kept."""
         async with self._lock:
             self._session = session
             for topic in self._topics.values():
@@ -136,7 +136,7 @@ class Topics:
         """See `Connection.subscribe`."""
         subscription = Subscription(topic, handler, get_retained, self)
         async with self._lock:
-            entry = self._topics.setdefault(topic, _Topic())
+            entry = self._topics.setdefault(topic, _TopicHandlers())
             entry.handlers += (subscription,)
             if session is not None and session is self._session:
                 try:
@@ -165,25 +165,25 @@ class Topics:
             del self._topics[subscription.topic]
 
     async def _subscribe_live(self, session: SafeSession, topic: str, *, again: bool = False) -> None:
-        """Subscribe at the router; once more (for the retained event) when ``again``."""
+        """Subscribe at the router. With ``again`` subscribe even if subscribed, to get the retained event."""
         entry = self._topics[topic]
         if entry.live is not None and not again:
             return
         retained = any(subscription.get_retained for subscription in entry.handlers) or None
         options = SubscribeOptions(details_arg=_DETAILS, get_retained=retained)
         first = entry.live is None
-        live = await _answer(
+        live = await _request(
             "subscribe to", topic, session.subscribe, entry.dispatch if first else _ignore, topic, options
         )
         if first:
             entry.live = live
         else:
-            await live.unsubscribe()  # local: autobahn counts handlers, the first one stays
+            await live.unsubscribe()  # not sent to the router: autobahn counts handlers, and the first one remains
 
     async def register(self, session: SafeSession | None, uri: str, endpoint: Endpoint) -> Registration:
         """See `Connection.register`."""
         if uri in self._registrations:
-            raise InvalidArgument("uri", f"{uri} is registered here already")
+            raise InvalidArgument("uri", f"this connection already registered {uri}")
         registration = Registration(uri, endpoint, self)
         self._registrations[uri] = registration
         async with self._lock:
@@ -207,53 +207,53 @@ class Topics:
                 await self._quietly(registration.live.unregister)
 
     async def _register_live(self, session: SafeSession, registration: Registration) -> None:
-        # A half-open older session of ours may still hold the procedure.
+        # An earlier session of this connection may still be open at the router and hold the procedure.
         options = RegisterOptions(details_arg=_DETAILS, force_reregister=True)
         endpoint = _endpoint(registration.endpoint)
-        registration.live = await _answer(
+        registration.live = await _request(
             "register", registration.uri, session.register, endpoint, registration.uri, options
         )
 
     async def _quietly(self, undo: Callable[[], Awaitable[object]]) -> None:
-        """Undo something at the router; when the link is gone, it is undone already."""
+        """Unsubscribe or unregister at the router. Without a session there is nothing to undo."""
         if self._session is None or not self._session.is_attached():
             return
         try:
-            await _answer("undo", "", undo)
+            await _request("undo", "", undo)
         except TimbrError as error:
-            logger.debug("not undone at the router: %s", error)
+            logger.debug("could not unsubscribe or unregister: %s", error)
 
 
-async def _answer(action: str, uri: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call autobahn's ``function`` and wait for the router's answer."""
+async def _request(action: str, uri: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of autobahn and await the router's answer."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return await function(*args)
     except TimeoutError:
         raise CallTimeout(f"{action} {uri}", ANSWER_TIMEOUT_S) from None
     except Exception as error:  # autobahn's errors have no common base
-        raise our_error(action, uri, error) from None
+        raise to_timbr_error(action, uri, error) from None
 
 
 async def _all(requests: Iterable[Awaitable[None]]) -> None:
-    """Make all requests at once; log what failed. A lost link shows elsewhere."""
+    """Await all requests concurrently and log the failed ones, except for a lost connection."""
     for result in await asyncio.gather(*requests, return_exceptions=True):
         if isinstance(result, TimbrError) and not isinstance(result, ConnectionLost):
-            logger.warning("not restored on the new session: %s", result)
+            logger.warning("a registration or subscription could not be restored: %s", result)
         elif isinstance(result, BaseException) and not isinstance(result, TimbrError):
             raise result
 
 
-class _Answer(ApplicationError):  # type: ignore[misc]
-    """An error on its way to a caller."""
+class _WampError(ApplicationError):  # type: ignore[misc]
+    """An error that is sent to a caller."""
 
     def __str__(self) -> str:
-        # autobahn's own, which autobahn calls for its log, replaces the traceback by dots.
+        # autobahn calls str() for its log; its own __str__ shortens the traceback in place
         return str(self.error)
 
 
 def _endpoint(endpoint: Endpoint) -> Callable[..., Awaitable[Any]]:
-    """Return ``endpoint`` as autobahn calls it; its errors leave with our URIs."""
+    """Return ``endpoint`` as autobahn calls it; its exceptions are sent with the URIs of `timbr_wamp.errors`."""
 
     async def invoke(*args: Any, **kwargs: Any) -> Any:
         details = kwargs.pop(_DETAILS)
@@ -262,12 +262,12 @@ def _endpoint(endpoint: Endpoint) -> Callable[..., Awaitable[Any]]:
         )
         try:
             return await endpoint(args, kwargs, call)
-        except asyncio.CancelledError:  # the caller cancelled; the router already told it so
-            raise _Answer("wamp.error.canceled", "cancelled") from None
-        except Exception as error:  # an endpoint: foreign code
+        except asyncio.CancelledError:  # the caller cancelled the call; the router has already answered it
+            raise _WampError("wamp.error.canceled", "cancelled") from None
+        except Exception as error:  # an endpoint may raise anything
             if not isinstance(error, TimbrError):
                 logger.exception("the endpoint of %s failed", call.procedure)
             uri, error_args, error_kwargs = to_wire(error)
-            raise _Answer(uri, *error_args, **error_kwargs) from None
+            raise _WampError(uri, *error_args, **error_kwargs) from None
 
     return invoke

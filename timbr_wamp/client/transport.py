@@ -1,9 +1,8 @@
 """WAMP transports over asyncio: websocket and rawsocket on a unix socket, both with msgpack.
 
-Thin subclasses of autobahn's protocols. They check a message's size after it was serialized and
-before it is sent, so that nothing is serialized twice and an oversized message never reaches the
-router, which would drop the whole connection for it. They also leave out what autobahn computes for
-each message only to log it. Sessions: `timbr_wamp.client.session`.
+Thin subclasses of autobahn's protocols. They check the size of a message between serializing and
+sending it, because the router drops the whole connection for an oversized message. They also skip
+the values that autobahn computes for each message only to log them.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ logger = logging.getLogger(__name__)
 UNIX_SCHEME = "rs+unix://"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
-#: A silent websocket peer is asked so often, and given up when it does not answer for so long.
+#: Interval and timeout of websocket pings.
 PING_INTERVAL_S = 10.0
 PING_TIMEOUT_S = 15.0
 
-#: Answers and farewells that come too late: nobody is left who could hear them.
-_LATE = (Yield, Error, Cancel, Goodbye)
+#: Messages that may be sent after the transport was closed; they are ignored.
+_IGNORED_WHEN_CLOSED = (Yield, Error, Cancel, Goodbye)
 
 
 class QuietLog:
-    """autobahn's logger interface on our own: what it calls a warning is mostly our daily bread."""
+    """Passes autobahn's log messages to the module's logger at level debug; its warnings are mostly expected events."""
 
     def _off(self, *args: object, **kwargs: object) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     trace = debug = info = _off
 
@@ -59,14 +58,14 @@ QUIET = QuietLog()
 
 
 class TransportUser(Protocol):
-    """What the transports want of a session beside autobahn's own interface."""
+    """What the transports need from a session in addition to autobahn's interface."""
 
     def transport_gone(self, reason: str) -> None:
-        """Take note that the transport is closed, or never opened. Called once, last of all."""
+        """Handle a transport that was closed or did not open. Called once, after everything else."""
 
 
 def is_local(url: str) -> bool:
-    """Tell whether ``url`` leads to this computer.
+    """Return whether ``url`` refers to this computer.
 
     >>> is_local("ws://127.0.0.1:8080/ws"), is_local("wss://example.org/ws")
     (True, False)
@@ -75,11 +74,11 @@ def is_local(url: str) -> bool:
 
 
 async def open_transport(url: str, session: TransportUser) -> None:
-    """Connect ``session`` to the router at ``url``; it is told when the transport is open.
+    """Connect ``session`` to the router at ``url``; the transport calls its ``onConnect`` when it is open.
 
     Raises:
-        InvalidArgument: the URL has a scheme that we do not speak.
-        OSError: nobody answers there.
+        InvalidArgument: the URL is malformed or has an unsupported scheme.
+        OSError: the connection failed.
     """
     loop = asyncio.get_running_loop()
     if url.startswith(UNIX_SCHEME):
@@ -106,7 +105,7 @@ async def open_transport(url: str, session: TransportUser) -> None:
 
 
 class _Sender:
-    """Serialize, check the size, send."""
+    """Mixin that serializes messages, checks their size and sends them."""
 
     _serializer: Any
 
@@ -117,30 +116,30 @@ class _Sender:
         """Send one WAMP message.
 
         Raises:
-            PayloadTooLarge: it is over the wire's limit; nothing was sent, the link stays. A result
-                is replaced by this error, for the caller.
-            SerializationError: it holds what msgpack cannot carry.
+            PayloadTooLarge: the message is too large; nothing was sent, and the connection stays open.
+                A result or error is replaced by this error instead, which is sent to the caller.
+            SerializationError: the message contains a value that msgpack cannot encode.
             TransportLost: the transport is closed.
         """
         if not self.isOpen():
-            if isinstance(message, _LATE):
+            if isinstance(message, _IGNORED_WHEN_CLOSED):
                 return
             raise TransportLost
         payload, binary = self._serialized(message)
         if len(payload) > PAYLOAD_LIMIT_BYTES:
-            payload, binary = self._serialized(_instead_of(message, len(payload)))
+            payload, binary = self._serialized(_too_large_error(message, len(payload)))
         self._send_bytes(payload, binary)
 
     def _serialized(self, message: Any) -> tuple[bytes, bool]:
         try:
             payload, binary = self._serializer.serialize(message)
-        except Exception as error:  # foreign objects' own code may run in there
+        except Exception as error:  # msgpack may run code of users' objects
             raise SerializationError(str(error)) from error
         return payload, binary
 
 
-def _instead_of(message: Any, size_bytes: int) -> Any:
-    """Return the error that goes out in place of a result that is too large."""
+def _too_large_error(message: Any, size_bytes: int) -> Any:
+    """Return the error message that is sent in place of a result that is too large."""
     error = PayloadTooLarge(size_bytes, PAYLOAD_LIMIT_BYTES)
     if not isinstance(message, (Yield, Error)) or getattr(message, "progress", False):
         raise error
@@ -161,13 +160,13 @@ class WebSocketTransport(_Sender, WampWebSocketClientProtocol):  # type: ignore[
         try:
             for message in self._serializer.unserialize(payload, isBinary):
                 self._session.onMessage(message)
-        except Exception as error:  # a broken peer; autobahn fails the connection too
+        except Exception as error:  # a faulty peer; autobahn closes the connection in this case too
             unexpected = not isinstance(error, ProtocolError)
-            logger.warning("closing the link: a message made no sense: %s", error, exc_info=unexpected)
+            logger.warning("closing the connection after an invalid message: %s", error, exc_info=unexpected)
             self._bailout(1002, "protocol error")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the session, also when the handshake was never finished."""
+        """Inform the session, also when the handshake was not finished."""
         super().connection_lost(exc)
         reason = str(exc or getattr(self, "wasNotCleanReason", None) or "closed by the router")
         self.factory.wamp_session.transport_gone(reason)
@@ -182,6 +181,6 @@ class RawSocketTransport(_Sender, WampRawSocketClientProtocol):  # type: ignore[
         self.sendString(payload)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the session, also when the handshake was never finished."""
+        """Inform the session, also when the handshake was not finished."""
         super().connection_lost(exc)
         self.factory.wamp_session.transport_gone(str(exc or "closed by the router"))

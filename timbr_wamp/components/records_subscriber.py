@@ -104,7 +104,7 @@ class RecordsSubscriber:
         """Take the machine's word for its newest record, so that a lost last one is noticed too."""
         if self._feed is not None:
             quiet = self._has_room() and self._loop.time() - self._read_at > QUIET_S
-            self._follow(self._feed.on_status(run, last_seq, sure=quiet))
+            self._follow(self._feed.on_status(run, last_seq, confirmed=quiet))
 
     def close(self) -> None:
         """Stop reading; what was read and not given out yet is dropped. Idempotent."""

@@ -1,7 +1,7 @@
-"""What runs inside a kernel that we start, as an IPython extension (``--ext=timbr_wamp.kernel``).
+"""The IPython extension of kernels that timbr_wamp starts (``--ext=timbr_wamp.kernel``).
 
-``exit`` and ``quit`` typed in an attached console detach that console: in plain ipykernel they stop
-the kernel's own loop, and the kernel and its machine are gone 0.3 s later. The startup file runs here.
+It makes ``exit`` and ``quit`` in an attached console detach the console, whereas in plain ipykernel
+they end the kernel with its machine. It also runs the startup file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Make ``exit`` detach, and run the startup file. Does nothing in an IPython that is no kernel."""
+    """Make ``exit`` detach and run the startup file. No effect in an IPython that is not a kernel."""
     if not hasattr(shell, "keepkernel_on_exit"):
         return
     from timbr_wamp.kernel.detach import keep_kernel_on_exit
@@ -23,7 +23,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Put IPython's own ``exit`` and ``quit`` back."""
+    """Restore IPython's own ``exit`` and ``quit``."""
     from timbr_wamp.kernel.detach import end_kernel_on_exit
 
     if hasattr(shell, "keepkernel_on_exit"):

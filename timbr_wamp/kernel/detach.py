@@ -1,9 +1,9 @@
-"""Make ``exit`` and ``quit`` leave the kernel alive.
+"""Make ``exit`` and ``quit`` keep the kernel running.
 
-IPython puts one autocall object under both names (`IPython.core.autocall.ZMQExitAutocall`); called,
-it tells the frontend to go, and the kernel's loop to stop unless ``keep_kernel`` is true. Ours always
-keeps the kernel. Who wants to end it says so: ``timbr-wamp``, ``K.shutdown``, or the frontend's own
-"shut down" verb.
+IPython binds one autocall object to both names (`IPython.core.autocall.ZMQExitAutocall`). When called,
+it tells the frontend to exit, and the kernel's loop to stop unless ``keep_kernel`` is true. Here
+``keep_kernel`` is always true. To end the kernel use ``timbr-wamp``, ``K.shutdown``, or the frontend's
+"shut down" command.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ NAMES = ("exit", "quit")
 
 
 class DetachAutocall(ZMQExitAutocall):  # type: ignore[misc]  # IPython has no type hints
-    """``exit``: end the attached console, never the kernel."""
+    """An ``exit`` that ends the attached console and never the kernel."""
 
     def __call__(self, keep_kernel: bool = True) -> None:
         super().__call__(keep_kernel=True)
 
 
 def keep_kernel_on_exit(shell: Any) -> None:
-    """Replace ``exit`` and ``quit`` by what only detaches."""
+    """Replace ``exit`` and ``quit`` with `DetachAutocall`."""
     _replace(shell, DetachAutocall(shell))
 
 
 def end_kernel_on_exit(shell: Any) -> None:
-    """Put IPython's own ``exit`` and ``quit`` back."""
+    """Restore IPython's own ``exit`` and ``quit``."""
     _replace(shell, shell.exiter)
 
 
 def _replace(shell: Any, exiter: object) -> None:
-    # the hidden names too, or %who and %reset would take ours for a variable of the user's
+    # also in the hidden names, else %who and %reset would treat it as a variable of the user
     for name in NAMES:
         shell.user_ns[name] = exiter
         shell.user_ns_hidden[name] = exiter

@@ -1,4 +1,4 @@
-"""The IPython kernel as a machine sees it: where it is reached, and the user's namespace."""
+"""`IPythonKernel`: the connection file and the user's namespace of the kernel of this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 
 class IPythonKernel:
-    """A `timbr_wamp.plugins.OwnKernel` of the kernel that this process is. Any thread."""
+    """The `timbr_wamp.plugins.OwnKernel` of an IPython kernel. Any thread."""
 
     def __init__(self, shell: Any, connection_file: str) -> None:
         self._shell = shell
@@ -15,7 +15,7 @@ class IPythonKernel:
 
     @classmethod
     def current(cls) -> IPythonKernel | None:
-        """Return the face of this process's kernel; None when it is none, or none with a connection file."""
+        """Return the kernel of this process; None without a kernel or without a connection file."""
         from ipykernel.kernelapp import IPKernelApp
 
         if not IPKernelApp.initialized():
@@ -23,7 +23,7 @@ class IPythonKernel:
         app = IPKernelApp.instance()
         shell = getattr(app, "shell", None)
         if shell is None or not app.connection_file:
-            return None  # an in-process kernel, or one still starting
+            return None  # an in-process kernel, or one that is still starting
         return cls(shell, os.path.realpath(app.abs_connection_file))
 
     def connection_file(self) -> str:

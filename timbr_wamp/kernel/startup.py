@@ -1,21 +1,24 @@
-"""Run the kernel's startup file, and keep its failure where people look for it.
+"""Run the kernel's startup file and make its failure visible.
 
-IPython's own ``exec_files`` sends a failing file's traceback to iopub before anybody can listen, and
-it is gone. Here it goes to the kernel's log, and `ERROR_ATTRIBUTE` of the shell tells a bridge.
+IPython's own ``exec_files`` sends the traceback of a failing file to iopub before anybody has
+subscribed, so it is lost. Here it is written to the kernel's log, and the bridge reads the error from
+the shell's attribute `ERROR_ATTRIBUTE`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Given on the command line as ``--TimbrKernel.startup=FILE``.
+from timbr_wamp.errors import described
+
+#: Section and option of the command-line argument ``--TimbrKernel.startup=FILE``.
 SECTION, OPTION = "TimbrKernel", "startup"
-#: ``Class: text`` of the startup file's failure, an attribute of the shell; None when all went well.
+#: Attribute of the shell with ``Class: text`` of the startup file's failure; None without a failure.
 ERROR_ATTRIBUTE = "timbr_startup_error"
 
 
 def run_startup(shell: Any) -> None:
-    """Run the startup file that the command line names, if any, in the user's namespace."""
+    """Run the startup file from the command line, if any, in the user's namespace."""
     setattr(shell, ERROR_ATTRIBUTE, None)
     path = str(shell.config.get(SECTION, {}).get(OPTION, ""))
     if not path:
@@ -26,8 +29,8 @@ def run_startup(shell: Any) -> None:
             shell.safe_execfile_ipy(path, shell_futures=True, raise_exceptions=True)
         else:
             shell.safe_execfile(path, shell.user_ns, shell_futures=True, raise_exceptions=True)
-    except (Exception, SystemExit) as error:  # the user's code: the kernel must come up all the same
-        setattr(shell, ERROR_ATTRIBUTE, f"startup file {path} failed: {type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:  # user code must not keep the kernel from starting
+        setattr(shell, ERROR_ATTRIBUTE, f"startup file {path} failed: {described(error)}")
         shell.parent.log.error("startup file %s failed", path, exc_info=True)
     finally:
         shell.user_ns.pop("__file__", None)
