@@ -419,9 +419,14 @@ def numbers() -> dict[str, list[str]]:
         "explanation/architecture.md": [
             f"at most {constant('BATCH_MESSAGES', 'machine/running/worker.py')}",
             f"pool, at most {constant('POOL_LIMIT')}",
+            f"slots, at most {constant('POOL_THREADS') - 1}",  # one runs Dask's scheduler
         ],
         "explanation/figures.md": [f"one message in {constant('TIMED_EVERY')},"],
         "glossary.md": [f"was finished for {constant('STALLED_S'):g} seconds"],
+        "how-to/run-slots-in-threads.md": [
+            f"At most {constant('POOL_THREADS') - 1} threads",
+            f"At most {constant('ABANDONED_LIMIT')} such calls",
+        ],
         "how-to/from-timbr-machine.md": [
             f"newest {constant('RING_ROWS'):,} records and {constant('ERRORS_KEPT'):,} failed messages",
         ],
