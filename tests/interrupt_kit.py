@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -23,13 +24,19 @@ class Interruption(KeyboardInterrupt):
 
 
 def interrupt_at(
-    call: Callable[[], Any], number: int, *, modules: Iterable[str] = MODULES, error: type[BaseException] = Interruption
+    call: Callable[[], Any],
+    number: int,
+    *,
+    modules: Iterable[str] = MODULES,
+    error: type[BaseException] = Interruption,
+    by_signal: bool = False,
 ) -> bool:
     """Run ``call`` and raise ``error`` in it before its ``number``-th bytecode; return whether it was raised.
 
     False: the call has fewer bytecodes, and ran to its end undisturbed. Counted are those that run in this
     thread in ``modules``; other threads are not touched. What ``call`` raises instead of, or besides, the
-    interrupt is raised here; the interrupt itself is not.
+    interrupt is raised here; the interrupt itself is not. ``by_signal``: the handler of SIGINT that is installed
+    at that moment is called instead, as CPython would do it; ``error`` is what this handler raises.
     """
     prefixes = tuple(modules)
     left = number
@@ -49,7 +56,12 @@ def interrupt_at(
             left -= 1
             if left == 0:
                 raised = error(f"at {frame.f_code.co_qualname}, line {frame.f_lineno}")
-                raise raised
+                if by_signal:
+                    handler = signal.getsignal(signal.SIGINT)
+                    assert callable(handler)
+                    handler(signal.SIGINT, frame)  # it raises, or keeps the interrupt back
+                else:
+                    raise raised
         return step
 
     before = sys.gettrace()
@@ -57,7 +69,7 @@ def interrupt_at(
     try:
         call()
     except error as caught:
-        if caught is not raised:
+        if caught is not raised and not by_signal:
             raise
     finally:
         sys.settrace(before)
@@ -71,6 +83,9 @@ def interrupt_everywhere(
     *,
     modules: Iterable[str] = MODULES,
     error: type[BaseException] = Interruption,
+    by_signal: bool = False,
+    every: int = 1,
+    first: int = 1,
     limit: int = 20_000,
 ) -> int:
     """Interrupt ``call(thing)`` at every one of its points, each time with a new ``thing = make()``.
@@ -79,6 +94,7 @@ def interrupt_everywhere(
     add up, locks are free, the message is queued or was not taken. It ends with the first run that is not
     interrupted any more, which is checked too. Return how many points there were.
 
+    ``every`` and ``first``: only each so-many-th point, from the first on; for a suite that must be short.
     Call it in the main thread, with things whose own threads wait: ``call`` must run the same bytecodes
     each time.
 
@@ -87,9 +103,9 @@ def interrupt_everywhere(
     0
     """
     assert threading.current_thread() is threading.main_thread(), "only the main thread is interrupted by signals"
-    for number in range(1, limit):
+    for number in range(first, limit, every):
         thing = make()
-        interrupted = interrupt_at(lambda: call(thing), number, modules=modules, error=error)  # noqa: B023
+        interrupted = interrupt_at(lambda: call(thing), number, modules=modules, error=error, by_signal=by_signal)  # noqa: B023
         try:
             check(thing, number)
         except BaseException as failure:

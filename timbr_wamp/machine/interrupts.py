@@ -55,26 +55,26 @@ class deferred:
     Waits within the block use `wait_for`, users' code runs within `delivered`.
     """
 
-    __slots__ = ("_entered",)
+    __slots__ = ("_depth",)
 
     def __enter__(self) -> None:
-        self._entered = threading.current_thread() is _MAIN
-        if not self._entered:
+        self._depth: int | None = None
+        if threading.current_thread() is not _MAIN:
             return
-        if not _deferral.depth:
+        depth = _deferral.depth
+        if not depth:
             present = signal.getsignal(signal.SIGINT)
             if not callable(present):  # ignored, or it ends the process at once: nothing can be raised
-                self._entered = False
                 return
             _deferral.handler, _deferral.noted = present, None
             signal.signal(signal.SIGINT, _deferral.note)  # from here on nothing is raised
-        _deferral.depth += 1
+        self._depth, _deferral.depth = depth, depth + 1
 
     def __exit__(self, *exc: object) -> None:
-        if not self._entered:
+        if self._depth is None:
             return
-        _deferral.depth -= 1
-        if not _deferral.depth:
+        _deferral.depth = self._depth  # not one less: an interrupt in `delivered` may have left another figure
+        if not self._depth:
             signal.signal(signal.SIGINT, _deferral.handler)
             _deferral.deliver()
 
@@ -97,8 +97,8 @@ class delivered:
 
     def __exit__(self, *exc: object) -> None:
         if self._depth:
-            signal.signal(signal.SIGINT, _deferral.note)
             _deferral.depth = self._depth
+            signal.signal(signal.SIGINT, _deferral.note)
 
 
 def noted() -> bool:
