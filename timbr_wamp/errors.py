@@ -250,6 +250,19 @@ class MachineForked(MachineClosed):
         )
 
 
+class NameRemoved(TimbrError, AttributeError):
+    """A name of an ancestor that is gone."""
+
+    uri = ERROR_PREFIX + "name_removed"
+
+    def __init__(self, removed: str, instead: str) -> None:
+        super().__init__(removed, instead)
+        self.removed, self.instead = removed, instead
+
+    def __str__(self) -> str:
+        return f"{self.removed} is gone: use {self.instead}"
+
+
 class WouldDeadlock(TimbrError, RuntimeError):
     """A slot, hook or sink would wait for its own machine, which waits for it."""
 

@@ -137,7 +137,7 @@ def test_a_record_reads_as_the_tuple_of_id_message_and_values():
 
 def test_a_record_with_texts_has_them_after_the_values():
     record = record_of([14, "x"], serialized=True)
-    assert tuple(record) == ("a" * 24, 14, "x", "14", '"x"')
+    assert tuple(record) == ("a" * 24, 14, "x", "a" * 24, "14", '"x"')
     assert record.values == ("x",)
     assert record.texts == ("14", '"x"')
 

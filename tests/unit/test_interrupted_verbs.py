@@ -1,4 +1,4 @@
-"""Ctrl-C in the main thread at every point of a verb: counts, locks and messages stay whole, and the machine goes on."""
+"""Ctrl-C in the main thread at every point of a verb: counts, locks and messages stay whole."""
 
 from __future__ import annotations
 

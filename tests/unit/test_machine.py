@@ -22,6 +22,7 @@ from timbr_wamp.errors import (
     MachineEmpty,
     MachineFull,
     MachineRunning,
+    NameRemoved,
     PayloadTooLarge,
     RecordNotFound,
     RunMismatch,
@@ -60,9 +61,68 @@ def test_a_call_returns_id_message_and_values_and_counts_and_publishes_nothing(m
 
 def test_a_call_gives_the_texts_too_when_asked(machine):
     machine[0] = lambda x: [x]
-    record = machine(14, include_serialized=True)
+    record = machine(14, True)
     assert record.texts == ("14", *["[14]"] * 8)
-    assert len(record) == 2 + 8 + 9
+    assert len(record) == 2 * (2 + 8)
+    assert record[10:12] == (record.oid, "14"), "the texts begin with the oid's, as timbr-machine's do"
+
+
+class OddStatus(Machine):
+    """A subclass as in timbr-machine's notebook: its status is a dict."""
+
+    @property
+    def status(self):
+        return {"Processed": 1}
+
+
+class FailingStatus(Machine):
+    @property
+    def status(self):
+        raise ValueError("not yet")
+
+
+@pytest.mark.parametrize("kind", [OddStatus, FailingStatus])
+@pytest.mark.parametrize("draw", [repr, str, Machine._repr_html_])
+def test_a_repr_never_fails(kind, draw):
+    machine = kind(2, serve=False)
+    assert draw(machine)
+    machine.close()
+
+
+@pytest.mark.parametrize(("name", "instead"), [("active", "running"), ("print_status", "print"), ("debug", "handler")])
+def test_a_name_that_is_gone_says_what_to_use(machine, name, instead):
+    with pytest.raises(AttributeError, match=instead):
+        getattr(machine, name)
+    assert not hasattr(machine, name)
+
+
+@pytest.mark.parametrize("name", ["from_json", "from_project", "load_machine"])
+def test_a_class_method_that_is_gone_says_what_to_use(name):
+    with pytest.raises(NameRemoved, match="load_project"):
+        getattr(Machine, name)
+
+
+@pytest.mark.parametrize("argument", ["clear_buffer", "hard_stop"])
+def test_an_argument_of_stop_that_is_gone_says_what_to_use(machine, argument):
+    with pytest.raises(InvalidArgument, match="is gone"):
+        machine.stop(**{argument: True})
+    with pytest.raises(TypeError, match="clear_bufer"):
+        machine.stop(clear_bufer=True)
+
+
+@pytest.mark.parametrize("verb", [Machine.wait, lambda m: m.stop(drain=True), lambda m: m.put(1, block=True)])
+def test_a_slot_that_would_wait_for_itself_is_refused(machine, records, verb):
+    machine.configure(bufsize=1)
+
+    def waits(message):
+        machine.put("next") if message == "first" else None
+        return verb(machine) if message == "first" else message
+
+    machine[0] = waits
+    machine.put("first")
+    machine.start()
+    records.wait_for(2)
+    assert [row.exc_class for row in machine.errors] == ["WouldDeadlock"]
 
 
 def test_a_call_works_in_every_state(machine, gate):

@@ -167,7 +167,7 @@ class AsyncMachine(AsyncTopics):
             if lost:
                 await asyncio.sleep(0.2)
 
-    async def call(self, message: Any, *, include_serialized: bool = False) -> Record:
+    async def call(self, message: Any, include_serialized: bool = False) -> Record:
         """Run a message through the slots and return its record, which is neither counted nor published."""
         result = await self._call(CallResult, "call", message, timeout_s=LONG_TIMEOUT_S)
         return record_from_call(result, time.time(), include_serialized=include_serialized)

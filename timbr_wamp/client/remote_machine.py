@@ -178,7 +178,7 @@ class RemoteMachine:
         """Queue messages in order, waiting at most ``timeout_s`` for space. Messages without space are refused."""
         return self._shared.wait(self.aio.put_many, messages, oids, timeout_s)
 
-    def __call__(self, message: Any, *, include_serialized: bool = False) -> Record:
+    def __call__(self, message: Any, include_serialized: bool = False) -> Record:
         """Run a message through the slots and return its record, which is neither counted nor published."""
         return self._shared.wait(self.aio.call, message, include_serialized=include_serialized)
 

@@ -28,7 +28,8 @@ class Outcome:
 class Record(tuple[Any, ...]):
     """The result of one attempt at a message, as the tuple ``(oid, in, f0, f1, …)``.
 
-    With ``include_serialized`` the JSON texts follow: ``(oid, in, f0, …, in_s, f0_s, …)``.
+    With ``include_serialized`` the texts follow: ``(oid, in, f0, …, oid_s, in_s, f0_s, …)``; the oid's own
+    is the oid, the others are JSON.
     """
 
     meta: RecordMeta
@@ -36,7 +37,7 @@ class Record(tuple[Any, ...]):
     @classmethod
     def make(cls, oid: str, values: list[Any], meta: RecordMeta, texts: list[str] | None = None) -> Record:
         """Return a record of ``values`` = ``[in, f0, …]``."""
-        record = cls((oid, *values, *(texts or ())))
+        record = cls((oid, *values, *((oid, *texts) if texts else ())))
         record.meta = meta
         record._width = len(values)
         return record
@@ -61,7 +62,7 @@ class Record(tuple[Any, ...]):
     @property
     def texts(self) -> tuple[str, ...]:
         """``(in_s, f0_s, …)`` when ``include_serialized`` was given, else empty."""
-        return self[1 + self._width :]
+        return self[2 + self._width :]
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:

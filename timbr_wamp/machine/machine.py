@@ -42,9 +42,11 @@ from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
 from timbr_wamp.machine.intake.message_queue import remaining
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
+from timbr_wamp.machine.processing import refuse_deadlock
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
 from timbr_wamp.machine.records.recorder import told_policies
 from timbr_wamp.machine.records.rows import wire_row
+from timbr_wamp.machine.removed import STOP_ARGUMENTS, Removed, refuse_removed
 from timbr_wamp.machine.running.aliases import warn_of_aliases
 from timbr_wamp.machine.running.careful_pass import CarefulPass, go
 from timbr_wamp.machine.running.context import checked_concurrency
@@ -125,6 +127,19 @@ class Machine:
             self._namespace = kernel.namespace()
         if serve or (serve is None and kernel is not None):
             self.serve()
+
+    # --- names of timbr-machine that are gone ---
+
+    active = Removed("running")
+    processing = Removed('source.state == "reading"')
+    debug = Removed("handler")
+    enable_debug_mode = Removed('handler = "RawEventDebugger"')
+    disable_debug_mode = Removed('handler = "BaseEventHandler"')
+    format_status = Removed("str(machine.status)")
+    print_status = Removed("print(machine.status)")
+    from_json = Removed("timbr_wamp.projects.load_project(folder).machine()")
+    from_project = Removed("timbr_wamp.projects.load_project(folder).machine()")
+    load_machine = Removed("timbr_wamp.projects.load_project(folder).machine()")
 
     # --- a list of slots ---
 
@@ -279,7 +294,7 @@ class Machine:
 
     # --- messages ---
 
-    def __call__(self, message: object, *, include_serialized: bool = False) -> Record:
+    def __call__(self, message: object, include_serialized: bool = False) -> Record:
         """Run ``message`` through the slots in this thread; count and publish nothing.
 
         Policies hold, as far as they concern the record: retries are waited for.
@@ -426,12 +441,15 @@ class Machine:
         self.hooks.call("post_resume")
 
     @whole
-    def stop(self, drain: bool = False, timeout: float = 5.0, *, author: str | None = None) -> None:
+    def stop(self, drain: bool = False, timeout: float = 5.0, *, author: str | None = None, **removed: object) -> None:
         """Stop; with ``drain`` finish what waits first. The queue is never cleared.
 
         Raises:
             CallTimeout: a message was still under way after ``timeout`` seconds; it is recorded when it ends.
         """
+        refuse_removed("stop", removed, STOP_ARGUMENTS)
+        if drain:
+            refuse_deadlock(self._queue, self.name, "stop(drain=True)")
         self.hooks.call("pre_stop")
         self._worker.stop(drain=drain, timeout_s=timeout, author=author)
         self.hooks.call("post_stop")
@@ -444,6 +462,7 @@ class Machine:
         nothing would change. ``progress`` shows a bar meanwhile: True, or which kind; Ctrl-C then
         leaves the machine running. Raises what a debugging event handler stopped the machine for.
         """
+        refuse_deadlock(self._queue, self.name, "wait()")
         deadline = None if timeout is None else time.monotonic() + timeout
         if progress:
             from timbr_wamp.display import show_progress  # it draws with rich, which takes its time to load
@@ -738,13 +757,20 @@ class Machine:
         return file
 
     def __repr__(self) -> str:
-        return f"<Machine {self.name!r} {machine_line(self.status)}>"
+        return self._drawn(lambda: f"<Machine {self.name!r} {machine_line(self.status)}>")
 
     def __str__(self) -> str:
-        return machine_text(self.status, self.slots, self.errors)
+        return self._drawn(lambda: machine_text(self.status, self.slots, self.errors))
 
     def _repr_html_(self) -> str:
-        return machine_html(self.status, self.slots, self.errors)
+        return self._drawn(lambda: machine_html(self.status, self.slots, self.errors))
+
+    def _drawn(self, draw: Callable[[], str]) -> str:
+        """Return what ``draw`` gives; of a subclass whose properties fail, the name alone: a repr never raises."""
+        try:
+            return draw()
+        except Exception:
+            return type(self).__name__
 
 
 def _machine_name(name: str) -> str:

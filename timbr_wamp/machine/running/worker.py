@@ -19,9 +19,11 @@ from typing import Protocol
 from timbr_wamp.contract import MachineStateName
 from timbr_wamp.errors import CallTimeout, MachineRunning, MessageKept
 from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.interrupts import LOOK_S, delivered, noted, wait_for
 from timbr_wamp.machine.messages import KEEPING, Entry, Finished, Notes, Row
+from timbr_wamp.machine.processing import mark_thread, processing
 from timbr_wamp.machine.protocols import Clock, Executor
 from timbr_wamp.machine.records.recorder import Recorder
 from timbr_wamp.machine.running import lifecycle
@@ -98,6 +100,12 @@ class Worker:
         self._error: BaseException | None = None
         #: Says to the objects that a message that waits for a retry may use them.
         self._use: object | None = None
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the threads and locks of the parent: nothing is processed here."""
+        self._changed, self._work, self._source_lock = threading.Condition(), threading.Lock(), threading.Lock()
+        self._thread = None
 
     # --- state ---
 
@@ -248,6 +256,7 @@ class Worker:
     # --- the thread ---
 
     def _run(self) -> None:
+        mark_thread(self._queue)
         ended = threading.Event()
         threading.Thread(target=self._watch, args=(ended,), name=f"timbr {self.name} watch", daemon=True).start()
         try:
@@ -284,6 +293,7 @@ class Worker:
 
     def _watch(self, ended: threading.Event) -> None:
         """Commit what is finished while a later message of its micro-batch takes long; report a stall."""
+        mark_thread(self._queue)
         stall, recorder, count = Stall(self._clock()), self._recorder, -1
         while not ended.is_set():
             self._busy.wait()
@@ -436,7 +446,7 @@ class Worker:
         recorder, recorded = self._recorder, False
         self._batch, self._unstarted = (entry,), deque()
         try:
-            with self._objects.use(), delivered():
+            with self._objects.use(), processing(self._queue), delivered():
                 finished = self._pass(entry)
             notes = finished[3]
             if notes:
