@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.common import ROUNDS, SLOTS, Figure, clean, earthquakes, energy, label, median_ratio
 from timbr_wamp import Machine
-from timbr_wamp.machine.messages import Entry, Finished
 from timbr_wamp.machine.records.error_groups import ErrorGroups
 from timbr_wamp.machine.records.rates import Rates
-from timbr_wamp.machine.running.context import RunContext
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.running.sampling import TimingSample
 
 STAGES = 8
 #: More than elsewhere: the differences are small.
@@ -94,13 +92,20 @@ def gathering() -> float:
 # --- statistics, error groups, hooks ---
 
 
+class NeverTimed(TimingSample):
+    """Times no message."""
+
+    def choose(self, count: int) -> list[int]:
+        """Choose none."""
+        return []
+
+
 class Untimed(InlineExecutor):
     """Times no message."""
 
-    def process(self, entries: deque[Entry], conduct: RunContext) -> Iterator[Finished]:
-        """Process entries; none of them is the one in so many that is timed."""
-        self._untimed = len(entries) + 1
-        return super().process(entries, conduct)
+    def __init__(self) -> None:
+        super().__init__()
+        self._sample = NeverTimed()
 
 
 class NoRates(Rates):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from timbr_wamp.machine.events.hooks import Hooks
-from timbr_wamp.machine.running.careful_pass import CarefulPass, go
+from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.compiled_pass import compile_pass
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
@@ -24,14 +24,14 @@ def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], 
     """Run a message through the compiled pass; with care from the first slot that raises."""
     values, texts, notes = compile_pass(revision, conduct_of(lambda: revision))(message, "oid")
     if notes:
-        values, texts, notes = go(notes.way(), InlineExecutor().invoke)
+        values, texts, notes = run_steps(notes.steps(), InlineExecutor().invoke)
     return values, texts, notes.failures if notes else []
 
 
 def careful(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
     """Run a message with care from the first slot on."""
     passage = CarefulPass(revision, message, conduct_of(lambda: revision), "oid", timed=True)
-    values, texts, notes = go(passage.way(), InlineExecutor().invoke)
+    values, texts, notes = run_steps(passage.steps(), InlineExecutor().invoke)
     return values, texts, notes.failures if notes else []
 
 

@@ -93,7 +93,7 @@ def test_message_slot_and_record_are_hooked_where_they_happen(machines, records,
     assert points.index("post_message") < points.index("pre_publish") < points.index("post_publish")
 
 
-def test_slots_that_are_awaited_are_hooked_in_the_event_loop(machine, records, seen):
+def test_slots_that_are_awaited_are_hooked_in_the_machines_thread(machine, records, seen):
     async def double(message: int) -> int:
         return message * 2
 
@@ -103,7 +103,7 @@ def test_slots_that_are_awaited_are_hooked_in_the_event_loop(machine, records, s
     records.wait_for(1)
     assert seen.once("pre_slot") == (oid, 0, [4])
     assert seen.once("post_slot") == (oid, 0, 8, None)
-    assert seen.threads["pre_slot"] == {"timbr loop"}
+    assert seen.threads["pre_slot"] == {f"timbr {machine.name}"}
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

@@ -48,7 +48,7 @@ from timbr_wamp.machine.records.recorder import told_policies
 from timbr_wamp.machine.records.rows import wire_row
 from timbr_wamp.machine.removed import STOP_ARGUMENTS, Removed, refuse_removed
 from timbr_wamp.machine.running.aliases import warn_of_aliases
-from timbr_wamp.machine.running.careful_pass import CarefulPass, go
+from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.context import checked_concurrency
 from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.slots.graph import graph_of
@@ -303,7 +303,9 @@ class Machine:
         oid = new_oid(begun)
         with deferred(), self._objects.use(), delivered():
             revision = self._table.current()
-            values, texts, notes = go(CarefulPass(revision, message, self._context, oid).way(), self._executor.invoke)
+            values, texts, notes = run_steps(
+                CarefulPass(revision, message, self._context, oid).steps(), self._executor.invoke
+            )
         warn_of_aliases(revision, values, texts)
         meta = RecordMeta(
             run=self.run, seq=0, attempt=0, revision=revision.number, received_at=begun, finished_at=self._clock(),
@@ -325,7 +327,7 @@ class Machine:
     ) -> tuple[bytes, bool]:
         """Run a revision on what a kept record held before it; return the last text, and whether it failed."""
         passage = CarefulPass(revision, None, self._context, "", values=values, texts=texts, broken=broken)
-        _, made, notes = go(passage.way(), self._executor.invoke)
+        _, made, notes = run_steps(passage.steps(), self._executor.invoke)
         return made[-1], bool(notes and notes.errored)
 
     def put(self, message: object, block: bool = False, timeout: float | None = None, oid: str | None = None) -> str:

@@ -149,10 +149,6 @@ class RunContext(Protocol):
     def concurrency(self) -> int:
         """Messages that may be under way at once."""
 
-    @property
-    def defer_retries(self) -> bool:
-        """A message in backoff is put aside, and others go on; False: the executor waits for it."""
-
     def current(self) -> Plan:
         """Return the newest plan."""
 

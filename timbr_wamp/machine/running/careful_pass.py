@@ -1,6 +1,6 @@
 """One message's way through the slots with care: outcomes, policies, retries, hooks.
 
-`CarefulPass` decides and performs nothing: its `way` is a generator that yields what is to be done (a
+`CarefulPass` decides and performs nothing: its `steps` is a generator that yields what is to be done (a
 `Call`, a `Sleep`) and is sent ``(value, error)``. So every executor follows the same rules, and a
 message in backoff is a generator put aside. The plain way, when nothing happens, is
 `timbr_wamp.machine.running.compiled_pass`; it hands over here when a slot raises.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
+from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.messages import Failure, Notes
 from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.tracebacks import class_name, message_of, traceback_text, where_raised
@@ -117,8 +117,8 @@ class CarefulPass:
         #: The slot whose policy ended the message's way.
         self._final: str | None = None
 
-    def way(self) -> PassSteps:
-        """Go through the steps; return ``(values, texts, notes)``."""
+    def steps(self) -> PassSteps:
+        """Run the steps; return ``(values, texts, notes)``."""
         for position, step in enumerate(self._revision.steps):
             because = self._final or self._missing(step)
             if because is not None:
@@ -249,40 +249,42 @@ def given(step: PlanStep, values: list[Any], texts: list[bytes]) -> list[Any]:
     return arguments
 
 
-# --- going it in this thread ---
+# --- in one thread ---
 
 
-def advance(
-    way: PassSteps, answer: CallOutcome | None, call: Callable[[PlanStep, Sequence[Any]], Any]
-) -> Sleep | PassResult:
-    """Go on with a way until it wants to sleep, or is at its end. ``answer`` is None at its begin.
+def run_steps(
+    steps: PassSteps,
+    invoke: Callable[[PlanStep, Sequence[Any]], Any],
+    sleep: Callable[[float], object] = time.sleep,
+) -> PassResult:
+    """Run a careful pass to its end in this thread; retries are waited for.
 
-    A Ctrl-C in the main thread is the user's, and goes on.
+    Raises:
+        KeyboardInterrupt: the user's Ctrl-C.
+    """
+    outcome: CallOutcome | None = None
+    try:
+        while True:
+            request = next(steps) if outcome is None else steps.send(outcome)
+            if isinstance(request, Sleep):
+                sleep(request.seconds)
+                outcome = SLEPT
+            else:
+                outcome = isolated(invoke, request)
+    except StopIteration as end:
+        result: PassResult = end.value
+        return result
+
+
+def isolated(invoke: Callable[[PlanStep, Sequence[Any]], Any], call: Call) -> CallOutcome:
+    """Make a call; whatever the slot raises is its outcome.
+
+    Raises:
+        KeyboardInterrupt: the user's Ctrl-C.
     """
     try:
-        request = next(way) if answer is None else way.send(answer)
-        while not isinstance(request, Sleep):
-            try:
-                answer = (call(request.step, request.arguments), None)
-            except BaseException as error:  # whatever a slot raises is the message's outcome
-                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                    raise
-                answer = (None, error)
-            request = way.send(answer)
-    except StopIteration as end:
-        ran: PassResult = end.value
-        return ran
-    return request
-
-
-def go(
-    way: PassSteps, call: Callable[[PlanStep, Sequence[Any]], Any], sleep: Callable[[float], object] = time.sleep
-) -> PassResult:
-    """Go a way to its end; waits for retries."""
-    answer: CallOutcome | None = None
-    while True:
-        end = advance(way, answer, call)
-        if not isinstance(end, Sleep):
-            return end
-        sleep(end.seconds)
-        answer = SLEPT
+        return invoke(call.step, call.arguments), None
+    except BaseException as error:
+        if is_users_interrupt(error):
+            raise
+        return None, error

@@ -1,9 +1,9 @@
 """The plain way through the slots: a revision written out as one straight Python function.
 
 No loop, no lists of arguments; identity slots only name their bytes again. The first slot that
-raises hands over to `timbr_wamp.machine.running.careful_pass`, which knows outcomes and policies. A revision
-with ``async def`` slots becomes a coroutine function in the same way. Hooks around slots are
-written in where there are any, so that they cost nothing where there are none.
+raises hands over to `timbr_wamp.machine.running.careful_pass`, which knows outcomes and policies. Only
+for revisions without ``async def`` slots. Hooks around slots are written in where there are any, so that
+they cost nothing where there are none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
-from timbr_wamp.errors import SlotTimeout
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, Unawaited
 from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.values import JSON_OPTIONS, text_of, to_json
@@ -50,12 +49,12 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
     names: dict[str, Any] = {
         "__name__": "timbr_wamp.machine.pass", "text_of": text_of, "dumps": orjson.dumps, "options": JSON_OPTIONS,
         "to_json": to_json, "is_unawaited": is_unawaited, "Unawaited": Unawaited, "none": (),
-        "failed": partial(_failed, revision, context), "limited": limited,
+        "failed": partial(_failed, revision, context),
         "pre": partial(context.hooks.call, "pre_slot"), "post": partial(context.hooks.call, "post_slot"),
     }  # fmt: skip
     pre, post = (bool(context.hooks.at(point)) for point in _HOOKED)
     values, texts = ["value"] * (revision.lead + 1), ["text"] * (revision.lead + 1)
-    lines = [f"{'async ' * revision.is_async}def run(value, oid):", " text = text_of(value)"]
+    lines = ["def run(value, oid):", " text = text_of(value)"]
     made = ["text", "value"]
     for position, step in enumerate(revision.steps):
         number = step.slot.number
@@ -64,7 +63,7 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
         if pre:
             lines.append(f" pre(oid, {number}, [{arguments}])")
         lines += [
-            f" try: v{number} = {_call_text(step, arguments)}",
+            f" try: v{number} = f{number}({arguments})",
             f" except BaseException as error: return failed(oid, {position}, error, {', '.join(made)})",
             f" try: t{number} = dumps(v{number}, None, options)",
             " except Exception:",
@@ -83,15 +82,6 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
     return run
 
 
-def _call_text(step: PlanStep, arguments: str) -> str:
-    call = f"f{step.slot.number}({arguments})"
-    if not step.is_async:
-        return call
-    if step.policy.timeout_s is None:
-        return f"await {call}"
-    return f"await limited({call}, {step.policy.timeout_s!r}, {step.slot.task!r})"
-
-
 def _given_names(step: PlanStep, values: list[str], texts: list[str]) -> list[str]:
     arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
     return arguments + [f"{text}.decode()" for text in texts[: -step.texts - 1 : -1]] * (step.texts > 0)
@@ -106,20 +96,3 @@ def _failed(
     known: dict[int, KnownOutcome] = {n: (value, None, made[2 * n + 1]) for n, value in enumerate(made[::2])}
     known[position] = (None, error, b"")
     return [], [], CarefulPass(revision, message, context, oid, text=text, known=known)
-
-
-async def limited(awaitable: Any, timeout_s: float, task: str) -> Any:
-    """Await for at most ``timeout_s``; what takes longer is cancelled.
-
-    Raises:
-        SlotTimeout: it took longer.
-    """
-    import asyncio  # loaded by who has slots to await
-
-    try:
-        async with asyncio.timeout(timeout_s) as limit:
-            return await awaitable
-    except TimeoutError:
-        if limit.expired():
-            raise SlotTimeout(task, timeout_s) from None
-        raise  # the slot's own

@@ -39,7 +39,6 @@ class MachineContext:
         self.hooks, self.clock = hooks, clock
         self.handler: BaseEventHandler = BaseEventHandler()
         self.concurrency = checked_concurrency(concurrency)
-        self.defer_retries = True
 
     def policy(self, error: BaseException, slot: int, task: str, oid: str, tries: int, own: Policy) -> Policy:
         """Return the policy for a failure: the handler's, else the slot's own."""

@@ -12,7 +12,7 @@ from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.protocols import Clock, PlanStep
 from timbr_wamp.machine.records.recorder import told_policies
-from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, awaiting, go
+from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, awaiting, run_steps
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.event_loop import EventLoop
 from timbr_wamp.machine.running.executors.thread_pool import TimeLimiter
@@ -115,4 +115,4 @@ def _ran(revision: Revision, oid: str, clock: Clock, answers: Sequence[CallOutco
     )
     known = {position: answer for position, answer in enumerate(answers[1:]) if answer is not None}
     passage = CarefulPass(revision, message[0], context, oid, text=message[2], known=known)
-    return go(passage.way(), call_anywhere)
+    return run_steps(passage.steps(), call_anywhere)

@@ -1,4 +1,9 @@
-"""The machine's event loop: where ``async def`` slots, prep and teardown are awaited, in a thread of its own."""
+"""The machine's event loop: where ``async def`` slots, prep and teardown are awaited, in a thread of its own.
+
+Whatever a coroutine raises goes to who waits for it. asyncio itself lets `SystemExit` and `KeyboardInterrupt` of a task
+end the loop (https://docs.python.org/3/library/asyncio-task.html); here they are outcomes like any other,
+and a loop that a slot stops goes on. When the loop is closed, whoever still waits gets `LoopClosed`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,12 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeVar
 
-from timbr_wamp.errors import CalledFromLoop, LoopClosed
+from timbr_wamp.errors import CalledFromLoop, LoopClosed, SlotTimeout
 from timbr_wamp.machine.protocols import PlanStep
-from timbr_wamp.machine.running.compiled_pass import limited
+from timbr_wamp.machine.running.careful_pass import CallOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -19,49 +25,83 @@ T = TypeVar("T")
 
 #: `EventLoop.close` waits this long for what runs in the loop to end.
 END_S = 2.0
+NAME = "the machine's event loop"
 
 
 class EventLoop:
-    """An event loop in a daemon thread, begun when it is first needed. Any thread but its own."""
+    """An event loop in a daemon thread, started when it is first needed. Any thread but its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        #: What somebody waits for. Under the lock.
+        self._waited_for: set[Future[Any]] = set()
+        #: Running tasks; asyncio itself does not keep them alive. The loop's thread.
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Somebody needed it."""
         return self._loop is not None
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T] | Any:
-        """Begin to run a coroutine; return a `concurrent.futures.Future`.
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        """Run a coroutine and wait for its result; without ``timeout_s`` as long as it takes.
 
         Raises:
-            LoopClosed: the loop was ended.
-        """
-        try:
-            return asyncio.run_coroutine_threadsafe(coroutine, self._begin())
-        except BaseException:
-            coroutine.close()
-            raise
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and wait for what it gives, as long as it takes.
-
-        Raises:
+            TimeoutError: it took longer, and was cancelled.
             CalledFromLoop: the loop's own thread would wait for itself.
+            LoopClosed: the loop is closed, or was while the coroutine ran.
         """
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise CalledFromLoop("a call of the machine")
-        result: T = self.submit(coroutine).result()
-        return result
+        future: Future[T] = Future()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            with self._lock:
+                self._waited_for.add(future)
+            self.start(lambda: tasks.append(self.create_task(_settle(coroutine, future))))
+            return future.result(timeout_s)
+        except LoopClosed:
+            with contextlib.suppress(Exception):  # it blocks the loop
+                coroutine.close()
+            raise
+        finally:
+            with self._lock:
+                self._waited_for.discard(future)
+            if not future.done():  # a Ctrl-C of the user: nobody waits any more
+                self.soon(lambda: [task.cancel() for task in tasks])
 
     def call_step(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call and await one step's function, within its time limit."""
-        return self.run(called(step, arguments))
+        value, error = self.run(outcome_of(step, arguments))
+        if error is not None:
+            raise error
+        return value
+
+    def start(self, function: Callable[[], object]) -> None:
+        """Call ``function`` in the loop's thread, which is started if need be.
+
+        Raises:
+            LoopClosed: the loop is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise LoopClosed(NAME)
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="timbr loop", daemon=True)
+                self._thread.start()
+            self._loop.call_soon_threadsafe(function)
+
+    def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine that raises nothing as a task, kept alive until its end. The loop's thread only."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def soon(self, function: Callable[[], object]) -> None:
         """Call ``function`` in the loop's thread, if there is one."""
@@ -70,28 +110,40 @@ class EventLoop:
             with contextlib.suppress(RuntimeError):  # it was closed meanwhile
                 loop.call_soon_threadsafe(function)
 
-    def _begin(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise LoopClosed("the machine's event loop")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="timbr loop", daemon=True)
-                self._thread.start()
-            return self._loop
-
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            loop.run_forever()
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=END_S / 2))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            while not self._closed:
+                try:
+                    loop.run_forever()  # returns early when a slot calls loop.stop()
+                except BaseException:  # of a task that a slot started by itself
+                    logger.exception("a task in the machine's event loop raised what would end a process")
+            with contextlib.suppress(BaseException):
+                self._cancel_tasks(loop)
         finally:
             loop.close()
+            self._fail_waiting()
+
+    @staticmethod
+    def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=END_S / 2))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+
+    def _fail_waiting(self) -> None:
+        """Wake whoever waits for what will never come."""
+        with self._lock:
+            waited_for, self._waited_for = self._waited_for, set()
+        for future in waited_for:
+            with contextlib.suppress(InvalidStateError):
+                future.set_exception(LoopClosed(NAME))
+
+    @property
+    def closed(self) -> bool:
+        """`close` was called."""
+        return self._closed
 
     def close(self) -> None:
         """End the loop: what is under way in it is cancelled. Idempotent, bounded."""
@@ -104,14 +156,44 @@ class EventLoop:
         if thread is not threading.current_thread():
             thread.join(END_S)
             if thread.is_alive():
-                logger.warning("a slot holds up the machine's event loop; its thread ends with it")
+                logger.warning("a slot blocks the machine's event loop; its thread ends with it")
+                self._fail_waiting()
 
 
-async def called(step: PlanStep, arguments: Sequence[Any]) -> Any:
-    """Call one step's function and await what is to be awaited, within its time limit."""
-    value = step.function(*arguments)
-    if not step.is_async:
-        return value
-    if step.policy.timeout_s is None:
-        return await value
-    return await limited(value, step.policy.timeout_s, step.slot.task)
+async def _settle(coroutine: Coroutine[Any, Any, T], future: Future[T]) -> None:
+    try:
+        value = await coroutine
+    except BaseException as error:  # it is for whoever waits
+        with contextlib.suppress(InvalidStateError, CancelledError):
+            future.set_exception(error)
+    else:
+        with contextlib.suppress(InvalidStateError, CancelledError):
+            future.set_result(value)
+
+
+async def outcome_of(step: PlanStep, arguments: Sequence[Any]) -> CallOutcome:
+    """Call an async step's function and await its result, within its time limit; return value or error.
+
+    An outcome instead of an exception: Python turns a StopIteration that leaves a coroutine into a RuntimeError.
+    """
+    try:
+        if step.policy.timeout_s is None:
+            return await step.function(*arguments), None
+        return await _limited(step.function(*arguments), step.policy.timeout_s, step.slot.task), None
+    except BaseException as error:  # whatever a slot raises is the message's outcome
+        return None, error
+
+
+async def _limited(awaitable: Any, timeout_s: float, task: str) -> Any:
+    """Await for at most ``timeout_s``; what takes longer is cancelled.
+
+    Raises:
+        SlotTimeout: it took longer.
+    """
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise SlotTimeout(task, timeout_s) from None
+        raise  # the slot's own

@@ -27,7 +27,7 @@ from timbr_wamp.machine.processing import mark_thread, processing
 from timbr_wamp.machine.protocols import Clock, Executor
 from timbr_wamp.machine.records.recorder import Recorder
 from timbr_wamp.machine.running import lifecycle
-from timbr_wamp.machine.running.careful_pass import CarefulPass, go
+from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.lifecycle import Effect, Life, LifeEvent
 from timbr_wamp.machine.slots.objects import Objects
@@ -470,7 +470,9 @@ class Worker:
         context, hooks = self._context, self._context.hooks
         plan = context.current()
         hooks.call("pre_message", oid, message)
-        values, texts, notes = go(CarefulPass(plan, message, context, oid, timed=True).way(), self._executor.invoke)
+        values, texts, notes = run_steps(
+            CarefulPass(plan, message, context, oid, timed=True).steps(), self._executor.invoke
+        )
         hooks.call("post_message", oid, values, notes.failures if notes else [])
         return entry, plan, texts, notes, context.clock()
 

@@ -1,4 +1,4 @@
-"""Threads for the slots: a bounded pool of daemon threads, and calls that are given up when their time is over.
+"""Threads for the slots: a bounded pool of daemon threads, and calls that are abandoned when their time is over.
 
 `concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, however long a
 slot takes; these threads never hold it up.
@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,16 +20,16 @@ from timbr_wamp.errors import SlotTimeout
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: `DaemonPool.close` waits so long for what is under way.
+#: `DaemonPool.close` waits so long for what runs.
 END_S = 1.0
-#: So many calls that were given up may run on; then further ones wait for one to end, within their own time.
+#: So many abandoned calls may run on; then further ones wait for one to end, within their own time.
 ABANDONED_LIMIT = 16
 
 
 class DaemonPool(Executor):
-    """At most ``max_workers`` daemon threads, begun when there is need, ended by `close`. Any thread.
+    """At most ``max_workers`` daemon threads, started when there is need, ended by `close`. Any thread.
 
-    It has what `dask.threaded.get` asks of a pool: `submit` and ``_max_workers``.
+    What is submitted runs in a copy of the submitter's context (`contextvars`).
     """
 
     def __init__(self, max_workers: int, name: str) -> None:
@@ -39,14 +41,15 @@ class DaemonPool(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call ``fn`` in a thread of the pool; in this one after `close`, so that what was begun can end."""
+        """Call ``fn`` in a thread of the pool; in this one after `close`, so that what was started can end."""
         future: Future[T] = Future()
+        context = copy_context()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                result = fn(*args, **kwargs)
+                result = context.run(fn, *args, **kwargs)
             except BaseException as error:  # it is for whoever asks the future
                 future.set_exception(error)
             else:
@@ -56,12 +59,12 @@ class DaemonPool(Executor):
             closed = self._closed
             if not closed:
                 self._queue.put(run)
-                self._see_to_a_thread()
+                self._start_thread()
         if closed:
             run()
         return future
 
-    def _see_to_a_thread(self) -> None:
+    def _start_thread(self) -> None:
         if self._idle.acquire(blocking=False) or len(self._threads) >= self._max_workers:
             return
         thread = threading.Thread(target=self._work, name=f"{self._name} {len(self._threads)}", daemon=True)
@@ -92,31 +95,31 @@ class TimeLimiter:
     """Calls with a time limit. Any thread.
 
     Nothing can end a Python function from outside, so each runs in a thread of its own, which is
-    left to itself when the time is over. At most `ABANDONED_LIMIT` of those run on: after that a
-    call waits for one to end, within its own time, and is not begun if none does.
+    abandoned when the time is over. At most `ABANDONED_LIMIT` of those run on: after that a
+    call waits for one to end, within its own time, and is not started if none does.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: Calls that were given up and run on.
+        #: Abandoned calls that run on.
         self.abandoned = 0
 
     def call(self, function: Callable[[], T], timeout_s: float, task: str) -> T:
         """Return what ``function`` gives within ``timeout_s``.
 
         Raises:
-            SlotTimeout: it took longer, or could not begin in that time.
+            SlotTimeout: it took longer, or could not start in that time.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
             if not self._changed.wait_for(lambda: self.abandoned < ABANDONED_LIMIT, timeout_s):
                 raise SlotTimeout(task, timeout_s)
-        call = _Limited(function)
+        call = _Limited(partial(copy_context().run, function))
         threading.Thread(target=self._run, args=(call,), name=f"timbr {task}", daemon=True).start()
         with self._changed:
             try:
                 in_time = self._changed.wait_for(lambda: call.done, max(deadline - time.monotonic(), 0.0))
-            finally:  # a Ctrl-C of the user gives it up, too
+            finally:  # a Ctrl-C of the user abandons it, too
                 call.abandoned = not call.done
                 self.abandoned += call.abandoned
         if not in_time:

@@ -1,0 +1,36 @@
+"""Which messages are timed: one of every `TIMED_EVERY`, at a random place among them.
+
+At random, so that it is not always a micro-batch's first message. The very first message is timed, so that a short
+run has a figure, too. The same for every executor.
+"""
+
+from __future__ import annotations
+
+import random
+
+#: One message of so many is timed.
+TIMED_EVERY = 32
+
+
+class TimingSample:
+    """Chooses the timed messages of one executor. One thread at a time."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._random = random.Random(seed)
+        #: The timed message's place among its `TIMED_EVERY`, and how many messages come before it.
+        self._place = self._left = 0
+
+    def choose(self, count: int) -> list[int]:
+        """Return which of the next ``count`` messages are timed, by their positions."""
+        chosen = []
+        while self._left < count:
+            chosen.append(self._left)
+            place = self._random.randrange(TIMED_EVERY)
+            self._left += TIMED_EVERY - self._place + place
+            self._place = place
+        self._left -= count
+        return chosen
+
+    def next_is_timed(self) -> bool:
+        """Tell whether the next message is timed."""
+        return bool(self.choose(1))
