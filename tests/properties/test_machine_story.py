@@ -25,6 +25,7 @@ from timbr_wamp.errors import (
     MachineFull,
     MachineRunning,
     MessageKept,
+    NotCallable,
     PrepFailed,
     WrongState,
 )
@@ -223,13 +224,17 @@ class Story:
 
     def set_slot(self, slot: int, spec: Spec, policy: Policy | None) -> None:
         slot %= len(self.table.specs)
+        if _asks_too_much(spec, slot):
+            with pytest.raises(NotCallable):
+                self.machine.set(slot, make_function(spec, self.tale), policy=policy)
+            return
         table = self.table.with_slots({slot: spec}, policy)
         self.book.tables[self.machine.revision + 1] = table
         self.machine.set(slot, make_function(spec, self.tale), policy=policy)
         self._changed(table)
 
     def set_two_slots_at_once(self, spec: Spec, other: Spec | None) -> None:
-        if len(self.table.specs) > 1:
+        if len(self.table.specs) > 1 and not _asks_too_much(spec, 0) and not _asks_too_much(other, 1):
             table = self.table.with_slots({0: spec, 1: other})
             self.book.tables[self.machine.revision + 1] = table
             functions = [None if one is None else make_function(one, self.tale) for one in (spec, other)]
@@ -416,3 +421,8 @@ def test_a_life_inline(begin: dict[str, Any], script: list[tuple[str, dict[str, 
 @given(beginnings, scripts)
 def test_a_life_in_threads(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
     assert Story("threads", begin).live(script) >= 0
+
+
+def _asks_too_much(spec: Spec | None, slot: int) -> bool:
+    """Tell whether there are fewer values and texts before a slot than its function requires."""
+    return spec is not None and spec.arity > 2 * (slot + 1)

@@ -295,7 +295,7 @@ class GeneratorNode:
 @pytest.mark.parametrize(
     "thing",
     [
-        5, "text", [1], generator, async_generator, functools.partial(functools.partial(generator)),
+        5, b"text", [1], generator, async_generator, functools.partial(functools.partial(generator)),
         GeneratorCallable(), Node, GeneratorNode(),
     ],
 )  # fmt: skip

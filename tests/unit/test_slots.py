@@ -58,7 +58,7 @@ def test_several_changes_at_once_are_one_revision(table):
 
 def test_one_refused_function_of_several_changes_nothing(table):
     with pytest.raises(NotCallable):
-        table.assign({0: double, 1: "nothing"})
+        table.assign({0: double, 1: 5})
     assert table.current().number == 0
 
 

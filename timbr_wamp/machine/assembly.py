@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ def assemble(
     journal: Journal | None,
     sinks: Sequence[Sink],
     clock: Clock,
+    namespace: Callable[[], Mapping[str, object]],
 ) -> Parts:
     """Return the parts of a machine, connected; nothing runs yet.
 
@@ -70,15 +71,17 @@ def assemble(
         loop, lambda which, verb, error: events.add("object_failed", object=which, verb=verb, error=error)
     )
 
-    def admit(revision: Revision) -> Callable[[], None]:
-        """Refuse a revision that the executor cannot run, prepare its objects."""
+    def check(revision: Revision) -> None:
+        """Refuse a revision that the executor cannot run."""
         for step in revision.steps:
             problem = chosen.refusal(step)
             if problem is not None:
                 raise InvalidArgument(f"policy of {step.slot.task}", problem)
-        return objects.admit(revision)
 
-    table = SlotTable(stages, clock, policy=checked_policy(on_error or "record", "on_error"), admit=admit)
+    table = SlotTable(
+        stages, clock, policy=checked_policy(on_error or "record", "on_error"), admission=objects.admission,
+        check=check, namespace=namespace,
+    )  # fmt: skip
     context = MachineContext(
         current=table.current, may_start=lambda: False, wake=queue.wake, hooks=hooks, clock=clock,
         concurrency=concurrency,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import orjson
@@ -53,7 +53,7 @@ from timbr_wamp.machine.running.context import checked_concurrency
 from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.summaries import slot_counts, slot_info
-from timbr_wamp.machine.slots.table import Revision, Slot, SlotFunction, identity
+from timbr_wamp.machine.slots.table import BySlot, Revision, Slot, SlotFunction, identity
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Machine:
         self._started_at = clock()
         parts = assemble(
             name=name, stages=stages, bufsize=bufsize, on_error=on_error, executor=executor, concurrency=concurrency,
-            journal=journal, sinks=sinks, clock=clock,
+            journal=journal, sinks=sinks, clock=clock, namespace=lambda: self.namespace,
         )  # fmt: skip
         #: What runs at the points of the machine's life.
         self.hooks = parts.hooks
@@ -115,6 +115,8 @@ class Machine:
         self._source, self._worker, self._replay = parts.source, parts.worker, parts.replay
         self._handler_lock = Lock()
         self._end_handler: Callable[[], None] = lambda: None
+        #: ``now``: this thread calls hooks around a change.
+        self._in_change_hook = local()
         self._closed = False
         self._sockets: Any = None
         self._namespace = namespace
@@ -151,8 +153,9 @@ class Machine:
         """Return a slot's function; of an unset slot `identity`."""
         slots = self._table.current().slots
         if isinstance(slot, slice):
-            return [s.function or identity for s in slots[slot]]
-        return slots[self._table.number_of(slot)].function or identity
+            return [identity if s.function is None else s.function for s in slots[slot]]
+        function = slots[self._table.number_of(slot)].function
+        return identity if function is None else function
 
     def __setitem__(self, slot: int | str | slice, function: Any) -> None:
         """Put a function in a slot, or several in a slice as one revision."""
@@ -206,34 +209,30 @@ class Machine:
         Raises:
             NotCallable, InvalidName, InvalidArgument, PrepFailed: nothing was changed.
         """
-        number = self._table.number_of(slot)
         return self.assign(
-            {number: function},
-            names={number: name} if name else {},
-            sources={number: source} if source else {},
-            policies={} if policy is None else {number: policy},
+            {slot: function},
+            names={slot: name} if name else {},
+            sources={slot: source} if source else {},
+            policies={} if policy is None else {slot: policy},
             author=author,
         )
 
-    @whole
     def assign(
         self,
-        functions: Mapping[int, SlotFunction | None],
+        functions: BySlot[SlotFunction | None],
         *,
-        names: Mapping[int, str] | None = None,
-        sources: Mapping[int, str] | None = None,
-        policies: Mapping[int, PolicyLike] | None = None,
+        names: BySlot[str] | None = None,
+        sources: BySlot[str] | None = None,
+        policies: BySlot[PolicyLike] | None = None,
         author: str | None = None,
     ) -> RevisionInfo:
-        """Put several functions (None: nothing) in slots by number, as one revision."""
-        wanted = {n: None if f is identity else f for n, f in functions.items()}
-        checked = {n: checked_policy(policy) for n, policy in (policies or {}).items()}
+        """Put several functions (None: nothing) in slots by number or name, as one revision."""
+        checked = {slot: checked_policy(policy) for slot, policy in (policies or {}).items()}
         return self._change(
             functions,
-            lambda: self._table.assign(wanted, names=names, sources=sources, policies=checked, author=author),
+            lambda: self._table.assign(functions, names=names, sources=sources, policies=checked, author=author),
         )
 
-    @whole
     def set_policy(
         self, slot: int | str | None, policy: PolicyLike | None, *, author: str | None = None
     ) -> RevisionInfo:
@@ -264,14 +263,26 @@ class Machine:
         """Change the number of slots, at the end of the table; set slots are never taken away."""
         return self._change({}, lambda: self._table.resize(stages, author=author))
 
-    def _change(self, functions: Mapping[int, SlotFunction | None], change: Callable[[], Revision]) -> RevisionInfo:
-        """Make a revision, with the hooks around it: the one way in which slots change."""
-        self.hooks.call("pre_change", functions)
+    def _change(self, functions: BySlot[SlotFunction | None], change: Callable[[], Revision]) -> RevisionInfo:
+        """Make a revision, with the hooks around it: the one way in which slots change.
+
+        A change that such a hook makes has no hooks around it: they would call themselves without end.
+        """
+        self._call_change_hooks("pre_change", functions)
         revision = change()
         self.event_log.add("slot_changed", revision.author, revision=revision.number, change=revision.change)
         info = revision.info()
-        self.hooks.call("post_change", info)
+        self._call_change_hooks("post_change", info)
         return info
+
+    def _call_change_hooks(self, point: str, argument: object) -> None:
+        here = self._in_change_hook
+        if not getattr(here, "now", False):
+            here.now = True
+            try:
+                self.hooks.call(point, argument)
+            finally:
+                here.now = False
 
     @property
     def slots(self) -> SlotInfos:
@@ -316,11 +327,11 @@ class Machine:
         return Record.make(oid, values, meta, shown)
 
     @contextmanager
-    def tried(self, number: int, function: SlotFunction) -> Iterator[Slot]:
-        """Give ``function`` as it would be in slot ``number``, prepared if it is an object; change nothing."""
-        slot = self._table.slot_on_trial(number, function)
-        with self._objects.tried(slot):
-            yield slot
+    def tried(self, slot: int | str, function: SlotFunction) -> Iterator[Slot]:
+        """Give ``function`` as it would be in a slot, prepared if it is an object; change nothing."""
+        on_trial = self._table.slot_on_trial(slot, function)
+        with self._objects.tried(on_trial):
+            yield on_trial
 
     def try_step(
         self, revision: Revision, values: list[Any], texts: list[bytes], broken: list[str | None]

@@ -30,7 +30,7 @@ from timbr_wamp.machine.running import lifecycle
 from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.lifecycle import Effect, Life, LifeEvent
-from timbr_wamp.machine.slots.objects import Objects
+from timbr_wamp.machine.slots.objects import Objects, Use
 from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Worker:
         #: What the event handler wants raised where the user waits; taken by `raise_error`.
         self._error: BaseException | None = None
         #: Says to the objects that a message that waits for a retry may use them.
-        self._use: object | None = None
+        self._use: Use | None = None
         survive_forks(self)
 
     def after_fork_in_child(self) -> None:

@@ -179,17 +179,12 @@ class MachineService:
         name: str | None = None,
         policy: Policy | None = None,
     ) -> RevisionInfo:
-        machine = self._machine
-        number = machine.slot_number(slot)
         if isinstance(function, FunctionRef):
-            loaded = load(function, machine.namespace)
-            return machine.set(number, loaded, name=name, source=function.text, policy=policy, author=self._author)
-        functions = {
-            number + i: None if ref is None else load(ref, machine.namespace) for i, ref in enumerate(function)
-        }
-        texts = {number + i: ref.text for i, ref in enumerate(function) if ref is not None and ref.text}
+            return self._machine.set(slot, function, name=name, policy=policy, author=self._author)
+        first = self._machine.slot_number(slot)
+        functions = {first + i: ref for i, ref in enumerate(function)}
         policies = {} if policy is None else dict.fromkeys(functions, policy)
-        return machine.assign(functions, sources=texts, policies=policies, author=self._author)
+        return self._machine.assign(functions, policies=policies, author=self._author)
 
     def slot_delete(self, slot: int | str) -> RevisionInfo:
         return self._machine.set(slot, None, author=self._author)
@@ -202,8 +197,7 @@ class MachineService:
 
     def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
         machine = self._machine
-        number = machine.slot_number(slot)
-        with machine.tried(number, load(function, machine.namespace)) as tried:
+        with machine.tried(slot, function) as tried:
             return [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
 
     def rollback(self, number: int) -> RevisionInfo:

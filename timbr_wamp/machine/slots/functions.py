@@ -1,7 +1,8 @@
 """Slot functions as they travel and as people read them: reference → function, function → words.
 
-Source text runs with a copy of the namespace it is given, so that setting a slot changes no
-notebook variable. Compiled texts are put into `linecache`, so that tracebacks show their lines.
+Source text runs with copies of the names that it uses, so that setting a slot changes no notebook
+variable and keeps alive only what its function refers to. Compiled texts are put into `linecache`, so
+that tracebacks show their lines.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import ast
 import functools
 import inspect
 import linecache
+import symtable
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from types import CodeType, FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 
@@ -46,6 +49,32 @@ NAME_LIMIT = 200
 SOURCE_MODULE = "__slot__"
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was given for a slot, as something to call."""
+
+    function: Any
+    #: Source text for people, when it is known.
+    source: str | None
+    #: The source text of which the function was made, and can be made again.
+    made_of: str | None = None
+
+
+def as_function(given: object, namespace: Callable[[], Mapping[str, object]]) -> Loaded:
+    """Return what is to be called: text is source text, a `FunctionRef` is loaded, anything else is it.
+
+    Raises:
+        InvalidSource, PythonMismatch, InvalidArgument: see `load`.
+    """
+    if is_kind(given, str):
+        given = FunctionRef(kind="source", text=cast("str", given))
+    if not is_kind(given, FunctionRef):
+        return Loaded(given, source_text(given))
+    ref = cast("FunctionRef", given)
+    function = load(ref, namespace())
+    return Loaded(function, ref.text or source_text(function), ref.text if ref.kind == "source" else None)
 
 
 def load(ref: FunctionRef, namespace: Mapping[str, object] | None = None) -> Any:
@@ -102,7 +131,8 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
         shown = getattr(error, "text", None)
         raise InvalidSource(f"the source text does not compile: {error.args[0]}", line, shown) from None
     keep_lines(text)
-    globals_: dict[str, Any] = {"__builtins__": __builtins__, **namespace, "__name__": SOURCE_MODULE}
+    needed = {name: namespace[name] for name in _global_names(text) if name in namespace}
+    globals_: dict[str, Any] = {"__builtins__": __builtins__, **needed, "__name__": SOURCE_MODULE}
     try:
         return _last_value(tree, filename, globals_)
     except InvalidSource:
@@ -112,6 +142,17 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
         raise InvalidSource(
             f"the source text raised {error_line(error)}", line, linecache.getline(filename, line or 0)
         ) from error
+
+
+def _global_names(text: str) -> set[str]:
+    """Return the global names that a text may use: its function keeps nothing else of the namespace alive."""
+    top = undisturbed(lambda: symtable.symtable(text, "<slot source>", "exec"))
+    names, tables = set[str](), [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        names |= {symbol.get_name() for symbol in table.get_symbols() if table is top or symbol.is_global()}
+    return names
 
 
 def _last_value(tree: ast.Module, filename: str, globals_: dict[str, Any]) -> Any:

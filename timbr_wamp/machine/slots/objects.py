@@ -1,29 +1,93 @@
 """Objects in slots: prepared before they are used, torn down when nothing uses them any more.
 
-An object is open while the newest revision, or one that a message under way was begun with, has it
-in a slot. Whoever processes messages says so by `Objects.use`; what was taken out of the slots is
-torn down once all who began before that are through (the idea of read-copy-update,
-https://www.kernel.org/doc/html/latest/RCU/whatisRCU.html).
+An object is open while the newest revision has it in a slot, while a message under way was started with
+a revision that has it, or while a change of the slots is about to need it. Whoever processes messages
+says by `Objects.begin`, `Objects.keep` and `Objects.end` which revisions are in use (the idea of
+read-copy-update, https://www.kernel.org/doc/html/latest/RCU/whatisRCU.html).
+
+No lock is held while an object's own code runs: a ``prep`` may change slots itself, and a slow one
+holds up nobody else's change.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from timbr_wamp.errors import PrepFailed
+from timbr_wamp.machine.isolation import call_isolated, is_users_interrupt
 from timbr_wamp.machine.protocols import CoroutineRunner
-from timbr_wamp.machine.slots.callables import is_async, is_object, method_of
+from timbr_wamp.machine.slots.callables import is_object, is_unawaited, method_of
 from timbr_wamp.machine.slots.table import Revision, Slot
-from timbr_wamp.values import clean_text
+from timbr_wamp.machine.tracebacks import error_line
 
 logger = logging.getLogger(__name__)
 
-#: `close` waits so long for objects that are being torn down.
-TEARDOWN_S = 5.0
+#: `Objects.close` waits so long for objects that are being torn down, and a change for one that another
+#: change prepares, or that is being torn down.
+WAIT_S = 5.0
+
+#: Ids of the objects whose ``prep`` runs in this context, also in the event loop.
+_preparing: ContextVar[tuple[int, ...]] = ContextVar("timbr_preparing", default=())
+
+
+class _Managed:
+    """One object that was prepared, or is just being prepared or torn down."""
+
+    __slots__ = ("holders", "object", "out_since", "phase", "wanted")
+
+    def __init__(self, one: Any, holder: Admission) -> None:
+        #: Keeps it alive, so that its id stays its own.
+        self.object = one
+        #: ``preparing``, ``open`` or ``closing``.
+        self.phase = "preparing"
+        #: Changes under way that need it.
+        self.holders: set[Admission] = {holder}
+        #: The newest revision has it.
+        self.wanted = False
+        #: The revision that took it out of the slots; None: no revision ever had it, or the newest has.
+        self.out_since: int | None = None
+
+
+class Use:
+    """Somebody who processes messages; see `Objects.begin`."""
+
+    __slots__ = ("oldest",)
+
+    def __init__(self, oldest: int) -> None:
+        #: No revision before this one is in use.
+        self.oldest = oldest
+
+
+class Admission:
+    """One change of the slots: what it needs is prepared, and held until it is committed or cancelled."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def prepare(self, revision: Revision) -> None:
+        """Prepare the revision's objects that are not open. May be called again, with a later draft.
+
+        Runs ``prep`` in the calling thread, or in the event loop if it is ``async def``. May take long.
+
+        Raises:
+            PrepFailed: one of them raised, or is not to be had in time.
+        """
+        for slot in revision.slots:
+            if is_object(slot.function):
+                self._objects.hold(self, slot)
+
+    def commit(self, revision: Revision) -> None:
+        """Say that the revision is the newest one; what it does not have is let go."""
+        self._objects.commit(self, revision)
+
+    def cancel(self) -> None:
+        """Let go of what was prepared; what nobody else needs is torn down before this returns."""
+        self._objects.cancel(self)
 
 
 class Objects:
@@ -37,86 +101,107 @@ class Objects:
     def __init__(self, loop: CoroutineRunner, on_failure: Callable[[str, str, str], None]) -> None:
         self._loop, self._on_failure = loop, on_failure
         self._lock = threading.Lock()
-        self._settled = threading.Condition(self._lock)
-        #: By their ids; these entries keep them alive, so that an id stays theirs.
-        self._open: dict[int, Any] = {}
-        self._epoch = 0
-        self._users: dict[object, int] = {}
-        #: ``(epoch, object)``: out of the slots since then.
-        self._retired: list[tuple[int, Any]] = []
-        #: Ids of those that are being torn down.
-        self._closing: set[int] = set()
-        self._reaper: threading.Thread | None = None
+        self._changed = threading.Condition(self._lock)
+        self._managed: dict[int, _Managed] = {}
+        self._newest = 0
+        self._uses: set[Use] = set()
         self._closed = False
 
-    # --- changes: one at a time ---
+    # --- changes ---
 
-    def admit(self, new: Revision) -> Callable[[], None]:
-        """Prepare what ``new`` needs and is not open; return what is to be called once it is the newest.
+    def admission(self) -> Admission:
+        """Return what prepares the objects of one change."""
+        return Admission(self)
 
-        Runs ``prep`` in the calling thread, or in the event loop if it is ``async def``.
+    def hold(self, holder: Admission, slot: Slot) -> None:
+        """Prepare the object of a slot unless it is open, and keep it open for ``holder``; see `Admission.prepare`."""
+        one: Any = slot.function
+        name = _name_of(one)
+        with self._changed:
+            managed = self._managed.get(id(one))
+            if managed is not None and managed.phase != "open":
+                if id(one) in _preparing.get():
+                    raise PrepFailed(slot.number, name, "nothing, as it runs already: it puts its own object in a slot")
+                self._changed.wait_for(lambda: self._ready(id(one)), WAIT_S)
+                managed = self._managed.get(id(one))
+            if managed is not None and managed.phase != "open":
+                what = "another prep of it" if managed.phase == "preparing" else "its teardown"
+                raise PrepFailed(slot.number, name, f"nothing yet: {what} has not ended in {WAIT_S:g} s")
+            if self._closed:
+                raise PrepFailed(slot.number, name, "nothing, as it was not called: the machine is closed")
+            if managed is not None:
+                managed.holders.add(holder)
+                return
+            managed = self._managed[id(one)] = _Managed(one, holder)
+        self._prepare(managed, slot.number)
 
-        Raises:
-            PrepFailed: one of them raised; those prepared just before are torn down again.
-        """
-        wanted = {id(slot.function): slot for slot in new.slots if is_object(slot.function)}
-        begun: list[Any] = []
-        with self._lock:
-            revived = [one for _, one in self._retired if id(one) in wanted]
-            self._retired = [entry for entry in self._retired if id(entry[1]) not in wanted]
+    def _ready(self, key: int) -> bool:
+        managed = self._managed.get(key)
+        return managed is None or managed.phase == "open"
+
+    def _prepare(self, managed: _Managed, slot: int) -> None:
+        one = managed.object
+        token = _preparing.set((*_preparing.get(), id(one)))
         try:
-            for key, slot in wanted.items():
-                if key not in self._open:
-                    self._prepare_for(slot)
-                    begun.append(slot.function)
-        except PrepFailed:
-            for one in begun:
-                self._tear_down(one)
-            with self._lock:
-                self._retire(revived)
-            raise
-        with self._lock:
-            self._open.update((id(one), one) for one in begun)
-            if self._closed:  # just now
-                self._retire(begun)
-        return lambda: self._settle(set(wanted))
-
-    def _settle(self, wanted: set[int]) -> None:
-        """Let go of what the newest revision has not."""
-        with self._lock:
-            known = wanted | {id(one) for _, one in self._retired}
-            self._retire([one for key, one in self._open.items() if key not in known])
-
-    def _retire(self, objects: Iterable[Any]) -> None:
-        self._retired += [(self._epoch, one) for one in objects]
-        self._epoch += 1
-        self._reap()
-
-    def _prepare_for(self, slot: Slot) -> None:
-        one = slot.function
-        name = type(one).__qualname__
-        if self._closed:
-            raise PrepFailed(slot.number, name, "nothing, as it was not called: the machine is closed")
-        with self._lock:
-            if not self._settled.wait_for(lambda: id(one) not in self._closing, TEARDOWN_S):
-                raise PrepFailed(slot.number, name, f"nothing yet: its teardown has not ended in {TEARDOWN_S:g} s")
-        try:
-            self._prepare(one)
-        except Exception as error:  # an object is foreign code
-            raise PrepFailed(slot.number, name, clean_text(f"{type(error).__name__}: {error}")) from error
-
-    def _prepare(self, one: Any) -> None:
-        for name in ("prep", "setup"):
-            method = method_of(one, name)
+            method = method_of(one, "prep") or method_of(one, "setup")
             if method is not None:
                 self._perform(method)
-                return
+        except BaseException as error:  # an object is foreign code
+            with self._changed:
+                del self._managed[id(one)]
+                self._changed.notify_all()
+            if is_users_interrupt(error):
+                raise
+            raise PrepFailed(slot, _name_of(one), error_line(error)) from error
+        finally:
+            _preparing.reset(token)
+        with self._changed:
+            managed.phase = "open"
+            self._changed.notify_all()
+            closed = self._closed
+        if closed:
+            raise PrepFailed(slot, _name_of(one), "nothing, but the machine was closed meanwhile")
 
     def _perform(self, method: Callable[[], Any]) -> None:
-        if is_async(method):
-            self._loop.run(method())
-        else:
-            method()
+        """Call a method; await it in the event loop if it gives something to await."""
+        result = method()
+        if not is_unawaited(result):
+            return
+        try:
+            error = self._loop.run(_outcome(result))
+        except BaseException:
+            getattr(result, "close", int)()  # or Python warns that nobody awaited it
+            raise
+        if error is not None:
+            raise error
+
+    def commit(self, holder: Admission, revision: Revision) -> None:
+        """Say that ``revision`` is the newest one. In the order of the revisions."""
+        wanted = {id(slot.function) for slot in revision.slots if slot.function is not None}
+        with self._changed:
+            self._newest = revision.number
+            for key, managed in self._managed.items():
+                held = holder in managed.holders
+                managed.holders.discard(holder)
+                unused = held and not managed.holders and managed.out_since is None  # an earlier draft needed it
+                if key in wanted and not self._closed:
+                    managed.wanted, managed.out_since = True, None
+                elif managed.wanted or key in wanted or unused:
+                    managed.wanted, managed.out_since = False, revision.number
+            self._reap()
+
+    def cancel(self, holder: Admission) -> None:
+        """Let go of what ``holder`` holds; see `Admission.cancel`."""
+        unused: list[_Managed] = []
+        with self._changed:
+            for managed in self._managed.values():
+                if holder in managed.holders:
+                    managed.holders.discard(holder)
+                    if not managed.holders and not managed.wanted and managed.out_since is None:
+                        managed.phase = "closing"
+                        unused.append(managed)
+            self._reap()
+        self._tear_down(unused)
 
     @contextmanager
     def tried(self, slot: Slot) -> Iterator[None]:
@@ -125,88 +210,109 @@ class Objects:
         Raises:
             PrepFailed: its ``prep`` raised.
         """
-        with self.use():
-            ours = is_object(slot.function) and id(slot.function) not in self._open
-            if ours:
-                self._prepare_for(slot)
-            try:
-                yield
-            finally:
-                if ours:
-                    self._tear_down(slot.function)
+        admission = self.admission()
+        try:
+            if is_object(slot.function):
+                self.hold(admission, slot)
+            yield
+        finally:
+            admission.cancel()
 
-    # --- users ---
+    # --- uses ---
 
     @contextmanager
     def use(self) -> Iterator[None]:
         """Whatever revision is read within stays whole until its end."""
-        token = self.begin()
+        use = self.begin()
         try:
             yield
         finally:
-            self.end(token)
+            self.end(use)
 
-    def begin(self) -> object:
-        """Say that revisions read from now on are in use; `end` takes the token that is returned."""
-        token = object()
+    def begin(self) -> Use:
+        """Say that revisions that are read from now on are in use, until `keep` or `end` says otherwise."""
         with self._lock:
-            self._users[token] = self._epoch
-        return token
+            use = Use(self._newest)
+            self._uses.add(use)
+            return use
 
-    def end(self, token: object) -> None:
-        """Say that what was begun is through."""
-        with self._lock:
-            self._users.pop(token, None)
-            if self._retired:
+    def keep(self, use: Use, oldest: int) -> None:
+        """Say that no revision before number ``oldest`` is in use any more."""
+        if oldest > use.oldest:
+            with self._lock:
+                use.oldest = min(oldest, self._newest)
                 self._reap()
+
+    def end(self, use: Use) -> None:
+        """Say that none of the revisions is in use any more."""
+        with self._lock:
+            self._uses.discard(use)
+            self._reap()
 
     # --- tearing down ---
 
     def _reap(self) -> None:
-        """See to it that what is free is torn down, in a thread of its own. Under the lock."""
-        if self._reaper is None and self._free():
-            self._reaper = threading.Thread(target=self._tear_down_free, name="timbr teardown", daemon=True)
-            self._reaper.start()
+        """Have what nobody uses torn down, in a thread of its own: one that hangs holds up no other. Under the lock."""
+        if not self._managed:
+            return
+        in_use = min((use.oldest for use in self._uses), default=None)
+        free = [
+            managed
+            for managed in self._managed.values()
+            if managed.phase == "open" and not managed.holders and managed.out_since is not None
+            if in_use is None or managed.out_since <= in_use
+        ]
+        for managed in free:
+            managed.phase = "closing"
+        if free:
+            threading.Thread(target=self._tear_down, args=(free,), name="timbr teardown", daemon=True).start()
 
-    def _free(self) -> list[tuple[int, Any]]:
-        oldest = min(self._users.values(), default=self._epoch)
-        return [entry for entry in self._retired if entry[0] < oldest]
+    def _tear_down(self, several: list[_Managed]) -> None:
+        for managed in several:
+            try:
+                self._tear_down_one(managed.object)
+            finally:
+                with self._changed:
+                    del self._managed[id(managed.object)]
+                    self._changed.notify_all()
 
-    def _tear_down_free(self) -> None:
-        while True:
-            with self._lock:
-                free = self._free()
-                if not free:
-                    self._reaper = None
-                    self._settled.notify_all()
-                    return
-                gone = {id(one) for _, one in free}
-                self._retired = [entry for entry in self._retired if id(entry[1]) not in gone]
-                for _, one in free:
-                    self._open.pop(id(one), None)
-                    self._closing.add(id(one))
-            for _, one in free:
-                self._tear_down(one)
-                with self._lock:
-                    self._closing.discard(id(one))
-                    self._settled.notify_all()
-
-    def _tear_down(self, one: Any) -> None:
+    def _tear_down_one(self, one: Any) -> None:
         method = method_of(one, "teardown")
         if method is None:
             return
-        try:
-            self._perform(method)
-        except Exception as error:  # an object is foreign code
-            name = type(one).__qualname__
-            logger.exception("teardown of %s failed", name)
-            self._on_failure(name, "teardown", clean_text(f"{type(error).__name__}: {error}"))
+
+        def failed(error: BaseException) -> None:
+            logger.error("teardown of %s failed", _name_of(one), exc_info=error)
+            self._on_failure(_name_of(one), "teardown", error_line(error))
+
+        call_isolated(self._perform, method, on_failure=failed)
 
     def close(self) -> None:
-        """Tear down all that is open; waits a bounded time for it. Idempotent."""
-        with self._lock:
+        """Tear down all that is open and not in use; waits a bounded time for it. Idempotent."""
+        with self._changed:
             self._closed = True
-            retired = {id(one) for _, one in self._retired}
-            self._retire([one for key, one in self._open.items() if key not in retired])
-            if not self._settled.wait_for(lambda: self._reaper is None, TEARDOWN_S):
-                logger.warning("an object is still being torn down after %.0f s; it goes on by itself", TEARDOWN_S)
+            for managed in self._managed.values():
+                if managed.wanted:
+                    managed.wanted, managed.out_since = False, self._newest + 1
+            self._reap()
+            closing = [managed for managed in self._managed.values() if managed.phase == "closing"]
+            if not self._changed.wait_for(lambda: not any(map(self._is_managed, closing)), WAIT_S):
+                logger.warning("an object is still being torn down after %.0f s; its thread goes on", WAIT_S)
+
+    def _is_managed(self, managed: _Managed) -> bool:
+        return self._managed.get(id(managed.object)) is managed
+
+
+async def _outcome(awaitable: Any) -> BaseException | None:
+    """Await; return what was raised: a SystemExit would end the event loop."""
+    try:
+        await awaitable
+    except Exception as error:
+        return error
+    except (SystemExit, KeyboardInterrupt) as error:
+        return error
+    return None
+
+
+def _name_of(one: object) -> str:
+    return type.__dict__["__qualname__"].__get__(type(one))  # type: ignore[no-any-return]

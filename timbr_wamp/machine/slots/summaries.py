@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from timbr_wamp.contract import SlotCounts, SlotInfo
-from timbr_wamp.machine.slots.functions import function_name
 from timbr_wamp.machine.slots.table import Slot
 
 
@@ -13,7 +12,7 @@ def slot_info(slot: Slot) -> SlotInfo:
         return SlotInfo(slot=slot.number, name=slot.name, revision=slot.since, author=slot.author, policy=slot.policy)
     return SlotInfo(
         slot=slot.number, name=slot.name, identity=False, kind=slot.kind, policy=slot.policy,
-        function=function_name(slot.function), source=slot.source, values=slot.arguments.values,
+        function=slot.function_name, source=slot.source, values=slot.arguments.values,
         texts=slot.arguments.texts, revision=slot.since, author=slot.author, counts=slot_counts(slot),
     )  # fmt: skip
 

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from timbr_wamp.contract import Policy, RevisionInfo, SlotKind
+from timbr_wamp.contract import FunctionRef, Policy, RevisionInfo, SlotKind
 from timbr_wamp.errors import (
     InvalidArgument,
     InvalidName,
@@ -25,16 +25,25 @@ from timbr_wamp.errors import (
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, refusal
 from timbr_wamp.machine.slots.callables import called_of, is_async, is_object
-from timbr_wamp.machine.slots.functions import function_name, source_text
+from timbr_wamp.machine.slots.functions import Loaded, as_function, function_name
 
-#: A function, or an object with ``step()``.
+#: A callable, an object with ``step()``, source text, or a `FunctionRef`.
 SlotFunction = Any
+
+T = TypeVar("T")
+
+#: Something for each slot, by number or name. (The key is `Any`, for a `Mapping` is invariant in its keys.)
+BySlot: TypeAlias = Mapping[Any, T]
 
 #: So many revisions are kept for `SlotTable.rollback`.
 REVISIONS_KEPT = 200
 #: Durations kept a slot, for percentiles.
 TIMINGS_KEPT = 512
 STAGES_LIMIT = 64
+
+
+#: In a kept revision: the function is to be made of its text again.
+NOT_LOADED: Any = type("NotLoaded", (), {"__repr__": lambda _: "NOT_LOADED"})()
 
 
 def identity(value: object) -> object:
@@ -77,6 +86,11 @@ class Slot:
     since: int = 0
     #: Its own policy; None: the table's.
     policy: Policy | None = None
+    #: How people name the function.
+    function_name: str | None = None
+    #: The source text of which the function was made; None: it was given.
+    made_of: str | None = None
+    #: The same in every revision that has this function.
     tally: SlotTally = field(default_factory=SlotTally, repr=False, compare=False)
 
     @property
@@ -133,7 +147,7 @@ class Revision:
 
     def info(self) -> RevisionInfo:
         """Return what the wire says of it."""
-        names = [None if slot.function is None else function_name(slot.function) for slot in self.slots]
+        names = [slot.function_name for slot in self.slots]
         return RevisionInfo(number=self.number, time=self.time, author=self.author, change=self.change, functions=names)
 
 
@@ -155,17 +169,43 @@ def make_step(slot: Slot, carry: int, policy: Policy) -> Step:
     return Step(function, slot.arguments.values, slot.arguments.texts, carry, slot, own, is_async(function))
 
 
-#: Asked before a revision becomes the newest: raises if it cannot, returns what to call when it is.
-Admit = Callable[[Revision], Callable[[], None]]
+class Admission(Protocol):
+    """What one change asks for before its revision becomes the newest."""
+
+    def prepare(self, revision: Revision) -> None:
+        """Prepare what a draft needs; again with a later draft when another change came first. May take long.
+
+        Raises:
+            TimbrError: it cannot become the newest revision.
+        """
+
+    def commit(self, revision: Revision) -> None:
+        """Say that the revision is the newest one. In the order of the revisions; never raises."""
+
+    def cancel(self) -> None:
+        """Let go of what was prepared."""
 
 
-def _admit_all(_: Revision) -> Callable[[], None]:
-    """Refuse nothing."""
-    return lambda: None
+class _AdmitAll:
+    """Refuses nothing."""
+
+    def prepare(self, revision: Revision) -> None: ...
+    def commit(self, revision: Revision) -> None: ...
+    def cancel(self) -> None: ...
+
+
+#: What a change makes of the newest revision: its slots, what it is called, and the policy of the table.
+Draft = tuple[tuple[Slot, ...], str, Policy]
 
 
 class SlotTable:
-    """All revisions of a machine's slots. Any thread."""
+    """All revisions of a machine's slots. Any thread.
+
+    Args:
+        admission: what prepares and refuses a change; a new one for each.
+        check: raises if a revision cannot be run.
+        namespace: what source text may refer to, when it becomes a function.
+    """
 
     def __init__(
         self,
@@ -173,16 +213,18 @@ class SlotTable:
         clock: Clock,
         *,
         policy: Policy = RECORD,
-        admit: Admit = _admit_all,
+        admission: Callable[[], Admission] = _AdmitAll,
+        check: Callable[[Revision], None] = lambda _: None,
+        namespace: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         if not 1 <= stages <= STAGES_LIMIT:
             raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
-        #: Held over each change from begin to end, which may take long: objects are prepared meanwhile.
         self._lock = threading.Lock()
-        self._clock, self._admit = clock, admit
+        self._clock, self._admission, self._check, self._namespace = clock, admission, check, namespace
         first = make_revision(0, tuple(Slot(n) for n in range(stages)), clock(), None, f"{stages} slots", policy)
-        admit(first)()
-        self._revisions: deque[Revision] = deque([first], maxlen=REVISIONS_KEPT)
+        check(first)
+        #: Earlier revisions, as texts where they were made of text.
+        self._kept: deque[Revision] = deque(maxlen=REVISIONS_KEPT - 1)
         self._current = first
 
     def current(self) -> Revision:
@@ -190,8 +232,9 @@ class SlotTable:
         return self._current
 
     def revisions(self) -> list[Revision]:
-        """Return the kept revisions, oldest first."""
-        return list(self._revisions)  # one step for the interpreter, so no lock
+        """Return the kept revisions, oldest first. Earlier ones have no steps; see `_as_kept`."""
+        with self._lock:
+            return [*self._kept, self._current]
 
     def number_of(self, slot: int | str) -> int:
         """Return the number of a slot given by number (negative ones count from the end) or name.
@@ -199,93 +242,85 @@ class SlotTable:
         Raises:
             SlotOutOfRange, UnknownSlot: there is none.
         """
-        slots = self._current.slots
-        if isinstance(slot, str):
-            for candidate in slots:
-                if candidate.name == slot:
-                    return candidate.number
-            raise UnknownSlot(slot, [s.name for s in slots if s.name])
-        if isinstance(slot, bool) or not isinstance(slot, int):
-            raise InvalidArgument("slot", f"{slot!r} is neither a number nor a name")
-        number = slot + len(slots) if slot < 0 else slot
-        if not 0 <= number < len(slots):
-            raise SlotOutOfRange(slot, len(slots))
-        return number
+        return _number_in(self._current.slots, slot)
+
+    # --- changes ---
+
+    def change(self, make: Callable[[Revision], Draft], author: str | None) -> Revision:
+        """Make what ``make`` returns for the newest revision the next one: the one way in which slots change.
+
+        ``make`` is called again when another change came first. No lock is held while objects are prepared,
+        so a ``prep`` may change slots, and a slow one holds up nobody else's change.
+        """
+        admission = self._admission()
+        try:
+            while True:
+                now = self._current
+                slots, change, policy = make(now)
+                revision = make_revision(now.number + 1, slots, self._clock(), author, change, policy)
+                self._check(revision)
+                admission.prepare(revision)
+                with self._lock:
+                    if self._current is now:
+                        self._kept.append(_as_kept(now))
+                        self._current = revision
+                        admission.commit(revision)
+                        return revision
+        except BaseException:
+            admission.cancel()
+            raise
 
     def assign(
         self,
-        functions: Mapping[int, SlotFunction | None],
+        functions: BySlot[SlotFunction | None],
         *,
-        names: Mapping[int, str] | None = None,
-        sources: Mapping[int, str] | None = None,
-        policies: Mapping[int, Policy] | None = None,
+        names: BySlot[str] | None = None,
+        sources: BySlot[str] | None = None,
+        policies: BySlot[Policy] | None = None,
         author: str | None = None,
-        change: str | None = None,
     ) -> Revision:
-        """Put functions (None: identity) in slots, as one revision; return it.
+        """Put functions (None or `identity`: nothing) in slots by number or name, as one revision; return it.
 
-        A slot keeps its name and policy when it gets another function, unless new ones are given.
-
-        Messages under way keep the table that they started with. A refused function leaves all as
-        it was.
+        A function is a callable, an object with ``step``, source text, or a `FunctionRef`. A slot keeps its
+        name and policy when it gets another function, unless new ones are given. Messages under way keep
+        the table that they started with. A refused function leaves everything as it was.
 
         Raises:
             NotCallable: something that cannot be a slot function.
+            InvalidSource: text that gives no function.
             InvalidName: a slot name that another slot bears, or that is no identifier.
             InvalidArgument: a policy that the executor cannot follow.
             PrepFailed: an object's ``prep`` raised.
         """
         names, sources, policies = names or {}, sources or {}, policies or {}
-        slots = [self._slot(n, f, names.get(n), sources.get(n), author, policies.get(n)) for n, f in functions.items()]
-        made = {slot.number: slot for slot in slots}
-        with self._lock:
-            return self._replace(made, author, change or _change_text(functions))
+        loaded = {key: self._loaded(function, sources.get(key)) for key, function in functions.items()}
 
-    def slot_on_trial(self, number: int, function: SlotFunction) -> Slot:
-        """Return ``function`` as it would be in slot ``number``; change nothing."""
-        return self._slot(number, function, None, None, None)
+        def make(now: Revision) -> Draft:
+            slots = list(now.slots)
+            numbers = {key: _number_in(now.slots, key) for key in loaded}
+            if len(set(numbers.values())) < len(numbers):
+                raise InvalidArgument("functions", "one slot is named twice")
+            for key, number in numbers.items():
+                before = slots[number]
+                made = _slot_of(number, loaded[key], author, now.number + 1)
+                if made.function is not None:
+                    name, policy = names.get(key) or before.name, policies.get(key) or before.policy
+                    made = replace(made, name=name, policy=policy)
+                slots[number] = made
+            _check_names(slots)
+            return tuple(slots), _change_text({n: loaded[key] for key, n in numbers.items()}), now.policy
 
-    def _slot(
-        self,
-        number: int,
-        function: SlotFunction | None,
-        name: str | None,
-        source: str | None,
-        author: str | None,
-        policy: Policy | None = None,
-    ) -> Slot:
-        number = self.number_of(number)
-        if function is None:
-            return Slot(number, author=author)
-        problem = refusal(function, number)
-        if problem is not None:
-            raise NotCallable(number, type(function).__name__, problem)
-        text = source if source is not None else source_text(function)
-        return Slot(number, function, name, arguments_of(called_of(function), number), text, author, policy=policy)
+        return self.change(make, author)
 
-    def _replace(self, made: Mapping[int, Slot], author: str | None, change: str) -> Revision:
-        now = self._current
-        slots = list(now.slots)
-        for n, slot in made.items():
-            if n >= len(slots):
-                raise SlotOutOfRange(n, len(slots))
-            name, policy = slot.name, slot.policy
-            if slot.function is not None:
-                name, policy = name or slots[n].name, policy or slots[n].policy
-            slots[n] = replace(slot, number=n, name=name, policy=policy, since=now.number + 1)
-        _check_names(slots)
-        return self._push(tuple(slots), author, change)
+    def slot_on_trial(self, slot: int | str, function: SlotFunction) -> Slot:
+        """Return ``function`` as it would be in a slot; change nothing."""
+        return _slot_of(self.number_of(slot), self._loaded(function, None), None, 0)
 
-    def _push(self, slots: tuple[Slot, ...], author: str | None, change: str, policy: Policy | None = None) -> Revision:
-        """Make a revision, have it admitted, and make it the newest. Under the lock."""
-        now = self._current
-        policy = now.policy if policy is None else policy
-        revision = make_revision(now.number + 1, slots, self._clock(), author, change, policy)
-        settle = self._admit(revision)
-        self._revisions.append(revision)
-        self._current = revision
-        settle()
-        return revision
+    def _loaded(self, function: SlotFunction | None, source: str | None) -> Loaded | None:
+        if function is None or function is identity:
+            return None
+        loaded = as_function(function, self._namespace)
+        return loaded if source is None else replace(loaded, source=source)
 
     def set_policy(self, slot: int | str | None, policy: Policy | None, *, author: str | None = None) -> Revision:
         """Set a slot's policy, or with ``slot=None`` the table's; ``policy=None``: the slot has none of its own.
@@ -293,56 +328,117 @@ class SlotTable:
         Raises:
             InvalidArgument: a policy that the executor cannot follow.
         """
-        with self._lock:
-            now = self._current
+
+        def make(now: Revision) -> Draft:
             if slot is None:
-                return self._push(now.slots, author, "policy", RECORD if policy is None else policy)
-            number = self.number_of(slot)
+                return now.slots, "policy", RECORD if policy is None else policy
+            number = _number_in(now.slots, slot)
             slots = list(now.slots)
             slots[number] = replace(slots[number], policy=policy)
-            return self._push(tuple(slots), author, f"policy of {number}")
+            return tuple(slots), f"policy of {number}", now.policy
+
+        return self.change(make, author)
 
     def rollback(self, number: int, *, author: str | None = None) -> Revision:
         """Make the table of revision ``number`` the newest one, under a new number.
 
+        What was made of source text is made of it again, with the namespace of now, unless it is in its slot still.
+
         Raises:
             UnknownRevision: never made, or no longer kept.
+            InvalidSource: a text gives no function any more.
         """
-        with self._lock:
-            for old in self._revisions:
+        again: dict[int, SlotFunction] = {}
+
+        def make(now: Revision) -> Draft:
+            for old in self.revisions():
                 if old.number == number:
-                    return self._push(old.slots, author, f"rollback to {number}", old.policy)
-            raise UnknownRevision(number, self._revisions[0].number, self._current.number)
+                    slots = [self._restored(slot, now, again) for slot in old.slots]
+                    return tuple(slots), f"rollback to {number}", old.policy
+            raise UnknownRevision(number, self.revisions()[0].number, now.number)
+
+        return self.change(make, author)
+
+    def _restored(self, slot: Slot, now: Revision, again: dict[int, SlotFunction]) -> Slot:
+        """Return a kept slot with its function; ``again`` has those that were made again for this change."""
+        if slot.function is not NOT_LOADED:
+            return slot
+        present = now.slots[slot.number] if slot.number < len(now.slots) else slot
+        if present.tally is slot.tally and present.function is not NOT_LOADED:
+            return replace(slot, function=present.function)
+        if slot.number not in again:
+            ref = FunctionRef(kind="source", text=slot.made_of)
+            again[slot.number] = as_function(ref, self._namespace).function
+        return replace(slot, function=again[slot.number])
 
     def resize(self, stages: int, *, author: str | None = None) -> Revision:
-        """Change the number of slots; slots are added and taken at the end, set ones never taken.
+        """Change the number of slots; slots are added and removed at the end, set ones never removed.
 
         Raises:
             InvalidArgument: out of bounds, or a set slot stands in the way.
         """
         if not 1 <= stages <= STAGES_LIMIT:
             raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
-        with self._lock:
-            slots = self._current.slots
-            for slot in slots[stages:]:
+
+        def make(now: Revision) -> Draft:
+            for slot in now.slots[stages:]:
                 if slot.function is not None:
                     raise InvalidArgument("stages", f"slot {slot.number} is set; delete it first")
-            more = tuple(Slot(n) for n in range(len(slots), stages))
-            return self._push(slots[:stages] + more, author, f"{stages} slots")
+            more = tuple(Slot(n) for n in range(len(now.slots), stages))
+            return now.slots[:stages] + more, f"{stages} slots", now.policy
+
+        return self.change(make, author)
+
+
+def _number_in(slots: Sequence[Slot], slot: int | str) -> int:
+    if isinstance(slot, str):
+        for candidate in slots:
+            if candidate.name == slot:
+                return candidate.number
+        raise UnknownSlot(slot, [s.name for s in slots if s.name])
+    if isinstance(slot, bool) or not isinstance(slot, int):
+        raise InvalidArgument("slot", f"{slot!r} is neither a number nor a name")
+    number = slot + len(slots) if slot < 0 else slot
+    if not 0 <= number < len(slots):
+        raise SlotOutOfRange(slot, len(slots))
+    return number
+
+
+def _slot_of(number: int, loaded: Loaded | None, author: str | None, since: int) -> Slot:
+    """Return a slot with a function in it, if that can be there."""
+    if loaded is None:
+        return Slot(number, author=author, since=since)
+    function = loaded.function
+    problem = refusal(function, number)
+    if problem is not None:
+        raise NotCallable(number, function_name(type(function)).rpartition(".")[2], problem)
+    return Slot(
+        number, function, arguments=arguments_of(called_of(function), number), source=loaded.source, author=author,
+        since=since, made_of=loaded.made_of, function_name=function_name(function),
+    )  # fmt: skip
+
+
+def _as_kept(revision: Revision) -> Revision:
+    """Return an earlier revision as it is kept: text in place of the functions made of it, and nothing to run.
+
+    So the functions' global names are free: 200 revisions would keep as many states of a notebook.
+    """
+    slots = tuple(slot if slot.made_of is None else replace(slot, function=NOT_LOADED) for slot in revision.slots)
+    return replace(revision, slots=slots, steps=())
 
 
 def _check_names(slots: Sequence[Slot]) -> None:
     names = [slot.name for slot in slots if slot.name is not None]
     for name in names:
-        if not name.isidentifier():
-            raise InvalidName(name, "a slot name that is an identifier")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise InvalidName(str(name), "a slot name that is an identifier")
         if names.count(name) > 1:
             raise InvalidName(name, "a slot name that no other slot bears")
 
 
-def _change_text(functions: Mapping[int, SlotFunction | None]) -> str:
-    sets = [str(n) for n, f in functions.items() if f is not None]
-    deletes = [str(n) for n, f in functions.items() if f is None]
+def _change_text(slots: Mapping[int, object]) -> str:
+    sets = [str(n) for n, f in slots.items() if f is not None]
+    deletes = [str(n) for n, f in slots.items() if f is None]
     parts = [f"set {', '.join(sets)}"] if sets else []
     return "; ".join([*parts, *([f"delete {', '.join(deletes)}"] if deletes else [])])
 
