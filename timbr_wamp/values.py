@@ -1,105 +1,167 @@
-"""Python value → JSON bytes, always, in the preview form of topics or the full form of captures; and back.
+"""Python value → JSON text, always: what a value is decides its form, and nothing that it does can stop it.
 
-The fast way is one `orjson.dumps`. What it refuses goes through it once more with the codecs beside
-it; what is still refused (huge integers, cycles, lone surrogates, keys that are no text) is walked in
-Python, and only the leaf that has no form is replaced by a placeholder. A value over its byte limit
-is replaced whole by a placeholder that tells its size. What each class is written as: `codecs`.
+orjson writes only what no foreign code can reach: texts, numbers and private copies of dicts and lists that
+hold nothing else. While it walks a value it would otherwise run Python code (an enum's ``value``, a time
+zone, a property), and while such code or another thread changes the container that it walks, the process
+ends with a segmentation fault. So every container is copied first, by C code that runs no Python, and what
+is neither text nor number is replaced in the copy: by the form that its codec gives it (`codecs`), or by
+a placeholder that describes it. A flat dict costs one copy; nested ones a walk in Python.
+
+What a value is, is told by its class, never by its attributes: a mock or a proxy would answer to any name.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from gc import is_tracked
 from itertools import islice
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import orjson
 
-from timbr_wamp.codecs import Codec, codec_of, form_of, restored
-from timbr_wamp.codecs.plain import DICT, FLOAT, INT, TUPLE
+from timbr_wamp.codecs import Codec, codec_of, form_of
+from timbr_wamp.codecs.base import bases_of, class_name, is_ctrl_c
+from timbr_wamp.codecs.plain import big_int
 from timbr_wamp.codecs.registry import is_ours
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 #: One value's JSON text may have this many bytes; a larger one is published as its size.
 VALUE_LIMIT_BYTES = 16 * 1024 * 1024
-#: What a foreign codec makes of one value for a preview may have so many; ours stay below by themselves.
+#: `text_of` gives up a nested value whose text has more bytes than this for certain.
+NESTED_LIMIT_BYTES = 64 * 1024 * 1024
+#: Nested values of more parts go the slow way, which counts them more closely.
+PLAIN_LIMIT_ITEMS = 500_000
+#: What a foreign codec makes of one value may have so many; ours stay below by themselves.
 PREVIEW_LIMIT_BYTES = 32 * 1024
-#: Containers nested deeper than this become placeholders; orjson's own limit is 254.
+#: Whatever is nested deeper is replaced, unless it is a text or a number. (orjson's own limit is 254.)
 DEPTH_LIMIT = 100
-#: So much of a ``repr`` goes into a placeholder.
+#: So many characters of a ``repr``, or of a key that is no text, are written.
 REPR_LIMIT = 200
 
-#: How every value of ours becomes JSON. Dataclasses pass by orjson, to us: orjson 3.13 ends the process
-#: with a segmentation fault on one with ``__slots__`` whose fields are not all set. So do numpy's arrays:
-#: orjson would write large ones whole, and refuse those whose items do not lie side by side. Datetimes stay
-#: with orjson, which is ten times as fast with them, though 3.13 writes `datetime.time(0, 0, 0, 10)` as ``.10``.
-JSON_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
+# What remains of orjson's own ideas: no classes but JSON's, whoever they derive from.
+_OPTIONS = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+#: Bytes that a container, a value that needs Python code, and an item that foreign code gives count towards the
+#: limit of a walk. Most have longer texts; it bounds the time.
+_STEP_BYTES = 8
+#: A foreign collection that changes while it is read is read again so often.
+_TRIES = 3
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _dumps = orjson.dumps
 
 
-def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES, full: bool = False) -> bytes:
-    """Return the JSON text of ``value`` in UTF-8. Never raises for what a value is.
+class NotPlain(Exception):
+    """A value is more than texts, numbers, lists and dicts, or must be written with care."""
 
-    In a preview, NaN and infinities become ``null`` (JSON has none), dict keys become strings, and large
-    arrays, tables, bytes and files become their sizes and a sample. With ``full``, everything that
-    `from_json` can restore is there; this is several times as slow. Any thread.
+
+def to_json(value: object, limit_bytes: int = VALUE_LIMIT_BYTES) -> bytes:
+    """Return the JSON text of ``value`` in UTF-8; over the limit a text that tells its size. Any thread.
+
+    Never raises for what a value is or does, except the user's own Ctrl-C. NaN and infinities become
+    ``null`` (JSON has none), dict keys become texts, and large arrays, tables, bytes and files become
+    their sizes and a sample.
 
     >>> to_json({"a": [1, 2.5, None]})
     b'{"a":[1,2.5,null]}'
     >>> to_json(1 + 2j)
     b'{"__type__":"complex","value":"(1+2j)"}'
     """
-    if full:
-        return _walked(value, full, limit_bytes)
-    try:
-        text = _dumps(value, _preview, JSON_OPTIONS)
-    except Exception:  # what no codec knows, or foreign code that was called
-        return _walked(value, full, limit_bytes)
+    text = text_of(value, limit_bytes)
     return text if len(text) <= limit_bytes else too_large(value, len(text))
 
 
-def text_of(value: object) -> bytes:
-    """Return the JSON text of ``value``, of any size: `to_json` without its limit for what is plain."""
-    try:
-        return orjson.dumps(value, None, JSON_OPTIONS)
-    except Exception:  # what has no JSON form
-        return to_json(value)
+def text_of(value: object, nested_limit_bytes: int = NESTED_LIMIT_BYTES) -> bytes:
+    """Return the JSON text of ``value`` as `to_json` does, of any size.
 
-
-def from_json(text: bytes | str, *, restore: bool = False) -> JsonValue:
-    """Return the value of a JSON text that `to_json` made.
-
-    With ``restore``, full forms become objects again where that is safe and their library is imported
-    already; what is then in the result is no longer JSON. Texts may come from anybody: no code that
-    they name is run or imported, and a form that cannot be restored stays as it is.
-
-    >>> from_json(to_json({1, 2}, full=True), restore=True)
-    {1, 2}
+    Only a nested value, whose text has more than ``nested_limit_bytes`` for certain, is not walked to its end.
     """
-    value = orjson.loads(text)
-    return cast(JsonValue, _restore(value, 0) if restore else value)
+    try:
+        return plain_text(value)
+    except NotPlain:
+        return _nested_text(value, nested_limit_bytes)
+
+
+def plain_text(value: object) -> bytes:
+    """Return the JSON text of a value of nothing but texts, numbers, lists and dicts: the quick way of `text_of`.
+
+    Raises:
+        NotPlain: something else is in it, or it is too deep or too large, or it needs care: keys that are no
+            texts, lone surrogates, integers beyond 64 bits.
+    """
+    kind = type(value)
+    try:
+        if kind in _SCALARS:
+            return _dumps(value, None, _OPTIONS)
+        if kind is dict:  # as in `_plain`, without its call
+            plain: Any = value
+            copied = {**plain}
+            if is_tracked(copied):
+                _fill(copied, [PLAIN_LIMIT_ITEMS], DEPTH_LIMIT)
+            return _dumps(copied, None, _OPTIONS)
+        return _dumps(_plain(value, kind, [PLAIN_LIMIT_ITEMS], DEPTH_LIMIT), None, _OPTIONS)
+    except BaseException as error:  # orjson's own errors, too; a key or a metaclass may raise anything
+        if is_ctrl_c(error):
+            raise
+        raise NotPlain from None
+
+
+def _plain(value: Any, kind: type, left: list[int], depth: int) -> Any:
+    """Return a private copy of dicts and lists that hold nothing but texts and numbers.
+
+    ``left`` is how many items may be copied: in a value of a few objects one may stand again and again.
+
+    Raises:
+        NotPlain: something else is in it, or it is nested deeper than ``depth``, or too large.
+    """
+    if kind is dict and depth:
+        copied = {**value}
+        # The collector does not track a dict that holds only what cannot hold anything (before Python 3.14):
+        # no enum is in it, and no other object of which orjson would ask anything.
+        if is_tracked(copied):
+            _fill(copied, left, depth)
+        else:
+            left[0] -= len(copied) + 1
+        return copied
+    if kind is list and depth:
+        items = value.copy()
+        left[0] -= len(items)
+        if left[0] >= 0 or depth == DEPTH_LIMIT:
+            if _SCALARS.issuperset(map(type, items)):
+                return items
+            return [item if (kind := type(item)) in _SCALARS else _plain(item, kind, left, depth - 1) for item in items]
+    raise NotPlain
+
+
+def _fill(copied: dict[Any, Any], left: list[int], depth: int) -> None:
+    """Put copies in the place of the dicts and lists in a private dict. Raises as `_plain` does."""
+    left[0] -= len(copied)
+    if left[0] < 0:
+        raise NotPlain
+    for key, item in copied.items():
+        kind = type(item)
+        if kind not in _SCALARS:
+            if type(key) is not str:  # setting it anew would ask the key for its hash
+                raise NotPlain
+            copied[key] = _plain(item, kind, left, depth - 1)
 
 
 def json_safe(value: object) -> JsonValue:
-    """Return ``value`` in its preview form: everything that has no JSON form replaced."""
+    """Return ``value`` with everything replaced that has no JSON form; its parts are copies."""
     try:
-        return _Walk(False, VALUE_LIMIT_BYTES).safe(value, 0)
+        return cast(JsonValue, _carried(_Walk(VALUE_LIMIT_BYTES).form(value, 0)))
     except _TooMany:
         return cast(JsonValue, orjson.loads(too_large(value, VALUE_LIMIT_BYTES)))
 
 
-def placeholder(value: object) -> JsonValue:
+def placeholder(value: object) -> dict[str, JsonValue]:
     """Return the description that stands for a value without a JSON form."""
-    try:
-        text = repr(value)
-    except Exception as error:  # a foreign __repr__ may do anything
-        text = f"<repr raised {type(error).__name__}>"
-    return {"__type__": _type_name(value), "__repr__": clean_text(text[:REPR_LIMIT])}
+    return {"__type__": _type_name(value), "__repr__": _foreign_text(repr, value)}
 
 
 def too_large(value: object, size_bytes: int) -> bytes:
@@ -113,139 +175,235 @@ def clean_text(text: str) -> str:
 
 
 def _type_name(value: object) -> str:
-    return clean_text(type(value).__qualname__[:REPR_LIMIT])
+    return clean_text(class_name(type(value)))
+
+
+def _foreign_text(ask: Callable[[Any], str], value: object) -> str:
+    """Return what ``repr`` or ``str`` says of a value, cut to `REPR_LIMIT` characters."""
+    try:
+        text = str.__str__(ask(value))
+    except BaseException as error:  # a foreign __repr__ may do anything
+        if is_ctrl_c(error):
+            raise
+        return f"<{ask.__name__} raised {clean_text(class_name(type(error)))}>"
+    return clean_text(text[:REPR_LIMIT])
+
+
+def _nested_text(value: object, limit_bytes: int) -> bytes:
+    """Return the text of any value; that of its size, if it is too large to be walked through."""
+    try:
+        form = _Walk(limit_bytes).form(value, 0)
+        try:
+            return _dumps(form, None, _OPTIONS)
+        except Exception:  # what needs care, see `plain_text`
+            return _dumps(_carried(form), None, _OPTIONS)
+    except _TooMany:
+        return too_large(value, limit_bytes)
+    except (RecursionError, MemoryError):  # the stack, or the memory, was nearly full before
+        return _dumps({"__type__": _type_name(value), "__repr__": "<not enough stack or memory to write it>"})
 
 
 class _TooMany(Exception):
     """A walk met more values than a text within its limit can hold."""
 
 
-def _walked(value: object, full: bool, limit_bytes: int) -> bytes:
-    """Return the text of a walk through ``value``, or of its size."""
-    try:
-        text = _dumps(_Walk(full, limit_bytes).safe(value, 0), None, JSON_OPTIONS)
-    except _TooMany:
-        return too_large(value, limit_bytes)
-    return text if len(text) <= limit_bytes else too_large(value, len(text))
-
-
-def _preview(value: object) -> object:
-    """Return one step towards JSON of what orjson does not know. Raises TypeError for what needs a walk."""
-    codec = codec_of(value)
-    if codec is not None:
-        if not is_ours(codec):
-            raise TypeError  # it is measured and isolated in a walk
-        return form_of(codec, value, False)
-    if dataclasses.is_dataclass(value):
-        return _set_fields(value)
-    raise TypeError
-
-
-def _set_fields(value: object) -> dict[str, object]:
-    """Return the fields of a dataclass that have a value. Raises TypeError for anything else."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        raise TypeError
-    names = [field.name for field in dataclasses.fields(value)]
-    return {name: getattr(value, name) for name in names if hasattr(value, name)}
-
-
 class _Walk:
-    """One way through a value, leaf by leaf. ``limit`` is how many values it meets before it gives up."""
+    """One way through a value, leaf by leaf. It gives up where the text is longer than the limit for certain."""
 
-    def __init__(self, full: bool, limit: int) -> None:
-        self._full = full
-        self._left = limit
+    __slots__ = ("_above", "_left")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._left = limit_bytes
         #: Identities of the containers around the present value: one that holds itself ends.
         self._above: set[int] = set()
 
-    def safe(self, value: object, depth: int) -> JsonValue:
-        """Return a value's JSON form; a placeholder where its own code, or its codec's, raises."""
-        self._left -= 1
-        if self._left < 0:
-            raise _TooMany
+    def form(self, value: Any, depth: int) -> Any:
+        """Return a value as texts, numbers and private dicts and lists of them.
+
+        Keys that are no texts, and what UTF-8 or 64 bits cannot carry, are left to `_carried`.
+        """
         try:
-            if value is None or isinstance(value, (bool, str, int, float)):
-                return self._scalar(value, depth)
-            if depth >= DEPTH_LIMIT or id(value) in self._above:
-                return {"__type__": _type_name(value), "__repr__": "<nested too deep, or in itself>"}
-            self._above.add(id(value))
+            kind = type(value)
+            if kind in _SCALARS:
+                return value
+            identity = id(value)
+            if depth >= DEPTH_LIMIT:
+                return {"__type__": _type_name(value), "__too_deep__": DEPTH_LIMIT}
+            if identity in self._above:
+                return {"__type__": _type_name(value), "__repr__": "<holds itself>"}
+            self._above.add(identity)
             try:
-                return self._object(value, depth)
+                if kind is dict:
+                    return self._dict({**value}, depth)
+                if kind is list:
+                    return self._list(value.copy(), depth)
+                return self._object(value, kind, depth)
             finally:
-                self._above.discard(id(value))
+                self._above.discard(identity)
         except _TooMany:
             raise
-        except Exception:  # foreign code: codecs, items(), __iter__, __str__ and the like may do anything
+        except BaseException as error:  # foreign code: codecs, properties, __iter__, __str__ may do anything
+            if is_ctrl_c(error):
+                raise
             return placeholder(value)
 
-    def _scalar(self, value: bool | str | int | float | None, depth: int) -> JsonValue:
-        if isinstance(value, bool) or value is None:
-            return value
-        if isinstance(value, str):
-            return clean_text(value)
-        if isinstance(value, int):
-            plain = int(value)
-            return plain if _INT_MIN <= plain <= _INT_MAX else self._form(INT, plain, depth)
-        number = float(value)
-        if math.isfinite(number):
-            return number
-        return self._form(FLOAT, number, depth) if self._full else None
+    def _list(self, items: list[Any], depth: int) -> list[Any]:
+        """Replace in a private list what is neither text nor number."""
+        self._spend(len(items))
+        if _SCALARS.issuperset(map(type, items)):
+            return items
+        for position, item in enumerate(items):
+            if type(item) not in _SCALARS:
+                items[position] = self.form(item, depth + 1)
+        return items
 
-    def _object(self, value: object, depth: int) -> JsonValue:
-        if isinstance(value, dict):
-            return self._mapping(value, depth)
-        if isinstance(value, list):
-            return self._list(value, depth)
-        if isinstance(value, enum.Enum):
-            return self.safe(value.value, depth)
+    def _dict(self, items: dict[Any, Any], depth: int) -> dict[Any, Any]:
+        """Replace in a private dict what is neither text nor number."""
+        self._spend(len(items))
+        for key, item in items.items():
+            if type(item) not in _SCALARS:
+                if type(key) is not str:  # setting it anew would ask the key for its hash
+                    return self._pairs(items.items(), depth)
+                items[key] = self.form(item, depth + 1)
+        return items
+
+    def _pairs(self, pairs: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
+        return _object_of([(key, self.form(item, depth + 1)) for key, item in pairs])
+
+    def _object(self, value: Any, kind: type, depth: int) -> Any:
+        """Return the form of what is no plain JSON, by its class."""
+        self._spend(0)
+        if issubclass(kind, (enum.Enum, *_BASES)):
+            return self._derived(value, kind, depth)
         codec = codec_of(value)
         if codec is not None:
-            return self._form(codec, value, depth)
-        if isinstance(value, Mapping):
-            return self._mapping(value, depth)
-        if self._full and isinstance(value, tuple):
-            return self._form(TUPLE, value, depth)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {name: self.safe(item, depth + 1) for name, item in _set_fields(value).items()}
-        if isinstance(value, (Sequence, Set)):
-            return self._list(value, depth)
-        # What orjson knows and no codec lists.
-        return cast(JsonValue, orjson.loads(_dumps(value, None, JSON_OPTIONS)))
+            return self._coded(codec, value, depth)
+        if issubclass(kind, tuple):
+            return self._list(list(tuple.__iter__(value)), depth)
+        if issubclass(kind, set):
+            return self._set(list(set.__iter__(value)), depth)
+        if issubclass(kind, frozenset):
+            return self._set(list(frozenset.__iter__(value)), depth)
+        if issubclass(kind, Mapping):
+            return self._pairs(self._read(lambda: value.items()), depth)
+        if _is_dataclass(kind):
+            return self._dict(_set_fields(value, kind), depth)
+        if issubclass(kind, (Sequence, Set)):
+            # A sequence that never raises IndexError ends where its length says.
+            items = self._read(lambda: islice(value, len(value)))
+            return self._list(items, depth) if issubclass(kind, Sequence) else self._set(items, depth)
+        return placeholder(value)
 
-    def _list(self, value: Sequence[object] | Set[object], depth: int) -> JsonValue:
-        # A sequence that never raises IndexError ends where its length says.
-        return [self.safe(item, depth + 1) for item in list(islice(value, min(len(value), self._left + 1)))]
+    def _derived(self, value: Any, kind: type, depth: int) -> Any:
+        """Return what a subclass of JSON's own classes holds, whatever its methods say."""
+        if issubclass(kind, enum.Enum):
+            return self.form(object.__getattribute__(value, "value"), depth)
+        if issubclass(kind, str):
+            return str.__str__(value)
+        if issubclass(kind, int):
+            return int.__int__(value)
+        if issubclass(kind, float):
+            return float.__float__(value)
+        if issubclass(kind, collections.OrderedDict):
+            return self._pairs(self._read(lambda: collections.OrderedDict.items(value)), depth)
+        if issubclass(kind, dict):
+            return self._dict({**dict.copy(value)}, depth)
+        return self._list(list.copy(value), depth)
 
-    def _mapping(self, value: Mapping[object, object], depth: int) -> JsonValue:
-        items = list(value.items()) if isinstance(value, dict) else list(islice(value.items(), self._left + 1))
-        if self._full and not all(type(key) is str and key != "__type__" for key, _ in items):
-            return self._form(DICT, dict(items), depth)
-        return {_key(key): self.safe(item, depth + 1) for key, item in items}
+    def _set(self, items: list[Any], depth: int) -> list[Any]:
+        """Return a set's items in order, so that equal sets have equal texts."""
+        kinds = set(map(type, items))
+        if kinds <= {int, float, bool} or kinds == {str}:
+            self._spend(len(items))
+            return sorted(items)
+        return sorted(self._list(items, depth), key=lambda item: _dumps(_carried(item), None, _OPTIONS))
 
-    def _form(self, codec: Codec, value: object, depth: int) -> JsonValue:
-        form = form_of(codec, value, self._full)
-        if isinstance(form, Mapping):
-            seen: JsonValue = {_key(key): self.safe(item, depth + 1) for key, item in form.items()}
-        else:
-            seen = self.safe(form, depth)
-        if not self._full and not is_ours(codec) and len(_dumps(seen, None, JSON_OPTIONS)) > PREVIEW_LIMIT_BYTES:
+    def _coded(self, codec: Codec, value: Any, depth: int) -> Any:
+        form = form_of(codec, value)
+        seen = self._pairs(form.items(), depth) if type(form) is dict else self.form(form, depth)
+        if not is_ours(codec) and len(_dumps(_carried(seen), None, _OPTIONS)) > PREVIEW_LIMIT_BYTES:
             raise ValueError(codec.name)
         return seen
 
+    def _read(self, items: Callable[[], Iterable[Any]]) -> list[Any]:
+        """Return a foreign collection's items, as many as the limit allows; again if it changed meanwhile."""
+        limit = max(min(self._left, VALUE_LIMIT_BYTES), 0) // _STEP_BYTES
+        for attempt in range(_TRIES):
+            try:
+                found = list(islice(items(), limit + 1))
+                break
+            except RuntimeError:
+                if attempt == _TRIES - 1:
+                    raise
+        if len(found) > limit:
+            raise _TooMany
+        self._left -= _STEP_BYTES * len(found)
+        return found
 
-def _key(key: object) -> str:
-    try:
-        return clean_text(key if isinstance(key, str) else str(key))
-    except Exception as error:  # a foreign __str__ may do anything
-        return f"<{type(key).__qualname__}: its text raised {type(error).__name__}>"
+    def _spend(self, items: int) -> None:
+        self._left -= _STEP_BYTES + 2 * items
+        if self._left < 0:
+            raise _TooMany
 
 
-def _restore(value: object, depth: int) -> object:
-    if depth > 2 * DEPTH_LIMIT:  # none of our texts is so deep
-        return value
-    if isinstance(value, list):
-        return [_restore(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        items = {key: _restore(item, depth + 1) for key, item in value.items()}
-        return restored(items) if "__type__" in items else items
-    return value
+_BASES = (str, int, float, dict, list)
+
+
+def _is_dataclass(kind: type) -> bool:
+    return any("__dataclass_fields__" in vars(base) for base in bases_of(kind))
+
+
+def _set_fields(value: object, kind: Any) -> dict[str, object]:
+    """Return the fields of a dataclass that have a value."""
+    items = {}
+    for field in dataclasses.fields(kind):
+        try:
+            items[str.__str__(field.name)] = object.__getattribute__(value, field.name)
+        except AttributeError:
+            continue
+    return items
+
+
+def _object_of(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Return a dict whose keys are texts; with all its pairs in a list, if two keys have the same text."""
+    texts = [_key_text(key) for key, _ in pairs]
+    if len(set(texts)) == len(texts):
+        return dict(zip(texts, (item for _, item in pairs), strict=True))
+    return {"__type__": "dict", "items": [[_key_form(key), item] for key, item in pairs]}
+
+
+def _key_text(key: object) -> str:
+    kind = type(key)
+    if issubclass(kind, str) and not issubclass(kind, enum.Enum):
+        return clean_text(str.__str__(key))
+    if kind is int and not _INT_MIN <= key <= _INT_MAX:  # type: ignore[operator]
+        return _key_text_of_big(cast(int, key))
+    return _foreign_text(str, key)
+
+
+def _key_text_of_big(key: int) -> str:
+    form = big_int(key)
+    return str(form["value"]) if "value" in form else f"<int of {form['bits']} bits>"
+
+
+def _key_form(key: object) -> Any:
+    kind = type(key)
+    if kind in _SCALARS:
+        return _carried(key)
+    return _key_text(key) if issubclass(kind, str) and not issubclass(kind, enum.Enum) else placeholder(key)
+
+
+def _carried(form: Any) -> Any:
+    """Return a form of `_Walk` with text as keys, and without what UTF-8 or 64 bits cannot carry."""
+    kind = type(form)
+    if kind is dict:
+        return _object_of([(key, _carried(item)) for key, item in form.items()])
+    if kind is list:
+        return [_carried(item) for item in form]
+    if kind is str:
+        return clean_text(form)
+    if kind is int:
+        return form if _INT_MIN <= form <= _INT_MAX else big_int(form)
+    if kind is float:
+        return form if math.isfinite(form) else None
+    return form

@@ -1,27 +1,17 @@
-"""Codecs of things that are read like files: what is open and where, never its content in a preview.
-
-The full form reads a file that can go back, from its start, and sets the position again. Pipes,
-sockets and terminals cannot, so they are only described.
-"""
+"""Codecs of things that are read like files: what is open and where, never its content."""
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import stat
-from collections.abc import Mapping
 from typing import Any
 
-from timbr_wamp.codecs.base import ClassCodec, Codec, cut
-from timbr_wamp.codecs.plain import load_bytes
-
-#: So much of a file stands in its full form: bytes, or characters of a text file.
-FILE_LIMIT = 8 * 1024 * 1024
+from timbr_wamp.codecs.base import ClassCodec, Codec, class_name, cut
 
 
 def _preview(value: Any) -> dict[str, object]:
-    form: dict[str, object] = {"class": type(value).__qualname__[:200], "closed": bool(value.closed)}
+    form: dict[str, object] = {"class": class_name(type(value)), "closed": bool(value.closed)}
     for key in ("name", "mode"):
         told = getattr(value, key, None)
         if isinstance(told, (str, int)):
@@ -57,35 +47,7 @@ def _position(value: Any) -> int | None:
         return None
 
 
-def _full(value: Any) -> dict[str, object]:
-    form = _preview(value)
-    position = form.get("position")
-    if position is None or not value.readable():
-        return form
-    try:
-        value.seek(0)
-        data = value.read(FILE_LIMIT + 1)
-    finally:
-        value.seek(position)
-    form["complete"] = len(data) <= FILE_LIMIT
-    data = data[:FILE_LIMIT]
-    if isinstance(data, str):
-        return {**form, "text": data}
-    return {**form, "__data__": base64.b64encode(data).decode()}
-
-
-def _load(form: Mapping[str, Any]) -> io.BytesIO | io.StringIO:
-    """Return what was read as a file in memory, at the same position; no file is opened."""
-    if form["complete"] is not True:
-        raise ValueError("only a part was read")
-    file = io.StringIO(form["text"], newline="") if "text" in form else io.BytesIO(load_bytes(form))
-    if isinstance(file, io.StringIO) and form["class"] != "StringIO":
-        return file  # a position in an encoded file is none in its text
-    file.seek(form["position"])
-    return file
-
-
-FILE = ClassCodec("file", _preview, _full, _load)
+_FILE = ClassCodec("file", _preview)
 
 #: By name, since the base that all of them really have is private: `io.IOBase` only knows them.
-CODECS: dict[type | str, Codec] = {"_io._IOBase": FILE, "tempfile._TemporaryFileWrapper": FILE}
+CODECS: dict[type | str, Codec] = {"_io._IOBase": _FILE, "tempfile._TemporaryFileWrapper": _FILE}

@@ -6,16 +6,18 @@ Ours are found by class, along the value's method resolution order. Entry points
 
 from __future__ import annotations
 
+import datetime
+import enum
 import logging
 import threading
+import uuid
 from collections.abc import Mapping
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from timbr_wamp import plugins
 from timbr_wamp.codecs import arrays, files, plain, tables
-from timbr_wamp.codecs.base import Codec
-from timbr_wamp.errors import InvalidArgument, TimbrError
+from timbr_wamp.codecs.base import Codec, bases_of, class_path, is_ctrl_c
+from timbr_wamp.errors import InvalidArgument
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +25,12 @@ logger = logging.getLogger(__name__)
 Key = type | str
 
 _OURS: dict[Key, Codec] = {**plain.CODECS, **files.CODECS, **arrays.CODECS, **tables.CODECS}
-_BY_NAME: dict[str, Codec] = {codec.name: codec for codec in (*plain.BARE, *_OURS.values())}
+_OUR_CODECS = frozenset(map(id, _OURS.values()))
 
-#: What plain JSON is made of, and what orjson writes by itself: other codecs never see these in a preview,
-#: whichever way the value around them went, so nobody may take them.
-_NATIVE = frozenset((*plain.NATIVE, type(None), bool, int, float, str, list, dict, tuple, object, type))
+#: What plain JSON is made of, and kinds whose text everybody expects: nobody may take them.
+_FIXED = (datetime.date, datetime.datetime, datetime.time, uuid.UUID, type(None), bool, tuple, object, type)
+#: Nor subclasses of these, which are written as what they are.
+_FIXED_BASES = (str, int, float, list, dict, enum.Enum)
 
 
 class _Registry:
@@ -37,7 +40,6 @@ class _Registry:
         self._lock = threading.Lock()
         self._registered: dict[Key, Codec] = {}
         self._asked: tuple[Codec, ...] | None = None
-        self._names: dict[str, Codec] = {}
         #: Class → (registered codec, our codec).
         self._found: WeakKeyDictionary[type, tuple[Codec | None, Codec | None]] = WeakKeyDictionary()
         self._warned: set[str] = set()
@@ -45,31 +47,27 @@ class _Registry:
     def register(self, key: Key, codec: Codec) -> None:
         with self._lock:
             self._registered = {**self._registered, key: codec}
-            self._names = {**self._names, codec.name: codec}
             self._found = WeakKeyDictionary()
 
     def find(self, value: object) -> Codec | None:
         kind = type(value)
-        if kind in _NATIVE:
+        if kind in _FIXED:
             return _OURS.get(kind)
         found = self._found  # read before the table: what an older table says never gets into a newer memory
         pair = found.get(kind)
         if pair is None:
-            pair = found[kind] = _in_order(kind, self._registered), _in_order(kind, _OURS)
+            pair = found[kind] = _nearest(kind, self._registered), _nearest(kind, _OURS)
         if pair[0] is not None:
             return pair[0]
         for codec in self._asked if self._asked is not None else self._load():
             try:
                 if codec.matches(value):
                     return codec
-            except Exception as error:  # a foreign codec
+            except BaseException as error:  # a foreign codec
+                if is_ctrl_c(error):
+                    raise
                 self.warn(codec, error)
         return pair[1]
-
-    def named(self, name: str) -> Codec | None:
-        if self._asked is None:
-            self._load()
-        return self._names.get(name) or _BY_NAME.get(name)
 
     def warn(self, codec: Codec, error: BaseException) -> None:
         """Log a codec's first failure."""
@@ -83,11 +81,12 @@ class _Registry:
         for name in plugins.names(plugins.CODECS):
             try:
                 codecs.append(_made(plugins.load(plugins.CODECS, name)))
-            except Exception as error:  # a foreign module, or factory
+            except BaseException as error:  # a foreign module, or factory
+                if is_ctrl_c(error):
+                    raise
                 logger.warning("codec %r cannot be loaded, and is left out: %r", name, error)
         with self._lock:
             if self._asked is None:
-                self._names = {**{codec.name: codec for codec in codecs}, **self._names}
                 self._asked = tuple(codecs)
             return self._asked
 
@@ -96,14 +95,14 @@ def _made(part: object) -> Codec:
     """Return a codec from what an entry point names: the codec itself, its class, or a function that makes it."""
     made = part() if callable(part) and (isinstance(part, type) or not isinstance(part, Codec)) else part
     if not isinstance(made, Codec):
-        raise TypeError(f"{made!r} is no codec: it lacks one of name, matches, preview, full, load")
+        raise TypeError(f"{made!r} is no codec: it lacks one of name, matches, preview")
     return made
 
 
-def _in_order(kind: type, table: Mapping[Key, Codec]) -> Codec | None:
+def _nearest(kind: type, table: Mapping[Key, Codec]) -> Codec | None:
     """Return the codec of the nearest class that has one."""
-    for base in kind.__mro__:
-        codec = table.get(base) or table.get(f"{base.__module__.partition('.')[0]}.{base.__qualname__}")
+    for base in bases_of(kind):
+        codec = table.get(base) or table.get(class_path(base))
         if codec is not None:
             return codec
     return None
@@ -122,8 +121,8 @@ def register_codec(cls: type | str, codec: Codec) -> None:
         InvalidArgument: no codec, or a class that is plain JSON (numbers, str, list, dict, dates, UUID, enums).
     """
     if not isinstance(codec, Codec):
-        raise InvalidArgument("codec", f"{codec!r} lacks one of name, matches, preview, full, load")
-    if isinstance(cls, type) and (cls in _NATIVE or issubclass(cls, plain.NATIVE_BASES)):
+        raise InvalidArgument("codec", f"{codec!r} lacks one of name, matches, preview")
+    if isinstance(cls, type) and (cls in _FIXED or issubclass(cls, _FIXED_BASES)):
         raise InvalidArgument("cls", f"{cls.__qualname__} is written as plain JSON, and never meets a codec")
     _registry.register(cls, codec)
 
@@ -134,32 +133,19 @@ def codec_of(value: object) -> Codec | None:
 
 
 def is_ours(codec: Codec) -> bool:
-    """Return whether a codec came with timbr_wamp: its previews are known to be short."""
-    return _BY_NAME.get(codec.name) is codec
+    """Return whether a codec came with timbr_wamp: its forms are known to be short."""
+    return id(codec) in _OUR_CODECS
 
 
-def form_of(codec: Codec, value: object, full: bool) -> object:
+def form_of(codec: Codec, value: object) -> object:
     """Return what a codec makes of ``value``; a mapping has its ``__type__``. Raises what the codec raises."""
     try:
-        form = codec.full(value) if full else codec.preview(value)
-    except Exception as error:
+        form = codec.preview(value)
+    except BaseException as error:
         if not is_ours(codec):
             _registry.warn(codec, error)
         raise
-    if isinstance(form, Mapping):
-        return form if "__type__" in form else {"__type__": codec.name, **form}
+    if issubclass(type(form), Mapping):
+        mapping: dict[object, object] = dict(form)  # type: ignore[call-overload]
+        return mapping if "__type__" in mapping else {"__type__": codec.name} | mapping
     return form
-
-
-def restored(form: Mapping[str, Any]) -> object:
-    """Return the object that a full form stands for; the form itself if it stands for none. Never raises."""
-    name = form.get("__type__")
-    codec = _registry.named(name) if isinstance(name, str) else None
-    if codec is None:
-        return form
-    try:
-        return codec.load(form)
-    except Exception as error:  # not a full form, or the library is not there, or a foreign codec
-        if isinstance(error, TimbrError):
-            logger.debug("%s was not restored: %s", name, error)
-        return form

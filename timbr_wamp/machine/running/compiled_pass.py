@@ -13,11 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import orjson
-
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, Unawaited
 from timbr_wamp.machine.slots.callables import is_unawaited
-from timbr_wamp.values import JSON_OPTIONS, text_of, to_json
+from timbr_wamp.values import NotPlain, plain_text, text_of
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
@@ -37,18 +35,18 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
             text = text_of(value)
             try: v0 = f0(value)
             except BaseException as error: return failed(oid, 0, error, text, value)
-            try: t0 = dumps(v0, None, options)
-            except Exception:
+            try: t0 = plain_text(v0)
+            except NotPlain:
                 if is_unawaited(v0): return failed(oid, 0, Unawaited(v0), text, value)
-                t0 = to_json(v0)
+                t0 = text_of(v0)
             try: v2 = f2(v0, v0)
             except BaseException as error: return failed(oid, 1, error, text, value, v0, t0)
             ...
             return [value, v0, v0, v2, v2], [text, t0, t0, t2, t2], none
     """
     names: dict[str, Any] = {
-        "__name__": "timbr_wamp.machine.pass", "text_of": text_of, "dumps": orjson.dumps, "options": JSON_OPTIONS,
-        "to_json": to_json, "is_unawaited": is_unawaited, "Unawaited": Unawaited, "none": (),
+        "__name__": "timbr_wamp.machine.pass", "text_of": text_of, "plain_text": plain_text,
+        "NotPlain": NotPlain, "is_unawaited": is_unawaited, "Unawaited": Unawaited, "none": (),
         "failed": partial(_failed, revision, context),
         "pre": partial(context.hooks.call, "pre_slot"), "post": partial(context.hooks.call, "post_slot"),
     }  # fmt: skip
@@ -65,11 +63,11 @@ def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str],
         lines += [
             f" try: v{number} = f{number}({arguments})",
             f" except BaseException as error: return failed(oid, {position}, error, {', '.join(made)})",
-            f" try: t{number} = dumps(v{number}, None, options)",
-            " except Exception:",
+            f" try: t{number} = plain_text(v{number})",
+            " except NotPlain:",
             f"  if is_unawaited(v{number}):",
             f"   return failed(oid, {position}, Unawaited(v{number}), {', '.join(made)})",
-            f"  t{number} = to_json(v{number})",
+            f"  t{number} = text_of(v{number})",
         ]
         if post:
             lines.append(f" post(oid, {number}, v{number}, None)")
