@@ -9,6 +9,7 @@ import pytest
 from machine_kit import LIMIT_S, Gate, wait_until
 
 from timbr_wamp.errors import PrepFailed
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
 
 
 class Node:
@@ -123,6 +124,32 @@ def test_a_message_that_waits_for_a_retry_holds_its_object(machine):
     assert "teardown" not in node.log
     machine.pause()
     node.wait_until_torn_down()
+
+
+def test_an_object_is_torn_down_although_later_messages_always_wait_for_retries(machines, clock):
+    node, tried = Node(), set[object]()
+
+    def fails_once(message: object) -> object:
+        if message not in tried:
+            tried.add(message)
+            raise ValueError
+        return message
+
+    machine = machines(executor=InlineExecutor(clock))
+    machine.set(0, fails_once, policy={"retries": 1, "backoff_s": 10.0})
+    machine[1] = node
+    machine.start()
+    machine.put("before")
+    wait_until(lambda: machine.status.retrying == 1, "the first message does not wait for its retry")
+    del machine[1]
+    clock.advance(9.0)
+    machine.put("after")
+    wait_until(lambda: machine.status.retrying == 2, "the second message does not wait for its retry")
+    assert "teardown" not in node.log
+    clock.advance(2.0)
+    node.wait_until_torn_down()
+    assert machine.status.retrying == 1
+    assert node.log == ["prep", "step before", "teardown"]
 
 
 def test_one_object_in_two_slots_is_opened_once(machine):

@@ -168,7 +168,7 @@ class RunContext(Protocol):
 class Executor(Protocol):
     """How messages run through the slots. Every executor gives the same records.
 
-    One thread at a time calls `process`, `due_s` and `abandon`; any thread the others.
+    One thread at a time calls `process`, `due_s`, `oldest_revision` and `abandon`; any thread the others.
     """
 
     #: How people choose it.
@@ -188,6 +188,12 @@ class Executor(Protocol):
     @property
     def retrying(self) -> int:
         """Messages that wait for a retry."""
+
+    def oldest_revision(self) -> int | None:
+        """Return the oldest revision with which a message was started that is not yielded yet; None: there is none.
+
+        Called between calls of `process`: objects that only earlier revisions have are torn down.
+        """
 
     def abandon(self) -> list[Entry]:
         """Forget the messages that were started and not yielded, and return them, oldest first."""

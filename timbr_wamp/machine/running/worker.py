@@ -379,12 +379,15 @@ class Worker:
                 back = [*recorder.withdraw(), *started_still, *kept, *unstarted]
                 if back:
                     self._queue.give_back(back)
-                if executor.due_s() is None and not executor.retrying:
-                    self._end_use()
+                self._end_use(executor.oldest_revision())
 
-    def _end_use(self) -> None:
-        use, self._use = self._use, None
-        if use is not None:
+    def _end_use(self, oldest: int | None = None) -> None:
+        """Say which revisions are in use still: from ``oldest`` on, or none."""
+        use = self._use
+        if use is not None and oldest is not None:
+            self._objects.keep(use, oldest)
+        elif use is not None:
+            self._use = None
             self._objects.end(use)
 
     def _keep(self, finished: Finished, notes: Notes) -> None:

@@ -260,6 +260,10 @@ class WindowExecutor:
         """Messages that wait for a retry, or are tried again. Any thread."""
         return sum(one.in_backoff and one.finished is None for one in list(self._under_way))
 
+    def oldest_revision(self) -> int | None:
+        """Return the revision of the message that was started first, of those that are under way."""
+        return next((one.revision.number for one in self._under_way), None)
+
     def abandon(self) -> list[Entry]:
         """Forget the messages that were started and not yielded, and return them, oldest first."""
         under_way, self._under_way = list(self._under_way), {}
