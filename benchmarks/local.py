@@ -103,8 +103,8 @@ def served(messages: list[dict[str, Any]]) -> Iterator[Machine]:
     with Machine(STAGES, serve=True) as machine:
         machine[0:3] = SLOTS
         with subscriber(str(machine.endpoint)) as process:
-            assert machine._wire is not None
-            greet(machine._wire.publisher._socket, process)
+            assert machine._sockets is not None
+            greet(machine._sockets.publisher._socket, process)
             yield machine
             assert machine.status.processed == len(messages), machine.status
 

@@ -64,8 +64,8 @@ FEED = f"m.set_source(c.earthquakes({TIMES}), replace=True)"
 
 
 #: In the kernel: greet the subscriber until its connection carries messages; run; tell it that this was all.
-HELLO = "for _ in range(50): m._wire.publisher._socket.send_multipart([b'hello', b'', b''])"
-END = "assert m.wait(120)\nm._wire.publisher._socket.send_multipart([b'end', b'', b''])"
+HELLO = "for _ in range(50): m._sockets.publisher._socket.send_multipart([b'hello', b'', b''])"
+END = "assert m.wait(120)\nm._sockets.publisher._socket.send_multipart([b'end', b'', b''])"
 
 
 def bare(at: LocalServices, endpoint: str) -> float:

@@ -61,7 +61,7 @@ class LocalSockets:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         leftovers: list[Path] = []
         try:
-            pub, router = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
+            pub, router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
             pub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
             pub.setsockopt(zmq.LINGER, 0)
             router.setsockopt(zmq.LINGER, 500)
