@@ -53,7 +53,7 @@ class Publisher:
 
     def _has_subscribers(self) -> bool:
         """Read the subscriptions that came and went, ``b"\\x01" + prefix`` and ``b"\\x00" + prefix``; any left?"""
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             change = self._socket.recv(zmq.NOBLOCK)
             if change[:1] == b"\x01":
                 self._subscribed.add(change[1:])
