@@ -106,6 +106,7 @@ class Worker:
         """Forget the threads and locks of the parent: nothing is processed here."""
         self._changed, self._work, self._source_lock = threading.Condition(), threading.Lock(), threading.Lock()
         self._thread = None
+        self._life = Life("stopped", "its process was forked; the parent has it", closed=True)
 
     # --- state ---
 
