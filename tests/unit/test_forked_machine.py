@@ -49,7 +49,7 @@ class SlowToOpen:
 
 
 def run_in_fork(verb: Callable[[Machine], object], machine: Machine) -> int:
-    """Fork, run the verb in the child, and return how it ended: 0 answered, 1 refused, 2 another error, else a signal."""
+    """Fork and run the verb in the child; return 0: answered, 1: refused, 2: another error, negative: a signal."""
     pid = os.fork()
     if not pid:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

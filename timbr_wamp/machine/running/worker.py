@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from timbr_wamp.contract import MachineStateName
-from timbr_wamp.errors import CallTimeout, MachineRunning, MessageKept
+from timbr_wamp.errors import CallTimeout, MachineForked, MachineRunning, MessageKept
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.intake.message_queue import MessageQueue
@@ -100,11 +101,14 @@ class Worker:
         self._error: BaseException | None = None
         #: Says to the objects that a message that waits for a retry may use them.
         self._use: Use | None = None
+        #: The process whose machine this is a copy of; None: it is no copy.
+        self._forked_from: int | None = None
         survive_forks(self)
 
     def after_fork_in_child(self) -> None:
         """Forget the threads and locks of the parent: nothing is processed here."""
         self._changed, self._work, self._source_lock = threading.Condition(), threading.Lock(), threading.Lock()
+        self._forked_from = os.getppid()
         self._thread = None
         self._life = Life("stopped", "its process was forked; the parent has it", closed=True)
 
@@ -198,6 +202,8 @@ class Worker:
 
     def close(self, timeout_s: float) -> None:
         """Stop for good. Bounded; never raises."""
+        if self._forked_from is not None:
+            return
         self._apply(lifecycle.Close)
         try:
             self.stop(drain=False, timeout_s=timeout_s)
@@ -218,6 +224,8 @@ class Worker:
 
     def _apply(self, event: Callable[[], LifeEvent]) -> None:
         """Change the state by an event that is made under the lock, and perform the effects."""
+        if self._forked_from is not None:
+            raise MachineForked(self.name, self._forked_from)
         with self._changed:
             self._life, effects = lifecycle.after(self._life, event(), self.name)
             for effect in effects:
