@@ -27,6 +27,7 @@ from timbr_wamp.codecs import Codec, codec_of, form_of
 from timbr_wamp.codecs.base import bases_of, class_name, is_ctrl_c
 from timbr_wamp.codecs.plain import big_int
 from timbr_wamp.codecs.registry import is_ours
+from timbr_wamp.errors import InvalidArgument
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -157,6 +158,41 @@ def json_safe(value: object) -> JsonValue:
         return cast(JsonValue, _carried(_Walk(VALUE_LIMIT_BYTES).form(value, 0)))
     except _TooMany:
         return cast(JsonValue, orjson.loads(too_large(value, VALUE_LIMIT_BYTES)))
+
+
+def checked_json(value: object, argument: str) -> object:
+    """Return ``value`` if JSON has it as it is: text, finite numbers of 64 bits, lists, dicts with text as keys.
+
+    Tuples count as lists. For options that are shown to others, who must be able to read them.
+
+    Raises:
+        InvalidArgument: it is something else, or holds something else.
+    """
+    try:
+        problem = _problem(value, 0)
+    except Exception:  # it changed meanwhile
+        problem = "it changes while it is checked"
+    if problem is not None:
+        raise InvalidArgument(argument, f"{problem}; it must be of text, numbers, lists and dicts with text as keys")
+    return value
+
+
+def _problem(value: Any, depth: int) -> str | None:
+    """Return what JSON does not have of a value; None if it has all."""
+    kind = type(value)
+    if depth > DEPTH_LIMIT:
+        return f"it is nested deeper than {DEPTH_LIMIT} levels"
+    if kind is list or kind is tuple:
+        return next((found for item in list(value) if (found := _problem(item, depth + 1))), None)
+    if kind is dict:
+        if not all(type(key) is str and clean_text(key) == key for key in list(value)):
+            return "one of its keys is not a text that UTF-8 can encode"
+        return next((found for item in list(value.values()) if (found := _problem(item, depth + 1))), None)
+    if kind not in _SCALARS:
+        return f"{class_name(kind)} is not a value of JSON"
+    if _carried(value) != value:
+        return f"{placeholder(value)['__repr__']} has no JSON form"
+    return None
 
 
 def placeholder(value: object) -> dict[str, JsonValue]:

@@ -7,7 +7,7 @@ import threading
 import pytest
 from machine_kit import LIMIT_S, assert_lawful, wait_until
 
-from timbr_wamp import Machine
+from timbr_wamp import BaseEventHandler, Machine, RetryHandler
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s, checked_policy
 from timbr_wamp.errors import InvalidArgument, MessageKept
@@ -246,6 +246,13 @@ def test_a_message_under_way_keeps_the_policy_it_began_with(machine, gate):
     assert machine.recent()[0].meta.dropped
 
 
+def nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
@@ -256,12 +263,47 @@ def test_a_message_under_way_keeps_the_policy_it_began_with(machine, gate):
         ({"backoff_s": 5.0, "backoff_max_s": 1.0}, "not between 0"),
         ({"timeout_s": 0.0}, "not greater than 0"),
         (3, "is not a policy"),
+        (Policy(retries="3"), "Expected `int`"),  # type: ignore[arg-type]
+        (Policy(backoff_s=1.0, backoff_max_s=float("inf")), "not between 0"),
+        ({"timeout_s": float("inf")}, "endless"),
+        ({"on_error": "default", "default": object()}, "object is not a value of JSON"),
+        (Policy(on_error="default", default={"a": [{1}]}), "set is not a value of JSON"),
+        (Policy(default={1: 2}), "keys"),
+        (Policy(default=2**70), "has no JSON form"),
+        (Policy(default=[float("nan")]), "has no JSON form"),
+        (Policy(default="\ud800"), "has no JSON form"),
+        (Policy(default=nested(200)), "nested deeper"),
     ],
 )
 def test_a_policy_that_is_none_is_refused_and_nothing_changes(machine, policy, says):
     with pytest.raises(InvalidArgument, match=says):
         machine.set(0, float, policy=policy)
     assert machine.revision == 0
+
+
+def test_a_default_that_cannot_be_sent_is_refused_for_the_whole_machine_and_in_a_handler(machine):
+    with pytest.raises(InvalidArgument, match="default: object"):
+        machine.set_policy(None, Policy(on_error="default", default=object()))
+    with pytest.raises(InvalidArgument, match="default: object"):
+        RetryHandler(then="default", default=object())
+    with pytest.raises(InvalidArgument, match="default: object"):
+        Machine(1, serve=False, on_error=Policy(on_error="default", default=[object()]))
+    assert machine.status.on_error == Policy()
+
+
+@pytest.mark.parametrize("field", ["restarts", "sample_every", "backoff_s", "idle_timeout_s"])
+def test_options_of_a_source_that_cannot_be_sent_are_refused(machine, field):
+    with pytest.raises(InvalidArgument, match=field):
+        machine.set_source([1], **{field: 10**30})
+    with pytest.raises(InvalidArgument, match="total"):
+        machine.set_source([1], total=10**30)
+
+
+@pytest.mark.parametrize("name", [object(), 3, "\ud800"])
+def test_a_handler_whose_name_cannot_be_sent_is_refused(machine, name):
+    handler = type("Named", (BaseEventHandler,), {"name": name})
+    with pytest.raises(InvalidArgument, match=r"handler\.name"):
+        machine.set_handler(handler)
 
 
 def test_a_time_limit_is_refused_for_a_function_in_the_machines_own_thread(machine):

@@ -5,6 +5,7 @@ For their meaning see `Policy` and `SourceOptions`. `timbr_wamp.machine` carries
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias, get_args
 
@@ -12,6 +13,7 @@ import msgspec
 
 from timbr_wamp.contract.structs import Policy, SourceOptions, Verdict
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.values import checked_json
 
 PolicyLike: TypeAlias = "Policy | str | Mapping[str, object]"
 
@@ -27,36 +29,37 @@ def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
     3
 
     Raises:
-        InvalidArgument: an unknown verdict or key, or a number out of range.
+        InvalidArgument: an unknown verdict or key, a number out of range, or a default that JSON does not have.
     """
     if isinstance(policy, str):
         if policy not in get_args(Verdict):
             raise InvalidArgument(name, f"{policy!r} is not one of {', '.join(get_args(Verdict))}")
         policy = {"on_error": policy}
-    if isinstance(policy, Mapping):
-        unknown = sorted(set(policy) - set(Policy.__struct_fields__))
-        if unknown:
-            known = ", ".join(Policy.__struct_fields__)
-            raise InvalidArgument(name, f"{', '.join(map(repr, unknown))} is unknown; a policy has {known}")
-        try:
-            policy = msgspec.convert(dict(policy), Policy)
-        except msgspec.ValidationError as error:
-            raise InvalidArgument(name, str(error)) from None
-    if not isinstance(policy, Policy):
+    if isinstance(policy, Policy):
+        policy = msgspec.structs.asdict(policy)  # a struct does not check what it is made of
+    if not isinstance(policy, Mapping):
         raise InvalidArgument(name, f"{policy!r} is not a policy; use a verdict, a mapping or a Policy")
-    _check_numbers(policy, name)
-    return policy
+    fields = dict(policy)
+    unknown = sorted(str(key) for key in fields if key not in Policy.__struct_fields__)
+    if unknown:
+        known = ", ".join(Policy.__struct_fields__)
+        raise InvalidArgument(name, f"{', '.join(map(repr, unknown))} is unknown; a policy has {known}")
+    default = checked_json(fields.pop("default", None), f"{name}.default")
+    try:
+        checked = msgspec.structs.replace(msgspec.convert(fields, Policy), default=default)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(name, str(error)) from None
+    _check_numbers(checked, name)
+    return checked
 
 
 def _check_numbers(policy: Policy, name: str) -> None:
-    if policy.on_error not in get_args(Verdict):
-        raise InvalidArgument(name, f"{policy.on_error!r} is not one of {', '.join(get_args(Verdict))}")
-    if isinstance(policy.retries, bool) or not 0 <= policy.retries <= RETRIES_LIMIT:
+    if not 0 <= policy.retries <= RETRIES_LIMIT:
         raise InvalidArgument(f"{name}.retries", f"{policy.retries!r} is not between 0 and {RETRIES_LIMIT}")
-    if not 0.0 <= policy.backoff_s <= policy.backoff_max_s:
+    if not 0.0 <= policy.backoff_s <= policy.backoff_max_s < math.inf:
         raise InvalidArgument(f"{name}.backoff_s", f"{policy.backoff_s!r} is not between 0 and {policy.backoff_max_s}")
-    if policy.timeout_s is not None and not policy.timeout_s > 0:
-        raise InvalidArgument(f"{name}.timeout_s", f"{policy.timeout_s!r} is not greater than 0")
+    if policy.timeout_s is not None and not 0 < policy.timeout_s < math.inf:
+        raise InvalidArgument(f"{name}.timeout_s", f"{policy.timeout_s!r} is not greater than 0, or is endless")
 
 
 def backoff_s(policy: Policy, tries: int) -> float:

@@ -15,11 +15,13 @@ from typing import Any, get_args
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import ErrorRow, Policy, Verdict
+from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.events.error_report import report_of
 from timbr_wamp.machine.events.failure_log import RaisedIn
 from timbr_wamp.machine.events.hooks import NOT_AWAITED
 from timbr_wamp.machine.slots.callables import is_async, method_of
+from timbr_wamp.values import checked_json
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,10 @@ class RetryHandler(BaseEventHandler):
             raise InvalidArgument("backoff_s", f"seconds, 0 or more, not {backoff_s!r}")
         if then not in get_args(Verdict):
             raise InvalidArgument("then", f"one of {', '.join(get_args(Verdict))}, not {then!r}")
-        self.policy = Policy(on_error=then, retries=retries, backoff_s=float(backoff_s), default=default)
+        backoff_max_s = max(60.0, float(backoff_s))
+        self.policy = checked_policy(
+            Policy(on_error=then, retries=retries, backoff_s=backoff_s, backoff_max_s=backoff_max_s, default=default)
+        )
 
     def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
         return self.policy
@@ -155,6 +160,8 @@ def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> B
         raise InvalidArgument("options", f"{type(part).__name__} is an object already: options go to a name or class")
     if not isinstance(part, BaseEventHandler):
         raise InvalidArgument("handler", f"{type(part).__name__} is no BaseEventHandler")
+    if not isinstance(checked_json(part.name, "handler.name"), str):
+        raise InvalidArgument("handler.name", f"{part.name!r} is not a text")
     for name in ("slot_raised", "raises"):
         if is_async(method_of(part, name)):
             raise InvalidArgument("handler", f"{type(part).__name__}.{name}: {NOT_AWAITED}")

@@ -18,6 +18,7 @@ from timbr_wamp.contract import ErrorRow, Event, EventKind
 from timbr_wamp.machine.events.failure_log import FailureLog
 from timbr_wamp.machine.events.hooks import Hooks, load_hooks
 from timbr_wamp.machine.protocols import Clock
+from timbr_wamp.values import json_safe
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +70,10 @@ class EventLog:
 
     def add(self, kind: EventKind, author: str | None = None, **data: Any) -> None:
         """Keep, log and deliver an event. Any thread; runs no foreign code."""
+        safe: Any = json_safe(data)  # names of handlers and objects are theirs, and may be anything
         with self._lock:
             self.number += 1
-            event = Event(kind=kind, time=self._clock(), number=self.number, author=author, data=data)
+            event = Event(kind=kind, time=self._clock(), number=self.number, author=author, data=safe)
             self._events.append(event)
             listeners = self._listeners
             if self.hooks.at("on_event") or self.hooks.at(f"on_{kind}"):

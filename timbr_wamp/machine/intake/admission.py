@@ -146,6 +146,10 @@ class Admission:
             self._on_drop(entries, WHY[self._policy])
 
 
+#: A larger number is not exact everywhere, and beyond 64 bits cannot be sent.
+MOST = 2**53
+
+
 def checked_options(options: SourceOptions, total: int | None = None) -> SourceOptions:
     """Return ``options``.
 
@@ -171,10 +175,10 @@ def _one_of(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidArgument(name, f"{value!r} is not a whole number of at least {least}")
+    if type(value) is not int or not least <= value < MOST:
+        raise InvalidArgument(name, f"{value!r} is not a whole number from {least} to {MOST}")
 
 
 def _seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+    if type(value) not in (int, float) or not 0 < value < MOST:  # type: ignore[operator]
         raise InvalidArgument(name, f"{value!r} is no number of seconds above 0")
