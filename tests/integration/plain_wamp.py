@@ -27,11 +27,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
-        async def main() -> None:
-            txaio.config.loop = asyncio.get_running_loop()
-            await asyncio.wait_for(test(**fixtures), TEST_LIMIT_S)
-
-        asyncio.run(main())
+        asyncio.run(asyncio.wait_for(test(**fixtures), TEST_LIMIT_S))
 
     return run
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+import txaio
 from autobahn.wamp.message import Goodbye
 
 from timbr_wamp.client.connection import CallInfo, Connection, EventInfo
@@ -111,6 +112,23 @@ async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) 
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("transport", ["url", "unix_url"])
+def test_the_loop_that_another_user_of_autobahn_named_for_the_process_is_not_ours(router, transport):
+    ended = asyncio.new_event_loop()
+    ended.close()
+    txaio.config.loop = ended  # as autobahn's ApplicationRunner and component.run leave it
+
+    async def main() -> None:
+        connection = Connection(getattr(router, transport), router.settings.realm, router.admin_token)
+        await connection.open()
+        await connection.close()
+
+    try:
+        in_loop(main())
+    finally:
+        txaio.config.loop = None
 
 
 # --- calls -------------------------------------------------------------------------------------

@@ -81,6 +81,9 @@ async def open_transport(url: str, session: TransportUser) -> None:
         OSError: the connection failed.
     """
     loop = asyncio.get_running_loop()
+    # autobahn's own runners name their loop here, for the whole process and for good: it may be closed by
+    # now, or be another thread's. Without it, each session's timers and futures are its own loop's.
+    txaio.config.loop = None
     if url.startswith(UNIX_SCHEME):
         factory = WampRawSocketClientFactory(lambda: session, serializer=MsgPackSerializer())
         factory.protocol, factory.wamp_session = RawSocketTransport, session
