@@ -105,8 +105,10 @@ def listed(home: Home, name: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def newest(home: Home, name: str, count: int) -> list[Any]:
-    """Return the values of the record with that number, once it is there."""
+def recorded(home: Home, name: str, message: str) -> list[Any]:
+    """Put a message into a machine that nobody else feeds; return the values of its record."""
+    count = home.json("status", name)["last_seq"] + 1
+    home.run("put", name, message)
     lines = home.run("tail", name, "--all", "--json", "--count", str(count)).splitlines()
     return list(json.loads(lines[-1])["values"].values())
 
@@ -135,8 +137,7 @@ def test_a_headless_process_is_listed_like_a_kernel_and_says_what_it_is(home):
 
 def test_it_is_fed_changed_and_watched_from_the_terminal(home):
     assert home.json("status", "app")["state"] == "running"
-    home.run("put", "app", "21")
-    assert newest(home, "app", count=1)[:2] == [21, 42]
+    assert recorded(home, "app", "21")[:2] == [21, 42]
     home.run("set", "app", "double", "lambda x: x * 3")
     assert "x * 3" in home.run("slots", "app")
     home.run("set", "app", "double", "lambda x: x * 2")
@@ -245,8 +246,7 @@ def project(home: Home) -> Iterator[Path]:
 
 def test_a_project_runs_differs_when_changed_live_and_is_exported(home, project):
     assert home.run("diff", "weather", "--kernel", "weather") == ""
-    home.run("put", "weather", "1")
-    assert newest(home, "weather", count=1) == [1, 2, 2, "it is 2"]
+    assert recorded(home, "weather", "1") == [1, 2, 2, "it is 2"]
 
     home.run("set", "weather", "double", "lambda x: x * 5")
     home.run("set", "weather", "1", "lambda x: x + 1")
