@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import psutil
@@ -52,6 +52,37 @@ def require_service(name: str, probe: Callable[[], object]) -> None:
         pytest.skip(f"{name} is not there: {error}")
 
 
+# --- how many processes run them, and in which order -----------------------------------------
+
+#: More than so many workers are not started: each has a router of its own, of 130 MB.
+WORKERS_LIMIT = 8
+#: A failure names so many of the tests that ran before it in the same process.
+TESTS_BEFORE = 10
+
+_ran_here: list[str] = []
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one file or one test here, where a debugger works; more on all cores."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    if len(files) == 1 and files.pop().endswith(".py"):
+        return 0
+    return min(os.cpu_count() or 1, WORKERS_LIMIT)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say with a failure which tests ran before it in this process: one of them may have left something."""
+    report = yield
+    if report.failed:
+        report.sections.append(("Tests that ran before in this process", "\n".join(_ran_here[-TESTS_BEFORE:])))
+    if report.when == "teardown":
+        _ran_here.append(item.nodeid)
+    # What a test printed or logged may hold lone surrogates, which no worker can send.
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 # --- folders and settings --------------------------------------------------------------------
 
 #: As they are outside of the tests: they know where the router's environment is.
@@ -75,6 +106,7 @@ def test_folder() -> Iterator[Path]:
         os.environ.pop(name, None)
     for kind in ("runtime", "data", "config"):
         os.environ[f"{ENV_PREFIX}{kind.upper()}_DIR"] = str(folder / kind)
+    os.environ[f"{ENV_PREFIX}ROUTER_ENV"] = str(folder / "router-env")  # no test makes or removes the clone's
     os.environ[f"{ENV_PREFIX}HOST"] = "lab"
     os.environ[SESSION_MARK] = folder.name
     try:
@@ -102,7 +134,8 @@ def settings(test_folder: Path) -> Settings:
 def own_settings(crossbar: Path) -> Iterator[Settings]:
     """Settings with folders for one test alone, for who starts a router or host of its own."""
     folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
-    yield load_settings(environ={}, host="lab", crossbar=crossbar, runtime_dir=folder / "run", data_dir=folder / "data")
+    folders = {name: folder / name.removesuffix("_dir") for name in ("runtime_dir", "data_dir", "router_env")}
+    yield load_settings(environ={}, host="lab", crossbar=crossbar, **folders)
     shutil.rmtree(folder, ignore_errors=True)
 
 
