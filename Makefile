@@ -1,42 +1,49 @@
 # timbr_wamp from a bare clone. Needs only Python 3.11 or newer and make; `make help` lists the targets.
 #
-# Environments are made once, with uv when it is there, else with venv and pip:
-#   .venv         ours
-#   .router-env   Crossbar.io's own, since its pins cannot live beside Jupyter's
+# Environments are made once, by uv, from the locks: every version and hash. pip brings uv where there is none.
+#   .venv         ours                     locks/runtime.txt, locks/develop.txt
+#   .router-env   Crossbar.io's own, since its pins cannot live beside Jupyter's; router-config/requirements.txt
 
 PYTHON ?= python3
 SOURCE ?= metrics
 BIN := .venv/bin
-
-ifndef TIMBR_WAMP_ROUTER_ENV
-export TIMBR_WAMP_ROUTER_ENV := $(CURDIR)/.router-env
-endif
+UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 
 # Files that say "this is made". Router environment and page see to that themselves.
 INSTALLED := .venv/.timbr-wamp-installed
 TOOLS := .venv/.timbr-wamp-tools
 
-TOOL_EXTRAS := [test,lint,bench]
 PACKAGING := setup.cfg setup.py pyproject.toml
 
 # A usable Node builds the page; where there is none, a wheel brings one.
-NODE_EXTRA = $(shell command -v npm >/dev/null 2>&1 && node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(a * 100 + +b < 2019))' \
-	>/dev/null 2>&1 || echo '[node]')
+NODE_LOCK = $(shell command -v npm >/dev/null 2>&1 && node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(a * 100 + +b < 2019))' \
+	>/dev/null 2>&1 || echo locks/node.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint bench docs page wheel clean distclean
+.PHONY: help demo test soak newest oldest lint bench docs page router-env wheel lock upgrade clean distclean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED) router-env page  ## router, page, a kernel with a machine on live input (SOURCE=earthquakes: real data replayed)
+demo: $(INSTALLED)  ## router, page, a kernel with a machine on live input (SOURCE=earthquakes: real data replayed)
+	@$(MAKE) --no-print-directory -j2 router-env page
 	@exec $(BIN)/timbr-wamp demo --source $(SOURCE) --next-free-port
 
-test: $(TOOLS) router-env page  ## the whole suite
+test: $(TOOLS)  ## the whole suite, on all cores, in random order
+	@$(MAKE) --no-print-directory -j2 router-env page
 	$(BIN)/python -m pytest
 
-soak: $(TOOLS) router-env page  ## the long forms of the tests: chaos, conformance
-	$(BIN)/python -m pytest -m soak --timeout 3600
+soak: $(TOOLS) newest oldest  ## what runs for long: chaos, conformance; the newest and the oldest versions allowed
+	@$(MAKE) --no-print-directory -j2 router-env page
+	$(BIN)/python -m pytest -m soak --numprocesses 0 --timeout 3600
+
+# What needs neither router nor kernel, with versions that the lock does not name: setup.cfg's bounds must be true.
+newest: RESOLUTION := highest
+oldest: RESOLUTION := lowest-direct
+newest oldest: | $(BIN)/python $(UV)
+	$(UV) venv --quiet --clear --python $(BIN)/python .soak/$@
+	$(UV) pip install --quiet --python .soak/$@/bin/python --resolution $(RESOLUTION) --build-constraints locks/build.txt -e '.[test]'
+	.soak/$@/bin/python -m pytest tests/unit tests/contract tests/properties
 
 lint: $(TOOLS)  ## layout, mistakes, types
 	$(BIN)/ruff format --check .
@@ -56,24 +63,39 @@ page: | $(INSTALLED)  ## build the page into the package, unless it is up to dat
 
 wheel: $(TOOLS) page  ## dist/timbr_wamp-….whl, with page, router configuration and demo data
 	rm -rf build
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build --wheel --no-isolation
+
+lock:  ## bring the locks in step with setup.cfg; versions that they name stay where they can
+	$(LOCK) setup.cfg -o locks/runtime.txt
+	$(LOCK) setup.cfg --extra test --extra lint --extra bench -c locks/runtime.txt -o locks/develop.txt
+	$(LOCK) locks/node.in -o locks/node.txt
+	$(LOCK) locks/build.in -o locks/build.txt
+	$(LOCK) locks/uv.in -o locks/uv.txt
+	$(LOCK) router-config/requirements.in --excludes router-config/excludes.txt -o router-config/requirements.txt
+	@for os in linux macos; do for version in 3.11 3.12 3.13; do for locked in locks/develop.txt router-config/requirements.txt; do \
+		$(UV) pip install --quiet --dry-run --target .soak/lock --no-deps --require-hashes --build-constraints locks/build.txt \
+			--python-platform $$os --python-version $$version -r $$locked || exit 1; done; done; done
+
+upgrade: | $(INSTALLED)  ## renew every version in the locks, the npm packages' too; then: make test
+	@$(MAKE) --no-print-directory lock RENEW=--upgrade
+	$(BIN)/python -m timbr_wamp.dashboard.build --upgrade
 
 clean:  ## remove what was built; keep the environments
 	rm -rf build dist timbr_wamp.egg-info timbr_wamp/dashboard/static .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environments too
-	rm -rf .venv .router-env frontend/node_modules
+	rm -rf .venv .router-env .router-env.lock .soak frontend/node_modules
 
 # --- what the targets above need ---------------------------------------------------------------
 
-# $(call install,[EXTRAS]): this package, editable.
+LOCK = $(UV) pip compile --quiet $(RENEW) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--annotation-style line --custom-compile-command 'make upgrade'
+
+# $(call install,LOCKS): exactly what the locks name, and this package, editable.
 define install
-@if command -v uv >/dev/null 2>&1; then \
-	uv pip install --quiet --python $(BIN)/python -e '.$(1)'; \
-else \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(1)'; \
-fi
+@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(1) $(NODE_LOCK)
+@$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints locks/build.txt -e .
 endef
 
 $(BIN)/python:
@@ -82,20 +104,24 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "make: $(PYTHON) is older than 3.11: install a newer Python, or name one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@echo "making .venv with $$($(PYTHON) --version)"
-	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
+	@if [ '$(UV)' != '$(BIN)/uv' ]; then $(UV) venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
 	elif $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then $(PYTHON) -m venv .venv; \
 	else echo "make: $(PYTHON) lacks its venv module: install python3-venv (Debian, Ubuntu) or uv" >&2; exit 1; fi
 
-$(INSTALLED): $(PACKAGING) | $(BIN)/python
+$(BIN)/uv: | $(BIN)/python
+	@echo "bringing uv, which installs the rest"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/uv.txt
+
+$(INSTALLED): $(PACKAGING) locks/runtime.txt | $(BIN)/python $(UV)
 	@echo "installing timbr_wamp and what it needs into .venv"
-	$(call install,$(NODE_EXTRA))
+	$(call install,locks/uv.txt locks/runtime.txt)
 	@touch $@
 
-$(TOOLS): $(INSTALLED)
+$(TOOLS): $(INSTALLED) locks/develop.txt
 	@echo "installing what tests, lint and benchmarks need into .venv"
-	$(call install,$(TOOL_EXTRAS))
+	$(call install,locks/uv.txt locks/develop.txt)
 	@touch $@
 
-.PHONY: router-env
 router-env: | $(INSTALLED)
 	@$(BIN)/timbr-wamp router install

@@ -11,6 +11,8 @@ from setuptools.command.build_py import build_py
 #: File or folder of a clone → folder below the package where a wheel has its copy.
 CARRIED = {
     "router-config": "timbr_wamp/router/config",
+    "locks/uv.txt": "timbr_wamp/router/config",
+    "locks/build.txt": "timbr_wamp/router/config",
     "examples/data/earthquakes.json": "timbr_wamp/cli/demo",
 }
 

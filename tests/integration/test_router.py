@@ -18,11 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+import timbr_wamp
 from timbr_wamp import errors as e
 from timbr_wamp.router import Router, TokenStore, environment, find_crossbar, install_crossbar, node, stop_node
 from timbr_wamp.router.probe import node_answers
 from timbr_wamp.runtime import NodeFile, node_file, read_file
-from timbr_wamp.settings import Settings
+from timbr_wamp.settings import Settings, load_settings
 
 pytestmark = pytest.mark.integration
 
@@ -243,7 +244,9 @@ def test_a_half_made_environment_is_not_used(nothing_installed: Settings) -> Non
 def test_a_half_made_environment_is_made_anew_and_a_failure_shows_why(
     own_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "requirements.txt").write_text("./no-such-file-1.0-py3-none-any.whl\n")
+    for name in environment.LOCKS:
+        (tmp_path / name).write_text("")
+    (tmp_path / "requirements.txt").write_text(f"./no-such-file-1.0-py3-none-any.whl --hash=sha256:{'0' * 64}\n")
     monkeypatch.setattr(environment, "shipped", lambda name: tmp_path / name)
     folder = environment.environment_folder(own_settings)
     (folder / "bin").mkdir(parents=True)
@@ -266,12 +269,16 @@ def test_a_folder_of_somebody_else_is_not_touched(own_settings: Settings, tmp_pa
     assert (tmp_path / "theirs" / "work").read_text() == "years of it"
 
 
-def test_installing_needs_no_compiler_by_its_pins() -> None:
-    """Everything is a wheel, but for packages that are known to be pure Python."""
-    lines = environment.shipped("requirements.txt").read_text(encoding="utf-8").splitlines()
-    pins = {line.split("==")[0].lower() for line in lines if "==" in line}
-    built = {line.split()[1].lower() for line in lines if line.startswith("--no-binary")}
-    assert "--only-binary :all:" in lines
-    assert built == {"hkdf", "jinja2-highlight", "pyqrcode", "sdnotify", "stringcase", "validate_email", "varint"}
-    assert built <= pins
-    assert not pins & {"bjdata", "py-ubjson"}
+def test_a_clone_knows_its_own_environment_whoever_asks() -> None:
+    root = Path(timbr_wamp.__file__).parents[1]
+    assert environment.environment_folder(load_settings(environ={})) == root / ".router-env"
+
+
+def test_a_wheel_has_its_environment_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "clone_folder", lambda: None)
+    assert environment.environment_folder(load_settings(environ={}, data_dir=tmp_path)).parent == tmp_path
+
+
+def test_the_setting_comes_before_the_clone(tmp_path: Path) -> None:
+    settings = load_settings(environ={"TIMBR_WAMP_ROUTER_ENV": str(tmp_path / "mine")})
+    assert environment.environment_folder(settings) == tmp_path / "mine"

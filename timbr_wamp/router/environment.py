@@ -1,8 +1,9 @@
 """Find Crossbar.io, or make the environment that it lives in.
 
 Its pins cannot live beside JupyterLab's, so it has a virtual environment of its own, made from
-``router-config/requirements.txt``, pinned whole. A note in that folder says that it is ours and
-complete; without the note it is made again.
+``router-config/requirements.txt``, which names every version and hash. uv installs it; where there
+is none, pip brings the locked one into that environment first. A note in the folder says that it is
+ours and complete; without the note it is made again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from timbr_wamp.errors import RouterInstallFailed, RouterNotInstalled
-from timbr_wamp.router.folder import locked, shipped, tail
+from timbr_wamp.router.folder import clone_folder, locked, shipped, tail
 from timbr_wamp.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ INSTALL_COMMAND = "timbr-wamp router install"
 #: Older ones have another configuration, or lack what the node component uses.
 OLDEST_VERSION = (25, 1)
 NOTE = ".timbr-wamp-router"
+#: Where a clone has its own, in its root.
+CLONE_ENVIRONMENT = ".router-env"
+#: What it is made from: the router's packages, what builds those that exist as source, and uv. All with hashes.
+LOCKS = ("requirements.txt", "build.txt", "uv.txt")
 #: One step of an installation; a slow line needs minutes for the 130 MB of wheels.
 STEP_LIMIT_S = 1200.0
 LOCK_LIMIT_S = 2 * STEP_LIMIT_S
@@ -57,15 +62,24 @@ def find_crossbar(settings: Settings) -> Path:
 
 
 def environment_folder(settings: Settings) -> Path:
-    """Return where our environment is or would be; other requirements give another folder."""
-    return settings.router_env or settings.data_dir / f"router-{_requirements_hash()}"
+    """Return where our environment is or would be.
+
+    The setting comes first. A clone has its own in its root, whoever asks. Otherwise it is in the
+    data folder, where other requirements give another folder.
+    """
+    if settings.router_env is not None:
+        return settings.router_env
+    clone = clone_folder()
+    if clone is not None:
+        return clone / CLONE_ENVIRONMENT
+    return settings.data_dir / f"router-{_requirements_hash()}"
 
 
 def install_crossbar(settings: Settings, report: Report) -> Path:
     """Make the router's environment unless it is there; return its crossbar executable.
 
-    Takes about half a minute, with uv when it is on the PATH, else with venv and pip. ``report``
-    gets lines for people. Needs no compiler. What a broken attempt left is made anew.
+    Takes about half a minute. ``report`` gets lines for people. Needs no compiler on Linux and on
+    Macs with Apple's processors. What a broken attempt left is made anew.
 
     Raises:
         RouterInstallFailed: a step failed; the error has the end of its output.
@@ -140,46 +154,43 @@ def _make(folder: Path, report: Report) -> None:
     folder.mkdir()
     note = folder / NOTE
     note.write_text("not complete", encoding="utf-8")
-    requirements = folder / "requirements.txt"
-    requirements.write_bytes(shipped("requirements.txt").read_bytes())
+    for name in LOCKS:
+        (folder / name).write_bytes(shipped(name).read_bytes())
     python = str(folder / "bin" / "python")
-    uv = shutil.which("uv")
-    if uv:
-        venv = [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)]
-        install = [uv, "pip", "install", "--python", python, "--no-deps", "-r", str(requirements)]
-    else:
-        venv = [sys.executable, "-m", "venv", str(folder)]
-        install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        install += ["--no-deps", "-r", str(requirements)]
-    _run(venv, "making a virtual environment (Debian: apt install python3-venv)", lambda line: None)
-    progress = _Progress(report, _package_count(requirements.read_text(encoding="utf-8")))
-    report(f"installing Crossbar.io: {progress.total} packages, about 130 MB to download, once")
+    uv = _uv(folder, python, report)
+    report("installing Crossbar.io: about 130 MB to download, once")
+
+    def progress(line: str) -> None:
+        if line.startswith(("Resolved", "Prepared", "Installed")):
+            report(f"  {line}")
+
+    install = [uv, "pip", "install", "--python", python, "--no-deps", "--require-hashes"]
+    install += ["--build-constraints", str(folder / "build.txt"), "-r", str(folder / "requirements.txt")]
     _run(install, "installing the packages", progress)
-    _run([str(folder / "bin" / "crossbar"), "version"], "running crossbar", lambda line: None)
+    _run([str(folder / "bin" / "crossbar"), "version"], "running crossbar", _ignore)
     note.write_text(_requirements_hash(), encoding="utf-8")
     report(f"Crossbar.io {crossbar_version(folder / 'bin' / 'crossbar')} is installed")
 
 
-class _Progress:
-    """Make a few lines for people out of an installer's many."""
+def _uv(folder: Path, python: str, report: Report) -> str:
+    """Make the empty environment; return the uv that fills it: one that is here, else the locked one, in there."""
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
+    if uv is not None:
+        venv = [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)]
+        _run(venv, "making a virtual environment", _ignore)
+        return uv
+    report("bringing uv, which installs the rest")
+    venv = [sys.executable, "-m", "venv", str(folder)]
+    _run(venv, "making a virtual environment (Debian: apt install python3-venv)", _ignore)
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    install += ["--no-deps", "--require-hashes", "-r", str(folder / "uv.txt")]
+    _run(install, "installing uv", _ignore)
+    return str(folder / "bin" / "uv")
 
-    EVERY = 20
 
-    def __init__(self, report: Report, total: int) -> None:
-        self.total = total
-        self._report, self._count = report, 0
-
-    def __call__(self, line: str) -> None:
-        if line.startswith("Collecting "):  # pip
-            self._count += 1
-            if self._count % self.EVERY == 0:
-                self._report(f"  {self._count} of {self.total} packages")
-        elif line.startswith(("Installing collected", "Resolved", "Prepared", "Installed")):
-            self._report("  " + line.split(":")[0])
-
-
-def _package_count(requirements: str) -> int:
-    return len(re.findall(r"^[A-Za-z0-9_.-]+==", requirements, re.MULTILINE))
+def _ignore(line: str) -> None:
+    """Take a line of output that nobody needs; a failed step shows its output all the same."""
 
 
 def _clear(folder: Path) -> None:

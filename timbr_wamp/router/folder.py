@@ -15,10 +15,24 @@ from pathlib import Path
 LOCK_POLL_S = 0.05
 
 
+#: Folders of a clone whose files a wheel carries (``setup.py``).
+SHIPPED_FOLDERS = ("router-config", "locks")
+
+
+def clone_folder() -> Path | None:
+    """Return the root of the clone that this package is read from; None when it is an installed wheel."""
+    root = Path(__file__).parents[2]
+    return root if (root / SHIPPED_FOLDERS[0]).is_dir() else None
+
+
 def shipped(name: str) -> Traversable:
-    """Return a file of ``router-config/``: in place in a clone, the copy in the package in a wheel."""
-    clone = Path(__file__).parents[2] / "router-config" / name
-    return clone if clone.is_file() else resources.files("timbr_wamp.router") / "config" / name
+    """Return a file of `SHIPPED_FOLDERS`: in place in a clone, the copy in the package in a wheel."""
+    clone = clone_folder()
+    if clone is not None:
+        for folder in SHIPPED_FOLDERS:
+            if (clone / folder / name).is_file():
+                return clone / folder / name
+    return resources.files("timbr_wamp.router") / "config" / name
 
 
 def write_private(path: Path, content: bytes) -> None:
