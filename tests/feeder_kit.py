@@ -19,6 +19,8 @@ from timbr_wamp.machine.intake.feeder import Feeder
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.messages import Entry
 
+_numbers = itertools.count()
+
 
 @contextlib.contextmanager
 def rigs() -> Iterator[Callable[..., Rig]]:
@@ -39,6 +41,7 @@ class Rig:
 
     def __init__(self, source: object, *, bufsize: int = 4, total: int | None = None, **options: Any) -> None:
         self.clock = ManualClock()
+        self.name = f"rig {next(_numbers)}"
         self.fulls = 0
         self.ledger = MessageQueue(bufsize, on_full=self._full)
         self.processed: list[Any] = []
@@ -50,9 +53,9 @@ class Rig:
         self._changed = threading.Condition()
         numbers = itertools.count()
         self.feeder = Feeder(
-            source, total, options=SourceOptions(**options), ledger=self.ledger, clock=self.clock,
-            new_oid=lambda now: f"{next(numbers):024x}", on_end=self._end, on_drop=self._drop, on_event=self._event,
-            name="rig",
+            source, total, options=SourceOptions(**options), queue=self.ledger, clock=self.clock,
+            new_oids=lambda now, count: [f"{next(numbers):024x}" for _ in range(count)],
+            on_end=self._end, on_drop=self._drop, on_event=self._event, name=self.name,
         )  # fmt: skip
 
     def _full(self) -> None:
@@ -90,18 +93,23 @@ class Rig:
         return [kind for kind, _ in self.events]
 
     @property
+    def reading(self) -> bool:
+        """A thread of the source lives, be it one that was left to itself."""
+        return any(thread.name == f"timbr {self.name} source" for thread in threading.enumerate())
+
+    @property
     def status(self) -> SourceStatus:
         """The source's."""
         return self.feeder.status(0.0)
 
     def start(self) -> Rig:
         """Let the source read without end."""
-        self.feeder.permit(float("inf"))
+        self.feeder.permit()
         return self
 
     def pause(self) -> None:
         """Let it read no more."""
-        self.feeder.permit(0)
+        self.feeder.hold()
         self.ledger.wake()
 
     def take(self, limit: int = 64, timeout_s: float = 0.0) -> list[Any]:
@@ -151,7 +159,7 @@ class Rig:
     def close(self) -> None:
         """Close it, and check its counts: every message read was processed, dropped or waits."""
         self.feeder.close()
-        self.take_until(lambda: not self.feeder.reading)
+        self.take_until(lambda: not self.reading)
         counts = self.ledger.snapshot()
         counts.validate()
         assert counts.in_flight == 0

@@ -116,27 +116,27 @@ def interrupt_everywhere(
     raise AssertionError(f"the call has more than {limit} bytecodes")
 
 
+#: Between these CPython runs no handler: they keep the stack of handled exceptions in order.
+_EXCEPTION_STEPS = frozenset({"PUSH_EXC_INFO", "POP_EXCEPT", "RERAISE", "WITH_EXCEPT_START"})
+
+
 @functools.cache
 def _uninterruptible(code: CodeType) -> frozenset[int]:
-    """Return the offsets at which CPython runs no signal handler: the call of ``__exit__`` at the end of a ``with``.
+    """Return the offsets at which CPython runs no signal handler, though a trace function is called there.
 
-    A ``with`` releases its lock whatever happens in its block, since handlers run after calls, at jumps back
-    and at the entry of a function only, and there is none of these between the block and the release.
+    Handlers run after calls, at jumps back and at the entry of a function only. So a ``with`` releases its
+    lock whatever happens in its block: between the block and the call of ``__exit__`` there is none of these.
     """
     steps = list(dis.get_instructions(code))
-    found: set[int] = set()
+    found = {one.offset for one in steps if one.opname in _EXCEPTION_STEPS}
     for at in range(len(steps) - 2):
         if all(one.opname == "LOAD_CONST" and one.argval is None for one in steps[at : at + 3]):
             for one in steps[at : at + 6]:
                 found.add(one.offset)
                 if one.opname == "CALL":
                     break
-    for at, one in enumerate(steps[:-1]):
-        following = steps[at + 1]
-        # The value that is returned out of the block is put below the function's first.
+    # What a `with` or a handler does to the stack before that.
+    for one, following in zip(reversed(steps[:-1]), reversed(steps), strict=False):
         if one.opname in ("SWAP", "NOP", "COPY") and following.offset in found:
             found.add(one.offset)
-        # An exception leaves the block.
-        if one.opname == "PUSH_EXC_INFO" and following.opname == "WITH_EXCEPT_START":
-            found |= {one.offset, following.offset}
     return frozenset(found)

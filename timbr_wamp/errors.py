@@ -264,7 +264,7 @@ class NameRemoved(TimbrError, AttributeError):
 
 
 class WouldDeadlock(TimbrError, RuntimeError):
-    """A slot, hook or sink would wait for its own machine, which waits for it."""
+    """A slot, hook, sink or source would wait for its own machine, which waits for it."""
 
     uri = ERROR_PREFIX + "would_deadlock"
 
@@ -274,8 +274,8 @@ class WouldDeadlock(TimbrError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.call} in a slot, hook or sink of machine {self.name!r} would wait for the message that this "
-            "code is processing, for ever: do not block here, or call it from another thread"
+            f"{self.call} in a slot, hook, sink or source of machine {self.name!r} would wait for what this "
+            "code itself is doing, for ever: do not block here, or call it from another thread"
         )
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 
 from timbr_wamp.errors import InvalidName
 
@@ -98,13 +99,19 @@ def new_run() -> str:
     return secrets.token_hex(8)
 
 
-class OidMaker:
-    """Generate message ids: 24 hex digits in the layout of a MongoDB ObjectId.
+#: The last three digits of an oid, in order.
+_LAST_DIGITS = tuple(f"{number:03x}" for number in range(4096))
 
-    4 bytes of UTC seconds, 5 random bytes per process, 3 bytes of a counter with a random start; see
-    https://www.mongodb.com/docs/manual/reference/bson-types/#objectid. Ids of one process sort by
-    their second and, within it, by the counter, until the counter wraps (16.7 million ids). Any
-    thread: the counter is `itertools.count`, which is atomic in CPython.
+
+class OidMaker:
+    """Make message ids: 24 hex digits in the layout of a MongoDB ObjectId.
+
+    4 bytes of UTC seconds, 5 random bytes of this process, 3 bytes of a counter that starts at
+    random, as https://www.mongodb.com/docs/manual/reference/bson-types/#objectid says. Ids of one
+    thread sort by the second they were made in, and by the counter within it, as long as it does
+    not wrap (16.7 million ids). Any thread: the counter is taken in blocks of 4096 from an
+    `itertools.count`, and each number of a block from an iterator, both atomic in CPython. All that
+    changes once a second or once a block is one tuple, replaced whole.
     """
 
     def __init__(self) -> None:
@@ -113,15 +120,47 @@ class OidMaker:
 
     def _reset(self) -> None:
         self._process = secrets.token_hex(5)
-        self._counter = itertools.count(secrets.randbelow(1 << 22))
+        self._blocks = itertools.count(secrets.randbelow(1 << 10))
+        self._change(0.0)
+
+    def _change(self, now: float, block: tuple[int, Iterator[str]] | None = None) -> None:
+        """Take the second of ``now``, and a new block where none is given."""
+        number, last_digits = block or (next(self._blocks) & 0xFFF, iter(_LAST_DIGITS))
+        second = int(now)
+        prefix = f"{second & 0xFFFFFFFF:08x}{self._process}{number:03x}"
+        #: The ids' second and the next one, all but their last three digits, the block's number, what is left of it.
+        self._state = (second, second + 1, prefix, number, last_digits)
 
     def __call__(self, now: float | None = None) -> str:
-        """Return a new id; ``now`` is in UTC seconds, the current time by default."""
-        seconds = int(time.time() if now is None else now) & 0xFFFFFFFF
-        return "%08x%s%06x" % (seconds, self._process, next(self._counter) & 0xFFFFFF)
+        """Return a new id; ``now`` is UTC seconds, read from the clock when not given."""
+        if now is None:
+            now = time.time()
+        while True:
+            second, following, prefix, number, last_digits = self._state
+            if second <= now < following:
+                for digits in last_digits:
+                    return prefix + digits
+                self._change(now)
+            else:
+                self._change(now, (number, last_digits))
+
+    def many(self, now: float, count: int) -> list[str]:
+        """Return ``count`` new ids of one moment, in order; a fifth of the cost of as many calls."""
+        oids: list[str] = []
+        while len(oids) < count:
+            second, following, prefix, number, last_digits = self._state
+            if not second <= now < following:
+                self._change(now, (number, last_digits))
+                continue
+            made = [prefix + digits for digits in itertools.islice(last_digits, count - len(oids))]
+            if not made:
+                self._change(now)
+            oids += made
+        return oids
 
 
 new_oid = OidMaker()
+new_oids = new_oid.many
 
 
 def checked_oid(text: object) -> str:

@@ -191,7 +191,7 @@ def test_what_gives_anew_is_read_in_a_circle(rig, make):
 @kinds(ONCE | {"list iterator": READY["list iterator"]})
 def test_what_gives_once_only_is_refused_where_it_is_to_be_begun_again(rig, make, options):
     source = make(3)
-    with pytest.raises(InvalidArgument, match=r"cannot be begun again.*(generator function|factory)"):
+    with pytest.raises(InvalidArgument, match=r"cannot be restarted.*(generator function|factory)"):
         rig(source, **options)
     assert rig(source).start().run_to_end() == [0, 1, 2], "nothing of it was read"
 

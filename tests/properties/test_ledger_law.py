@@ -55,19 +55,21 @@ class LedgerLaw(RuleBasedStateMachine):
         else:
             self.waiting.append(entry[1])
 
-    @rule(count=st.integers(1, 8), beyond=st.booleans())
-    def offer(self, count: int, beyond: bool) -> None:
+    @rule(count=st.integers(1, 8))
+    def offer(self, count: int) -> None:
         entries = [self.entry() for _ in range(count)]
-        if not (beyond and not self.closed) and len(self.waiting) >= self.capacity:
+        if not self.closed and len(self.waiting) >= self.capacity:
             self.no_room()
-        taken = self.ledger.offer(entries, 0.0, beyond=beyond)
-        if self.closed:
-            assert taken == 0
-        elif beyond:
-            assert taken == count
-        else:
-            assert taken == min(count, max(self.capacity - len(self.waiting), 0))
+        taken = self.ledger.offer(entries, 0.0)
+        assert taken == (0 if self.closed else min(count, max(self.capacity - len(self.waiting), 0)))
         self.waiting += [entry[1] for entry in entries[:taken]]
+
+    @rule(count=st.integers(0, 8))
+    def fill(self, count: int) -> None:
+        entries = [self.entry() for _ in range(count)]
+        assert self.ledger.fill(iter(entries)) == (0 if self.closed else count)
+        if not self.closed:
+            self.waiting += [entry[1] for entry in entries]
 
     @rule(count=st.integers(1, 4))
     def set_aside(self, count: int) -> None:

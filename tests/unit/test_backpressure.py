@@ -143,7 +143,7 @@ def test_when_telling_of_a_loss_fails_the_source_ends_with_that_error(rig, monke
         source.dropped.extend(entries)
         raise OSError("disk full")
 
-    monkeypatch.setattr(source.feeder._inlet, "_on_drop", refuse)
+    monkeypatch.setattr(source.feeder._admission, "_on_drop", refuse)
     source.start().wait_for_end()
     assert (source.status.state, source.status.error) == ("failed", "OSError: disk full")
 

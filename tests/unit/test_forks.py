@@ -89,7 +89,7 @@ def test_a_child_has_timers_of_its_own_although_the_parents_were_just_changed():
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with TIMERS._changed:
+        with TIMERS._monitor.lock:
             held.set()
             release.wait(LIMIT_S)
 

@@ -11,7 +11,7 @@ from interrupt_kit import interrupt_at, interrupt_everywhere
 from machine_kit import LIMIT_S, in_thread
 
 from timbr_wamp.errors import MachineFull
-from timbr_wamp.machine.intake import message_queue
+from timbr_wamp.machine import waiting
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.messages import Entry
 
@@ -112,11 +112,11 @@ def test_what_is_given_back_is_in_the_queue_whatever_interrupts_it():
         lambda used: used.queue.resize(9),
         lambda used: used.queue.wake(),
         lambda used: used.queue.offer([entry(4)], 0.0),
-        lambda used: used.queue.offer([entry(4), entry(5)], 0.0, beyond=True),
+        lambda used: used.queue.fill(iter([entry(4), entry(5)])),
         lambda used: used.queue.wait_change(0.0),
         lambda used: used.queue.close(),
     ],
-    ids=["finish", "set_aside", "snapshot", "idle", "resize", "wake", "offer", "offer beyond", "wait_change", "close"],
+    ids=["finish", "set_aside", "snapshot", "idle", "resize", "wake", "offer", "fill", "wait_change", "close"],
 )
 def test_every_other_call_leaves_the_queue_whole(call):
     def check(used: Used, number: int) -> None:
@@ -172,7 +172,7 @@ def test_a_take_that_waits_for_a_message_leaves_the_queue_whole():
 
 
 def test_a_reader_whose_wake_up_was_interrupted_finds_the_message_soon(monkeypatch):
-    monkeypatch.setattr(message_queue, "WAKE_LIMIT_S", 0.01)
+    monkeypatch.setattr(waiting, "WAKE_LIMIT_S", 0.01)
     for number in range(1, 200):
         queue = MessageQueue(4)
         reader = in_thread(queue.take, 1, 60.0)

@@ -12,7 +12,7 @@ from machine_kit import LIMIT_S, wait_until
 
 from timbr_wamp.contract import SourceOptions
 from timbr_wamp.errors import NotASource
-from timbr_wamp.machine.intake.restarts import CIRCLE_TOLD_S, Restarts
+from timbr_wamp.machine.intake.restarts import REPORT_S, Restarts
 from timbr_wamp.machine.protocols import EndOfSource
 
 #: No test waits for so long.
@@ -50,7 +50,7 @@ class Failing:
 def test_the_backoff_doubles_up_to_its_limit_and_a_message_forgives_all():
     restarts = Restarts(SourceOptions(restarts=5, backoff_s=1.0, backoff_max_s=6.0))
     assert [restarts.after_failure() for _ in range(6)] == [1.0, 2.0, 4.0, 6.0, 6.0, None]
-    restarts.gave()
+    restarts.note_message()
     assert restarts.after_failure() == 1.0
 
 
@@ -62,9 +62,9 @@ def test_very_many_failures_are_no_overflow():
 def test_an_end_without_a_message_is_followed_by_a_pause():
     restarts = Restarts(SourceOptions(on_exhausted="restart", backoff_s=0.5))
     assert restarts.after_end() == 0.5
-    restarts.gave()
+    restarts.note_message()
     assert restarts.after_end() == 0.0
-    restarts.begun(0.0, after_failure=False)
+    restarts.note_restart(0.0, after_failure=False)
     assert restarts.after_end() == 0.5
 
 
@@ -77,9 +77,9 @@ def test_an_end_is_an_end_where_nothing_else_is_wanted():
 
 def test_a_circle_is_told_now_and_then_a_restart_after_a_failure_always():
     restarts = Restarts(SourceOptions(on_exhausted="restart"))
-    assert [restarts.begun(now, after_failure=False) for now in (0.0, 0.5, CIRCLE_TOLD_S)] == [True, False, True]
-    assert restarts.begun(CIRCLE_TOLD_S, after_failure=True)
-    assert restarts.number == 4
+    assert [restarts.note_restart(now, after_failure=False) for now in (0.0, 0.5, REPORT_S)] == [True, False, True]
+    assert restarts.note_restart(REPORT_S, after_failure=True)
+    assert restarts.count == 4
 
 
 # --- restarts ---
@@ -193,7 +193,7 @@ def test_waiting_for_the_next_begin_ends_at_once_when_it_is_taken_away(rig, paus
     if paused:
         source.pause()
     source.feeder.close(LIMIT_S)
-    assert not source.feeder.reading
+    assert not source.reading
     assert source.ends == 1
     assert source.take() == [1]
 
@@ -214,7 +214,7 @@ def test_a_paused_machine_begins_its_source_again_only_when_it_goes_on(rig):
     one.pause()
     may_start.set()
     one.wait_for_event("source_failed")
-    wait_until(lambda: one.feeder._silent_since is None, "it waits")
+    wait_until(lambda: one.status.state == "restarting", "it waits")
     assert failing.begun == 1
     one.start()
     one.wait_for_event("restarted", 2)
@@ -363,7 +363,7 @@ def test_silence_while_it_may_not_read_does_not_count(rig):
     one.wait_for_queue(1)
     one.pause()
     feeder = one.feeder
-    with feeder._permits:
+    with feeder._monitor.lock:
         feeder._silent_since = -FOR_EVER_S  # silent since long ago
     assert feeder._look() == 0.2
     one.start()

@@ -377,7 +377,7 @@ class Machine:
         row = self._worker.step(wait_s)
         if row is None:
             raise MachineEmpty
-        self._source.tell_drained()
+        self._source.report_drained()
         self.hooks.call("post_get", row)
         values = orjson.loads(row[2])
         return (row[1], *(orjson.dumps(value).decode() for value in values))

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from timbr_wamp.errors import WouldDeadlock
 
 _processed: ContextVar[tuple[object, ...]] = ContextVar("timbr_processed", default=())
+#: The machine whose source the code reads: it may wait for room, but not for that source's end.
+_fed: ContextVar[object] = ContextVar("timbr_fed", default=None)
 
 
 @contextmanager
@@ -37,11 +39,21 @@ def is_processing(machine: object) -> bool:
     return any(one is machine for one in _processed.get())
 
 
-def refuse_deadlock(machine: object, name: str, call: str) -> None:
+def refuse_deadlock(machine: object, name: str, call: str, *, waits_for_source: bool = False) -> None:
     """Raise `WouldDeadlock` if ``call`` would wait for the very code that makes it.
 
     Raises:
-        WouldDeadlock: the caller processes a message of ``machine``.
+        WouldDeadlock: the caller processes a message of ``machine``, or is its source while the call waits for that.
     """
-    if is_processing(machine):
+    if is_processing(machine) or (waits_for_source and reads_source_of(machine)):
         raise WouldDeadlock(name, call)
+
+
+def mark_source_thread(machine: object) -> None:
+    """Mark all that the calling thread runs from now on as reading the source of ``machine``."""
+    _fed.set(machine)
+
+
+def reads_source_of(machine: object) -> bool:
+    """Tell whether the caller is part of the source of ``machine``."""
+    return _fed.get() is machine

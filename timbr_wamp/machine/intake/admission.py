@@ -1,7 +1,7 @@
-"""How messages of a source come into the queue: by its policy, each loss counted and told once.
+"""How messages of a source come into the queue: by its policy, each loss counted and handed over to be recorded.
 
-The policy matters while the queue is full and the source may read. One that may not (the machine
-is paused or drains) waits with the message that it has, whatever its policy; so does a ready
+The policy matters while the queue is full and the source is permitted to read. One that is not (the machine
+is paused, stopped or drains) waits with what it has read already, whatever its policy; so does a ready
 source, which has nothing to lose by it.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from _thread import RLock
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, repeat
 from typing import cast
 
 from timbr_wamp.contract import SourceOptions
@@ -31,119 +33,114 @@ WHY = {
 }
 POLICIES = ("wait", *WHY)
 
-#: Called with entries that are under way, and why they are to be recorded as dropped.
+#: Takes entries that are in flight, and why they were dropped. Called in the source's thread, without a lock: it
+#: hands them over to whoever commits records, so that sinks and hooks are not called from there.
 OnDrop = Callable[[Sequence[Entry], str], object]
 
 
 class Admission:
-    """The way into the queue for one source.
+    """The way into the queue for one source. The thread that reads it, and those whose read ended too late.
 
-    One thread at a time, beside those whose read came to its end too late: they say ``late``.
+    Args:
+        may_drop: whether the source is permitted to read. It is asked, and what it allows is done, with
+            ``lock`` held; so who changes the answer under ``lock`` sees nothing dropped afterwards.
     """
 
     def __init__(
         self,
         options: SourceOptions,
         *,
-        ledger: MessageQueue,
+        queue: MessageQueue,
         clock: Clock,
-        new_oid: Callable[[float], str],
+        new_oids: Callable[[float, int], list[str]],
         on_drop: OnDrop | None,
         may_drop: Callable[[], bool],
+        lock: RLock,
     ) -> None:
-        #: Messages that the policy dropped.
-        self.dropped = 0
-        self._read = self._late = 0
-        self._ledger, self._clock, self._new_oid = ledger, clock, new_oid
-        self._on_drop, self._may_drop = on_drop, may_drop
+        #: Messages read, and those of them that the policy dropped.
+        self.count = self.dropped = 0
+        self._queue, self._clock, self._new_oids = queue, clock, new_oids
+        self._on_drop, self._may_drop, self._lock = on_drop, may_drop, lock
         self._policy, self._sample_every = options.policy, options.sample_every
         #: Messages since the queue was full, for `sample`.
         self._since_full = 0
         self._counting = threading.Lock()
-        self._admit = {
-            "wait": self._wait, "drop_new": self._drop_new, "drop_old": self._drop_old, "sample": self._sample,
-        }[options.policy]  # fmt: skip
 
-    @property
-    def count(self) -> int:
-        """Messages read."""
-        return self._read + self._late
+    def fill(self, iterator: Iterator[object], limit: int) -> int:
+        """Queue what is next of an iterator that never blocks; return how many that were. The worker's thread.
 
-    def fill(self, messages: Sequence[object]) -> None:
-        """Queue all at once, also above the capacity: for the worker itself, who would wait for himself."""
-        self._read += self._ledger.offer(self._entries(messages), 0.0, beyond=True)
+        Also above the capacity, since the worker would wait for itself.
+        """
+        taken = self._queue.fill(self._entries(islice(iterator, limit), limit))
+        self._count(taken)
+        return taken
 
-    def admit(self, messages: Sequence[object], *, droppable: bool = True, late: bool = False) -> None:
+    def admit(self, messages: Sequence[object], *, droppable: bool = True) -> None:
         """Queue or drop all; blocks as the policy says, and gives up when the machine was closed.
 
-        ``droppable=False``: they wait for room under any policy, as ``late`` ones do.
-
-        Raises:
-            Exception: what recording a dropped message raises.
+        ``droppable=False``: they wait for room under any policy.
         """
-        entries = self._entries(messages)
-        droppable = droppable and not late
-        done = 0
-        while done < len(entries):
-            admit = self._admit if droppable and self._may_drop() else self._wait
-            try:
-                dealt = admit(entries[done:] if done else entries)
-            except MachineClosed:
-                dealt = 0
-            done += dealt
-            if late:
-                with self._counting:
-                    self._late += dealt
-            else:
-                self._read += dealt
-            if not dealt and self._ledger.closed:
-                logger.warning("%d messages read from the source when the machine was closed", len(entries) - done)
+        entries: Sequence[Entry] = list(self._entries(messages, len(messages)))
+        droppable = droppable and self._policy != "wait"
+        while entries:
+            may_drop = droppable and self._may_drop()
+            done = self._drop(entries) if may_drop else 0
+            if not done:
+                one = may_drop and self._policy == "sample"
+                done = self._queue.offer(entries[:1] if one else entries, LOOK_S, eager=one)
+                self._since_full += done
+                self._count(done)
+            if not done and self._queue.closed:
+                logger.warning("%d messages read from the source when the machine was closed", len(entries))
                 return
+            entries = entries[done:]
 
-    def _entries(self, messages: Sequence[object]) -> list[Entry]:
+    def _entries(self, messages: Iterable[object], limit: int) -> Iterator[Entry]:
         now = self._clock()
-        if self._policy == "drop_old":
-            return [Droppable((self._new_oid(now), message, now, 1)) for message in messages]
-        return [(self._new_oid(now), message, now, 1) for message in messages]
+        entries = zip(self._new_oids(now, limit), messages, repeat(now), repeat(1))
+        return map(Droppable, entries) if self._policy == "drop_old" else entries
 
-    # --- one policy each: return how many of the entries, from the first on, are dealt with ---
+    def _count(self, messages: int) -> None:
+        with self._counting:
+            self.count += messages
 
-    def _wait(self, entries: Sequence[Entry]) -> int:
-        return self._ledger.offer(entries, LOOK_S)
-
-    def _drop_new(self, entries: Sequence[Entry]) -> int:
-        taken = self._ledger.offer(entries, 0.0)
-        if taken < len(entries):
-            self._set_aside(entries[taken:])
-        return len(entries)
-
-    def _drop_old(self, entries: Sequence[Entry]) -> int:
-        dropped = self._ledger.displace(cast("Sequence[Droppable]", entries))
+    def _drop(self, entries: Sequence[Entry]) -> int:
+        """Do what the policy allows now, without waiting; return how many entries were dealt with."""
+        with self._lock:
+            if not self._may_drop():
+                return 0
+            try:
+                done, dropped = self._apply(entries)
+            except MachineClosed:
+                return 0
+        self._count(done)
         if dropped:
-            self._tell(dropped)
-        return len(entries)
+            self.dropped += len(dropped)
+            if self._on_drop is None:
+                self._queue.finish(dropped=len(dropped))
+            else:
+                self._on_drop(dropped, WHY[self._policy])
+        return done
 
-    def _sample(self, entries: Sequence[Entry]) -> int:
-        if not self._ledger.crowded:
+    def _apply(self, entries: Sequence[Entry]) -> tuple[int, Sequence[Entry]]:
+        """Return how many entries were dealt with, and those that are dropped, now in flight."""
+        queue = self._queue
+        if self._policy == "drop_old":
+            return len(entries), queue.displace(cast("Sequence[Droppable]", entries))
+        if self._policy == "drop_new":
+            rest = entries[queue.offer(entries, 0.0) :]
+            if rest:
+                queue.set_aside(rest)
+            return len(entries), rest
+        if not queue.crowded:
             self._since_full = 0
-            return self._ledger.offer(entries, 0.0)
+            if taken := queue.offer(entries, 0.0):
+                return taken, ()
         if (self._since_full + 1) % self._sample_every:
-            self._set_aside(entries[:1])
-        elif not self._ledger.offer(entries[:1], LOOK_S, eager=True):
-            return 0
-        self._since_full += 1
-        return 1
-
-    def _set_aside(self, entries: Sequence[Entry]) -> None:
-        self._ledger.set_aside(entries)
-        self._tell(entries)
-
-    def _tell(self, entries: Sequence[Entry]) -> None:
-        self.dropped += len(entries)
-        if self._on_drop is None:
-            self._ledger.finish(dropped=len(entries))
-        else:
-            self._on_drop(entries, WHY[self._policy])
+            queue.set_aside(entries[:1])
+            self._since_full += 1
+            return 1, entries[:1]
+        return 0, ()  # this one is kept, and waits for room
 
 
 #: A larger number is not exact everywhere, and beyond 64 bits cannot be sent.

@@ -2,8 +2,8 @@
 
 What may block is read by a thread of its own, ahead until the queue is full; what is ready (a list,
 a range, their iterators) by the machine's worker, as it needs it. Left to others: how to read
-(`machine.readers`), when to begin again (`machine.restarts`), and what becomes of a message while
-the queue is full (`machine.inlet`).
+(`timbr_wamp.machine.intake.readers`), when to restart (`restarts`), and what becomes of a message while
+the queue is full (`admission`).
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ from timbr_wamp.contract.structs import SourceStateName
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.intake.admission import Admission, OnDrop, checked_options
 from timbr_wamp.machine.intake.message_queue import Counts, MessageQueue
-from timbr_wamp.machine.intake.readers import Origin, Reader, ReadyReader, SourceReader
+from timbr_wamp.machine.intake.readers import Reader, ReadyReader, SourceReader, SourceReaders
 from timbr_wamp.machine.intake.restarts import Restarts
 from timbr_wamp.machine.intake.timers import TIMERS
+from timbr_wamp.machine.isolation import call_isolated
+from timbr_wamp.machine.processing import mark_source_thread
 from timbr_wamp.machine.protocols import Clock, EndOfSource
+from timbr_wamp.machine.waiting import Monitor
 from timbr_wamp.values import JsonValue, clean_text
 
 logger = logging.getLogger(__name__)
 
-#: A silent source that can be interrupted is left to itself when it has not ended after so long, seconds.
+#: A read that was interrupted and has not ended is interrupted more roughly, or left to itself, after so long, seconds.
 GRACE_S = 0.5
 
-
-#: Told by kind and data of ``idle``, ``source_failed``, ``restarted``, in the source's thread; may not block or raise.
+#: Called with kind and data of ``idle``, ``source_failed``, ``restarted``, in the source's thread; must not block.
 OnSourceEvent: TypeAlias = Callable[..., object]
 
 
-def _tell_nobody(kind: str, **data: object) -> None:
+def _ignore(kind: str, **data: object) -> None:
     pass
 
 
 class Feeder:
     """What reads a source into the queue, and where it is.
 
-    It lives as long as the source, over pauses and stops of the machine: `permit` lets it read on.
+    It lives as long as the source, over pauses and stops of the machine. It reads no message before `permit`.
 
     Args:
-        total: how many messages there will be; None: what the source itself tells.
+        total: how many messages there will be; None: what the source itself says.
         options: policy, restarts, what silence and the end mean.
-        on_end: told once when it has ended or was closed, by the thread that read last; on_event: what comes before.
+        on_end: called once when it has ended or was closed, by the thread that read last.
+        on_event: called with what happens before that.
         on_drop: takes what the policy dropped, to be recorded; None: it is only counted.
 
     Raises:
         NotASource: nothing that gives messages.
-        InvalidArgument: a wrong total or option, or it is to be begun again and cannot be.
+        InvalidArgument: a wrong total or option, or it is to be restarted and cannot be.
     """
 
     def __init__(
@@ -60,50 +63,50 @@ class Feeder:
         source: object,
         total: int | None,
         *,
-        ledger: MessageQueue,
+        queue: MessageQueue,
         clock: Clock,
-        new_oid: Callable[[float], str],
+        new_oids: Callable[[float, int], list[str]],
         on_end: Callable[[Feeder], object],
         name: str,
         options: SourceOptions | None = None,
         on_drop: OnDrop | None = None,
-        on_event: OnSourceEvent = _tell_nobody,
+        on_event: OnSourceEvent = _ignore,
     ) -> None:
         self.options = checked_options(options or SourceOptions(), total)
-        self._origin = Origin(source)
+        self._readers = SourceReaders(source)
         self._restarts = Restarts(self.options)
-        if self._restarts.wanted and (problem := self._origin.why_not_again()) is not None:
+        if self._restarts.wanted and (problem := self._readers.why_not_restarted()) is not None:
             raise InvalidArgument("source", problem)
-        # Read in a circle, a list of three does not end after three.
-        own_total = None if self.options.on_exhausted == "restart" else self._origin.total
+        # A list of three that is read again and again does not end after three.
+        own_total = None if self.options.on_exhausted == "restart" else self._readers.total
         self.total = own_total if total is None else total
         self.error: BaseException | None = None
         #: Where to resume, after the last message queued; None where nobody knows.
         self.position: JsonValue = None
-        self._name, self._ledger, self._on_end, self._on_event = name, ledger, on_end, on_event
-        self._before = ledger.snapshot()
-        self._permits = threading.Condition()
-        self._budget = 0.0
+        self._name, self._queue, self._on_end, self._on_event = name, queue, on_end, on_event
+        self._put_before = queue.snapshot()
+        #: Guards what follows, and each decision of the policy: what is not permitted is not dropped.
+        self._monitor = Monitor()
+        #: Messages that it may read; infinity: no limit.
+        self._permitted = 0.0
         self._closed = False
-        self._inlet = Admission(
-            self.options, ledger=ledger, clock=clock, new_oid=new_oid, on_drop=on_drop,
-            may_drop=lambda: self._budget > 0 and not self._closed,
-        )  # fmt: skip
-        self._reader = self._origin.first
-        self._begin()
-
-    def _begin(self) -> None:
         self._state: SourceStateName = "waiting"
         self._thread: threading.Thread | None = None
-        #: Grows when a thread is left to itself: what it reads then is queued still, and it reads no more.
-        self._turn = 0
+        #: What is read. A thread whose reader is another one was left to itself: it queues what its read
+        #: gives in the end, and reads no more.
+        self._reader: Reader | None = self._readers.first
         #: Since when a read waits for the source, on `time.monotonic`; None while none does.
         self._silent_since: float | None = None
-        self._idle = False
-        #: It may be given up, by the watcher.
+        #: How often the present read was interrupted for its silence.
+        self._interrupted = 0
         self._watched = self.options.idle_timeout_s is not None
+        self._last_message: object = None
+        self._admission = Admission(
+            self.options, queue=queue, clock=clock, new_oids=new_oids, on_drop=on_drop,
+            may_drop=lambda: self._permitted > 0 and not self._closed, lock=self._monitor.lock,
+        )  # fmt: skip
 
-    # --- what others ask and say; any thread ---
+    # --- looking; any thread ---
 
     @property
     def ended(self) -> bool:
@@ -118,242 +121,271 @@ class Feeder:
     @property
     def count(self) -> int:
         """Messages read since it was set."""
-        return self._inlet.count
-
-    @property
-    def reading(self) -> bool:
-        """It has a thread of its own that lives; one that was given up does not count."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._admission.count
 
     @property
     def ready(self) -> bool:
         """It never blocks and has one end: `refill` reads it, no thread."""
-        return self._origin.ready and not self._restarts.wanted
-
-    def permit(self, messages: float) -> None:
-        """Let it read so many messages more; infinity: without end; 0: none after the one being read."""
-        with self._permits:
-            if self._budget <= 0 and self._silent_since is not None:
-                self._silent_since = time.monotonic()
-            self._budget = messages
-            if self._thread is None and messages > 0 and not self._closed and not self.ready:
-                self._start(self._run)
-                if self.options.idle_timeout_s is not None:
-                    TIMERS.watch(self._look, self.options.idle_timeout_s)
-            self._permits.notify_all()
-
-    def refill(self, limit: int) -> None:
-        """Queue up to ``limit`` messages of a ready source, if there is room for them. The worker's thread."""
-        reader = self._reader
-        if self._closed or self.ended or self._budget <= 0 or not self.ready or not isinstance(reader, ReadyReader):
-            return
-        counts = self._ledger.snapshot()
-        limit = min(limit - counts.queue_size, counts.queue_capacity - counts.queue_size)
-        if limit <= 0:
-            return
-        self._state = "reading"
-        try:
-            messages = reader.read(limit)
-            self._inlet.fill(messages)
-            self._spend(len(messages))
-        except EndOfSource:
-            self._ended("exhausted")
-        except BaseException as error:  # an iterator whose container changed, for one
-            self._ended("failed", error)
-
-    def close(self, timeout_s: float = 0.0) -> None:
-        """End it. A message that it is just reading is queued still, when there is room for it."""
-        with self._permits:
-            if self._closed:
-                return
-            self._closed = True
-            thread = self._thread
-            never_read = thread is None and not self.ended
-            self._permits.notify_all()
-        TIMERS.forget(self._look)
-        self._reader.cancel()
-        if never_read:
-            self._close(self._reader)
-        elif thread is not None and threading.current_thread() is not thread:
-            thread.join(timeout_s)
+        return self._readers.ready and not self._restarts.wanted
 
     def status(self, rate_per_s: float) -> SourceStatus:
         """Return where it is; ``rate_per_s`` is for the estimate of the time left."""
         left = None if self.total is None else max(self.total - self.count, 0)
         state = self._state
-        if (state == "reading" and self._budget <= 0) or (self._closed and not self.ended):
+        if (state == "reading" and self._permitted <= 0) or (self._closed and not self.ended):
             state = "waiting"
         return SourceStatus(
             state=state, count=self.count, total=self.total, eta_s=None if self.ended else _eta_s(left, rate_per_s),
-            error=_text(self.error), dropped=self._inlet.dropped, restarts=self._restarts.number, options=self.options,
+            error=_text(self.error), dropped=self._admission.dropped, restarts=self._restarts.count,
+            options=self.options,
         )  # fmt: skip
 
     def progress(self, counts: Counts, *, rate_per_s: float, state: MachineStateName, drained: bool) -> Progress:
         """Return how far the machine is with it.
 
-        ``counts`` are the ledger's now; ``drained`` tells that all of it is recorded. What waited
+        ``counts`` are the queue's now; ``drained``: all of it is recorded. What waited
         already when it was set is not counted as done.
         """
-        done = max(counts.put - counts.queue_size - counts.in_flight - self._before.put, 0)
+        done = max(counts.put - counts.queue_size - counts.in_flight - self._put_before.put, 0)
         complete = drained and self._state == "exhausted"
         percentage = None
         if self.total is not None:
             percentage = 100.0 if complete or not self.total else min(100.0 * done / self.total, 100.0)
         left = None if self.total is None else max(self.total - done, 0)
         return Progress(
-            done=done, total=self.total, percentage=percentage, errored=counts.errored - self._before.errored,
+            done=done, total=self.total, percentage=percentage, errored=counts.errored - self._put_before.errored,
             rate_per_s=rate_per_s, eta_s=None if complete else _eta_s(left, rate_per_s), state=state, complete=complete,
         )  # fmt: skip
 
+    # --- who may read; any thread ---
+
+    def permit(self, messages: float = float("inf")) -> None:
+        """Let it read so many messages more. Idempotent, never blocks."""
+        with self._monitor.lock:
+            if self._permitted <= 0 and self._silent_since is not None:
+                self._silent_since = time.monotonic()  # it could not be read until now
+            self._permitted = messages
+            start = self._thread is None and self._reader is not None and not self.ready
+            if start and messages > 0 and not self._closed and not self.ended:
+                self._start(self._run)
+        self._monitor.notify()
+
+    def hold(self) -> None:
+        """Let it read no further message. Idempotent, never blocks.
+
+        Once this has returned, no message of it is dropped or displaces another. What is being read
+        already (one message; of a `Source` object one batch) is queued when there is room for it.
+        """
+        with self._monitor.lock:
+            self._permitted = 0.0
+
+    def refill(self, limit: int) -> None:
+        """Queue up to ``limit`` messages of a ready source, if there is room for them. The worker's thread."""
+        try:
+            with self._monitor.lock:
+                reader = self._reader
+                if self._closed or self.ended or self._permitted <= 0 or not isinstance(reader, ReadyReader):
+                    return
+                counts = self._queue.snapshot()
+                limit = min(limit - counts.queue_size, counts.queue_capacity - counts.queue_size)
+                if limit <= 0 or self._restarts.wanted:
+                    return
+                self._state = "reading"
+                count = self._admission.fill(reader.iterator, limit)
+                self._permitted = max(self._permitted - count, 0)
+            if not count and not self._queue.closed:
+                self._end("exhausted")
+        except Exception as error:  # an iterator whose container changed, for one
+            self._end("failed", error)
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """End it. A message that it is just reading is queued still, when there is room for it."""
+        with self._monitor.lock:
+            if self._closed:
+                return
+            self._closed = True
+            thread, reader = self._thread, self._reader
+            never_read = thread is None and not self.ended
+        self._monitor.notify()
+        TIMERS.forget(self._look)
+        if reader is None:
+            return
+        if never_read:
+            self._close(reader)
+            return
+        reader.interrupt(0)
+        if thread is not None and threading.current_thread() is not thread:
+            thread.join(timeout_s)
+            if thread.is_alive():
+                reader.interrupt(1)
+
     # --- its own thread ---
 
-    def _start(self, run: Callable[[Reader, int], None]) -> None:
-        self._thread = threading.Thread(
-            target=run, args=(self._reader, self._turn), name=f"timbr {self._name} source", daemon=True
-        )
-        self._thread.start()
+    def _start(self, run: Callable[[], None]) -> None:
+        threading.Thread(target=run, name=f"timbr {self._name} source", daemon=True).start()
 
-    def _run(self, reader: Reader, turn: int) -> None:
-        """Read to the end, and on from each new begin."""
-        following: Reader | None = reader
-        while following is not None:
-            reader = following
-            mishap, error = False, None
+    def _run(self) -> None:
+        """Read to the end, and on after each restart. Of two threads that were started, the first does it."""
+        with self._monitor.lock:
+            following = self._reader
+            if self._closed or self._thread is not None or following is None:
+                return
+            self._thread = threading.current_thread()
+        mark_source_thread(self._queue)
+        if self.options.idle_timeout_s is not None:
+            TIMERS.watch(self._look, self.options.idle_timeout_s)
+        self._read_and_restart(following)
+
+    def _read_and_restart(self, reader: Reader | None) -> None:
+        while reader is not None:
+            may_restart = True
             try:
-                error = self._read_to_end(reader, turn)
+                error = self._read_to_end(reader)
             except BaseException as raised:  # by who records what was dropped: no restart mends that
-                mishap, error = True, raised
-            if not self._is_mine(turn):
+                may_restart, error = False, raised
+            if not self._is_current(reader):
                 logger.info("a read of the source that was given up has ended now: %s", _text(error) or "well")
                 self._close(reader)
                 return
-            following = self._next_reader(reader, error, final=mishap)
+            reader = self._next_reader(reader, error, may_restart=may_restart)
 
-    def _run_on(self, reader: Reader, turn: int) -> None:
-        """Go on in place of a thread whose read of ``reader`` does not end."""
-        following = self._next_reader(reader, None, under_way=True)
-        if following is not None:
-            self._run(following, turn)
+    def _run_in_place_of_another(self) -> None:
+        """Restart the source, or end it, in place of a thread whose read does not end."""
+        with self._monitor.lock:
+            self._thread = threading.current_thread()
+        mark_source_thread(self._queue)
+        self._read_and_restart(self._next_reader(None, None))
 
-    def _read_to_end(self, reader: Reader, turn: int) -> BaseException | None:
+    def _read_to_end(self, reader: Reader) -> BaseException | None:
         """Read until there is an end; return what the source raised."""
-        while self._may_read(turn):
+        while self._may_read(reader):
             try:
                 messages = reader.read()
             except EndOfSource:
                 return None
             except BaseException as error:  # a source is foreign code: its failure is a state, not our end
                 return error
-            if messages:
-                self._take(messages, reader, turn)
+            if len(messages):
+                self._admit(messages, reader)
         return None
 
-    def _may_read(self, turn: int) -> bool:
-        """Wait for a permit; False when it is to read no more."""
-        if self._state == "reading" and self._budget > 0 and not self._watched and not self._closed:
-            return True  # as for each message of a source that flows
-        with self._permits:
-            self._permits.wait_for(lambda: self._closed or turn != self._turn or self._budget > 0)
-            if self._closed or turn != self._turn:
+    def _may_read(self, reader: Reader) -> bool:
+        """Wait until it is permitted; False when it is to read no more."""
+        if not self._watched and self._permitted > 0 and self._state == "reading" and not self._closed:
+            return True  # as for each message of a source that has messages
+        self._monitor.wait_for(lambda: self._closed or reader is not self._reader or self._permitted > 0)
+        with self._monitor.lock:
+            if self._closed or reader is not self._reader:
                 return False
             self._state = "reading"
             if self._silent_since is None:
                 self._silent_since = time.monotonic()
             return True
 
-    def _take(self, messages: Sequence[object], reader: Reader, turn: int) -> None:
+    def _admit(self, messages: Sequence[object], reader: Reader) -> None:
         """Let messages into the queue."""
-        if not self._is_mine(turn):
-            self._inlet.admit(messages, late=True)
+        if not self._is_current(reader):
+            self._admission.admit(messages, droppable=False)
             return
-        if not self._restarts.given:
-            self._restarts.gave()
+        if not self._restarts.productive:
+            self._restarts.note_message()
             self.error = None
-        self._inlet.admit(messages, droppable=not isinstance(reader, ReadyReader))
-        self._spend(len(messages))
+        self._warn_of_reuse(messages[-1])
+        self._admission.admit(messages, droppable=not isinstance(reader, ReadyReader))
+        if self._permitted != float("inf"):
+            with self._monitor.lock:
+                self._permitted = max(self._permitted - len(messages), 0)
         if isinstance(reader, SourceReader):
             try:
                 self.position = reader.position()
-            except Exception:  # foreign code; the messages are queued already
+            except BaseException:  # foreign code; the messages are queued already
                 logger.warning("the source does not tell its position", exc_info=True)
 
-    def _is_mine(self, turn: int) -> bool:
-        """Tell, after a read, whether it was not given up meanwhile; from now on it will not be."""
+    def _warn_of_reuse(self, message: object) -> None:
+        if message is self._last_message and isinstance(message, (dict, list, set, bytearray)):
+            logger.warning(
+                "the source of machine %s gave the same %s twice: what it changes in there after a yield changes "
+                "messages that still wait; yield a copy", self._name, type(message).__name__,
+            )  # fmt: skip
+            message = _REUSED
+        if self._last_message is not _REUSED:  # told once
+            self._last_message = message
+
+    def _is_current(self, reader: Reader) -> bool:
+        """Tell, after a read, whether the thread was not left to itself; from now on it will not be."""
         if not self._watched:
             return True
-        with self._permits:
-            if turn == self._turn:
+        with self._monitor.lock:
+            current = reader is self._reader
+            if current:
                 self._silent_since = None
-            return turn == self._turn
+            return current
 
-    def _spend(self, messages: int) -> None:
-        if self._budget != float("inf"):
-            with self._permits:
-                self._budget = max(self._budget - messages, 0)
-
-    # --- end and new begin ---
+    # --- end and restart ---
 
     def _next_reader(
-        self, reader: Reader, error: BaseException | None, *, under_way: bool = False, final: bool = False
+        self, reader: Reader | None, error: BaseException | None, *, may_restart: bool = True
     ) -> Reader | None:
         """Return what to read after the end of ``reader``; None: that was all.
 
-        ``under_way``: it is being read still, and closed by who reads it; ``final``: no new begin.
+        ``reader`` is None when its read does not end: whoever reads it closes it.
         """
-        held = not under_way
+        left_alone = reader is None
         while not self._closed:
-            wait_s = None if final else self._restart_in(error, under_way)
+            wait_s = self._restart_after(error, left_alone) if may_restart else None
             if wait_s is None or not self._pause(wait_s):
                 break
-            if held and not self._origin.reopens:
+            if reader is not None and not self._readers.reopens:
                 self._close(reader)
-                held = False
+                reader = None
             try:
-                following = self._origin.again()
+                following = self._readers.restarted()
             except BaseException as raised:  # foreign code
                 error = raised
                 continue
-            self._restarted(following, after_failure=error is not None)
+            self._note_restart(following, after_failure=error is not None)
             return following
-        if held:
+        if reader is not None:
             self._close(reader)
-        self._ended("exhausted" if error is None else "failed", error)
+        self._end("exhausted" if error is None else "failed", error)
         return None
 
-    def _restart_in(self, error: BaseException | None, under_way: bool) -> float | None:
-        """Return after how many seconds it is begun again; None: never. Tells why."""
+    def _restart_after(self, error: BaseException | None, left_alone: bool) -> float | None:
+        """Return after how many seconds it is restarted; None: never. Reports why."""
+        was_silent, self._interrupted = self._interrupted > 0, 0
+        if was_silent:
+            self._on_event("idle", after_s=self.options.idle_timeout_s, count=self.count)
+        wait_s = None
         if error is not None:
             wait_s = self._restarts.after_failure()
+            if wait_s is None and was_silent:  # raised when its silence was ended: the end of one that fell silent
+                wait_s = self._restarts.after_end()
             if wait_s is not None:
-                self.error, self._state = error, "restarting"
+                self.error = error
                 logger.warning("the source failed after %d messages; again in %g s", self.count, wait_s, exc_info=error)
                 self._on_event("source_failed", error=_text(error), restart_in_s=wait_s, count=self.count)
-            return wait_s
-        if self._idle:
-            self._on_event("idle", after_s=self.options.idle_timeout_s, count=self.count)
-        wait_s = None if under_way and self._origin.reopens else self._restarts.after_end()
+        elif not (left_alone and self._readers.reopens):
+            wait_s = self._restarts.after_end()
         if wait_s is not None:
             self._state = "restarting"
         return wait_s
 
     def _pause(self, wait_s: float) -> bool:
-        """Wait so long, and then for a permit; False when it was closed meanwhile."""
-        with self._permits:
-            self._silent_since = None
-            self._permits.wait_for(lambda: self._closed, wait_s)
-            self._permits.wait_for(lambda: self._closed or self._budget > 0)
-            return not self._closed
+        """Wait so long, and then until it is permitted; False when it was closed meanwhile."""
+        monitor = self._monitor
+        return not monitor.wait_for(lambda: self._closed, wait_s) and (
+            monitor.wait_for(lambda: self._closed or self._permitted > 0) and not self._closed
+        )
 
-    def _restarted(self, reader: Reader, *, after_failure: bool) -> None:
-        with self._permits:
+    def _note_restart(self, reader: Reader, *, after_failure: bool) -> None:
+        with self._monitor.lock:
             self._reader = reader
-            self._idle = False
             if self._closed:
-                reader.cancel()
-        if self._restarts.begun(time.monotonic(), after_failure=after_failure):
-            self._on_event("restarted", number=self._restarts.number)
+                reader.interrupt(0)
+        if self._restarts.note_restart(time.monotonic(), after_failure=after_failure):
+            self._on_event("restarted", number=self._restarts.count)
 
-    def _ended(self, state: SourceStateName, error: BaseException | None = None) -> None:
+    def _end(self, state: SourceStateName, error: BaseException | None = None) -> None:
         TIMERS.forget(self._look)
         self.error = error
         if error is not None:
@@ -363,33 +395,36 @@ class Feeder:
         self._on_end(self)
 
     def _close(self, reader: Reader) -> None:
-        try:
-            reader.close()
-        except Exception:  # foreign code
-            logger.warning("closing the source failed", exc_info=True)
+        call_isolated(reader.close, on_failure=self._closing_failed)
+
+    def _closing_failed(self, error: BaseException) -> None:
+        logger.warning("closing the source of machine %s failed", self._name, exc_info=error)
 
     # --- silence; the watcher's thread ---
 
     def _look(self) -> float | None:
-        """Give the source up when it was silent for too long; return when to look again, in seconds."""
+        """Interrupt a read that was silent for too long; return when to look again, in seconds."""
         timeout_s = self.options.idle_timeout_s
-        with self._permits:
+        with self._monitor.lock:
+            reader = self._reader
             if timeout_s is None or self._closed or self.ended:
                 return None
-            if self._budget <= 0 or self._silent_since is None:
+            if self._permitted <= 0 or self._silent_since is None or reader is None:
                 return timeout_s
             left_s = self._silent_since + timeout_s - time.monotonic()
             if left_s > 0:
                 return left_s
-            if not self._idle:
-                self._idle = True
-                if self._reader.cancellable:
-                    self._reader.cancel()
-                    return GRACE_S
-            self._turn += 1
-            self._silent_since = None
-            self._start(self._run_on)
-            return timeout_s
+            self._interrupted += 1
+            if reader.interrupt(self._interrupted - 1):
+                return GRACE_S
+            self._reader = self._silent_since = None
+            self._start(self._run_in_place_of_another)
+        self._monitor.notify()
+        return timeout_s
+
+
+#: In place of a source's last message once it was reported that it gives the same object again.
+_REUSED = object()
 
 
 def _eta_s(left: int | None, rate_per_s: float) -> float | None:

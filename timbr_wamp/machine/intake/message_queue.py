@@ -10,25 +10,22 @@ import threading
 import time
 from _thread import LockType
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import methodcaller
 from typing import Any, TypeAlias
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
 from timbr_wamp.machine.forks import ForkedLock, survive_forks
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.processing import is_processing
+from timbr_wamp.machine.waiting import Waiters, add_waiter, deadline_after, left_s, wait, wake_all
 
 #: So many message ids given by callers are remembered, to put none of them twice.
 KNOWN_OIDS = 65_536
 
 #: That the queue is full is reported at most so often, seconds: a source that waits for room fills it all the time.
 FULL_AGAIN_S = 1.0
-
-#: Who waits looks at the queue at least so often, seconds: an interrupted thread may not have woken him.
-WAKE_LIMIT_S = 0.5
 
 _NONE: list[Entry] = []
 _Accounts: TypeAlias = tuple[int, int, int, int, list[Entry], list[Entry]]
@@ -60,12 +57,6 @@ class Counts:
         assert min(self.put, self.processed, self.errored, self.dropped, self.in_flight) >= 0, str(self)
 
 
-#: Locks, each held by somebody who waits on it, and released to wake him.
-_Waiters: TypeAlias = "deque[LockType]"
-
-_release: Callable[[LockType], None] = methodcaller("release")
-
-
 class MessageQueue:
     """A bounded queue of entries with its counts. Any thread.
 
@@ -81,9 +72,7 @@ class MessageQueue:
     change is one call into C or one assignment, made under the lock: a message is put by one
     ``append``; messages move between queue and reader by one ``extend`` of an iterator that takes them
     from where they were; the other counts are one tuple, replaced whole. ``put`` is the sum of the
-    others and has no counter of its own. Nobody waits on a `threading.Condition`, whose ``wait`` can
-    come back without its lock: a waiter has a lock of its own, and waits for it without holding the
-    queue's. A wake-up that an interrupt suppresses delays a waiter by at most `WAKE_LIMIT_S`.
+    others and has no counter of its own. How somebody waits: `timbr_wamp.machine.waiting`.
 
     **Forks.** In a forked child every call that would take the lock raises `MachineForked`.
     """
@@ -109,11 +98,11 @@ class MessageQueue:
         self._accounts: _Accounts = (0, 0, 0, 0, _NONE, _NONE)
         self._refused = 0
         #: Who waits for entries, for half of the queue, for any room, for nothing in flight, for `wake`.
-        self._readers: _Waiters = deque()
-        self._writers: _Waiters = deque()
-        self._eager_writers: _Waiters = deque()
-        self._settlers: _Waiters = deque()
-        self._watchers: _Waiters = deque()
+        self._readers: Waiters = deque()
+        self._writers: Waiters = deque()
+        self._eager_writers: Waiters = deque()
+        self._settlers: Waiters = deque()
+        self._watchers: Waiters = deque()
         #: Ids given by callers; with the entry until it is known to be queued.
         self._known: OrderedDict[str, Entry | None] = OrderedDict()
         self._closed = False
@@ -150,9 +139,9 @@ class MessageQueue:
                 if len(self._queue) < self._capacity and not self._closed:
                     self._queue.append(entry)
                     if self._readers:
-                        _wake_all(self._readers)
+                        wake_all(self._readers)
                     return True
-        return self._put_when_possible(entry, _deadline(timeout_s if block else 0.0), known)
+        return self._put_when_possible(entry, deadline_after(timeout_s if block else 0.0), known)
 
     def _put_when_possible(self, entry: Entry, deadline: float | None, known: bool) -> bool:
         while True:
@@ -166,7 +155,7 @@ class MessageQueue:
                         self._append_known(entry)
                     else:
                         self._queue.append(entry)
-                    _wake_all(self._readers)
+                    wake_all(self._readers)
                     return True
                 report = self._note_full()
                 if not report:
@@ -174,17 +163,17 @@ class MessageQueue:
             if report:
                 self._report_full()
             else:
-                self._wait(self._writers, waiter, _left_s(deadline))
+                wait(self._writers, waiter, left_s(deadline))
 
     def _waiting_writer(self, deadline: float | None) -> LockType:
         """Return what a `put` that finds no room waits on; count it as refused, and raise, if it may not wait."""
-        if _left_s(deadline) <= 0:
+        if left_s(deadline) <= 0:
             self._refused += 1
             raise MachineFull(self._capacity)
         if is_processing(self):
             self._refused += 1
             raise WouldDeadlock(self._name, "put(block=True)")
-        return _waiter(self._writers)
+        return add_waiter(self._writers)
 
     def _append_known(self, entry: Entry) -> None:
         """Queue an entry and remember its oid, in one call."""
@@ -193,35 +182,48 @@ class MessageQueue:
         if len(self._known) > KNOWN_OIDS:
             self._known.popitem(last=False)
 
-    def offer(self, entries: Sequence[Entry], timeout_s: float, *, beyond: bool = False, eager: bool = False) -> int:
+    def offer(self, entries: Sequence[Entry], timeout_s: float, *, eager: bool = False) -> int:
         """Queue as many entries as there is room for now, from the first on; return how many.
 
         Waits at most ``timeout_s`` while there is no room at all. Nothing is refused: the caller
-        keeps the rest. ``beyond``: queue all, also above the capacity, for a reader that would wait
-        for itself. ``eager``: wait for any room, not until half of the queue is free.
+        keeps the rest. ``eager``: wait for any room, not until half of the queue is free.
         """
-        deadline = _deadline(timeout_s)
+        deadline = deadline_after(timeout_s)
         waiters = self._eager_writers if eager else self._writers
         while True:
             with self._lock:
                 if self._closed:
                     return 0
-                room = len(entries) if beyond else self._capacity - len(self._queue)
+                room = self._capacity - len(self._queue)
                 if room > 0:
                     offered = entries if room >= len(entries) else entries[:room]
                     self._queue.extend(offered)
                     if self._readers and offered:
-                        _wake_all(self._readers)
+                        wake_all(self._readers)
                     return len(offered)
                 report = self._note_full()
                 if not report:
-                    if _left_s(deadline) <= 0:
+                    if left_s(deadline) <= 0:
                         return 0
-                    waiter = _waiter(waiters)
+                    waiter = add_waiter(waiters)
             if report:
                 self._report_full()
             else:
-                self._wait(waiters, waiter, _left_s(deadline))
+                wait(waiters, waiter, left_s(deadline))
+
+    def fill(self, entries: Iterator[Entry]) -> int:
+        """Queue all that an iterator gives, also above the capacity; return how many. It must be C code, and quick.
+
+        So nothing is lost between the iterator and the queue, whatever interrupts it. What the iterator raises
+        is raised here; what it gave before is queued.
+        """
+        with self._lock:
+            if self._closed:
+                return 0
+            before = len(self._queue)
+            self._queue.extend(entries)
+            wake_all(self._readers)
+            return len(self._queue) - before
 
     def set_aside(self, entries: Sequence[Entry]) -> None:
         """Count entries as put and in flight that were never queued; `finish` with ``dropped`` settles them.
@@ -255,7 +257,7 @@ class MessageQueue:
             processed, errored, dropped, in_flight = self._complete_moves()
             self._accounts = (processed, errored, dropped, in_flight + len(displaced), _NONE, _NONE)
             if self._readers:
-                _wake_all(self._readers)
+                wake_all(self._readers)
             report = bool(displaced) and self._note_full()
         if report:
             self._report_full()
@@ -306,14 +308,14 @@ class MessageQueue:
                 self._move_out(limit, entries)
                 return entries
         woken = self._woken if wakes is None else wakes
-        deadline = _deadline(timeout_s)
+        deadline = deadline_after(timeout_s)
         while True:
             with self._lock:
-                if self._queue or self._closed or self._woken != woken or _left_s(deadline) <= 0:
+                if self._queue or self._closed or self._woken != woken or left_s(deadline) <= 0:
                     self._move_out(limit, entries)
                     return entries
-                waiter = _waiter(self._readers)
-            self._wait(self._readers, waiter, _left_s(deadline))
+                waiter = add_waiter(self._readers)
+            wait(self._readers, waiter, left_s(deadline))
 
     def _move_out(self, limit: int, entries: list[Entry]) -> None:
         queue = self._queue
@@ -330,8 +332,8 @@ class MessageQueue:
         if half_empty:
             self._crowded = False
         if half_empty or limit == 1:
-            _wake_all(self._writers)
-        _wake_all(self._eager_writers)
+            wake_all(self._writers)
+        wake_all(self._eager_writers)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """Put entries in flight back at the head of the queue, in their order; no policy drops them from now on."""
@@ -341,10 +343,10 @@ class MessageQueue:
             self._accounts = (processed, errored, dropped, in_flight - len(returned), _NONE, returned)
             self._complete_moves()
             if self._queue:
-                _wake_all(self._readers)
+                wake_all(self._readers)
             if entries:  # for who waits for a machine that rests
-                _wake_all(self._settlers)
-                _wake_all(self._watchers)
+                wake_all(self._settlers)
+                wake_all(self._watchers)
 
     def finish(self, processed: int = 0, errored: int = 0, dropped: int = 0) -> None:
         """Account for entries in flight."""
@@ -353,7 +355,7 @@ class MessageQueue:
             in_flight -= processed + errored + dropped
             self._accounts = (done + processed, failed + errored, lost + dropped, in_flight, _NONE, _NONE)
             if self._settlers and not self._queue and not in_flight:
-                _wake_all(self._settlers)
+                wake_all(self._settlers)
 
     def _complete_moves(self) -> tuple[int, int, int, int]:
         """Complete, with the lock held, a move that an interrupt cut off; return the accounts without lists."""
@@ -374,14 +376,7 @@ class MessageQueue:
 
     def _wake_everybody(self) -> None:
         for waiters in (self._readers, self._writers, self._eager_writers, self._settlers, self._watchers):
-            _wake_all(waiters)
-
-    def _wait(self, waiters: _Waiters, waiter: LockType, timeout_s: float) -> None:
-        """Wait, without the lock, until ``waiter`` is woken; at most `WAKE_LIMIT_S`."""
-        if not waiter.acquire(True, max(min(timeout_s, WAKE_LIMIT_S), 0.0)):
-            with self._lock:
-                if waiter in waiters:
-                    waiters.remove(waiter)
+            wake_all(waiters)
 
     def idle(self) -> bool:
         """Tell whether nothing waits and nothing is in flight."""
@@ -396,15 +391,15 @@ class MessageQueue:
         """
         waiters = self._settlers if settled else self._watchers
         with self._lock:
-            waiter = _waiter(waiters)
-        self._wait(waiters, waiter, timeout_s)
+            waiter = add_waiter(waiters)
+        wait(waiters, waiter, timeout_s)
 
     def resize(self, capacity: int) -> None:
         """Change the queue's capacity. What waits stays, even above it."""
         with self._lock:
             self._capacity = _checked_capacity(capacity)
-            _wake_all(self._writers)
-            _wake_all(self._eager_writers)
+            wake_all(self._writers)
+            wake_all(self._eager_writers)
 
     def close(self) -> None:
         """Refuse what comes from now on; writers that wait get `MachineClosed`."""
@@ -419,27 +414,6 @@ class MessageQueue:
             waiting = len(self._queue)
             put = processed + errored + dropped + waiting + in_flight
             return Counts(put, processed, errored, dropped, self._refused, waiting, self._capacity, in_flight)
-
-
-def _waiter(waiters: _Waiters) -> LockType:
-    """Return a lock that is held, and released when ``waiters`` are woken."""
-    waiter = threading.Lock()
-    waiter.acquire()
-    waiters.append(waiter)
-    return waiter
-
-
-def _wake_all(waiters: _Waiters) -> None:
-    """Wake all who wait, and forget them: each is taken out and released in one call."""
-    any(map(_release, islice(iter(waiters.popleft, None), len(waiters))))
-
-
-def _deadline(timeout_s: float | None) -> float | None:
-    return None if timeout_s is None else time.monotonic() + timeout_s
-
-
-def _left_s(deadline: float | None) -> float:
-    return float("inf") if deadline is None else deadline - time.monotonic()
 
 
 def _checked_capacity(capacity: int) -> int:

@@ -1,21 +1,21 @@
-"""Everything a machine can read messages from, as one `Reader`, and how it is begun again.
+"""Everything a machine can read messages from, as one `Reader`, and how a source is restarted.
 
 An iterable, an iterator, a generator function, an async generator (or a function of one) or a
-`Source` object. Pure adapters: no thread, no queue, no policy; those are `machine.sources`'.
+`Source` object. Pure adapters: no thread, no queue, no policy; those are in `timbr_wamp.machine.intake.feeder`.
+What a source is, is told by its type, never by attributes that the object could invent.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import inspect
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, Protocol, cast
 
 from timbr_wamp.errors import NotASource
+from timbr_wamp.machine.intake.async_reader import AsyncReader
 from timbr_wamp.machine.protocols import EndOfSource, Source
 from timbr_wamp.values import JsonValue
 
@@ -26,43 +26,26 @@ READY_MESSAGES = 64
 
 
 class Reader(Protocol):
-    """What the feeder's thread reads, one message after the other."""
-
-    #: `cancel` ends a read that waits.
-    cancellable: bool
+    """What the feeder's thread reads."""
 
     def read(self) -> Sequence[object]:
         """Return at least one message, or none if there is none yet; blocks as the source does.
 
         Raises:
-            EndOfSource: no message will ever follow, or it was cancelled.
+            EndOfSource: no message will ever follow, or it was interrupted.
         """
 
-    def cancel(self) -> None:
-        """Let a read that waits end soon, where that is possible. Any thread."""
+    def interrupt(self, times: int) -> bool:
+        """Let a read that waits end; return whether that may succeed. Any thread, never blocks.
+
+        ``times``: how often it was called before, in vain. The first time the source may end in order.
+        """
 
     def close(self) -> None:
         """Release the source. The thread that reads, once, or any before the first read."""
 
 
-class _Reader:
-    """What most readers have in common: nobody can interrupt them."""
-
-    cancellable = False
-
-    def cancel(self) -> None:
-        """A read ends when it ends."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-#: Iterators that never block: those of the built-in containers.
-_CONTAINERS: tuple[Iterable[object], ...] = ((), [], {}, range(0), range(1 << 99), set(), deque(), {}.values())
-_READY = tuple(type(iter(container)) for container in _CONTAINERS)
-
-
-class ReadyReader(_Reader):
+class ReadyReader:
     """Read an iterator that never blocks, many messages at a time."""
 
     def __init__(self, iterator: Iterator[object]) -> None:
@@ -75,9 +58,16 @@ class ReadyReader(_Reader):
             raise EndOfSource
         return messages
 
+    def interrupt(self, times: int) -> bool:
+        """A read never waits."""
+        return False
 
-class IteratorReader(_Reader):
-    """Read an iterator, message by message."""
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class IteratorReader:
+    """Read an iterator, message by message. Python cannot interrupt it."""
 
     def __init__(self, iterator: Iterator[object]) -> None:
         self.iterator = iterator
@@ -89,82 +79,34 @@ class IteratorReader(_Reader):
         except StopIteration:
             raise EndOfSource from None
 
+    def interrupt(self, times: int) -> bool:
+        """A read ends when it ends."""
+        return False
+
     def close(self) -> None:
         """Close a generator, so that its ``finally`` runs."""
-        close = getattr(self.iterator, "close", None)
-        if inspect.isgenerator(self.iterator) and close is not None:
-            close()
-
-
-class AsyncReader(_Reader):
-    """Read an async iterator in a loop of the reading thread's own."""
-
-    cancellable = True
-
-    def __init__(self, iterator: AsyncIterator[object]) -> None:
-        self.iterator = iterator
-        self._runner: asyncio.Runner | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._cancelled = False
-
-    def read(self) -> Sequence[object]:
-        """Return the next message."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        try:
-            return (self._runner.run(self._next()),)
-        except StopAsyncIteration:
-            raise EndOfSource from None
-        except asyncio.CancelledError:
-            if self._cancelled:
-                raise EndOfSource from None
-            raise
-
-    async def _next(self) -> object:
-        self._task = asyncio.current_task()
-        if self._cancelled:
-            raise asyncio.CancelledError
-        return await anext(self.iterator)
-
-    def cancel(self) -> None:
-        """End a read that waits."""
-        self._cancelled = True
-        task = self._task
-        if task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                task.get_loop().call_soon_threadsafe(task.cancel)
-
-    def close(self) -> None:
-        """Close the generator and the loop."""
-        if self._runner is not None:
-            close = getattr(self.iterator, "aclose", None)
-            if close is not None:
-                self._runner.run(_finish(close))
-            self._runner.close()
-
-
-async def _finish(close: Callable[[], Any]) -> None:
-    await close()
+        if inspect.isgenerator(self.iterator):
+            self.iterator.close()
 
 
 class SourceReader:
     """Read a `Source` object, with growing pauses while it has nothing."""
 
-    cancellable = True
-
     def __init__(self, source: Source) -> None:
         self._source = source
         self._pause_s = POLL_S
-        self._cancelled = threading.Event()
+        self._interrupted = threading.Event()
 
     def read(self) -> Sequence[object]:
         """Return what is ready; empty after a pause."""
-        if self._cancelled.is_set():
+        if self._interrupted.is_set():
             raise EndOfSource
         batch = self._source.next_batch()
-        if batch:
+        if not _is_batch(batch):
+            raise TypeError(f"next_batch() of {type(self._source).__name__} returned a {type(batch).__name__}, no list")
+        if len(batch):
             self._pause_s = POLL_S
-        elif self._cancelled.wait(self._pause_s):
+        elif self._interrupted.wait(self._pause_s):
             raise EndOfSource
         else:
             self._pause_s = min(self._pause_s * 2, POLL_MAX_S)
@@ -174,26 +116,27 @@ class SourceReader:
         """Return where to resume after the last message read. The reading thread."""
         return self._source.position()
 
-    def cancel(self) -> None:
-        """End a pause."""
-        self._cancelled.set()
+    def interrupt(self, times: int) -> bool:
+        """End a pause; a call that blocks, although it must not, ends when it ends."""
+        self._interrupted.set()
+        return times == 0
 
     def close(self) -> None:
         """Close the source."""
         self._source.close()
 
 
-class Origin:
-    """A source as it was given: what its readers are made of, the first and those after each new begin.
+class SourceReaders:
+    """Makes the readers of a source: the first one, and one after each restart.
 
     Raises:
-        NotASource: nothing that gives messages; texts and bytes are refused, since their
-            characters are hardly meant.
+        NotASource: nothing that gives messages, or something whose items are hardly meant: the characters
+            of a text, the keys of a mapping, the columns of a table.
     """
 
     def __init__(self, source: object) -> None:
         self._source = source
-        #: How many messages there will be, when it can tell.
+        #: How many messages there will be, when the source's type says so.
         self.total = _total_of(source)
         self.first = reader_of(source)
 
@@ -202,36 +145,36 @@ class Origin:
         """It never blocks."""
         return isinstance(self.first, ReadyReader)
 
-    def why_not_again(self) -> str | None:
-        """Return why it cannot be begun again, and what could; None when it can."""
+    @property
+    def reopens(self) -> bool:
+        """It is one object that reopens itself: neither closed nor read by another thread meanwhile."""
+        return _is_source(self._source)
+
+    def why_not_restarted(self) -> str | None:
+        """Return why the source cannot be restarted, and what could be; None when it can."""
         source = self._source
         kind = type(source).__name__
         if _is_source(source):
-            if callable(getattr(source, "reopen", None)):
+            if callable(getattr(type(source), "reopen", None)):
                 return None
-            return f"a {kind} object has no method reopen(), so it cannot be begun again; give it one, or a factory"
+            return f"a {kind} object has no method reopen(), so it cannot be restarted; give it one, or a factory"
         if _gives_when_called(source):
             return None
         if getattr(self.first, "iterator", None) is not source:  # a list gives a new iterator each time
             return None
         return (
-            f"what was given ({kind}) cannot be begun again: give the generator function itself, without calling it, "
+            f"what was given ({kind}) cannot be restarted: give the generator function itself, without calling it, "
             "a function that makes the iterator, a list, or a Source object with reopen()"
         )
 
-    @property
-    def reopens(self) -> bool:
-        """It is one object that begins itself again: neither closed nor read by another thread meanwhile."""
-        return _is_source(self._source)
-
-    def again(self) -> Reader:
-        """Begin it again and return the new reader.
+    def restarted(self) -> Reader:
+        """Restart the source and return its new reader.
 
         Raises:
-            Exception: what the source's own code raises.
+            BaseException: what the source's own code raises.
         """
         if self.reopens:
-            cast(Any, self._source).reopen()  # `why_not_again` looked
+            cast(Any, self._source).reopen()  # `why_not_restarted` looked
         return reader_of(self._source)
 
 
@@ -239,7 +182,7 @@ def reader_of(source: object) -> Reader:
     """Return a reader of ``source``.
 
     Raises:
-        NotASource: as `Origin` says.
+        NotASource: as `SourceReaders` says.
     """
     if _is_source(source):
         return SourceReader(cast(Source, source))
@@ -248,15 +191,49 @@ def reader_of(source: object) -> Reader:
         if not _gives_when_called(made):
             return reader_of(made)
         raise NotASource("function", "returned another function instead of messages")
-    if isinstance(source, (str, bytes, bytearray, dict)):
-        raise NotASource(type(source).__name__)
-    if hasattr(source, "__aiter__"):
-        return AsyncReader(aiter(cast("AsyncIterator[object]", source)))
+    _refuse_what_is_hardly_meant(source)
+    if isinstance(source, AsyncIterable):
+        return AsyncReader(aiter(source))
     try:
-        iterator = iter(cast("Iterator[object]", source))
+        iterator = iter(cast("Iterable[object]", source))
     except TypeError:
         raise NotASource(type(source).__name__) from None
-    return ReadyReader(iterator) if isinstance(iterator, _READY) else IteratorReader(iterator)
+    return ReadyReader(iterator) if type(iterator) in _READY else IteratorReader(iterator)
+
+
+#: Iterators that never block: those of the built-in containers.
+_CONTAINERS: tuple[Iterable[object], ...] = (
+    (),
+    [],
+    {},
+    range(0),
+    range(1 << 99),
+    set(),
+    deque(),
+    {}.values(),
+    {}.items(),
+)
+_READY = frozenset(type(iter(container)) for container in _CONTAINERS)
+
+#: What gives the rows of a table, by the package of its class.
+_ROWS = {
+    "pandas": "source.to_dict('records')",
+    "geopandas": "source.to_dict('records')",
+    "polars": "source.iter_rows(named=True)",
+    "pyarrow": "source.to_pylist()",
+}
+
+
+def _refuse_what_is_hardly_meant(source: object) -> None:
+    kind = type(source)
+    if isinstance(source, (str, bytes, bytearray, memoryview)):
+        raise NotASource(kind.__name__, "would be read character by character; put it in a list")
+    for base in kind.__mro__:
+        if base.__name__ in ("DataFrame", "LazyFrame") or (base.__name__, base.__module__) == ("Table", "pyarrow.lib"):
+            rows = _ROWS.get(base.__module__.partition(".")[0], "its rows as dicts")
+            raise NotASource(kind.__name__, f"would be read column by column; give its rows: {rows}")
+    if isinstance(source, Mapping):
+        raise NotASource(kind.__name__, "would be read key by key; give its keys(), values() or items()")
 
 
 def _gives_when_called(source: object) -> bool:
@@ -264,7 +241,14 @@ def _gives_when_called(source: object) -> bool:
 
 
 def _is_source(source: object) -> bool:
-    return isinstance(source, Source) and not isinstance(source, type)  # a class of such objects has the methods too
+    """Tell whether the object's type has the methods of a `Source`."""
+    return all(callable(getattr(type(source), name, None)) for name in ("next_batch", "position", "close"))
+
+
+def _is_batch(batch: object) -> bool:
+    if isinstance(batch, (str, bytes, bytearray, Mapping)):
+        return False
+    return isinstance(batch, Sequence) or (hasattr(type(batch), "__len__") and hasattr(type(batch), "__getitem__"))
 
 
 def _call(function: Callable[[], object]) -> object:
@@ -274,14 +258,32 @@ def _call(function: Callable[[], object]) -> object:
         raise NotASource("function", f"cannot be called without arguments ({error})") from None
     except ValueError:
         pass  # no signature to read: try
-    return function()
+    made = function()
+    if inspect.iscoroutine(made):
+        made.close()
+        raise NotASource("coroutine function", "gives one value when awaited; yield messages from it")
+    return made
+
+
+#: Types whose length is known at once, and is the number of messages.
+_SIZED: tuple[type, ...] = (
+    list, tuple, range, deque, set, frozenset, type({}.keys()), type({}.values()), type({}.items()),
+)  # fmt: skip
+
+
+def _methods(kind: type) -> tuple[object, object]:
+    return kind.__len__, kind.__iter__  # type: ignore[attr-defined]
 
 
 def _total_of(source: object) -> int | None:
-    total = getattr(source, "total", None)
-    if isinstance(total, int):
-        return total
-    try:
-        return len(source)  # type: ignore[arg-type]  # TypeError is the answer
-    except TypeError:
-        return None
+    """Return how many messages there will be, of what is sure to say it at once; a `Source` has ``total``, perhaps."""
+    for kind in _SIZED:
+        if isinstance(source, kind) and _methods(type(source)) == _methods(kind):
+            try:
+                return len(cast(Sized, source))
+            except OverflowError:  # a range longer than any list
+                return None
+    if _is_source(source) and hasattr(type(source), "total"):
+        total = getattr(source, "total", None)
+        return total if type(total) is int and total >= 0 else None
+    return None

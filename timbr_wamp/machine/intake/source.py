@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from timbr_wamp.contract import EventKind, MachineStateName, Progress, SourceOptions, SourceStatus
-from timbr_wamp.errors import SourceActive
+from timbr_wamp.errors import MachineClosed, SourceActive
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.feeder import Feeder
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.protocols import Clock, DropRecorder
-from timbr_wamp.names import new_oid
+from timbr_wamp.names import new_oids
 
-#: A source that is taken away may end its present read in so long.
+#: The present read of a source that is taken away may take so long to end, seconds.
 CLOSE_S = 0.2
 
 
@@ -24,7 +24,7 @@ class CurrentSource:
     Args:
         steer: permits or holds the source, as the machine's state says.
         halt: stops the machine for a reason.
-        on_failure: told what a source failed with for good.
+        on_failure: called with what a source failed with for good.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class CurrentSource:
     ) -> None:
         self._name, self._queue, self._recorder, self._events = name, queue, recorder, events
         self._clock, self._steer, self._halt, self._on_failure = clock, steer, halt, on_failure
-        self._feeder: Feeder | None = None
-        #: The source whose end and last record were told, and the one whose are being told.
-        self._drained: Feeder | None = None
-        #: The source whose end was told: its failure is known before it counts as drained.
-        self._end_told: Feeder | None = None
-        self._drained_told: Feeder | None = None
+        #: Guards what follows; nothing is called back while it is held.
         self._lock = threading.Lock()
+        self._feeder: Feeder | None = None
+        self._closed = False
+        #: The sources whose end was reported, of which `drained` is being reported, and was.
+        self._ended: Feeder | None = None
+        self._draining: Feeder | None = None
+        self._drained: Feeder | None = None
 
     # --- which it is ---
 
@@ -55,48 +56,65 @@ class CurrentSource:
         self, source: object, total: int | None, options: SourceOptions, *, replace: bool, author: str | None
     ) -> Feeder:
         """Take a source; see `Machine.set_source`."""
-        old = self._feeder
-        if old is not None and not old.ended and not replace:
-            raise SourceActive(old.status(0.0).state)
+        self._refuse_accident(replace)
         feeder = Feeder(
-            source, total, options=options, ledger=self._queue, clock=self._clock, new_oid=new_oid, name=self._name,
-            on_end=self._ended, on_drop=self._recorder.drop, on_event=self._event,
+            source, total, options=options, queue=self._queue, clock=self._clock, new_oids=new_oids, name=self._name,
+            on_end=self._source_ended, on_drop=self._recorder.drop, on_event=self._event,
         )  # fmt: skip
+        with self._lock:
+            self._refuse_accident(replace)
+            old, self._feeder = self._feeder, feeder
         if old is not None:
             old.close()
-        self._feeder = feeder
         self._events.add("source_set", author, total=feeder.total)
         self._steer()
         return feeder
 
+    def _refuse_accident(self, replace: bool) -> None:
+        if self._closed:
+            raise MachineClosed(self._name)
+        present = self._feeder
+        if present is not None and not present.ended and not replace:
+            raise SourceActive(present.status(0.0).state)
+
     def delete_source(self, author: str | None) -> None:
         """Take the source away; what was read of it stays queued."""
-        feeder, self._feeder = self._feeder, None
+        with self._lock:
+            feeder, self._feeder = self._feeder, None
         if feeder is not None:
             feeder.close(timeout_s=CLOSE_S)
             self._events.add("source_deleted", author, count=feeder.count)
 
     def close(self) -> None:
-        """Release the source."""
-        if self._feeder is not None:
-            self._feeder.close(timeout_s=CLOSE_S)
+        """Release the source, and take none any more."""
+        with self._lock:
+            self._closed = True
+            feeder = self._feeder
+        if feeder is not None:
+            feeder.close(timeout_s=CLOSE_S)
 
     # --- reading ---
 
     def permit(self) -> None:
-        """Let the source read on. Any thread; does not block."""
-        if self._feeder is not None:
-            self._feeder.permit(float("inf"))
+        """Let the source read. Idempotent, never blocks."""
+        with self._lock:
+            if self._feeder is not None:
+                self._feeder.permit()
 
     def hold(self) -> None:
-        """Let the source read no further message."""
-        if self._feeder is not None:
-            self._feeder.permit(0)
+        """Let the source read no further message. Idempotent, never blocks.
+
+        Once this has returned, no message of a source is dropped or displaces another; what was being read
+        already is queued when there is room for it, whatever the policy.
+        """
+        with self._lock:
+            if self._feeder is not None:
+                self._feeder.hold()
 
     def refill(self, limit: int) -> None:
-        """Read up to ``limit`` messages from a source that never blocks."""
+        """Read up to ``limit`` messages of a source that never blocks."""
         feeder = self._feeder
-        if feeder is not None and feeder.ready and not feeder.ended:
+        if feeder is not None:
             feeder.refill(limit)
 
     def refill_one(self) -> None:
@@ -111,26 +129,26 @@ class CurrentSource:
     def _event(self, kind: EventKind, /, **data: Any) -> None:
         self._events.add(kind, None, **data)
 
-    def _ended(self, feeder: Feeder) -> None:
+    def _source_ended(self, feeder: Feeder) -> None:
         if feeder is self._feeder:
             if feeder.error is not None and feeder.failed:
                 self._events.add("source_failed", error=feeder.status(0.0).error, count=feeder.count)
                 self._on_failure(feeder.error)
             elif feeder.ended:
                 self._events.add("exhausted", count=feeder.count)
-            self._end_told = feeder
-        self.tell_drained()
+            self._ended = feeder  # now its failure is known
+        self.report_drained()
         self._queue.wake()
 
-    def tell_drained(self) -> None:
-        """Tell once that the source has ended and all of it is recorded, if it is so."""
+    def report_drained(self) -> None:
+        """Report, once, that the source has ended and all of it is recorded, if it is so."""
         feeder = self._feeder
-        if feeder is None or feeder is self._drained or feeder is not self._end_told or not self._queue.idle():
+        if feeder is None or feeder is self._drained or feeder is not self._ended or not self._queue.idle():
             return
         with self._lock:
-            if feeder is self._drained_told:
+            if feeder is self._draining:
                 return
-            self._drained_told = feeder
+            self._draining = feeder
         self._events.add("drained", count=feeder.count)
         if feeder.options.on_exhausted == "stop" and not feeder.failed:
             self._halt("the source is exhausted, and all of it is recorded")
@@ -147,7 +165,7 @@ class CurrentSource:
 
     @property
     def settled(self) -> bool:
-        """Nothing waits or is under way, and the source, if there is one, was told to be drained."""
+        """Nothing waits or is in flight, and the source, if there is one, was reported to be drained."""
         feeder = self._feeder
         return (feeder is None or feeder is self._drained) and self._queue.idle()
 

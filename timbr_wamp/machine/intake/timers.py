@@ -1,4 +1,4 @@
-"""One thread for the whole process that looks at things when they are due, for who cannot look itself.
+"""One thread for the whole process that calls functions when they are due, for those that cannot look at a clock.
 
 A source that blocks in its own code cannot notice that it has been silent for too long. The thread
 lives only while something is watched.
@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from timbr_wamp.machine.forks import survive_forks
+from timbr_wamp.machine.waiting import Monitor
 
 logger = logging.getLogger(__name__)
 
-#: Looks, never blocking, and returns when to look again, in seconds; None: never again.
+#: Looks at something, never blocking, and returns after how many seconds to be called again; None: never.
 Look: TypeAlias = Callable[[], "float | None"]
 
 
@@ -29,34 +30,38 @@ class Timers:
 
     def after_fork_in_child(self) -> None:
         """Watch nothing: what was watched belongs to the parent, and so does the thread."""
-        self._changed = threading.Condition()
+        self._monitor = Monitor()
         #: When each is due, on `time.monotonic`.
         self._due: dict[Look, float] = {}
         self._thread: threading.Thread | None = None
 
     def watch(self, look: Look, after_s: float) -> None:
         """Call ``look`` after so many seconds, and again as often as it says."""
-        with self._changed:
+        with self._monitor.lock:
             self._due[look] = time.monotonic() + after_s
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="timbr watcher", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            start = self._thread is None
+        if start:  # of two threads that are started, one stays
+            threading.Thread(target=self._run, name="timbr watcher", daemon=True).start()
+        self._monitor.notify()
 
     def forget(self, look: Look) -> None:
         """Call it no more; a call under way goes on."""
-        with self._changed:
+        with self._monitor.lock:
             self._due.pop(look, None)
-            self._changed.notify_all()
+        self._monitor.notify()
 
     def _run(self) -> None:
+        with self._monitor.lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.current_thread()
         while (look := self._next()) is not None:
             try:
                 again_s = look()
             except Exception:
                 logger.exception("looking at %r failed; it is not watched any more", look)
                 again_s = None
-            with self._changed:
+            with self._monitor.lock:
                 if again_s is None:
                     self._due.pop(look, None)
                 elif look in self._due:
@@ -64,15 +69,20 @@ class Timers:
 
     def _next(self) -> Look | None:
         """Wait for what is due next; None, and the thread is to end, when nothing is watched."""
-        with self._changed:
-            while self._due:
+        while True:
+            with self._monitor.lock:
+                if not self._due:
+                    self._thread = None
+                    return None
                 look = min(self._due, key=self._due.__getitem__)
-                left_s = self._due[look] - time.monotonic()
-                if left_s <= 0:
-                    return look
-                self._changed.wait(left_s)
-            self._thread = None
-            return None
+                due = self._due[look]
+            left_s = due - time.monotonic()
+            if left_s <= 0:
+                return look
+            self._monitor.wait_for(lambda: self._first() != (look, due), left_s)  # noqa: B023
+
+    def _first(self) -> tuple[Look, float] | None:
+        return min(self._due.items(), key=lambda item: item[1], default=None)
 
 
 #: The process's own.

@@ -64,7 +64,7 @@ class SourceControl(Protocol):
     def refill_one(self) -> None:
         """Let it read one message, if none waits."""
 
-    def tell_drained(self) -> None:
+    def report_drained(self) -> None:
         """Report that it has ended and all of it is recorded, once that is so."""
 
 
@@ -281,7 +281,7 @@ class Worker:
                         self._process(entries)
                 finally:
                     self._work.release()
-                self._source.tell_drained()
+                self._source.report_drained()
                 if self._life.state == "draining" and self._queue.idle():
                     self._apply(lifecycle.Drained)
         except BaseException as error:

@@ -1,0 +1,86 @@
+"""Waiting for a change that another thread makes, whole under interrupts: in place of `threading.Condition`.
+
+A signal handler may raise between any two bytecodes of the main thread. `threading.Condition` is
+Python code: an interrupt in its ``wait`` can let it return without its lock, one in its
+``__exit__`` can leave it locked. Here a waiter waits on a lock of its own, without holding the one that guards
+the state, and is taken from the list and released in one call into C. A wake-up that an interrupt
+suppresses delays a waiter by at most `WAKE_LIMIT_S`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from _thread import LockType
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from operator import methodcaller
+from typing import TypeAlias
+
+#: Who waits looks at the state at least so often, seconds: an interrupted thread may not have woken him.
+WAKE_LIMIT_S = 0.5
+
+#: Locks, each held by somebody who waits on it, and released to wake him.
+Waiters: TypeAlias = "deque[LockType]"
+
+_release: Callable[[LockType], None] = methodcaller("release")
+
+
+def add_waiter(waiters: Waiters) -> LockType:
+    """Return what the caller is to `wait` on. With the lock held that guards the state, after a look at it."""
+    waiter = threading.Lock()
+    waiter.acquire()
+    waiters.append(waiter)
+    return waiter
+
+
+def wait(waiters: Waiters, waiter: LockType, timeout_s: float) -> None:
+    """Wait until ``waiters`` are woken, at most ``timeout_s`` and `WAKE_LIMIT_S`. Without the lock; then look again."""
+    if not waiter.acquire(True, max(min(timeout_s, WAKE_LIMIT_S), 0.0)):
+        with contextlib.suppress(ValueError, IndexError):  # woken meanwhile; what stays in the list does no harm
+            waiters.remove(waiter)
+
+
+def wake_all(waiters: Waiters) -> None:
+    """Wake all who wait, and forget them: each is taken out and released in one call."""
+    any(map(_release, islice(iter(waiters.popleft, None), len(waiters))))
+
+
+def deadline_after(timeout_s: float | None) -> float | None:
+    """Return the `time.monotonic` at which ``timeout_s`` is over; None: never."""
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def left_s(deadline: float | None) -> float:
+    """Return the seconds left until a deadline, below 0 when it is over; infinity without one."""
+    return float("inf") if deadline is None else deadline - time.monotonic()
+
+
+class Monitor:
+    """A lock, and waiting for what it guards to change.
+
+    Use ``with monitor.lock:`` around each look and each change, and `notify` after a change. The lock can be
+    entered again by the thread that holds it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._waiters: Waiters = deque()
+
+    def notify(self) -> None:
+        """Let all that wait look again. With or without the lock."""
+        wake_all(self._waiters)
+
+    def wait_for(self, true: Callable[[], object], timeout_s: float | None = None) -> bool:
+        """Wait, without the lock, until ``true()``; return whether it was. It is called with the lock held."""
+        deadline = deadline_after(timeout_s)
+        while True:
+            with self.lock:
+                if true():
+                    return True
+                if left_s(deadline) <= 0:
+                    return False
+                waiter = add_waiter(self._waiters)
+            wait(self._waiters, waiter, left_s(deadline))
