@@ -6,6 +6,7 @@
  */
 
 import { Wampy } from "wampy";
+import { serializer } from "./json";
 import { Failure, type Link } from "./seam";
 
 export interface ConnectionOptions {
@@ -115,6 +116,7 @@ export class Connection {
     const { url, realm, authid, ticket, onLink, onJoin } = this.options;
     const session: Session = new Session(url, {
       realm,
+      serializer,
       authid,
       authmethods: ["ticket"],
       onChallenge: () => ticket,

@@ -1,6 +1,7 @@
 /** Numbers, times and values as people read them. */
 
 import type { Policy } from "./contract";
+import { stringify } from "./json";
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
@@ -58,12 +59,12 @@ export function policyText(policy: Policy): string {
 
 /** A value on one line, cut at `limit` characters. */
 export function oneLine(value: unknown, limit = 120): string {
-  return cut(JSON.stringify(value) ?? "undefined", limit);
+  return cut(stringify(value), limit);
 }
 
 /** A value over several lines, as JSON. */
 export function pretty(value: unknown): string {
-  return JSON.stringify(value, null, 2) ?? "undefined";
+  return stringify(value, 2);
 }
 
 export function cut(text: string, limit: number): string {

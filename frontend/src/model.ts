@@ -4,6 +4,7 @@
 
 import { ACCESS, type Discovery, type ErrorRow, type Event, type KernelInfo, type MachineProcedures } from "./contract";
 import type { RecordMeta, RecordRow, Status } from "./contract";
+import { parse } from "./json";
 import type { MachineView, RecordView, Selection, View } from "./seam";
 
 export const POINTS_KEPT_S = 120;
@@ -123,7 +124,7 @@ export function withEvents(machine: MachineView, events: readonly Event[]): Mach
 /** A record as `recent` gives it. */
 export function recordFromRow([seq, oid, text, meta]: RecordRow, key: number): RecordView {
   const about = JSON.parse(meta) as RecordMeta;
-  const values = text === null ? null : (JSON.parse(text) as unknown[]);
+  const values = text === null ? null : (parse(text) as unknown[]);
   const text_bytes = about.text_bytes ?? null;
   return { key, oid, values, text_bytes, seq, revision: about.revision, errored: about.errored };
 }

@@ -212,6 +212,24 @@ def test_policies_error_groups_and_progress_are_on_the_page(stack, browser, tmp_
     browser("screenshot", path=str(tmp_path / "policies.png"))
 
 
+def test_integers_of_any_size_keep_their_digits_live_and_when_asked_for(stack, browser):
+    browser("open", url=stack.link("viewer"))
+    browser("wait", selector=RUNNING)
+    shown = 'role=list[name="Latest records"] >> text=[9007199254740993,-9007199254740995,18446744073709551615,"'
+    with timbr_wamp.connect(stack.router.url, stack.router.admin_token, settings=stack.settings) as client:
+        machine = client.kernel(stack.kernel_id).machine()
+        machine[3] = "lambda *values: [values[-1], -2**53 - 3, 2**64 - 1, '9007199254740993']"
+        machine.set_source("iter([2**53 + 1] * 60)", replace=True)
+        browser("wait", selector=shown)
+        browser("reload")
+        browser("wait", selector=shown)
+        browser("click", selector='role=list[name="Latest records"] >> summary')
+        assert browser("text", selector=".values pre >> nth=0") == "9007199254740993"
+        machine[3] = None
+        machine.set_source("ticks()", replace=True)
+    assert browser("problems") == []
+
+
 def test_an_operator_pauses_and_resumes_but_writes_no_code(stack, browser):
     browser("open", url=stack.link("operator"))
     browser("wait", selector=RUNNING)
