@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from feeder_kit import Rig
 from interrupt_kit import interrupt_at, interrupt_everywhere
 from machine_kit import LIMIT_S, in_thread
 
@@ -182,3 +183,47 @@ def test_a_reader_whose_wake_up_was_interrupted_finds_the_message_soon(monkeypat
         assert reader.result() == [entry(1)]
         if not interrupted:
             return
+
+
+# --- sources ---
+
+
+def read_to_its_end(rig: Rig) -> None:
+    """Fail unless another thread can let the source read, and every message comes once and in order."""
+    in_thread(rig.feeder.permit).result()
+    assert rig.run_to_end() == list(range(20))
+    counts = in_thread(rig.ledger.snapshot).result()
+    counts.validate()
+    assert (counts.put, counts.in_flight) == (20, 0)
+
+
+@pytest.mark.parametrize("make", [lambda: (n for n in range(20)), lambda: list(range(20))], ids=["threaded", "ready"])
+@pytest.mark.parametrize("verb", ["permit", "hold", "refill"])
+def test_an_interrupted_verb_of_a_source_loses_no_message(make, verb):
+    arguments = (3,) if verb == "refill" else ()
+
+    def started() -> Rig:
+        rig = Rig(make(), bufsize=4)
+        if verb != "permit":
+            rig.feeder.permit()
+        return rig
+
+    def check(rig: Rig, number: int) -> None:
+        read_to_its_end(rig)
+        rig.close()
+
+    def call(rig: Rig) -> None:
+        getattr(rig.feeder, verb)(*arguments)
+
+    assert interrupt_everywhere(started, call, check, modules=["timbr_wamp.machine"], every=3) > 5
+
+
+def test_an_interrupted_close_ends_the_source_when_it_is_closed_again():
+    def started() -> Rig:
+        return Rig(n for n in range(20)).start()
+
+    def check(rig: Rig, number: int) -> None:
+        rig.close()
+        assert not rig.reading
+
+    assert interrupt_everywhere(started, lambda rig: rig.feeder.close(), check, modules=["timbr_wamp.machine"]) > 5

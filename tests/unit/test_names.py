@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -55,6 +56,27 @@ def test_message_ids_are_distinct_and_sort_by_the_time_they_were_made():
     assert oids == sorted(oids)
     assert all(names.checked_oid(oid) == oid for oid in oids)
     assert int(oids[0][:8], 16) == 1_700_000_000
+
+
+def test_ids_made_many_at_a_time_are_new_and_sorted_over_the_ends_of_blocks_and_seconds():
+    make = names.OidMaker()
+    oids = [make(1_700_000_000.0)]
+    for second in range(3):
+        for count in (1, 64, 4096, 5000):
+            oids += make.many(1_700_000_000.5 + second, count)
+            oids.append(make(1_700_000_000.9 + second))
+    assert len(set(oids)) == len(oids) == 1 + 3 * (1 + 64 + 4096 + 5000 + 4)
+    assert oids == sorted(oids)
+    assert all(names.checked_oid(oid) == oid for oid in oids)
+    assert make.many(0.0, 0) == []
+
+
+def test_ids_of_several_threads_are_all_different():
+    make = names.OidMaker()
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda n: [make(float(n % 3)), *make.many(float(n % 2), 700)], range(200))
+        oids = [oid for part in made for oid in part]
+    assert len(set(oids)) == len(oids) == 200 * 701
 
 
 @pytest.mark.parametrize("oid", ["", "x" * 24, "A" * 24, "a" * 23, "a" * 25, 5, None, b"a" * 24])

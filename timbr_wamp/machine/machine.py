@@ -475,7 +475,7 @@ class Machine:
         nothing would change. ``progress`` shows a bar meanwhile: True, or which kind; Ctrl-C then
         leaves the machine running. Raises what a debugging event handler stopped the machine for.
         """
-        refuse_deadlock(self._queue, self.name, "wait()")
+        refuse_deadlock(self._queue, self.name, "wait()", waits_for_source=True)
         deadline = None if timeout is None else time.monotonic() + timeout
         if progress:
             from timbr_wamp.display import show_progress  # it draws with rich, which takes its time to load
