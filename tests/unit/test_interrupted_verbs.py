@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import random
 import signal
@@ -19,6 +20,7 @@ VERBS: dict[str, Callable[[Machine], object]] = {
     "call": lambda m: m(5),
     "start": lambda m: m.start(),
     "set": lambda m: m.__setitem__(1, str),
+    "set object": lambda m: m.__setitem__(1, Openable()),
     "del": lambda m: m.__delitem__(0),
     "policy": lambda m: m.set_policy(0, "drop"),
     "resize": lambda m: m.resize(3),
@@ -30,6 +32,17 @@ VERBS: dict[str, Callable[[Machine], object]] = {
     "configure": lambda m: m.configure(bufsize=9, concurrency=2),
     "stop": lambda m: m.stop(),
 }
+
+
+class Openable:
+    """An object with something to open."""
+
+    def prep(self) -> None:
+        self.open = True
+
+    def step(self, value: object) -> object:
+        assert self.open
+        return value
 
 
 class Failing:
@@ -104,6 +117,42 @@ def interrupt_verb(verb: str, *, every: int, first: int) -> None:
         machine_with_a_history, VERBS[verb], check, error=KeyboardInterrupt, by_signal=True, every=every, first=first,
     )  # fmt: skip
     assert points > 20
+
+
+@pytest.mark.parametrize("how", ["prep", "text", "async prep"])
+def test_an_interrupt_ends_a_change_of_slots_that_takes_long_and_leaves_them_as_they_were(how: str) -> None:
+    started = threading.Event()
+
+    def interrupt_soon() -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.05, signal.pthread_kill, [main, signal.SIGINT]).start()
+
+    def hang() -> None:
+        interrupt_soon()
+        started.wait(30.0)
+
+    class Hangs:
+        def prep(self) -> object:
+            hang()
+            return None
+
+        def step(self, value: object) -> object:
+            return value
+
+    class HangsInLoop(Hangs):
+        async def prep(self) -> None:  # type: ignore[override]
+            interrupt_soon()
+            await asyncio.sleep(30.0)
+
+    with Machine(1, serve=False, namespace={"hang": hang}) as machine:
+        given: object = {"prep": Hangs(), "text": "hang()\nlambda x: x", "async prep": HangsInLoop()}[how]
+        with pytest.raises(KeyboardInterrupt):
+            machine[0] = given
+        assert machine.revision == 0
+        machine[0] = str
+        assert machine(1).values[0] == "1"
+    started.set()
 
 
 def test_an_interrupt_in_a_slot_that_is_stepped_gives_the_message_back() -> None:

@@ -217,6 +217,7 @@ class Machine:
             author=author,
         )
 
+    @whole
     def assign(
         self,
         functions: BySlot[SlotFunction | None],
@@ -233,6 +234,7 @@ class Machine:
             lambda: self._table.assign(functions, names=names, sources=sources, policies=checked, author=author),
         )
 
+    @whole
     def set_policy(
         self, slot: int | str | None, policy: PolicyLike | None, *, author: str | None = None
     ) -> RevisionInfo:

@@ -11,6 +11,7 @@ holds up nobody else's change.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from timbr_wamp.errors import PrepFailed
+from timbr_wamp.machine.forks import survive_forks
+from timbr_wamp.machine.interrupts import delivered, wait_for
 from timbr_wamp.machine.isolation import call_isolated, is_users_interrupt
 from timbr_wamp.machine.protocols import CoroutineRunner
 from timbr_wamp.machine.slots.callables import is_object, is_unawaited, method_of
@@ -100,12 +103,17 @@ class Objects:
 
     def __init__(self, loop: CoroutineRunner, on_failure: Callable[[str, str, str], None]) -> None:
         self._loop, self._on_failure = loop, on_failure
+        self._newest = 0
+        self._closed = False
+        self.after_fork_in_child()
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Know of no object: what is open belongs to the parent, which tears it down."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._managed: dict[int, _Managed] = {}
-        self._newest = 0
         self._uses: set[Use] = set()
-        self._closed = False
 
     # --- changes ---
 
@@ -122,7 +130,7 @@ class Objects:
             if managed is not None and managed.phase != "open":
                 if id(one) in _preparing.get():
                     raise PrepFailed(slot.number, name, "nothing, as it runs already: it puts its own object in a slot")
-                self._changed.wait_for(lambda: self._ready(id(one)), WAIT_S)
+                wait_for(self._changed, lambda: self._ready(id(one)), WAIT_S)
                 managed = self._managed.get(id(one))
             if managed is not None and managed.phase != "open":
                 what = "another prep of it" if managed.phase == "preparing" else "its teardown"
@@ -148,7 +156,7 @@ class Objects:
                 self._perform(method)
         except BaseException as error:  # an object is foreign code
             with self._changed:
-                del self._managed[id(one)]
+                self._managed.pop(id(one), None)
                 self._changed.notify_all()
             if is_users_interrupt(error):
                 raise
@@ -164,16 +172,18 @@ class Objects:
 
     def _perform(self, method: Callable[[], Any]) -> None:
         """Call a method; await it in the event loop if it gives something to await."""
-        result = method()
-        if not is_unawaited(result):
-            return
-        try:
-            error = self._loop.run(_outcome(result))
-        except BaseException:
-            getattr(result, "close", int)()  # or Python warns that nobody awaited it
-            raise
-        if error is not None:
-            raise error
+        with delivered():
+            result = method()
+            if not is_unawaited(result):
+                return
+            try:
+                error = self._loop.run(_outcome(result))
+            except BaseException:
+                with contextlib.suppress(Exception):  # it was started, and does not end by this
+                    result.close()  # or Python warns that nobody awaited it
+                raise
+            if error is not None:
+                raise error
 
     def commit(self, holder: Admission, revision: Revision) -> None:
         """Say that ``revision`` is the newest one. In the order of the revisions."""
@@ -273,7 +283,7 @@ class Objects:
                 self._tear_down_one(managed.object)
             finally:
                 with self._changed:
-                    del self._managed[id(managed.object)]
+                    self._managed.pop(id(managed.object), None)
                     self._changed.notify_all()
 
     def _tear_down_one(self, one: Any) -> None:

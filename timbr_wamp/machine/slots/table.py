@@ -22,6 +22,8 @@ from timbr_wamp.errors import (
     UnknownRevision,
     UnknownSlot,
 )
+from timbr_wamp.machine.forks import survive_forks
+from timbr_wamp.machine.interrupts import delivered
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, refusal
 from timbr_wamp.machine.slots.callables import called_of, is_async, is_object
@@ -219,13 +221,18 @@ class SlotTable:
     ) -> None:
         if not 1 <= stages <= STAGES_LIMIT:
             raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
-        self._lock = threading.Lock()
+        self.after_fork_in_child()
+        survive_forks(self)
         self._clock, self._admission, self._check, self._namespace = clock, admission, check, namespace
         first = make_revision(0, tuple(Slot(n) for n in range(stages)), clock(), None, f"{stages} slots", policy)
         check(first)
         #: Earlier revisions, as texts where they were made of text.
         self._kept: deque[Revision] = deque(maxlen=REVISIONS_KEPT - 1)
         self._current = first
+
+    def after_fork_in_child(self) -> None:
+        """Forget a lock that a thread of the parent may hold."""
+        self._lock = threading.Lock()
 
     def current(self) -> Revision:
         """Return the newest revision. One attribute read, so no lock."""
@@ -319,7 +326,8 @@ class SlotTable:
     def _loaded(self, function: SlotFunction | None, source: str | None) -> Loaded | None:
         if function is None or function is identity:
             return None
-        loaded = as_function(function, self._namespace)
+        with delivered():  # text may run for long
+            loaded = as_function(function, self._namespace)
         return loaded if source is None else replace(loaded, source=source)
 
     def set_policy(self, slot: int | str | None, policy: Policy | None, *, author: str | None = None) -> Revision:
@@ -368,7 +376,8 @@ class SlotTable:
             return replace(slot, function=present.function)
         if slot.number not in again:
             ref = FunctionRef(kind="source", text=slot.made_of)
-            again[slot.number] = as_function(ref, self._namespace).function
+            with delivered():
+                again[slot.number] = as_function(ref, self._namespace).function
         return replace(slot, function=again[slot.number])
 
     def resize(self, stages: int, *, author: str | None = None) -> Revision:
