@@ -53,6 +53,7 @@ from timbr_wamp.contract import (
 from timbr_wamp.contract.structs import Backpressure, OnExhausted
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.events import hooks
+from timbr_wamp.machine.removed import STOP_ARGUMENTS
 from timbr_wamp.router import Router
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
 from timbr_wamp.values import VALUE_LIMIT_BYTES
@@ -304,7 +305,14 @@ def test_every_setting_is_in_the_configuration_reference() -> None:
 )
 def test_every_verb_is_in_its_reference(page: str, documented: type) -> None:
     words = words_in(f"reference/{page}")
-    assert not sorted(name for name in dir(documented) if not name.startswith("_") and name not in words)
+    verbs = [name for name in dir(documented) if not name.startswith("_") and hasattr(documented, name)]
+    assert not sorted(set(verbs) - words)
+
+
+def test_every_removed_name_is_told_to_who_comes_from_timbr_machine() -> None:
+    removed = {name for name in dir(Machine) if not name.startswith("_") and not hasattr(Machine, name)}
+    assert {"active", "print_status", "load_machine"} <= removed
+    assert not sorted((removed | set(STOP_ARGUMENTS)) - words_in("how-to/from-timbr-machine.md"))
 
 
 def words_in(page: str) -> set[str]:
@@ -419,12 +427,12 @@ def numbers() -> dict[str, list[str]]:
         "explanation/architecture.md": [
             f"at most {constant('BATCH_MESSAGES', 'machine/running/worker.py')}",
             f"pool, at most {constant('POOL_LIMIT')}",
-            f"slots, at most {constant('POOL_THREADS') - 1}",  # one runs Dask's scheduler
+            f"slots, at most {constant('POOL_THREADS')}",
         ],
         "explanation/figures.md": [f"one message in {constant('TIMED_EVERY')},"],
         "glossary.md": [f"was finished for {constant('STALLED_S'):g} seconds"],
         "how-to/run-slots-in-threads.md": [
-            f"At most {constant('POOL_THREADS') - 1} threads",
+            f"At most {constant('POOL_THREADS')} threads",
             f"At most {constant('ABANDONED_LIMIT')} such calls",
         ],
         "how-to/from-timbr-machine.md": [
