@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import orjson
+
 from timbr_wamp.contract import Event, Record, Status, record_from_row
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.messages import Row
+from timbr_wamp.machine.messages import Entry, Row
 from timbr_wamp.machine.records.rows import wire_row
 
 #: How long a test waits for what must come.
@@ -105,6 +107,44 @@ class Recorder:
             event = self._changed.wait_for(found, timeout_s)
         assert event is not None, f"no event {kind!r} came, but {self.kinds}"
         return event
+
+
+class MemoryJournal:
+    """A journal in memory: `reopened` gives what the next process would find. ``full`` makes it raise."""
+
+    def __init__(self, run: str = "0123456789abcdef") -> None:
+        self.run = run
+        self.appended: list[Entry] = []
+        self.rows: list[Row] = []
+        self.full = False
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        self._check()
+        self.appended += entries
+
+    def pending(self, limit: int) -> list[Entry]:
+        done = {(row[1], orjson.loads(row[3])["attempt"]) for row in self.rows}
+        return [entry for entry in self.appended if (entry[0], entry[3]) not in done][:limit]
+
+    def commit(self, rows: Sequence[Row], position: object) -> None:
+        self._check()
+        self.rows += rows
+
+    def records(self, after_seq: int, limit: int) -> list[Row]:
+        return [row for row in self.rows if row[0] > after_seq][:limit]
+
+    def last_seq(self) -> int:
+        return self.rows[-1][0] if self.rows else 0
+
+    def _check(self) -> None:
+        if self.full:
+            raise OSError("disk full")
+
+    def reopened(self) -> MemoryJournal:
+        """Return the journal as another process would open it."""
+        journal = MemoryJournal(self.run)
+        journal.appended, journal.rows = list(self.appended), list(self.rows)
+        return journal
 
 
 def assert_lawful(status: Status) -> None:

@@ -15,7 +15,7 @@ from tests.slot_kit import conduct_of
 from timbr_wamp.contract import outcome_kind
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.machine.protocols import Executor
-from timbr_wamp.machine.records.recorder import told_policies
+from timbr_wamp.machine.records.recorder import policies_of
 from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
@@ -87,7 +87,7 @@ def told(texts: list[bytes], notes: Any) -> tuple[Any, ...]:
 
 def told_policies_of(notes: Any) -> dict[str, str]:
     """Return what a record tells of policies."""
-    return told_policies(notes) if notes else {}
+    return policies_of(notes) if notes else {}
 
 
 def run(executor: Executor, revision: Revision, given: list[Any], concurrency: int = 1) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ import threading
 import weakref
 
 import pytest
-from machine_kit import LIMIT_S, assert_lawful, in_thread, seqs, wait_until
+from machine_kit import LIMIT_S, MemoryJournal, assert_lawful, in_thread, seqs, wait_until
 
 from timbr_wamp.errors import (
     CallTimeout,
@@ -519,12 +519,8 @@ def test_waiting_for_a_machine_that_does_not_run_ends_at_once(machine):
 
 
 def test_waiting_for_a_machine_that_a_policy_paused_ends_when_what_was_under_way_is_recorded(machines):
-    class SlowJournal:
-        run = "r"
+    class SlowJournal(MemoryJournal):
         room = threading.Event()
-
-        def last_seq(self):
-            return 0
 
         def commit(self, rows, position):
             assert self.room.wait(LIMIT_S)
@@ -545,25 +541,11 @@ def test_waiting_for_a_machine_that_a_policy_paused_ends_when_what_was_under_way
     assert (status.processed, status.queue_size, status.in_flight) == (1, 1, 0)
 
 
-class BrokenJournal:
-    """A journal whose disk is full until it is mended."""
-
-    run = "0123456789abcdef"
-
-    def __init__(self) -> None:
-        self.full = True
-        self.kept: list[str] = []
-
-    def commit(self, rows, position) -> None:
-        if self.full:
-            raise OSError("disk full")
-        self.kept += [row[1] for row in rows]
-
-
 def test_running_is_false_when_the_thread_died_and_what_it_had_taken_is_not_lost(machines, records, caplog):
-    journal = BrokenJournal()
+    journal = MemoryJournal()
     machine = machines(journal=journal, sinks=[records], hooks=[records])
     oids = [machine.put(n) for n in range(10)]
+    journal.full = True
     machine.start()
     records.wait_for_event("failed")
     status = machine.status
@@ -575,12 +557,12 @@ def test_running_is_false_when_the_thread_died_and_what_it_had_taken_is_not_lost
     assert machine.running
     assert machine.status.reason is None
     records.wait_for(10)
-    assert journal.kept == oids == [record.oid for record in records.records]
+    assert [row[1] for row in journal.rows] == oids == [record.oid for record in records.records]
 
 
 def test_a_failed_machine_can_be_started_at_the_very_moment_it_fails(machines, records, caplog):
     """The thread that fails is alive a moment longer than its state says."""
-    journal = BrokenJournal()
+    journal = MemoryJournal()
 
     class StartsAgain:
         def on_event(self, event):
@@ -590,6 +572,7 @@ def test_a_failed_machine_can_be_started_at_the_very_moment_it_fails(machines, r
 
     machine = machines(journal=journal, sinks=[records], hooks=[StartsAgain()])
     machine.put(1)
+    journal.full = True
     machine.start()
     records.wait_for(1)
     assert machine.running

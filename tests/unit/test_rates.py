@@ -68,3 +68,10 @@ def test_memory_is_bounded(clock):
     rates = Rates(clock())
     steady(clock, rates, 100, 1000.0)
     assert len(rates._points) < 300
+
+
+def test_what_was_noted_just_before_a_silence_is_not_taken_for_what_happens_after_it():
+    rates = Rates(0.0)
+    rates.note(0.0, 1)
+    rates.note(0.1, 5)
+    assert rates.rates(100.0, 5) == (0.0, 0.0, 0.0)

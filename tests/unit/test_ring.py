@@ -11,7 +11,7 @@ from timbr_wamp.machine.records.ring import RecordRing
 
 
 def rows(first: int, last: int, size: int = 10) -> list:
-    return [(n, f"{n:024x}", b"x" * size, b"{}") for n in range(first, last + 1)]
+    return [(n, f"{n:024x}", b"x" * size, b"{}", ()) for n in range(first, last + 1)]
 
 
 def numbers(found: list) -> list[int]:
@@ -58,7 +58,7 @@ def test_a_ring_keeps_the_newest_rows_whole_and_within_its_limits(
 ) -> None:
     ring, put = RecordRing(capacity, limit_bytes), []
     for texts in batches:
-        new = [(len(put) + n, f"{n:024x}", text, b"{}") for n, text in enumerate(texts, 1)]
+        new = [(len(put) + n, f"{n:024x}", text, b"{}", (n,)) for n, text in enumerate(texts, 1)]
         ring.extend(new)
         put += new
         kept = ring.newest(10_000)
@@ -105,13 +105,13 @@ def opened(ring: ErrorRing) -> list[str]:
 def test_failures_are_counted_and_read_after_a_number():
     ring = ErrorRing()
     ring.add(failed("a", slots=2))
-    number, found = ring.since(0)
+    number, found = ring.after(0)
     assert (number, len(found)) == (2, 2)
     ring.add(failed("b"))
-    number, found = ring.since(number)
+    number, found = ring.after(number)
     assert (number, [row.oid for row in found]) == (3, ["b"])
-    assert ring.since(3) == (3, [])
-    assert ring.since(1 << 62) == (3, [])
+    assert ring.after(3) == (3, [])
+    assert ring.after(1 << 62) == (3, [])
     assert [row.oid for row in ring.rows(2)] == ["a", "b"]
     assert ring.rows(0) == []
 

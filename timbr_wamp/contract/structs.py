@@ -200,6 +200,7 @@ class SlotCounts(msgspec.Struct, kw_only=True):
     """Counters and timings of a slot. Timings are sampled, one message in 32."""
 
     slot: int
+    #: Calls of the slot's function, retries included, for messages whose attempt has ended.
     calls: int = 0
     #: Failures that were recorded; failures with a successful retry or a default value are counted separately.
     errors: int = 0

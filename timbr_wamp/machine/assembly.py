@@ -25,6 +25,9 @@ from timbr_wamp.machine.slots.table import Revision, SlotTable
 from timbr_wamp.machine.tracebacks import error_line, joined
 from timbr_wamp.names import new_run
 
+#: So many messages that a journal kept are queued again at the start.
+PENDING_LIMIT = 10_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -90,6 +93,9 @@ def assemble(
         run=journal.run if journal is not None else new_run(), queue=queue, clock=clock, events=events,
         current=table.current, journal=journal, sinks=sinks,
     )  # fmt: skip
+    if journal is not None:
+        queue.keep = recorder.keep_put
+        queue.restore(journal.pending(PENDING_LIMIT))
     source = CurrentSource(
         name=name, queue=queue, recorder=recorder, events=events, clock=clock,
         steer=lambda: worker.steer_source(), halt=lambda reason: worker.halt(reason),

@@ -15,8 +15,6 @@ from pathlib import Path
 from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-import orjson
-
 from timbr_wamp import plugins
 from timbr_wamp.contract import (
     RESERVED_NAMES,
@@ -44,8 +42,8 @@ from timbr_wamp.machine.intake.message_queue import remaining
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
 from timbr_wamp.machine.processing import refuse_deadlock
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
-from timbr_wamp.machine.records.recorder import told_policies
-from timbr_wamp.machine.records.rows import wire_row
+from timbr_wamp.machine.records.recorder import policies_of
+from timbr_wamp.machine.records.rows import texts_of, wire_row
 from timbr_wamp.machine.removed import STOP_ARGUMENTS, Removed, refuse_removed
 from timbr_wamp.machine.running.aliases import warn_of_aliases
 from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
@@ -323,7 +321,7 @@ class Machine:
         meta = RecordMeta(
             run=self.run, seq=0, attempt=0, revision=revision.number, received_at=begun, finished_at=self._clock(),
             errored=bool(notes and notes.errored), dropped=bool(notes and notes.verdict == "drop"),
-            policies=told_policies(notes) if notes else None,
+            policies=policies_of(notes) if notes else None,
         )  # fmt: skip
         shown = [text.decode() for text in texts] if include_serialized else None
         return Record.make(oid, values, meta, shown)
@@ -381,8 +379,7 @@ class Machine:
             raise MachineEmpty
         self._source.report_drained()
         self.hooks.call("post_get", row)
-        values = orjson.loads(row[2])
-        return (row[1], *(orjson.dumps(value).decode() for value in values))
+        return (row[1], *(text.decode() for text in texts_of(row[2])))
 
     # --- source ---
 
@@ -534,7 +531,7 @@ class Machine:
         """State and counters at one instant."""
         worker, recorder, now = self._worker, self.recorder, self._clock()
         counts = self._queue.snapshot()
-        rates = recorder.rates.rates(now, recorder.count)
+        rates = recorder.rates_per_s()
         revision = self._table.current()
         return Status(
             name=self.name, run=recorder.run, state=worker.state, reason=worker.reason, running=worker.running,
@@ -571,7 +568,7 @@ class Machine:
 
     def recent(self, n: int = 50) -> list[Record]:
         """Return the newest records, oldest of them first."""
-        return [record_from_row(wire_row(row)) for row in self.recorder.ring.newest(n)]
+        return [record_from_row(wire_row(row)) for row in self.recorder.newest(n)]
 
     def events(self, n: int = 100) -> Events:
         """Return the newest events, oldest of them first."""

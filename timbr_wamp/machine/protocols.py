@@ -49,10 +49,17 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where numbered records go. Called by one thread at a time, in the order of ``seq``."""
+    """Where numbered records go. Called by one thread at a time, in the order of ``seq``, but not always the same one.
+
+    The machine's worker calls it; while a slot is slow its watch thread; a source's thread when its policy drops; and
+    who steps the machine. Objects that are bound to one thread, such as an SQLite connection, are opened for several.
+    """
 
     def publish(self, rows: Sequence[Row]) -> None:
-        """Take consecutive rows. Must not block; what it raises is counted and logged, the records are kept."""
+        """Take consecutive rows. Must not block; what it raises is counted and logged, the records are kept.
+
+        What it finishes or drops itself follows when it has returned: it is not called from within a call.
+        """
 
 
 class Hook(Protocol):
@@ -219,9 +226,8 @@ class DropRecorder(Protocol):
     def count(self) -> int:
         """Records made in this process."""
 
-    @property
-    def rates(self) -> Any:
-        """See `timbr_wamp.machine.records.rates.Rates`."""
+    def rates_per_s(self) -> tuple[float, float, float]:
+        """Return messages per second that ran, over the last 1, 10 and 60 s."""
 
     def drop(self, entries: Sequence[Entry], why: str) -> None:
         """Record entries under way as dropped, without a slot having run. Any thread."""
@@ -242,7 +248,10 @@ class CoroutineRunner(Protocol):
 
 
 class Journal(Protocol):
-    """What makes a machine survive its process. Called from the machine's threads, one call at a time."""
+    """What makes a machine survive its process. Called from the machine's threads, one call at a time.
+
+    What it raises, reaches who put, or makes the machine fail with its messages queued; nothing is recorded then.
+    """
 
     #: Identity of the numbering; the same after a restart.
     run: str
@@ -260,4 +269,4 @@ class Journal(Protocol):
         """Return kept rows with ``seq > after_seq``, oldest first."""
 
     def last_seq(self) -> int:
-        """Return the number of the newest committed row; 0 when there is none."""
+        """Return the number of the newest committed row, after which numbering continues; 0 when there is none."""

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
 from timbr_wamp.machine.forks import ForkedLock, survive_forks
+from timbr_wamp.machine.interrupts import deferred
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.processing import is_processing
 from timbr_wamp.machine.waiting import Waiters, add_waiter, deadline_after, left_s, wait, wake_all
@@ -97,6 +98,10 @@ class MessageQueue:
         #: on its way back to the queue.
         self._accounts: _Accounts = (0, 0, 0, 0, _NONE, _NONE)
         self._refused = 0
+        #: Makes an entry durable before `put` queues it; the machine sets it if there is a journal. Any thread.
+        self.keep: Callable[[Entry], None] | None = None
+        #: Entries that `keep` has now: in flight, and their room is taken.
+        self._reserved = 0
         #: Who waits for entries, for half of the queue, for any room, for nothing in flight, for `wake`.
         self._readers: Waiters = deque()
         self._writers: Waiters = deque()
@@ -133,8 +138,9 @@ class MessageQueue:
             MachineFull: no room, with ``block`` after ``timeout_s`` seconds (None: no limit).
             WouldDeadlock: no room, and the caller processes a message of this queue: it would wait for itself.
             MachineClosed: the machine takes nothing more.
+            BaseException: what `keep` raised; the entry is not queued.
         """
-        if not known:
+        if not known and self.keep is None:
             with self._lock:
                 if len(self._queue) < self._capacity and not self._closed:
                     self._queue.append(entry)
@@ -150,7 +156,9 @@ class MessageQueue:
                     return False
                 if self._closed:
                     raise MachineClosed(self._name)
-                if len(self._queue) < self._capacity:
+                if self._room() > 0:
+                    if self.keep is not None:
+                        break
                     if known:
                         self._append_known(entry)
                     else:
@@ -164,6 +172,47 @@ class MessageQueue:
                 self._report_full()
             else:
                 wait(self._writers, waiter, left_s(deadline))
+        return self._put_durably(entry, deadline, known)
+
+    def _put_durably(self, entry: Entry, deadline: float | None, known: bool) -> bool:
+        """Have `keep` take the entry, without the lock and with its room reserved, then queue it."""
+        assert self.keep is not None
+        with deferred():
+            with self._lock:
+                if (known and entry[0] in self._known) or self._closed or not self._room():
+                    reserved = False  # another writer, meanwhile
+                else:
+                    if known:
+                        self._known[entry[0]] = None
+                    self._reserve(1)
+                    reserved = True
+            if reserved:
+                try:
+                    self.keep(entry)
+                except BaseException:
+                    with self._lock:
+                        self._reserve(-1)
+                        self._known.pop(entry[0], None)
+                        wake_all(self._writers)
+                    raise
+                with self._lock:
+                    self._queue.append(entry)
+                    self._reserve(-1)
+                    wake_all(self._readers)
+        return True if reserved else self._put_when_possible(entry, deadline, known)
+
+    def _room(self) -> int:
+        return self._capacity - len(self._queue) - self._reserved
+
+    def _reserve(self, count: int) -> None:
+        processed, errored, dropped, in_flight = self._complete_moves()
+        self._accounts = (processed, errored, dropped, in_flight + count, _NONE, _NONE)
+        self._reserved += count
+
+    def restore(self, entries: Sequence[Entry]) -> None:
+        """Queue entries that a journal kept, also above the capacity; their oids are known. Before anybody reads."""
+        for entry in entries:
+            self._append_known(entry)
 
     def _waiting_writer(self, deadline: float | None) -> LockType:
         """Return what a `put` that finds no room waits on; count it as refused, and raise, if it may not wait."""

@@ -177,7 +177,7 @@ class CurrentSource:
     def progress(self, state: MachineStateName) -> Progress:
         """Return how far the machine is with its source; without one, how many records it made."""
         feeder, counts, recorder = self._feeder, self._queue.snapshot(), self._recorder
-        rate = recorder.rates.rates(self._clock(), recorder.count)[1]
+        rate = recorder.rates_per_s()[1]
         if feeder is None:
             return Progress(done=recorder.count, errored=counts.errored, rate_per_s=rate, state=state)
         return feeder.progress(counts, rate_per_s=rate, state=state, drained=feeder is self._drained)

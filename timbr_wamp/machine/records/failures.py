@@ -18,13 +18,13 @@ ERRORS_BYTES = 64 * 1024 * 1024
 
 @dataclass(slots=True)
 class Failed:
-    """A failed attempt: what the wire says of it, and the message itself for another try."""
+    """A failed attempt: its rows on the wire, and the message itself for another try."""
 
     rows: list[ErrorRow]
     oid: str
     message: Any
     attempt: int
-    #: Put again, and not through yet.
+    #: It cannot be retried: it was put again and has not succeeded yet, or a later attempt failed.
     retrying: bool = False
     #: Size of the message's text.
     size_bytes: int = 0
@@ -36,32 +36,43 @@ class ErrorRing:
     def __init__(self, kept: int = ERRORS_KEPT, limit_bytes: int = ERRORS_BYTES) -> None:
         self._lock = threading.Lock()
         self._failed: deque[Failed] = deque()
+        #: The same by oid, oldest first.
+        self._by_oid: dict[str, list[Failed]] = {}
         self._kept, self._limit_bytes, self._bytes = kept, limit_bytes, 0
-        #: Failures ever added; what a reader has seen.
+        #: Failures ever added; a reader remembers it, see `after`.
         self.number = 0
 
     def add(self, failed: Failed) -> None:
-        """Keep a failed attempt; earlier ones of the same message can be tried no more."""
+        """Keep a failed attempt; earlier attempts at the same message can no longer be retried."""
         with self._lock:
             if failed.attempt > 1:
                 self._settle(failed.oid, resolved=False)
             self._failed.append(failed)
+            self._by_oid.setdefault(failed.oid, []).append(failed)
             self._bytes += failed.size_bytes
             while len(self._failed) > self._kept or (self._bytes > self._limit_bytes and len(self._failed) > 1):
-                self._bytes -= self._failed.popleft().size_bytes
+                self._drop_oldest()
             self.number += len(failed.rows)
 
+    def _drop_oldest(self) -> None:
+        oldest = self._failed.popleft()
+        self._bytes -= oldest.size_bytes
+        of_message = self._by_oid[oldest.oid]
+        del of_message[0]
+        if not of_message:
+            del self._by_oid[oldest.oid]
+
     def resolve(self, oid: str) -> None:
-        """Note that a later attempt at the message went well."""
-        with self._lock:
-            self._settle(oid, resolved=True)
+        """Mark a message's failures as resolved: a later attempt at it succeeded."""
+        if oid in self._by_oid:
+            with self._lock:
+                self._settle(oid, resolved=True)
 
     def _settle(self, oid: str, *, resolved: bool) -> None:
-        for failed in self._failed:
-            if failed.oid == oid:
-                failed.retrying = not resolved
-                for row in failed.rows:
-                    row.resolved = resolved or row.policy in MENDED
+        for failed in self._by_oid.get(oid, ()):
+            failed.retrying = not resolved
+            for row in failed.rows:
+                row.resolved = resolved or row.policy in MENDED
 
     def rows(self, n: int) -> list[ErrorRow]:
         """Return the newest ``n`` failures, oldest of them first."""
@@ -69,8 +80,8 @@ class ErrorRing:
             rows = [row for failed in self._failed for row in failed.rows]
             return rows[-n:] if n > 0 else []
 
-    def since(self, number: int) -> tuple[int, list[ErrorRow]]:
-        """Return the present `number`, and the kept failures after ``number``."""
+    def after(self, number: int) -> tuple[int, list[ErrorRow]]:
+        """Return the newest failure's number, and the kept failures after ``number``."""
         with self._lock:
             new = self.number - number
             if new <= 0:
@@ -87,11 +98,11 @@ class ErrorRing:
             return found
 
     def reopen(self, failed: Failed) -> None:
-        """Take back the mark of `open`: it found no room."""
+        """Undo the mark of `open`: the message could not be put."""
         with self._lock:
             failed.retrying = False
 
 
 def _resolved(failed: Failed) -> bool:
-    """Tell whether none of its failures stands: those that a policy mended at once do not."""
+    """Tell whether none of its failures is open: those that a policy mended at once are not."""
     return all(row.resolved for row in failed.rows)

@@ -16,10 +16,13 @@ class Rates:
     def __init__(self, now: float) -> None:
         self._lock = threading.Lock()
         self._points: deque[tuple[float, int]] = deque([(now, 0)])
+        #: What was noted last; most of it becomes no point.
+        self._newest = (now, 0)
 
     def note(self, now: float, count: int) -> None:
         """Remember that the count was ``count`` at ``now``."""
         last, before = self._points[-1]
+        self._newest = (now, count)
         if 0.0 <= now - last < RESOLUTION_S:
             return
         with self._lock:
@@ -39,7 +42,7 @@ class Rates:
 
     def _rate(self, now: float, count: int, span_s: float) -> float:
         start, first = self._points[0]
-        for time, value in reversed(self._points):
+        for time, value in (self._newest, *reversed(self._points)):
             if time <= now - span_s:
                 # A point far before the span was followed by silence: the count is its own when the span begins.
                 start, first = max(time, now - span_s - 2 * RESOLUTION_S), value

@@ -1,27 +1,43 @@
-"""The one place where finished messages become numbered records: kept, published, accounted for."""
+"""Where finished messages become numbered records: committed, kept, published, accounted for.
+
+A commit has three parts: rows are made, the journal takes them, and only then everything else follows from them:
+the ring, failures and their groups, counts, sinks. So a commit that fails leaves no trace and is made again later.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import orjson
 
 from timbr_wamp.contract import ErrorRow, PolicyCounts
-from timbr_wamp.errors import RecordNotFound, RunMismatch, SlotTimeout, UpstreamError
+from timbr_wamp.errors import InvalidArgument, RecordNotFound, RunMismatch, SlotTimeout, UpstreamError
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.isolation import call_isolated
+from timbr_wamp.machine.interrupts import delivered
+from timbr_wamp.machine.isolation import call_isolated, run_all
 from timbr_wamp.machine.messages import MENDED, SKIPPED, Entry, Failure, Finished, Notes, Row
 from timbr_wamp.machine.protocols import Clock, Journal, Sink
 from timbr_wamp.machine.records.error_groups import ErrorGroups
 from timbr_wamp.machine.records.failures import ErrorRing, Failed
 from timbr_wamp.machine.records.rates import Rates
 from timbr_wamp.machine.records.ring import RecordRing
+from timbr_wamp.machine.records.rows import (
+    RECORD_LIMIT_BYTES,
+    CompactRow,
+    layout_of,
+    shortened,
+    whole_row,
+    whole_rows,
+)
+from timbr_wamp.machine.slots.callables import is_async, method_of
 from timbr_wamp.machine.slots.table import Revision
-from timbr_wamp.values import VALUE_LIMIT_BYTES, JsonValue, text_of
+from timbr_wamp.values import JsonValue, text_of
 
 _dumps = orjson.dumps
 
@@ -29,8 +45,29 @@ _dumps = orjson.dumps
 INPUT_PREVIEW = 2_000
 
 
+@dataclass(slots=True)
+class Batch:
+    """What is to be committed together."""
+
+    done: list[Finished]
+    rows: list[CompactRow]
+    #: ``(seq, finished)`` of the messages that need more than their row: see `Recorder._settle`.
+    eventful: list[tuple[int, Finished]] = field(default_factory=list)
+    #: Of the other messages, how many went through each revision.
+    plain: list[tuple[Revision, int]] = field(default_factory=list)
+    errored: int = 0
+    dropped: int = 0
+    #: Of those dropped, how many without that a slot ran.
+    displaced: int = 0
+
+
 class Recorder:
-    """Numbers, keeps and publishes what was finished. Any thread; one commit at a time."""
+    """Numbers, keeps and publishes what was finished. Any thread; one commit at a time.
+
+    A commit runs in the thread that calls `commit`: the worker's, its watch thread's while a slot is slow, that of a
+    source which drops, or of who steps. Handing each batch to one thread of its own was measured: see
+    ``docs/explanation/decisions.md``.
+    """
 
     def __init__(
         self,
@@ -44,34 +81,55 @@ class Recorder:
         sinks: Sequence[Sink],
     ) -> None:
         self.run = run
-        self.ring = RecordRing()
+        self.ring = RecordRing(after_seq=0 if journal is None else journal.last_seq())
         self.errors = ErrorRing()
         self.groups = ErrorGroups(clock)
         self.policies = PolicyCounts()
-        self.rates = Rates(clock())
         self.last_oid: str | None = None
+        #: When the newest message that ran was finished; what is dropped before its first slot does not count.
         self.last_processed_time: float | None = None
         #: Records made in this process.
         self.count = 0
-        self._sinks: tuple[Sink, ...] = tuple(sinks)
+        #: Those of messages that ran through the slots: progress.
+        self.ran = 0
+        self._rates = Rates(clock())
+        self._sinks: tuple[Sink, ...] = _checked_sinks(sinks)
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
         self._position: JsonValue = None
-        #: Held while sinks and hooks run, which may look at the machine from there.
+        #: Held while sinks and hooks run, which may use the machine from there.
         self._lock = threading.RLock()
+        #: The journal takes one call at a time.
+        self._journal_lock = threading.Lock()
+        #: A commit is under way in the thread that holds the lock; another one was asked for from within it.
+        self._committing = self._again = False
         #: Finished and not committed yet, in order; taken out under the lock only.
         self._uncommitted: deque[Finished] = deque()
         #: Take a finished message, to be committed by `commit`. Any thread.
         self.finish = self._uncommitted.append
-        #: Messages that a pause or stop kept, until they went well.
+        #: Messages that a pause or stop kept and that have no record yet.
         self._kept: set[str] = set()
+        #: The newest revision's layout, see `layout_of`.
+        self._layout: tuple[Revision | None, tuple[int, ...], Callable[[Sequence[bytes]], Sequence[bytes]] | None]
+        self._layout = (None, (), None)
 
     @property
     def pending(self) -> bool:
         """Something is finished and not committed yet."""
         return bool(self._uncommitted)
 
-    def row(self, run: str, seq: int) -> Row:
+    @property
+    def has_journal(self) -> bool:
+        """Records may come from a journal: foreign code, which may take its time."""
+        return self._journal is not None
+
+    def rates_per_s(self) -> tuple[float, float, float]:
+        """Return messages per second that ran, over the last 1, 10 and 60 s."""
+        return self._rates.rates(self._clock(), self.ran)
+
+    # --- reading ---
+
+    def row(self, run: str, seq: int) -> CompactRow:
         """Return one kept row.
 
         Raises:
@@ -79,24 +137,71 @@ class Recorder:
         """
         self.check_run(run)
         row = self.ring.get(seq)
+        if row is None and self._journal is not None and 0 < seq < self.ring.first_seq:
+            row = next((found for found in self._journal_rows(seq - 1, 1) if found[0] == seq), None)
         if row is None:
             raise RecordNotFound(str(seq), self.ring.first_seq, self.ring.last_seq)
         return row
+
+    def after(self, run: str, seq: int, limit: int, limit_bytes: int) -> tuple[int, int, list[CompactRow]]:
+        """Return ``(first kept, last, rows)``: at most ``limit`` rows with a number above ``seq``, oldest first.
+
+        Stops before ``limit_bytes`` of compact texts, but gives at least one row if there is any. What the ring has no
+        longer comes from the journal.
+
+        Raises:
+            RunMismatch: another numbering.
+        """
+        self.check_run(run)
+        first, last, rows = self.ring.after(seq, limit, limit_bytes)
+        if self._journal is None or first <= 1:
+            return first, last, rows
+        if seq + 1 < first:
+            rows = _within(self._journal_rows(seq, min(limit, first - 1 - seq)), limit_bytes)
+        oldest = self._journal_rows(0, 1)
+        return (oldest[0][0] if oldest else first), last, rows
+
+    def newest(self, n: int) -> list[Row]:
+        """Return the newest ``n`` rows of the ring, oldest of them first."""
+        return [whole_row(row) for row in self.ring.newest(n)]
+
+    def row_of(self, oid: str) -> Row | None:
+        """Return the newest record of a message that was committed just now."""
+        for row in reversed(self.ring.newest(100)):
+            if row[1] == oid:
+                return whole_row(row)
+        return None
 
     def check_run(self, run: str) -> None:
         """Raise RunMismatch unless ``run`` is the present numbering."""
         if run != self.run:
             raise RunMismatch(run, self.run)
 
+    def _journal_rows(self, after_seq: int, limit: int) -> list[CompactRow]:
+        assert self._journal is not None
+        with self._journal_lock:
+            rows = self._journal.records(after_seq, limit)
+        return [(seq, oid, text, meta, ()) for seq, oid, text, meta in rows]
+
+    # --- the journal's inbox ---
+
+    def keep_put(self, entry: Entry) -> None:
+        """Make a message durable before its put returns."""
+        if self._journal is not None:
+            with self._journal_lock:
+                self._journal.append([entry])
+
+    # --- what is to be recorded ---
+
     def replace_sinks(self, change: Callable[[tuple[Sink, ...]], tuple[Sink, ...]]) -> None:
         """Change the sinks between two commits, so that none is used after it was taken away."""
         with self._lock:
-            self._sinks = change(self._sinks)
+            self._sinks = _checked_sinks(change(self._sinks))
 
     def withdraw(self) -> list[Entry]:
         """Take back what could not be committed: these messages are to run again.
 
-        Not what a source's policy dropped, just now perhaps: whoever dropped it commits it.
+        Not what a source's policy dropped, just now perhaps: that stays to be committed.
         """
         unrecorded, uncommitted = list[Entry](), self._uncommitted
         with self._lock:
@@ -123,111 +228,173 @@ class Recorder:
         self.commit()
 
     def keep(self, finished: Finished) -> None:
-        """Note the failure of a message that a pause or stop keeps: it makes no record yet."""
+        """Note the failure of a message that a pause or stop keeps: it has no record yet."""
+        entry, revision, texts, notes, finished_at = finished
+        assert isinstance(notes, Notes)
         with self._lock:
-            entry, revision, texts, notes, finished_at = finished
-            assert isinstance(notes, Notes)
             self._kept.add(entry[0])
             self._count(revision, notes)
             rows = self._error_rows(0, entry, revision, texts, notes, finished_at)
             self.errors.add(Failed(rows, entry[0], None, entry[3], retrying=True))
-            self._told(rows)
+            self._report(rows)
+
+    # --- committing ---
 
     def commit(self) -> None:
-        """Number, keep, publish and account for what is finished."""
+        """Number, keep, publish and account for what is finished.
+
+        From a hook or sink, that is within a commit, it returns at once: another commit follows this one. A Ctrl-C
+        while hooks and sinks run is raised when all is done.
+
+        Raises:
+            BaseException: what the journal raised; nothing is recorded, and all is committed later.
+        """
         with self._lock:
-            done = list(self._uncommitted)
-            if not done:
+            if self._committing:
+                self._again = True
                 return
-            rows, errored, dropped = self._numbered(done)
-            if self._journal is not None:
+            self._committing = True
+            try:
+                self._commit()
+                while self._again:
+                    self._again = False
+                    self._commit()
+            finally:
+                self._committing = self._again = False
+
+    def _commit(self) -> None:
+        done = list(self._uncommitted)
+        if not done:
+            return
+        batch = self._batch(done)
+        hooks, rows = self._hooks, list[Row]()
+        if self._sinks or self._journal is not None or hooks.at("pre_publish") or hooks.at("post_publish"):
+            rows = whole_rows(batch.rows, [finished[2] for finished in done])
+        if self._journal is not None:
+            with self._journal_lock:
                 self._journal.commit(rows, self._position)
-            for _ in done:
-                self._uncommitted.popleft()
-            self.ring.extend(rows)
-            self._publish(rows)
-            self.count += len(rows)
-            self.last_oid, self.last_processed_time = rows[-1][1], done[-1][4]
-            self.rates.note(done[-1][4], self.count)
-            # last: who waits for it finds the rest done
-            self._queue.finish(len(rows) - errored - dropped, errored, dropped)
+        for _ in done:
+            self._uncommitted.popleft()
+        self.ring.extend(batch.rows)
+        # last: who waits for the count finds the rest done
+        run_all((partial(self._apply, batch), *self._publications(rows), partial(self._account, batch)))
 
-    def _publish(self, rows: Sequence[Row]) -> None:
-        """Give the rows to hooks and sinks, to all of them, whatever one raises."""
-        self._hooks.call("pre_publish", rows)
-        for sink in self._sinks:
-            call_isolated(sink.publish, rows, on_failure=partial(self._sink_failed, sink))
-        self._hooks.call("post_publish", rows)
-
-    def _sink_failed(self, sink: Sink, error: BaseException) -> None:
-        self._events.failures.report(f"sink {type(sink).__qualname__}", error, "sink")
-
-    def _numbered(self, done: Sequence[Finished]) -> tuple[list[Row], int, int]:
-        run, seq, errored, dropped = self.run, self.ring.last_seq, 0, 0
-        rows: list[Row] = []
-        revision, seen = done[0][1], 0
+    def _batch(self, done: list[Finished]) -> Batch:
+        """Number what is finished and make its rows. Changes nothing."""
+        run, seq, kept = self.run, self.ring.last_seq, self._kept
+        rows: list[CompactRow] = []
+        batch = Batch(done, rows)
+        revision: Revision | None = None
+        plain = 0
         for finished in done:
-            entry, entry_revision, texts, notes, finished_at = finished
+            entry, its_revision, texts, notes, finished_at = finished
             seq += 1
             oid, _, received_at, attempt = entry
-            if entry_revision is not revision:
-                _note_seen(revision, seen)
-                revision, seen = entry_revision, 0
-            seen += 1
-            if len(texts[0]) + len(texts[-1]) > VALUE_LIMIT_BYTES:  # before nine copies of it are joined
-                text = _shortened(texts)
+            if its_revision is not revision:
+                if revision is not None:
+                    batch.plain.append((revision, plain))
+                revision, plain = its_revision, 0
+                layout, made = self._layout_of(its_revision)
+            values = texts if made is None else made(texts)
+            if len(values[0]) + len(values[-1]) > RECORD_LIMIT_BYTES:
+                text = shortened(values)
             else:
-                text = b"[" + b",".join(texts) + b"]"
-                if len(text) > VALUE_LIMIT_BYTES:
-                    text = _shortened(texts)
+                text = b"[" + b",".join(values) + b"]"
+                if len(text) > RECORD_LIMIT_BYTES:
+                    text = shortened(values)
             meta: dict[str, object] = {
                 "run": run,
                 "seq": seq,
                 "attempt": attempt,
-                "revision": entry_revision.number,
+                "revision": its_revision.number,
                 "received_at": received_at,
                 "finished_at": finished_at,
                 "errored": False,
             }
             if notes:
-                self._note(seq, finished, meta)
-                errored += bool(meta["errored"])
-                dropped += "dropped" in meta
-            elif attempt > 1 or self._kept:
-                self._went_well(oid)
-            rows.append((seq, oid, text, _dumps(meta)))
-        _note_seen(revision, seen)
-        return rows, errored, dropped
+                _describe(notes, meta, batch)
+                batch.eventful.append((seq, finished))
+            else:
+                plain += 1
+                if attempt > 1 or (kept and oid in kept):
+                    batch.eventful.append((seq, finished))
+            rows.append((seq, oid, text, _dumps(meta), layout))
+        if revision is not None:
+            batch.plain.append((revision, plain))
+        return batch
 
-    # --- what happened on the way ---
+    def _layout_of(
+        self, revision: Revision
+    ) -> tuple[tuple[int, ...], Callable[[Sequence[bytes]], Sequence[bytes]] | None]:
+        known, layout, made = self._layout
+        if known is not revision:
+            layout, made = layout_of(revision)
+            self._layout = (revision, layout, made)
+        return layout, made
 
-    def _went_well(self, oid: str) -> None:
-        self._kept.discard(oid)
-        self.errors.resolve(oid)
-        self.groups.resolve(oid)
+    def _apply(self, batch: Batch) -> None:
+        """Count calls and settle failures: the side effects of a commit that succeeded."""
+        for revision, count in batch.plain:
+            for step in revision.steps:
+                step.slot.tally.calls += count
+        for seq, finished in batch.eventful:
+            self._settle(seq, finished)
+        self.count += len(batch.rows)
+        self.last_oid = batch.rows[-1][1]
+        ran = len(batch.rows) - batch.displaced
+        if ran:
+            self.ran += ran
+            self.last_processed_time = next(f[4] for f in reversed(batch.done) if not f[3] or f[3].why is None)
+            self._rates.note(self.last_processed_time, self.ran)
 
-    def _note(self, seq: int, finished: Finished, meta: dict[str, object]) -> None:
-        """Tell of a message's failures, and in ``meta`` what policies did to it."""
+    def _account(self, batch: Batch) -> None:
+        errored, dropped = batch.errored, batch.dropped
+        self._queue.finish(len(batch.rows) - errored - dropped, errored, dropped)
+
+    def _publications(self, rows: list[Row]) -> Iterable[Callable[[], object]]:
+        """Return the calls of hooks and sinks, each of which lets a Ctrl-C through; none without anybody to call."""
+        calls: list[Callable[[], object]] = []
+        if self._hooks.at("pre_publish"):
+            calls.append(partial(_interruptible, partial(self._hooks.call, "pre_publish", rows)))
+        for sink in self._sinks:
+            publish = partial(call_isolated, sink.publish, rows, on_failure=partial(self._sink_failed, sink))
+            calls.append(partial(_interruptible, publish))
+        if self._hooks.at("post_publish"):
+            calls.append(partial(_interruptible, partial(self._hooks.call, "post_publish", rows)))
+        return calls
+
+    def _sink_failed(self, sink: Sink, error: BaseException) -> None:
+        self._events.failures.report(f"sink {type(sink).__qualname__}", error, "sink")
+
+    # --- failures ---
+
+    def _settle(self, seq: int, finished: Finished) -> None:
+        """Record a message's failures, or that a later attempt succeeded."""
         entry, revision, texts, notes, finished_at = finished
-        assert isinstance(notes, Notes)
-        meta["errored"] = notes.errored
-        if notes.verdict == "drop":
-            meta["dropped"] = True
-        if told := told_policies(notes):
-            meta["policies"] = told
+        oid, message, _, attempt = entry
+        was_kept = oid in self._kept
+        self._kept.discard(oid)
+        if not isinstance(notes, Notes):
+            self._resolve(oid)
+            return
         self._count(revision, notes)
         rows = self._error_rows(seq, entry, revision, texts, notes, finished_at)
         if notes.errored:
-            self._kept.discard(entry[0])
-            self.errors.add(Failed(rows, entry[0], entry[1], entry[3], size_bytes=len(texts[0])))
+            self.errors.add(Failed(rows, oid, message, attempt, size_bytes=len(texts[0])))
         else:
             if rows:  # to be seen, not to be retried
-                self.errors.add(Failed(rows, entry[0], None, entry[3], retrying=True))
-            if notes.verdict != "drop" and (entry[3] > 1 or entry[0] in self._kept):
-                self._went_well(entry[0])
-        self._told(rows)
+                self.errors.add(Failed(rows, oid, None, attempt, retrying=True))
+            if notes.verdict == "drop":
+                self.groups.resolve(oid)
+            elif attempt > 1 or was_kept:
+                self._resolve(oid)
+        self._report(rows)
 
-    def _told(self, rows: Sequence[ErrorRow]) -> None:
+    def _resolve(self, oid: str) -> None:
+        self.errors.resolve(oid)
+        self.groups.resolve(oid)
+
+    def _report(self, rows: Sequence[ErrorRow]) -> None:
         for row in rows:
             self.groups.add(row)
             self._events.error(row)
@@ -237,14 +404,17 @@ class Recorder:
         counts.dead_letters += notes.verdict == "dead_letter"
         counts.pauses += notes.verdict == "pause"
         counts.stops += notes.verdict == "stop"
+        calls = {step.slot.number: 1 if notes.why is None else 0 for step in revision.steps}
         for failure in notes.failures:
             tally = revision.slots[failure.slot].tally
             if failure.policy == "skip":
                 tally.skipped += 1
+                calls[failure.slot] = 0
                 continue
             mended = failure.policy == "retry"
             retries = failure.tries if mended else failure.tries - 1
             timeouts = failure.tries if failure.exc_class == SlotTimeout.__name__ else 0
+            calls[failure.slot] = retries + 1
             tally.retries += retries
             tally.timeouts += timeouts
             tally.mended += mended
@@ -254,6 +424,8 @@ class Recorder:
             counts.timeouts += timeouts
             counts.mended += mended
             counts.defaults += failure.policy == "default"
+        for slot, count in calls.items():
+            revision.slots[slot].tally.calls += count
 
     def _error_rows(
         self, seq: int, entry: Entry, revision: Revision, texts: Sequence[bytes], notes: Notes, finished_at: float
@@ -271,33 +443,65 @@ class Recorder:
         ]  # fmt: skip
 
 
-def told_policies(notes: Notes) -> dict[str, str]:
+def _interruptible(call: Callable[[], object]) -> None:
+    """Make a call of foreign code in which a Ctrl-C is raised; it is made also when one was kept back before it."""
+    started = False
+    try:
+        with delivered():
+            started = True
+            call()
+    except BaseException:
+        if not started:
+            call()
+        raise
+
+
+def _checked_sinks(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
+    """Return sinks; raise InvalidArgument for one whose ``publish`` would have to be awaited."""
+    for sink in sinks:
+        if is_async(method_of(sink, "publish")):
+            raise InvalidArgument("sinks", f"{type(sink).__qualname__}.publish is async: sinks are called, not awaited")
+    return tuple(sinks)
+
+
+def _describe(notes: Notes, meta: dict[str, object], batch: Batch) -> None:
+    """Say in a record's ``meta`` what became of the message, and count it."""
+    if notes.errored:
+        meta["errored"] = True
+        batch.errored += 1
+    if notes.verdict == "drop":
+        meta["dropped"] = True
+        batch.dropped += 1
+        batch.displaced += notes.why is not None
+    if policies := policies_of(notes):
+        meta["policies"] = policies
+
+
+def _within(rows: Sequence[CompactRow], limit_bytes: int) -> list[CompactRow]:
+    """Return the first rows that are within ``limit_bytes`` together, at least one."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += len(row[2])
+        if number and size > limit_bytes:
+            return list(islice(rows, number))
+    return list(rows)
+
+
+def policies_of(notes: Notes) -> dict[str, str]:
     """Return what a record says of policies; nothing of a failure that was just recorded."""
-    told = {}
+    policies = {}
     for failure in notes.failures:
-        if text := _told_policy(failure):
-            told[f"f{failure.slot}"] = text
+        if text := _policy_text(failure):
+            policies[f"f{failure.slot}"] = text
     if notes.why is not None:
-        told["queue"] = notes.why
-    return told
+        policies["queue"] = notes.why
+    return policies
 
 
-def _told_policy(failure: Failure) -> str:
+def _policy_text(failure: Failure) -> str:
     if failure.policy == "retry":
         return f"retry {failure.tries}"
-    words = [f"retry {failure.tries - 1}"] if failure.tries > 1 else []
+    parts = [f"retry {failure.tries - 1}"] if failure.tries > 1 else []
     if failure.policy not in ("record", "skip"):
-        words.append(failure.policy)
-    return ", ".join(words)
-
-
-def _shortened(texts: Sequence[bytes]) -> bytes:
-    """Return a record's text with each value over the limit replaced by its size."""
-    part = VALUE_LIMIT_BYTES // (len(texts) + 1)
-    kept = (text if len(text) <= part else _dumps({"__type__": "text", "__too_large__": len(text)}) for text in texts)
-    return b"[" + b",".join(kept) + b"]"
-
-
-def _note_seen(revision: Revision, count: int) -> None:
-    for step in revision.steps:
-        step.slot.tally.seen += count
+        parts.append(failure.policy)
+    return ", ".join(parts)

@@ -9,9 +9,10 @@ import orjson
 
 from timbr_wamp.errors import MachineClosed, MachineFull, PayloadTooLarge
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.messages import Entry, Row
+from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.records.recorder import Recorder
+from timbr_wamp.machine.records.rows import CompactRow, message_of
 from timbr_wamp.names import checked_oid
 from timbr_wamp.values import VALUE_LIMIT_BYTES
 
@@ -45,7 +46,7 @@ class Replay:
     def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
         """Put kept messages again, as their JSON texts tell them."""
         rows = [self._recorder.row(run, seq) for seq in seqs]
-        messages = [_kept_message(row) for row in rows]
+        messages = [_message_to_replay(row) for row in rows]
         for number, (row, message) in enumerate(zip(rows, messages, strict=True)):
             try:
                 self._put(row[1], message, orjson.loads(row[3])["attempt"])
@@ -66,8 +67,8 @@ class Replay:
                 del self._attempts[next(iter(self._attempts))]
 
 
-def _kept_message(row: Row) -> object:
-    message = orjson.loads(row[2])[0]
+def _message_to_replay(row: CompactRow) -> object:
+    message = message_of(row)
     if isinstance(message, dict) and "__too_large__" in message:
         raise PayloadTooLarge(message["__too_large__"], VALUE_LIMIT_BYTES)
     return message

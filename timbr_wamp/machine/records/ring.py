@@ -6,41 +6,49 @@ import contextlib
 import mmap
 import threading
 from collections.abc import Sequence
+from typing import TypeAlias
 
-from timbr_wamp.machine.messages import Row
+from timbr_wamp.machine.records.rows import CompactRow, Layout
 
 #: Records kept for readers that missed some.
 RING_ROWS = 16_384
 RING_BYTES = 64 * 1024 * 1024
-#: A ring's buffer begins with so much.
+#: Size of a new ring's buffer.
 FIRST_BYTES = 1024 * 1024
+
+
+#: Number, oid, where text and meta begin and end in the buffer, layout.
+_IndexEntry: TypeAlias = tuple[int, str, int, int, int, Layout]
 
 
 class RecordRing:
     """The newest rows by number, their texts in one circular buffer. Any thread.
 
-    Kept as objects of their own, texts that live for thousands of messages would each take cold
-    memory, and a message half as long again; copied into memory that is written in order they take
-    a fraction of that. As much of the buffer is used as its rows need, up to its limit; the rest
-    is never touched, so the system gives no memory for it.
+    Texts that were kept as objects would each be written to memory that is in no cache: half of a message's time.
+    Copied into a buffer that is written in order they cost a fraction of that. The buffer grows with its rows, up to
+    its limit; what was never written takes no memory.
+
+    Args:
+        after_seq: the number before the first row's.
     """
 
-    def __init__(self, rows: int = RING_ROWS, limit_bytes: int = RING_BYTES) -> None:
+    def __init__(self, rows: int = RING_ROWS, limit_bytes: int = RING_BYTES, *, after_seq: int = 0) -> None:
         self._lock = threading.Lock()
         self._limit_bytes = limit_bytes
         self._buffer = _memory(limit_bytes)
         #: So much of the buffer is used.
         self._size = min(FIRST_BYTES, limit_bytes)
-        #: ``(seq, oid, start, middle, end)``: text and meta in the buffer; at ``seq % rows``.
-        self._index: list[tuple[int, str, int, int, int] | None] = [None] * rows
+        #: ``(seq, oid, start, middle, end, layout)``: text and meta in the buffer; at ``seq % rows``.
+        self._index: list[_IndexEntry | None] = [None] * rows
         #: Where the next row goes, and up to where there is room for it.
         self._head, self._room_end = 0, self._size
-        self.first_seq = 1
-        self.last_seq = 0
+        #: The numbers kept; the first is one above the last while there are none.
+        self.first_seq = after_seq + 1
+        self.last_seq = after_seq
 
-    def extend(self, rows: Sequence[Row]) -> None:
-        """Append rows with consecutive numbers; the oldest give way."""
-        parts = [part for row in rows for part in row[2:]]
+    def extend(self, rows: Sequence[CompactRow]) -> None:
+        """Append rows with consecutive numbers; the oldest are dropped for them."""
+        parts = [part for row in rows for part in row[2:4]]
         size = sum(map(len, parts))
         with self._lock:
             if size > self._limit_bytes // 4 or len(rows) > len(self._index):
@@ -49,7 +57,7 @@ class RecordRing:
             elif rows:
                 self._append(rows, b"".join(parts))
 
-    def _append(self, rows: Sequence[Row], texts: bytes) -> None:
+    def _append(self, rows: Sequence[CompactRow], texts: bytes) -> None:
         """Append rows that lie one behind the other in ``texts``."""
         index, count = self._index, len(self._index)
         too_many = rows[-1][0] - self.first_seq + 1 - count
@@ -60,20 +68,20 @@ class RecordRing:
         start = self._head
         self._head = start + len(texts)
         self._buffer[start : self._head] = texts
-        for seq, oid, text, meta in rows:
+        for seq, oid, text, meta, layout in rows:
             middle = start + len(text)
             end = middle + len(meta)
-            index[seq % count] = (seq, oid, start, middle, end)
+            index[seq % count] = (seq, oid, start, middle, end, layout)
             start = end
         self.last_seq = rows[-1][0]
 
-    def after(self, seq: int, limit: int, limit_bytes: int) -> tuple[int, int, list[Row]]:
+    def after(self, seq: int, limit: int, limit_bytes: int) -> tuple[int, int, list[CompactRow]]:
         """Return ``(first kept, last, rows)``: at most ``limit`` rows with a number above ``seq``.
 
         Stops before ``limit_bytes`` of texts, but gives at least one row if there is any.
         """
         with self._lock:
-            found: list[Row] = []
+            found: list[CompactRow] = []
             size = 0
             for number in range(max(seq + 1, self.first_seq), self.last_seq + 1):
                 row = self._row(number)
@@ -83,12 +91,12 @@ class RecordRing:
                 found.append(row)
             return self.first_seq, self.last_seq, found
 
-    def get(self, seq: int) -> Row | None:
+    def get(self, seq: int) -> CompactRow | None:
         """Return the row of that number, None when it is not kept."""
         with self._lock:
             return self._row(seq) if self.first_seq <= seq <= self.last_seq else None
 
-    def newest(self, n: int) -> list[Row]:
+    def newest(self, n: int) -> list[CompactRow]:
         """Return the newest ``n`` rows, oldest of them first."""
         with self._lock:
             first = max(self.last_seq - max(n, 0) + 1, self.first_seq)
@@ -96,18 +104,18 @@ class RecordRing:
 
     # --- under the lock ---
 
-    def _entry(self, seq: int) -> tuple[int, str, int, int, int]:
+    def _entry(self, seq: int) -> _IndexEntry:
         entry = self._index[seq % len(self._index)]
         assert entry is not None
         assert entry[0] == seq
         return entry
 
-    def _row(self, seq: int) -> Row:
-        _, oid, start, middle, end = self._entry(seq)
-        return seq, oid, self._buffer[start:middle], self._buffer[middle:end]
+    def _row(self, seq: int) -> CompactRow:
+        _, oid, start, middle, end, layout = self._entry(seq)
+        return seq, oid, self._buffer[start:middle], self._buffer[middle:end], layout
 
     def _drop(self, count: int) -> None:
-        """Let the oldest rows give way; their bytes are room if they are next to the head's."""
+        """Drop the oldest rows; their bytes are room if they are next to the head's."""
         self.first_seq = min(self.first_seq + count, self.last_seq + 1)
         if self.first_seq > self.last_seq:
             self._reset(self._limit_bytes)
@@ -116,7 +124,7 @@ class RecordRing:
         self._room_end = tail if tail >= self._head else self._size
 
     def _make_room(self, size: int) -> None:
-        """Find room for ``size`` bytes: at the buffer's begin, in more of it, or of the oldest rows."""
+        """Make room for ``size`` bytes: at the buffer's start, by growing it, or by dropping the oldest rows."""
         if size > self._limit_bytes or self._size > self._limit_bytes:  # one row over the limit, or after it
             self._drop(self.last_seq + 1 - self.first_seq)
             self._reset(max(size, self._limit_bytes))
@@ -133,7 +141,7 @@ class RecordRing:
                 self._drop(1)
 
     def _reset(self, limit_bytes: int) -> None:
-        """Begin at the buffer's begin; with another buffer when this one has another size."""
+        """Continue at the buffer's start; with a new buffer if the size changes."""
         if len(self._buffer) != limit_bytes:
             self._buffer = _memory(limit_bytes)
             self._size = limit_bytes
@@ -141,7 +149,7 @@ class RecordRing:
 
 
 def _memory(size_bytes: int) -> mmap.mmap:
-    """Return so much zeroed memory of our own, none of which is really taken before it is written."""
+    """Return zeroed memory of this process; the system provides each page when it is first written."""
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size_bytes)
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

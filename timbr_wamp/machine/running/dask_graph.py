@@ -11,7 +11,7 @@ from timbr_wamp.contract import Record, RecordMeta
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.protocols import Clock, PlanStep
-from timbr_wamp.machine.records.recorder import told_policies
+from timbr_wamp.machine.records.recorder import policies_of
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, awaiting, run_steps
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.event_loop import EventLoop
@@ -102,7 +102,7 @@ def _record(revision: Revision, oid: str, received_at: float, clock: Clock, *ans
     meta = RecordMeta(
         run="", seq=0, attempt=0, revision=revision.number, received_at=received_at, finished_at=clock(),
         errored=bool(notes and notes.errored), dropped=bool(notes and notes.verdict == "drop"),
-        policies=(told_policies(notes) or None) if notes else None,
+        policies=(policies_of(notes) or None) if notes else None,
     )  # fmt: skip
     return Record.make(oid, values, meta, [text.decode() for text in texts])
 

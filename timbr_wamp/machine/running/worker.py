@@ -308,7 +308,7 @@ class Worker:
             self._busy.wait()
             ended.wait(LATE_S)
             before, count = count, recorder.count
-            if stall.starts(self._clock(), count, waiting=bool(self._batch)):
+            if stall.starts(self._clock(), recorder.ran, waiting=bool(self._batch)):
                 self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
             if recorder.pending:
                 if count == before:  # else the worker commits by itself, and two threads would get in each other's way
@@ -455,7 +455,7 @@ class Worker:
                 return None
 
     def _step(self, entry: Entry) -> Row | None:
-        recorder, recorded = self._recorder, False
+        recorder, handed_over = self._recorder, False
         self._batch, self._unstarted = (entry,), deque()
         try:
             with self._objects.use(), processing(self._queue), delivered():
@@ -468,14 +468,14 @@ class Worker:
                 self.raise_error()
                 raise MessageKept(entry[0], notes.verdict, _reason(notes))
             recorder.finish(finished)
+            handed_over = True
             recorder.commit()
-            recorded = True
         finally:
             self._batch = ()
-            if not recorded:
-                self._queue.give_back(recorder.withdraw() or [entry])
+            if unrecorded := recorder.withdraw() if handed_over else [entry]:
+                self._queue.give_back(unrecorded)
         self.raise_error()
-        return recorder.ring.newest(1)[0]
+        return recorder.row_of(entry[0])
 
     def _pass(self, entry: Entry) -> Finished:
         oid, message, _, _ = entry

@@ -183,7 +183,7 @@ class ControlServer:
                 continue
             self._polls.remove(poll)
             event_number, events = log.after(poll.event_number)
-            error_number, failures = self._machine.recorder.errors.since(poll.error_number)
+            error_number, failures = self._machine.recorder.errors.after(poll.error_number)
             value = {
                 "status": self._machine.status, "events": events, "errors": failures[-100:],
                 "event_number": event_number, "error_number": error_number,

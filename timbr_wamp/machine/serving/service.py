@@ -6,7 +6,7 @@ One `MachineService` a call: it knows the caller (`author`) and where progress g
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -34,7 +34,7 @@ from timbr_wamp.contract import (
     outcome_kind,
 )
 from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
-from timbr_wamp.machine.messages import Row
+from timbr_wamp.machine.records.rows import CompactRow, whole_text
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.table import Revision, Slot, make_step
@@ -75,22 +75,22 @@ class MachineService:
         return machine.slots[machine.slot_number(slot)]
 
     def records(self, run: str, after_seq: int, limit: int = 200) -> RecordsPage:
-        self._machine.recorder.check_run(run)
-        first, last, rows = self._machine.recorder.ring.after(after_seq, min(max(limit, 1), PAGE_ROWS), PAGE_BYTES)
-        return RecordsPage(run=run, first_available=first, last_seq=last, rows=[bounded_row(row) for row in rows])
+        first, last, kept = self._machine.recorder.after(run, after_seq, min(max(limit, 1), PAGE_ROWS), PAGE_BYTES)
+        rows = _page(map(bounded_row, kept))
+        return RecordsPage(run=run, first_available=first, last_seq=last, rows=rows)
 
     def record(self, run: str, seq: int) -> RecordRow:
-        _, oid, text, meta = self._machine.recorder.row(run, seq)
-        if len(text) <= ROW_LIMIT_BYTES:
-            return RecordRow(seq, oid, text.decode(), meta.decode())
-        characters = text.decode()
-        for start in range(0, len(characters), PART_CHARACTERS):
-            self._progress(characters[start : start + PART_CHARACTERS])
-        return bounded_row((seq, oid, text, meta))
+        kept = self._machine.recorder.row(run, seq)
+        row = bounded_row(kept)
+        if row.text is None:
+            characters = whole_text(kept[2], kept[4]).decode()
+            for start in range(0, len(characters), PART_CHARACTERS):
+                self._progress(characters[start : start + PART_CHARACTERS])
+        return row
 
     def recent(self, n: int = 50) -> list[RecordRow]:
-        rows = map(bounded_row, self._machine.recorder.ring.newest(min(n, PAGE_ROWS)))
-        return _within(list(rows), lambda row: len(row.text or "") + len(row.meta))
+        newest_first = map(bounded_row, reversed(self._machine.recorder.ring.newest(min(n, PAGE_ROWS))))
+        return _page(newest_first)[::-1]
 
     def errors(self, n: int = 50) -> list[ErrorRow]:
         rows = self._machine.recorder.errors.rows(min(n, PAGE_ROWS))
@@ -221,12 +221,32 @@ class MachineService:
         return self._machine.status
 
 
-def bounded_row(row: Row) -> RecordRow:
-    """Return a kept row for the wire: a text over the limit is left out, its size told in ``meta``."""
-    seq, oid, text, meta = row
-    if len(text) <= ROW_LIMIT_BYTES:
+def bounded_row(row: CompactRow) -> RecordRow:
+    """Return a kept row for the wire: a text over the limit is left out, and ``meta`` says its size.
+
+    Values that are carried count once, as long as the whole row fits a page.
+    """
+    seq, oid, compact, meta, layout = row
+    text = whole_text(compact, layout)
+    if len(compact) <= ROW_LIMIT_BYTES and len(text) <= PAGE_BYTES:
         return RecordRow(seq, oid, text.decode(), meta.decode())
     return RecordRow(seq, oid, None, meta[:-1].decode() + f',"text_bytes":{len(text)}}}')
+
+
+def _page(rows: Iterable[RecordRow]) -> list[RecordRow]:
+    """Return the first rows that fit one payload together, at least one."""
+    page: list[RecordRow] = []
+    size = 0
+    for row in rows:
+        size += _utf8_bytes(row.text or "") + _utf8_bytes(row.meta)
+        if page and size > PAGE_BYTES:
+            break
+        page.append(row)
+    return page
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
@@ -241,9 +261,9 @@ def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
     return found[::-1]
 
 
-def _try(machine: Machine, slot: Slot, row: Row) -> TrialRow:
+def _try(machine: Machine, slot: Slot, row: CompactRow) -> TrialRow:
     """Run one function on what a kept record held before its slot."""
-    before = orjson.loads(row[2])[: slot.number + 1]
+    before = orjson.loads(whole_text(row[2], row[4]))[: slot.number + 1]
     before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter then
     # One step after values that are given: a table with nothing else in it.
     step = make_step(slot, 0, machine.policy_of())

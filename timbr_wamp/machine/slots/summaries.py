@@ -23,7 +23,7 @@ def slot_counts(slot: Slot) -> SlotCounts:
     timings = sorted(tally.timings)
     return SlotCounts(
         slot=slot.number,
-        calls=tally.seen - tally.skipped,
+        calls=tally.calls,
         errors=tally.errors,
         skipped=tally.skipped,
         retries=tally.retries,

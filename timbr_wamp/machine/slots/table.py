@@ -56,11 +56,11 @@ def identity(value: object) -> object:
 class SlotTally:
     """How often one function ran in one slot. Written by the machine's worker thread only."""
 
-    __slots__ = ("defaults", "errors", "mended", "retries", "seen", "skipped", "timeouts", "timings")
+    __slots__ = ("calls", "defaults", "errors", "mended", "retries", "skipped", "timeouts", "timings")
 
     def __init__(self) -> None:
-        #: Messages that came by; those skipped included.
-        self.seen = 0
+        #: Calls, retries included, of messages whose attempt has ended.
+        self.calls = 0
         self.errors = 0
         self.skipped = 0
         self.retries = 0
