@@ -134,14 +134,14 @@ def test_messages_under_way_at_once_tell_the_same(table, given, concurrency):
 @given(tables)
 def test_a_segment_waits_for_exactly_those_whose_values_it_consumes(table):
     revision = revision_of(table)
-    wiring = dependencies_of(revision)
-    home = {step: n for n, segment in enumerate(wiring.segments) for step in segment.steps}
+    dependencies = dependencies_of(revision)
+    home = {step: n for n, segment in enumerate(dependencies.segments) for step in segment.steps}
     assert sorted(home) == list(range(len(revision.steps)))
-    for position, feed in enumerate(wiring.feeds):
-        segment = wiring.segments[home[position]]
-        for need in feed.needs - {0}:
+    for position, inputs in enumerate(dependencies.inputs):
+        segment = dependencies.segments[home[position]]
+        for need in inputs.needs - {0}:
             assert need - 1 < position
             assert home[need - 1] in (home[position], *segment.after)
         if position == segment.steps[0]:
-            assert set(segment.after) == {home[need - 1] for need in feed.needs if need}
-        assert bool(feed.needs) or position == segment.steps[0], "a slot that takes nothing waits for nothing"
+            assert set(segment.after) == {home[need - 1] for need in inputs.needs if need}
+        assert bool(inputs.needs) or position == segment.steps[0], "a slot that takes nothing waits for nothing"

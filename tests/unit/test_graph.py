@@ -1,4 +1,4 @@
-"""The slots as a graph: who feeds whom, for Dask, for the wire, and to be looked at."""
+"""The slots as a graph: which slot consumes whose value, for Dask, for the wire, and to be looked at."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def machine(machines: Machines) -> Machine:
     return m
 
 
-# --- who feeds whom ---
+# --- which slot consumes whose value ---
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable
+from types import LambdaType
+from typing import Any
 
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidArgument
@@ -60,9 +62,9 @@ def source_text(function: object) -> str | None:
         text = textwrap.dedent(inspect.getsource(function))
     except Exception:  # not there, or a foreign object that answers oddly
         return None
-    if getattr(function, "__name__", "") == "<lambda>":
-        return _lambda_text(text, function)
-    return text
+    known: Any = function
+    is_lambda = type(known) is LambdaType and known.__name__ == "<lambda>"  # no foreign object is asked for its name
+    return _lambda_text(text, known) if is_lambda else text
 
 
 def _lambda_text(text: str, function: Callable[..., object]) -> str | None:

@@ -34,14 +34,14 @@ def dask_graph(
     their JSON texts, ``record`` the `Record` with its texts, policies applied. Further keys,
     ``…_answer``, are the calls themselves. The machine's hooks and event handler have no part in it.
     """
-    wiring = dependencies_of(revision)
+    dependencies = dependencies_of(revision)
     names = ["in", *(f"f{step.slot.number}" for step in revision.steps)]
     answers = [f"{name}_answer" for name in names]
     graph: dict[str, tuple[Any, ...]] = {answers[0]: (partial(_begun, message),)}
-    for key, step, feed in zip(answers[1:], revision.steps, wiring.feeds, strict=True):
-        consumed = (answers[need] for need in (*feed.values, *feed.texts))
-        graph[key] = (partial(_called, step, len(feed.values)), *consumed)
-    for number, source in enumerate(wiring.layout):
+    for key, step, inputs in zip(answers[1:], revision.steps, dependencies.inputs, strict=True):
+        consumed = (answers[need] for need in (*inputs.values, *inputs.texts))
+        graph[key] = (partial(_called, step, len(inputs.values)), *consumed)
+    for number, source in enumerate(dependencies.layout):
         name = f"f{number - 1}" if number else "in"
         graph[name] = (partial(_value, name), answers[source])
         graph[f"{name}_s"] = (partial(_text, name), answers[source])

@@ -1,7 +1,7 @@
-"""Who feeds whom: which slots' values each slot consumes, and so what may run side by side.
+"""Which slots' values each slot consumes, and so which slots may run at the same time.
 
-A slot consumes a contiguous run of the newest values, so only a slot that takes none stands apart
-from all before it. Identity slots carry a value; they count as the slot that it comes from.
+A slot consumes a contiguous run of the newest values, so only a slot that takes none is independent
+of all before it. Unset slots carry a value; they count as the slot that it comes from.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from timbr_wamp.machine.protocols import Plan, PlanStep
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
-    """What one step is given. Values are counted: 0 is the message, ``n + 1`` what step *n* gave."""
+class StepInputs:
+    """Which values one step is given, by number: 0 is the message, ``n + 1`` what step *n* gave."""
 
-    #: Its arguments, in order: values, then values of which it gets the JSON text.
+    #: Its arguments, in order: values, then values whose JSON text it gets.
     values: tuple[int, ...]
     texts: tuple[int, ...]
 
     @property
     def needs(self) -> frozenset[int]:
-        """All of them."""
+        """Values and texts together."""
         return frozenset((*self.values, *self.texts))
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Steps that run one after the other, whatever else runs beside them."""
+    """Steps that run one after the other; other segments may run at the same time."""
 
-    #: Positions of the steps; empty only where there is no step at all.
+    #: Positions of the steps in the revision; empty only if the revision has no step.
     steps: tuple[int, ...]
     #: Segments whose values it consumes.
     after: tuple[int, ...]
@@ -37,44 +37,38 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """How the values walk through a revision."""
+    """Which step of a revision consumes which values."""
 
-    feeds: tuple[Feed, ...]
+    inputs: tuple[StepInputs, ...]
     segments: tuple[Segment, ...]
-    #: For ``[in, f0, f1, …]``, which value stands there.
+    #: For each of ``[in, f0, f1, …]`` the number of its value.
     layout: tuple[int, ...]
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """Segments for which nothing waits."""
-        awaited = {n for segment in self.segments for n in segment.after}
-        return tuple(n for n in range(len(self.segments)) if n not in awaited)
 
 
 def dependencies_of(plan: Plan) -> Dependencies:
-    """Return the wiring of a revision's steps."""
+    """Return the dependencies of a revision's steps."""
     layout = [0] * (plan.lead + 1)
-    feeds = []
+    inputs = []
     for position, step in enumerate(plan.steps):
-        feeds.append(_feed(step, layout))
+        inputs.append(_inputs_of(step, layout))
         layout += [position + 1] * (step.carry + 1)
-    return Dependencies(tuple(feeds), _segments(feeds), tuple(layout))
+    return Dependencies(tuple(inputs), _segments(inputs), tuple(layout))
 
 
-def _feed(step: PlanStep, layout: list[int]) -> Feed:
+def _inputs_of(step: PlanStep, layout: list[int]) -> StepInputs:
     values = layout[::-1] if step.values < 0 else layout[: -step.values - 1 : -1]
     texts = layout[: -step.texts - 1 : -1] if step.texts else []
-    return Feed(tuple(values), tuple(texts))
+    return StepInputs(tuple(values), tuple(texts))
 
 
-def _segments(feeds: list[Feed]) -> tuple[Segment, ...]:
+def _segments(inputs: list[StepInputs]) -> tuple[Segment, ...]:
     """Cut the steps where one takes no value, or values from before the cut."""
     segments: list[Segment] = []
     steps: list[int] = []
     after: set[int] = set()
     home: list[int] = []  # of each step, its segment
-    for position, feed in enumerate(feeds):
-        needed = {home[need - 1] for need in feed.needs if need}
+    for position, one in enumerate(inputs):
+        needed = {home[need - 1] for need in one.needs if need}
         if position and needed != {len(segments)}:
             segments.append(Segment(tuple(steps), tuple(sorted(after))))
             steps, after = [], needed

@@ -6,11 +6,9 @@ Mermaid's flowcharts: https://mermaid.js.org/syntax/flowchart.html. `timbr_wamp.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from timbr_wamp.contract import Graph, GraphNode
 from timbr_wamp.machine.slots.dependencies import dependencies_of
-from timbr_wamp.machine.slots.functions import function_name
 from timbr_wamp.machine.slots.table import Revision
 
 #: A node's label is cut to this many characters.
@@ -19,18 +17,17 @@ LABEL_LIMIT = 80
 
 def graph_of(revision: Revision) -> Graph:
     """Return which set slot consumes whose value."""
-    wiring = dependencies_of(revision)
+    dependencies = dependencies_of(revision)
     names = ["in", *(f"f{step.slot.number}" for step in revision.steps)]
     nodes = [GraphNode(id="in", label="message")]
-    for step, feed in zip(revision.steps, wiring.feeds, strict=True):
-        function: Any = step.slot.function
-        label = f"{step.slot.task}: {function_name(function)}"
-        needs = [names[need] for need in sorted(feed.needs)]
-        nodes.append(GraphNode(id=f"f{step.slot.number}", label=_shown(label), needs=needs))
+    for step, inputs in zip(revision.steps, dependencies.inputs, strict=True):
+        label = f"{step.slot.task}: {step.slot.function_name}"
+        needs = [names[need] for need in sorted(inputs.needs)]
+        nodes.append(GraphNode(id=f"f{step.slot.number}", label=_line(label), needs=needs))
     return Graph(revision=revision.number, nodes=nodes, mermaid=mermaid_text(nodes))
 
 
-def _shown(label: str) -> str:
+def _line(label: str) -> str:
     label = "".join(c if c.isprintable() else " " for c in label)
     return label if len(label) <= LABEL_LIMIT else label[: LABEL_LIMIT - 1] + "…"
 

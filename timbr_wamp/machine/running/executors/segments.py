@@ -43,7 +43,7 @@ class SegmentRun:
         self._invoke, self._submit, self._ended = invoke, submit, ended
         self._lock = threading.Lock()
         #: The message itself, then what each step gave or raised, with its text; None: it did not run.
-        self._outcomes: list[KnownOutcome | None] = [None] * (len(dependencies.feeds) + 1)
+        self._outcomes: list[KnownOutcome | None] = [None] * (len(dependencies.inputs) + 1)
         #: For each segment, how many segments it still waits for.
         self._awaited = [len(segment.after) for segment in dependencies.segments]
         self._left = len(dependencies.segments)
@@ -90,13 +90,13 @@ class SegmentRun:
 
     def _step(self, position: int) -> None:
         """Call one step, unless a value that it consumes is missing."""
-        feed, step = self._dependencies.feeds[position], self._one.revision.steps[position]
+        inputs, step = self._dependencies.inputs[position], self._one.revision.steps[position]
         arguments: list[Any] = []
-        for number, need in enumerate((*feed.values, *feed.texts)):
+        for number, need in enumerate((*inputs.values, *inputs.texts)):
             outcome = self._outcomes[need]
             if outcome is None or outcome[1] is not None:
                 return
-            arguments.append(outcome[0] if number < len(feed.values) else outcome[2].decode())
+            arguments.append(outcome[0] if number < len(inputs.values) else outcome[2].decode())
         hooks, oid, slot = self._context.hooks, self._one.entry[0], step.slot.number
         hooks.call("pre_slot", oid, slot, arguments)
         before = perf_counter()
