@@ -27,7 +27,6 @@ from timbr_wamp.codecs import Codec, codec_of, form_of
 from timbr_wamp.codecs.base import bases_of, class_name, is_ctrl_c
 from timbr_wamp.codecs.plain import big_int
 from timbr_wamp.codecs.registry import is_ours
-from timbr_wamp.errors import InvalidArgument
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -160,39 +159,16 @@ def json_safe(value: object) -> JsonValue:
         return cast(JsonValue, orjson.loads(too_large(value, VALUE_LIMIT_BYTES)))
 
 
-def checked_json(value: object, argument: str) -> object:
-    """Return ``value`` if JSON has it as it is: text, finite numbers of 64 bits, lists, dicts with text as keys.
-
-    Tuples count as lists. For options that are shown to others, who must be able to read them.
+def json_form(value: object) -> JsonValue:
+    """Return a copy of ``value`` as JSON has it: arrays, tuples and sets as lists, dates as texts, keys as texts.
 
     Raises:
-        InvalidArgument: it is something else, or holds something else.
+        TypeError: something in it could only be described, as `to_json` does.
     """
     try:
-        problem = _problem(value, 0)
-    except Exception:  # it changed meanwhile
-        problem = "it changes while it is checked"
-    if problem is not None:
-        raise InvalidArgument(argument, f"{problem}; it must be of text, numbers, lists and dicts with text as keys")
-    return value
-
-
-def _problem(value: Any, depth: int) -> str | None:
-    """Return what JSON does not have of a value; None if it has all."""
-    kind = type(value)
-    if depth > DEPTH_LIMIT:
-        return f"it is nested deeper than {DEPTH_LIMIT} levels"
-    if kind is list or kind is tuple:
-        return next((found for item in list(value) if (found := _problem(item, depth + 1))), None)
-    if kind is dict:
-        if not all(type(key) is str and clean_text(key) == key for key in list(value)):
-            return "one of its keys is not a text that UTF-8 can encode"
-        return next((found for item in list(value.values()) if (found := _problem(item, depth + 1))), None)
-    if kind not in _SCALARS:
-        return f"{class_name(kind)} is not a value of JSON"
-    if _carried(value) != value:
-        return f"{placeholder(value)['__repr__']} has no JSON form"
-    return None
+        return cast(JsonValue, _carried(_Walk(VALUE_LIMIT_BYTES, strict=True).form(value, 0), strict=True))
+    except _TooMany:
+        raise TypeError(f"{_type_name(value)} is too large") from None
 
 
 def placeholder(value: object) -> dict[str, JsonValue]:
@@ -239,6 +215,10 @@ def _nested_text(value: object, limit_bytes: int) -> bytes:
         return _dumps({"__type__": _type_name(value), "__repr__": "<not enough stack or memory to write it>"})
 
 
+class _Undescribed(TypeError):
+    """Something has no JSON form but a description, which is not wanted."""
+
+
 class _TooMany(Exception):
     """A walk met more values than a text within its limit can hold."""
 
@@ -246,10 +226,10 @@ class _TooMany(Exception):
 class _Walk:
     """One way through a value, leaf by leaf. It gives up where the text is longer than the limit for certain."""
 
-    __slots__ = ("_above", "_left")
+    __slots__ = ("_above", "_left", "_strict")
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._left = limit_bytes
+    def __init__(self, limit_bytes: int, *, strict: bool = False) -> None:
+        self._left, self._strict = limit_bytes, strict
         #: Identities of the containers around the present value: one that holds itself ends.
         self._above: set[int] = set()
 
@@ -264,9 +244,9 @@ class _Walk:
                 return value
             identity = id(value)
             if depth >= DEPTH_LIMIT:
-                return {"__type__": _type_name(value), "__too_deep__": DEPTH_LIMIT}
+                return self._described({"__type__": _type_name(value), "__too_deep__": DEPTH_LIMIT})
             if identity in self._above:
-                return {"__type__": _type_name(value), "__repr__": "<holds itself>"}
+                return self._described({"__type__": _type_name(value), "__repr__": "<holds itself>"})
             self._above.add(identity)
             try:
                 if kind is dict:
@@ -276,12 +256,12 @@ class _Walk:
                 return self._object(value, kind, depth)
             finally:
                 self._above.discard(identity)
-        except _TooMany:
+        except (_TooMany, _Undescribed):
             raise
         except BaseException as error:  # foreign code: codecs, properties, __iter__, __str__ may do anything
             if is_ctrl_c(error):
                 raise
-            return placeholder(value)
+            return self._described(placeholder(value))
 
     def _list(self, items: list[Any], depth: int) -> list[Any]:
         """Replace in a private list what is neither text nor number."""
@@ -304,7 +284,7 @@ class _Walk:
         return items
 
     def _pairs(self, pairs: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
-        return _object_of([(key, self.form(item, depth + 1)) for key, item in pairs])
+        return _object_of([(key, self.form(item, depth + 1)) for key, item in pairs], self._strict)
 
     def _object(self, value: Any, kind: type, depth: int) -> Any:
         """Return the form of what is no plain JSON, by its class."""
@@ -328,7 +308,14 @@ class _Walk:
             # A sequence that never raises IndexError ends where its length says.
             items = self._read(lambda: islice(value, len(value)))
             return self._list(items, depth) if issubclass(kind, Sequence) else self._set(items, depth)
-        return placeholder(value)
+        return self._described(placeholder(value))
+
+    def _described(self, form: dict[str, Any]) -> dict[str, Any]:
+        if self._strict:
+            raise _Undescribed(
+                f"{form['__type__']} has no form in JSON: {form.get('__repr__', 'it is nested too deep')}"
+            )
+        return form
 
     def _derived(self, value: Any, kind: type, depth: int) -> Any:
         """Return what a subclass of JSON's own classes holds, whatever its methods say."""
@@ -356,6 +343,10 @@ class _Walk:
 
     def _coded(self, codec: Codec, value: Any, depth: int) -> Any:
         form = form_of(codec, value)
+        if self._strict and type(form) is dict:
+            if codec.name != "ndarray":
+                return self._described(placeholder(value))
+            form = value.tolist()  # it is large, and wanted whole
         seen = self._pairs(form.items(), depth) if type(form) is dict else self.form(form, depth)
         if not is_ours(codec) and len(_dumps(_carried(seen), None, _OPTIONS)) > PREVIEW_LIMIT_BYTES:
             raise ValueError(codec.name)
@@ -400,11 +391,17 @@ def _set_fields(value: object, kind: Any) -> dict[str, object]:
     return items
 
 
-def _object_of(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    """Return a dict whose keys are texts; with all its pairs in a list, if two keys have the same text."""
+def _object_of(pairs: list[tuple[Any, Any]], strict: bool = False) -> dict[str, Any]:
+    """Return a dict whose keys are texts; with all its pairs in a list, if two keys have the same text.
+
+    Raises:
+        TypeError: they have, and ``strict``.
+    """
     texts = [_key_text(key) for key, _ in pairs]
     if len(set(texts)) == len(texts):
         return dict(zip(texts, (item for _, item in pairs), strict=True))
+    if strict:
+        raise _Undescribed("two keys of a dict have the same text")
     return {"__type__": "dict", "items": [[_key_form(key), item] for key, item in pairs]}
 
 
@@ -429,17 +426,25 @@ def _key_form(key: object) -> Any:
     return _key_text(key) if issubclass(kind, str) and not issubclass(kind, enum.Enum) else placeholder(key)
 
 
-def _carried(form: Any) -> Any:
-    """Return a form of `_Walk` with text as keys, and without what UTF-8 or 64 bits cannot carry."""
+def _carried(form: Any, strict: bool = False) -> Any:
+    """Return a form of `_Walk` with text as keys, and without what UTF-8 or 64 bits cannot carry.
+
+    Raises:
+        TypeError: something would be lost, and ``strict``.
+    """
     kind = type(form)
     if kind is dict:
-        return _object_of([(key, _carried(item)) for key, item in form.items()])
+        return _object_of([(key, _carried(item, strict)) for key, item in form.items()], strict)
     if kind is list:
-        return [_carried(item) for item in form]
-    if kind is str:
-        return clean_text(form)
-    if kind is int:
-        return form if _INT_MIN <= form <= _INT_MAX else big_int(form)
+        return [_carried(item, strict) for item in form]
     if kind is float:
         return form if math.isfinite(form) else None
-    return form
+    if kind is str:
+        carried: object = clean_text(form)
+    elif kind is int:
+        carried = form if _INT_MIN <= form <= _INT_MAX else big_int(form)
+    else:
+        return form
+    if strict and carried != form:
+        raise _Undescribed(f"{_foreign_text(repr, form)} has no form in JSON")
+    return carried

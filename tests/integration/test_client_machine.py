@@ -391,7 +391,7 @@ def test_policies_are_set_from_afar_and_obeyed(machine: RemoteMachine):
     assert machine.status.on_error == machine.policy_of(0) == Policy(on_error="dead_letter")
     machine.set_policy(None, "record")
     machine.set_policy(1, None)
-    with pytest.raises(InvalidArgument, match="none of record, default"):
+    with pytest.raises(InvalidArgument, match="not one of record, default"):
         machine.set_policy(0, "forget")
     with pytest.raises(UnknownSlot):
         machine.set_policy("nowhere", "drop")

@@ -26,7 +26,7 @@ import orjson
 import pandas
 import pytest
 
-from timbr_wamp.values import DEPTH_LIMIT, json_safe, text_of, to_json
+from timbr_wamp.values import DEPTH_LIMIT, json_form, json_safe, text_of, to_json
 
 
 @pytest.mark.parametrize("value", [None, True, 0, -(2**63), 2**64 - 1, 1.5, "text", [1, [2]], {"a": {"b": None}}, []])
@@ -256,6 +256,32 @@ def test_no_entry_is_lost_where_two_keys_have_the_same_text(value, pairs):
     assert json_safe([value]) == [seen]
 
 
+class Raising(enum.Enum):
+    A = 1
+
+    @property
+    def value(self) -> object:  # type: ignore[override]
+        raise RuntimeError("no")
+
+
+# --- forms without descriptions ---
+
+
+def test_a_form_has_lists_and_texts_for_what_json_does_not_know():
+    value = {1: numpy.zeros(1000), "at": datetime.date(2020, 1, 2), "set": {2, 1}, "point": (1, Colour.RED)}
+    assert json_form(value) == {"1": [0.0] * 1000, "at": "2020-01-02", "set": [1, 2], "point": [1, "red"]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), 1j, decimal.Decimal(1), 2**70, "\ud800", {1: 1, "1": 2}, {1: [1], "1": [2]}, b"x", Raising.A],
+    ids=ascii,
+)
+def test_what_could_only_be_described_is_refused(value):
+    with pytest.raises(TypeError):
+        json_form({"a": [value]})
+
+
 # --- times ---
 
 
@@ -291,14 +317,6 @@ def test_a_time_is_written_as_the_instant_that_it_is(value, text):
 
 class Unnamed(datetime.tzinfo):
     pass
-
-
-class Raising(enum.Enum):
-    A = 1
-
-    @property
-    def value(self) -> object:  # type: ignore[override]
-        raise RuntimeError("no")
 
 
 class Clearing(enum.Enum):

@@ -15,13 +15,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-import orjson
-
 from timbr_wamp.client.background_loop import acquire_loop, release_loop
 from timbr_wamp.client.callbacks import CallbackThread
 from timbr_wamp.client.connection import Connection, Subscription
 from timbr_wamp.contract import Procedure, to_builtins
 from timbr_wamp.errors import CalledFromLoop, InvalidArgument, LoopClosed, NoSuchProcedure
+from timbr_wamp.values import json_form
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +30,6 @@ T = TypeVar("T")
 CALL_TIMEOUT_S = 30.0
 #: Seconds before a call is repeated when the callee may still be reconnecting.
 RETRY_PAUSE_S = 0.1
-
-_JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
 class SharedConnection:
@@ -208,7 +205,7 @@ def _last(procedure: Procedure, bound: dict[str, Any]) -> int:
 def _json_form(message: Any) -> Any:
     """Return a message that msgpack cannot encode, converted through JSON (arrays, times …)."""
     try:
-        return orjson.loads(orjson.dumps(message, option=_JSON_OPTIONS))
-    except (TypeError, ValueError, RecursionError) as error:
+        return json_form(message)
+    except TypeError as error:
         problem = f"it cannot be sent: {error}; use dicts, lists, texts and numbers only"
         raise InvalidArgument("message", problem) from None

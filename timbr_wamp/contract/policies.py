@@ -11,9 +11,10 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
+from timbr_wamp.codecs.base import class_name
 from timbr_wamp.contract.structs import Policy, SourceOptions, Verdict
 from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.values import checked_json
+from timbr_wamp.values import DEPTH_LIMIT, clean_text, json_safe, placeholder
 
 PolicyLike: TypeAlias = "Policy | str | Mapping[str, object]"
 
@@ -51,6 +52,39 @@ def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
         raise InvalidArgument(name, str(error)) from None
     _check_numbers(checked, name)
     return checked
+
+
+def checked_json(value: object, argument: str) -> object:
+    """Return ``value`` if JSON has it as it is: text, finite numbers of 64 bits, lists, dicts with text as keys.
+
+    Tuples count as lists. For options that are shown to others, who must be able to read them.
+
+    Raises:
+        InvalidArgument: it is something else, or holds something else.
+    """
+    try:
+        problem = _problem(value, 0)
+    except Exception:  # it changed meanwhile
+        problem = "it changes while it is checked"
+    if problem is not None:
+        raise InvalidArgument(argument, f"{problem}; it must be of text, numbers, lists and dicts with text as keys")
+    return value
+
+
+def _problem(value: Any, depth: int) -> str | None:
+    """Return what JSON does not have of a value; None if it has all."""
+    kind = type(value)
+    if depth > DEPTH_LIMIT:
+        return f"it is nested deeper than {DEPTH_LIMIT} levels"
+    if kind is list or kind is tuple:
+        return next((found for item in list(value) if (found := _problem(item, depth + 1))), None)
+    if kind is dict:
+        if not all(type(key) is str and clean_text(key) == key for key in list(value)):
+            return "one of its keys is not a text that UTF-8 can encode"
+        return next((found for item in list(value.values()) if (found := _problem(item, depth + 1))), None)
+    if kind not in (str, int, float, bool, type(None)):
+        return f"{class_name(kind)} is not a value of JSON"
+    return None if json_safe(value) == value else f"{placeholder(value)['__repr__']} has no JSON form"
 
 
 def _check_numbers(policy: Policy, name: str) -> None:

@@ -15,13 +15,12 @@ from typing import Any, get_args
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import ErrorRow, Policy, Verdict
-from timbr_wamp.contract.policies import checked_policy
+from timbr_wamp.contract.policies import checked_json, checked_policy
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.events.error_report import report_of
 from timbr_wamp.machine.events.failure_log import RaisedIn
 from timbr_wamp.machine.events.hooks import NOT_AWAITED
 from timbr_wamp.machine.slots.callables import is_async, method_of
-from timbr_wamp.values import checked_json
 
 logger = logging.getLogger(__name__)
 
