@@ -17,11 +17,11 @@ import msgspec
 import orjson
 import pytest
 import zmq
-from machine_kit import LIMIT_S, Machines
+from machine_kit import LIMIT_S, Machines, MemoryJournal
 
 from timbr_wamp import runtime
 from timbr_wamp.contract import MACHINE, FunctionRef, Status
-from timbr_wamp.contract.structs import ROW_LIMIT_BYTES
+from timbr_wamp.contract.structs import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES
 from timbr_wamp.errors import (
     ControlBusy,
     InvalidArgument,
@@ -34,6 +34,7 @@ from timbr_wamp.errors import (
     from_wire,
 )
 from timbr_wamp.machine import Machine
+from timbr_wamp.machine.events.hooks import POINTS
 from timbr_wamp.machine.serving.control import POOL_LIMIT, POOL_LOOKING
 
 LIMIT_MS = int(LIMIT_S * 1000)
@@ -350,7 +351,7 @@ def test_code_that_exits_while_it_is_called_is_answered(served, peer):
 
 
 def test_what_cannot_be_decoded_is_dropped_and_control_lives_on(served, peer, caplog):
-    for junk in (b"", b"junk", msgspec.msgpack.encode([1, 2]), msgspec.msgpack.encode(["x", "status", [], {}, None])):
+    for junk in (b"", b"junk", msgspec.msgpack.encode(["1", 2]), msgspec.msgpack.encode(["x", "status", [], {}, None])):
         peer.control.send(junk)
     peer.control.send_multipart([b"", b"more", b"frames"])
     assert peer.status().state == "idle"
@@ -391,6 +392,115 @@ def test_status_is_answered_while_the_machine_runs_at_full_speed(served, peer):
     seen = [peer.status().processed for _ in range(50)]
     assert seen == sorted(seen)
     assert seen[-1] > seen[0]
+
+
+SOURCE_TEXT = {"kind": "source", "text": "str"}
+
+#: Every procedure of a machine with arguments.
+EVERY_CALL = {
+    "status": (), "slots": (), "slot": (0,), "records": ("RUN", 0), "record": ("RUN", 1), "recent": (), "errors": (),
+    "error_groups": (), "graph": (), "progress": (0.1, 0.2), "revisions": (), "events": (), "put": (1,),
+    "put_many": ([1, 2],), "call": (1,), "start": (), "stop": (), "pause": (), "resume": (), "replay": ("RUN", [1]),
+    "retry_errors": (), "slot_set": (0, SOURCE_TEXT), "slot_delete": (0,), "policy_set": (None, {"on_error": "drop"}),
+    "handler_set": ("RawEventDebugger",), "configure": (50, 9, 2), "trial": (0, SOURCE_TEXT), "rollback": (0,),
+    "source_set": ({"kind": "source", "text": "[1, 2]"},), "source_delete": (),
+}  # fmt: skip
+
+
+def test_every_procedure_is_among_those_that_are_tried_with_slow_code():
+    assert set(EVERY_CALL) == set(MACHINE)
+
+
+@pytest.mark.parametrize("journal", [False, True])
+@pytest.mark.parametrize("name", sorted(EVERY_CALL))
+def test_status_is_answered_while_a_procedure_runs_slow_code(machines, runtime_dir, connect, new_gate, name, journal):
+    """Whatever a procedure runs of others is slow: slots, hooks at every point, sinks, the journal."""
+    gate, kept = new_gate(), MemoryJournal()
+    machine = machines(stages=2, serve=True, journal=kept if journal else None)
+    machine.put("first")
+    machine.get()
+    machine.start()
+    if name == "resume":
+        machine.pause()
+    for point in POINTS:
+        machine.hook(point, lambda *_: gate(None))
+    append, records = kept.append, kept.records
+    kept.append = lambda entries: (gate(None), append(entries))
+    kept.records = lambda after_seq, limit: (gate(None), records(after_seq, limit))[1]
+    peer = connect(machine)
+    arguments = [machine.run if argument == "RUN" else argument for argument in EVERY_CALL[name]]
+    asked = peer.send(name, *arguments)
+    for _ in range(3):
+        assert peer.status().name == machine.name
+    gate.open()
+    while (reply := peer.reply(asked))[1] == "progress":
+        pass
+    assert reply[1] in ("result", "error")
+
+
+def test_puts_of_one_caller_stay_in_order_though_a_hook_is_slow(served, peer, new_gate):
+    gate = new_gate()
+    served.hook("pre_put", gate)
+    asked = [peer.send("put", n) for n in range(5)]
+    gate.wait_until_entered()
+    assert peer.status().put == 0
+    gate.open()
+    oids = [peer.result(one) for one in asked]
+    assert [served.get()[0] for _ in oids] == oids
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+def unspeakable(*_):
+    raise Unspeakable
+
+
+class NoText:
+    """What msgpack cannot carry."""
+
+
+@pytest.mark.parametrize("name", ["status", "events", "__changes__"])
+def test_what_cannot_be_encoded_is_answered_with_an_error(served, peer, name):
+    served.event_log.add("full", author=NoText())
+    served.event_log.add("full", strange=NoText())
+    asked = peer.send(name, 0, 0, 0.1) if name == "__changes__" else peer.send(name)
+    _, kind, value = peer.reply(asked)
+    assert kind == ("result" if name == "status" else "error"), value
+    assert peer.status().state == "idle"
+
+
+def test_an_error_whose_text_raises_is_answered_with_an_error(served, peer):
+    served.namespace["unspeakable"] = unspeakable
+    with pytest.raises((RemoteError, InvalidSource)):
+        peer.call("source_set", {"kind": "source", "text": "unspeakable()"})
+    assert peer.status().state == "idle"
+
+
+@pytest.mark.parametrize("request_", [[7], [7, "status"], [7, 3, [], {}, None], [7, "status", {}, [], None]])
+def test_a_request_of_a_wrong_form_is_answered_with_an_error(served, peer, request_):
+    peer.control.send(msgspec.msgpack.encode(request_))
+    assert peer.reply(7)[1] == "error"
+
+
+@pytest.mark.parametrize("letter", ["x", "漢", "é"])
+def test_the_newest_records_fit_one_payload_in_bytes_whatever_their_texts(served, peer, letter):
+    for _ in range(60):
+        served.put(letter * 3_000)
+        served.get()
+    for rows in (peer.call("recent", 60), peer.call("records", served.run, 0)["rows"]):
+        assert rows
+        assert sum(len(row[2].encode()) for row in rows) < PAYLOAD_LIMIT_BYTES
+
+
+def test_a_row_that_is_large_only_by_what_unset_slots_carry_travels_with_its_values(served, peer):
+    served.put("x" * 30_000)
+    served.get()
+    (row,) = peer.call("recent", 1)
+    assert len(row[2]) > ROW_LIMIT_BYTES
+    assert peer.call("record", served.run, 1)[2] == row[2]
 
 
 def test_the_pool_is_bounded_and_stop_has_a_place_of_its_own(served, peer, new_gate):

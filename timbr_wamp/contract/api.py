@@ -187,7 +187,7 @@ class MachineApi(Protocol):
     def events(self, n: int = 100) -> list[Event]:
         """Return the newest ``n`` events, oldest first."""
 
-    @procedure(Access.OPERATE, errors=(e.MachineFull, e.MachineClosed, e.InvalidName, e.PayloadTooLarge))
+    @procedure(Access.OPERATE, pooled=True, errors=(e.MachineFull, e.MachineClosed, e.InvalidName, e.PayloadTooLarge))
     def put(self, message: Any, oid: str | None = None) -> str:
         """Queue a message; return its id. A message whose ``oid`` is already known is not queued again."""
 
@@ -199,7 +199,7 @@ class MachineApi(Protocol):
     def call(self, message: Any) -> CallResult:
         """Run a message through the slots and return its record, which is neither counted nor published."""
 
-    @procedure(Access.OPERATE, errors=(e.WrongState, e.MachineClosed))
+    @procedure(Access.OPERATE, pooled=True, errors=(e.WrongState, e.MachineClosed))
     def start(self) -> Status:
         """Start processing. No effect on a running machine."""
 
@@ -207,11 +207,11 @@ class MachineApi(Protocol):
     def stop(self, drain: bool = False, timeout_s: float = 5.0) -> Status:
         """Stop; with ``drain`` process the queued messages first. The queue is kept."""
 
-    @procedure(Access.OPERATE, errors=(e.WrongState,))
+    @procedure(Access.OPERATE, pooled=True, errors=(e.WrongState,))
     def pause(self) -> Status:
         """Pause after the current message; queued messages stay queued."""
 
-    @procedure(Access.OPERATE, errors=(e.WrongState,))
+    @procedure(Access.OPERATE, pooled=True, errors=(e.WrongState,))
     def resume(self) -> Status:
         """Continue after a pause."""
 

@@ -1,9 +1,13 @@
-"""The control socket: answers the contract's machine procedures from a thread that runs no user code.
+"""The control socket: answers the contract's machine procedures from a thread that runs no foreign code.
 
 Requests and replies are single msgpack frames on a ROUTER socket:
 ``[id, procedure, args, kwargs, author]`` → ``[id, "progress", value]``*, then ``[id, "result",
-value]`` or ``[id, "error", [uri, args, kwargs]]``. Procedures that the contract calls *pooled* run
-in threads of their own, a bounded number at a time, so that ``status`` is answered meanwhile.
+value]`` or ``[id, "error", [uri, args, kwargs]]``. Every request that can be read is answered: what fails, with an
+error, a result that cannot be encoded included.
+
+Procedures that only look are answered in the control thread. Those that the contract calls *pooled* may run foreign
+code (slots, hooks, handlers, a journal) or wait: they run in threads of their own, a bounded number at a time. Each
+`put` of a machine with hooks or a journal runs in one further thread, in the order in which they came.
 
 ``__changes__(event_number, error_number, timeout_s)`` is a long poll for bridges.
 """
@@ -16,7 +20,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import zmq
@@ -24,6 +28,7 @@ import zmq
 from timbr_wamp import errors
 from timbr_wamp.contract import MACHINE, to_builtins
 from timbr_wamp.machine.serving.service import MachineService
+from timbr_wamp.machine.tracebacks import class_name, message_of, traceback_text
 from timbr_wamp.values import json_safe
 
 if TYPE_CHECKING:
@@ -33,19 +38,30 @@ logger = logging.getLogger(__name__)
 
 #: Calls that run users' code or wait, at the same time.
 POOL_LIMIT = 8
-#: Further places in that pool for `stop` alone: calls that hang must not keep anybody from stopping the machine.
-POOL_RESERVE = 2
+#: Further places in that pool for the verbs that start and stop a machine: calls that hang must not keep them out.
+POOL_RESERVE = 4
 #: Of that pool those who only look may have so much, so that they cannot keep others from changing anything.
 POOL_LOOKING = POOL_LIMIT // 2
-#: A long poll waits at most so long, and errors alone are told at most this often.
+#: A long poll waits at most so long, and errors alone are reported at most this often.
 CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
 CHANGES = "__changes__"
 
 #: How much of the pool may be taken when a call of that name comes; others: `POOL_LIMIT`.
-_PLACES = {"stop": POOL_LIMIT + POOL_RESERVE, "progress": POOL_LOOKING}
+_PLACES = {
+    **dict.fromkeys(("start", "pause", "resume", "stop"), POOL_LIMIT + POOL_RESERVE),
+    **dict.fromkeys(("progress", "records", "record"), POOL_LOOKING),
+}
+#: Calls of `put` that may wait for one whose hook or journal is slow.
+PUTS_LIMIT = 1_000
+#: The points whose hooks run in `put`.
+_PUT_HOOKS = ("pre_put", "post_put")
 
 _encode = msgspec.msgpack.Encoder(enc_hook=lambda value: to_builtins(value)).encode
 _decode = msgspec.msgpack.Decoder(tuple[int, str, list[Any], dict[str, Any], str | None]).decode
+_decode_any = msgspec.msgpack.Decoder().decode
+
+#: A call: ``(identity, request id, procedure, arguments, author)``.
+_Call: TypeAlias = tuple[bytes, int, str, dict[str, Any], str | None]
 
 
 @dataclass(slots=True)
@@ -56,7 +72,7 @@ class Poll:
     request_id: int
     event_number: int
     error_number: int
-    begun: float
+    started: float
     deadline: float
 
 
@@ -69,6 +85,9 @@ class ControlServer:
         self._polls: list[Poll] = []
         self._pooled = 0
         self._pool_lock = threading.Lock()
+        #: Calls of `put` that wait for the thread that makes them; it ends when there are none.
+        self._puts: deque[_Call] = deque()
+        self._putting = False
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -109,9 +128,9 @@ class ControlServer:
                         self._receive()
                     else:
                         self._woken.recv(4096)
+                self._answer_polls()
                 while self._replies:
                     self._router.send_multipart(self._replies.popleft())
-                self._answer_polls()
             except zmq.ContextTerminated:
                 return
             except Exception:  # one bad request must not end control
@@ -132,10 +151,21 @@ class ControlServer:
                 return
             try:
                 request_id, name, args, kwargs, author = _decode(frames[-1])
-            except (msgspec.MsgspecError, IndexError):
-                logger.warning("machine %s: an unreadable request was dropped", self._machine.name)
+            except Exception as error:  # msgspec's errors, or RecursionError
+                self._refuse(identity, frames, error)
                 continue
             self._handle(identity, request_id, name, args, kwargs, author)
+
+    def _refuse(self, identity: bytes, frames: list[bytes], error: Exception) -> None:
+        """Answer a request that has the wrong form with an error, if it has a number."""
+        try:
+            request_id = _decode_any(frames[-1])[0]
+        except Exception:
+            request_id = None
+        if type(request_id) is int:
+            self._reply_error(identity, request_id, errors.InvalidArgument("request", message_of(error)))
+        else:
+            logger.warning("machine %s: an unreadable request was dropped", self._machine.name)
 
     def _handle(
         self, identity: bytes, request_id: int, name: str, args: list[Any], kwargs: dict[str, Any], author: str | None
@@ -156,7 +186,9 @@ class ControlServer:
             self._reply_error(identity, request_id, error)
             return
         call = (identity, request_id, name, arguments, author)
-        if not procedure.pooled:
+        if name == "put":
+            self._put(call)
+        elif not procedure.pooled and not (name in ("records", "record") and self._machine.recorder.has_journal):
             self._perform(*call)
         elif self._enter_pool(_PLACES.get(name, POOL_LIMIT)):
             threading.Thread(
@@ -164,6 +196,32 @@ class ControlServer:
             ).start()
         else:
             self._reply_error(identity, request_id, errors.ControlBusy(_PLACES.get(name, POOL_LIMIT)))
+
+    def _put(self, call: _Call) -> None:
+        """Put here if no foreign code runs, else in the thread for that, after those that came before."""
+        hooks = self._machine.hooks
+        with self._pool_lock:
+            slow = self._putting or self._machine.recorder.has_journal or any(map(hooks.at, _PUT_HOOKS))
+            if slow and len(self._puts) < PUTS_LIMIT:
+                self._puts.append(call)
+                if not self._putting:
+                    self._putting = True
+                    name = f"timbr {self._machine.name} put"
+                    threading.Thread(target=self._perform_puts, name=name, daemon=True).start()
+                return
+        if slow:
+            self._reply_error(call[0], call[1], errors.ControlBusy(PUTS_LIMIT))
+        else:
+            self._perform(*call)
+
+    def _perform_puts(self) -> None:
+        while True:
+            with self._pool_lock:
+                if not self._puts:
+                    self._putting = False
+                    return
+                call = self._puts.popleft()
+            self._perform(*call)
 
     def _add_poll(self, identity: bytes, request_id: int, event_number: int, error_number: int, wait_s: float) -> None:
         now = time.monotonic()
@@ -178,17 +236,24 @@ class ControlServer:
             if (
                 log.number <= poll.event_number
                 and now < poll.deadline
-                and (errors_now <= poll.error_number or now < poll.begun + ERRORS_EVERY_S)
+                and (errors_now <= poll.error_number or now < poll.started + ERRORS_EVERY_S)
             ):
                 continue
             self._polls.remove(poll)
-            event_number, events = log.after(poll.event_number)
-            error_number, failures = self._machine.recorder.errors.after(poll.error_number)
-            value = {
-                "status": self._machine.status, "events": events, "errors": failures[-100:],
-                "event_number": event_number, "error_number": error_number,
-            }  # fmt: skip
-            self._router.send_multipart((poll.identity, _encode([poll.request_id, "result", to_builtins(value)])))
+            try:
+                reply = _encode([poll.request_id, "result", to_builtins(self._changes(poll))])
+            except Exception as error:
+                self._reply_error(poll.identity, poll.request_id, error)
+            else:
+                self._send(poll.identity, reply)
+
+    def _changes(self, poll: Poll) -> dict[str, Any]:
+        event_number, events = self._machine.event_log.after(poll.event_number)
+        error_number, failures = self._machine.recorder.errors.after(poll.error_number)
+        return {
+            "status": self._machine.status, "events": events, "errors": failures[-100:],
+            "event_number": event_number, "error_number": error_number,
+        }  # fmt: skip
 
     # --- performing ---
 
@@ -229,5 +294,10 @@ class ControlServer:
             self._wake()
 
     def _reply_error(self, identity: bytes, request_id: int, error: BaseException) -> None:
-        uri, args, kwargs = errors.to_wire(error)
-        self._reply(identity, [request_id, "error", json_safe([uri, args, kwargs])])
+        try:
+            reply = _encode([request_id, "error", json_safe(list(errors.to_wire(error)))])
+        except BaseException:  # an error of users' code, whose own text or arguments raise
+            sent = errors.RemoteError(class_name(error), message_of(error))
+            sent.remote_traceback = traceback_text(error)
+            reply = _encode([request_id, "error", json_safe(list(errors.to_wire(sent)))])
+        self._send(identity, reply)
