@@ -13,6 +13,8 @@ from machine_kit import LIMIT_S, Gate, wait_until
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidArgument, InvalidSource, NotCallable, PrepFailed, TimbrError
 from timbr_wamp.machine import Machine
+from timbr_wamp.machine.slots.functions import load
+from timbr_wamp.machine.slots.source_lines import TEXTS_KEPT
 
 
 class Node:
@@ -352,6 +354,15 @@ def test_earlier_revisions_keep_texts_and_not_what_their_functions_used(machines
     del namespace["df"]
     assert collected(frame)
     assert [info.functions[0] for info in machine.revisions] == [None, *["<lambda>"] * 5, "str"]
+
+
+def test_only_the_newest_texts_keep_their_lines_so_that_memory_is_bounded(machine):
+    machine[0] = "lambda x: x.first"
+    for number in range(TEXTS_KEPT):
+        load(FunctionRef(kind="source", text=f"lambda x: {number}"))
+    assert "x.first" not in machine(1).outcomes[0].value["_exception"]["exc_tb"]
+    machine[0] = "lambda x: x.first"
+    assert "x.first" in machine(1).outcomes[0].value["_exception"]["exc_tb"]
 
 
 def test_a_rollback_makes_functions_of_their_texts_again(machines):

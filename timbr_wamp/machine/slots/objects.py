@@ -24,7 +24,7 @@ from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import delivered, wait_for
 from timbr_wamp.machine.isolation import call_isolated, is_users_interrupt
 from timbr_wamp.machine.protocols import CoroutineRunner
-from timbr_wamp.machine.slots.callables import is_object, is_unawaited, method_of
+from timbr_wamp.machine.slots.callables import is_unawaited, method_of
 from timbr_wamp.machine.slots.table import Revision, Slot
 from timbr_wamp.machine.tracebacks import error_line
 
@@ -81,7 +81,7 @@ class Admission:
             PrepFailed: one of them raised, or is not to be had in time.
         """
         for slot in revision.slots:
-            if is_object(slot.function):
+            if slot.kind == "object":
                 self._objects.hold(self, slot)
 
     def commit(self, revision: Revision) -> None:
@@ -222,7 +222,7 @@ class Objects:
         """
         admission = self.admission()
         try:
-            if is_object(slot.function):
+            if slot.kind == "object":
                 self.hold(admission, slot)
             yield
         finally:

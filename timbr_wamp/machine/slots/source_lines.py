@@ -8,6 +8,7 @@ into `linecache`, and the code gets that file name and the text's line numbers.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import linecache
@@ -20,6 +21,10 @@ from timbr_wamp.machine.slots.callables import MISSING, is_class, is_kind, names
 
 Definition: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda"
 
+#: Texts of this process whose lines are kept for tracebacks, a few times as many as a machine keeps revisions.
+TEXTS_KEPT = 2_000
+_kept: dict[str, None] = {}
+
 #: So many functions and objects are looked at behind one that was pickled.
 SEARCH_LIMIT = 200
 
@@ -30,9 +35,21 @@ def file_name(text: str) -> str:
 
 
 def keep_lines(text: str) -> str:
-    """Let tracebacks show the text's lines; return the file name under which they do."""
+    """Let tracebacks show the text's lines; return the file name under which they do.
+
+    The newest `TEXTS_KEPT` texts are kept, those that are used again included.
+    """
     name = file_name(text)
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    _kept.pop(name, None)
+    _kept[name] = None
+    with contextlib.suppress(
+        RuntimeError, StopIteration
+    ):  # another thread does the same; a lock would not survive forks
+        while len(_kept) > TEXTS_KEPT:
+            oldest = next(iter(_kept))
+            _kept.pop(oldest, None)
+            linecache.cache.pop(oldest, None)
     return name
 
 

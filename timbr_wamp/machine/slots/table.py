@@ -88,6 +88,8 @@ class Slot:
     since: int = 0
     #: Its own policy; None: the table's.
     policy: Policy | None = None
+    #: What is in it; found out once, since finding out may run an object's descriptors.
+    kind: SlotKind = "identity"
     #: How people name the function.
     function_name: str | None = None
     #: The source text of which the function was made; None: it was given.
@@ -99,15 +101,6 @@ class Slot:
     def task(self) -> str:
         """How records name the slot: ``f3``, or ``f3 (clean)``."""
         return f"f{self.number}" + (f" ({self.name})" if self.name else "")
-
-    @property
-    def kind(self) -> SlotKind:
-        """What is in it."""
-        if self.function is None:
-            return "identity"
-        if is_object(self.function):
-            return "object"
-        return "async" if is_async(self.function) else "function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,8 +416,14 @@ def _slot_of(number: int, loaded: Loaded | None, author: str | None, since: int)
         raise NotCallable(number, function_name(type(function)).rpartition(".")[2], problem)
     return Slot(
         number, function, arguments=arguments_of(called_of(function), number), source=loaded.source, author=author,
-        since=since, made_of=loaded.made_of, function_name=function_name(function),
+        since=since, made_of=loaded.made_of, function_name=function_name(function), kind=_kind_of(function),
     )  # fmt: skip
+
+
+def _kind_of(function: SlotFunction) -> SlotKind:
+    if is_object(function):
+        return "object"
+    return "async" if is_async(function) else "function"
 
 
 def _as_kept(revision: Revision) -> Revision:
