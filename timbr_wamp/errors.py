@@ -357,6 +357,25 @@ class SlotTimeout(TimbrError, TimeoutError):
         return f"{self.task} did not finish within {self.timeout_s:g} s"
 
 
+class WorkerDied(TimbrError, RuntimeError):
+    """A slot's function ended the child process in which it ran."""
+
+    uri = ERROR_PREFIX + "worker_died"
+
+    def __init__(self, task: str, status: int | None) -> None:
+        super().__init__(task, status)
+        self.task, self.status = task, status
+
+    def __str__(self) -> str:
+        if self.status is None:
+            how = "was ended"
+        elif self.status < 0:
+            how = f"was ended by signal {-self.status}"
+        else:
+            how = f"exited with status {self.status}"
+        return f"{self.task}: the child process {how} while it ran"
+
+
 class NotCallable(TimbrError, TypeError):
     """A slot was assigned something that cannot be called."""
 

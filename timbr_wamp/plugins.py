@@ -31,6 +31,7 @@ GROUPS = (SOURCES, SINKS, HOOKS, HANDLERS, JOURNALS, EXECUTORS, STREAMS, FACES, 
 BUILTIN: dict[str, dict[str, str]] = {
     EXECUTORS: {
         "inline": "timbr_wamp.machine.running.executors.inline:InlineExecutor",
+        "processes": "timbr_wamp.machine.running.executors.processes:ProcessesExecutor",
         "threads": "timbr_wamp.machine.running.executors.threads:ThreadsExecutor",
     },
     HANDLERS: {

@@ -1,77 +1,17 @@
-"""One contract, every executor: inline, threads and plain Dask make equal records."""
+"""One contract, every executor: inline, threads, processes and plain Dask make equal records."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import dask
-import dask.threaded
-import orjson
 import pytest
-from machine_kit import LIMIT_S, Recorder
 
-from timbr_wamp.contract import Record, outcome_kind
+from tests.executor_kit import EXECUTORS, Run, values_of
 from timbr_wamp.machine import Machine
-
-#: What is compared of a message: its values without tracebacks, and what became of it.
-Seen = tuple[list[Any], bool, bool, "dict[str, str] | None"]
-Run = Callable[[Callable[[Machine], object], Sequence[Any]], list[Seen]]
-
-STAGES = 6
-
-
-def in_a_machine(**options: Any) -> Run:
-    """Run messages through a running machine."""
-
-    def run(fill: Callable[[Machine], object], messages: Sequence[Any]) -> list[Seen]:
-        records = Recorder()
-        with Machine(STAGES, serve=False, sinks=[records], **options) as machine:
-            fill(machine)
-            oids = [machine.put(message) for message in messages]
-            machine.start()
-            by_oid = {record.oid: record for record in records.wait_for(len(messages), LIMIT_S)}
-        return [seen(by_oid[oid], [by_oid[oid].input, *by_oid[oid].values]) for oid in oids]
-
-    return run
-
-
-def in_dask(get: Callable[..., Any]) -> Run:
-    """Run each message as a Dask graph, in one of Dask's own schedulers."""
-
-    def run(fill: Callable[[Machine], object], messages: Sequence[Any]) -> list[Seen]:
-        with Machine(STAGES, serve=False) as machine:
-            fill(machine)
-            records = [get(machine.dask_graph(message), "record") for message in messages]
-        return [seen(record, [orjson.loads(text) for text in record.texts]) for record in records]
-
-    return run
-
-
-def in_threads(graph: dict[str, Any], key: str) -> Any:
-    """Run a graph in Dask's threaded scheduler, with a pool that ends with it."""
-    with ThreadPoolExecutor(4) as pool:
-        return dask.threaded.get(graph, key, pool=pool)
-
-
-def seen(record: Record, values: list[Any]) -> Seen:
-    """Return what every executor must agree about."""
-    for value in values:
-        if outcome_kind(value) != "value":
-            value["_exception"]["exc_tb"] = None
-    return values, record.errored, record.meta.dropped, record.meta.policies
-
-
-EXECUTORS: dict[str, Run] = {
-    "inline": in_a_machine(),
-    "threads": in_a_machine(executor="threads"),
-    "threads, four at once": in_a_machine(executor="threads", concurrency=4),
-    "dask.get": in_dask(dask.get),
-    "dask.threaded.get": in_dask(in_threads),
-}
 
 
 async def doubled(value: int) -> int:
@@ -142,11 +82,6 @@ def test_a_coroutine_that_only_the_call_shows_is_called_again_by_a_retry(run):
     assert values_of(seen[0])[0] == 2
 
 
-def values_of(seen: Seen) -> list[Any]:
-    """Return what the slots gave, an exception by its class."""
-    return [v if outcome_kind(v) == "value" else v["_exception"]["exc_class"] for v in seen[0][1:]]
-
-
 @pytest.mark.parametrize("run", EXECUTORS.values(), ids=EXECUTORS)
 class TestExecutor:
     """What every executor does."""
@@ -208,12 +143,13 @@ class TestExecutor:
         assert (seen[1], seen[3]) == (False, {"f0": "default"})
 
     @pytest.mark.parametrize("backoff_s", [0.0, 0.001])
-    def test_a_retry_that_goes_well(self, run: Run, backoff_s: float) -> None:
-        tries: list[int] = []
+    def test_a_retry_that_goes_well(self, run: Run, backoff_s: float, tmp_path: Path) -> None:
+        tries = tmp_path / "tries"  # a file, as a child process has variables of its own
 
         def unlucky(message: int) -> int:
-            tries.append(message)
-            if len(tries) < 3:
+            with tries.open("a") as file:
+                file.write(f"{message} ")
+            if len(tries.read_text().split()) < 3:
                 raise ValueError("not yet")
             return message
 
@@ -223,7 +159,7 @@ class TestExecutor:
 
         seen = run(fill, [7])[0]
         assert values_of(seen)[:2] == [7, 8]
-        assert (seen[1], seen[3], tries) == (False, {"f0": "retry 2"}, [7, 7, 7])
+        assert (seen[1], seen[3], tries.read_text()) == (False, {"f0": "retry 2"}, "7 7 7 ")
 
     def test_values_are_told_as_they_were_right_after_their_slot(self, run: Run) -> None:
         def fill(m: Machine) -> None:

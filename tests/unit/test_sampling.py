@@ -8,6 +8,7 @@ import pytest
 
 from tests.slot_kit import conduct_of
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.running.executors.processes import ProcessesExecutor
 from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
 from timbr_wamp.machine.running.sampling import TIMED_EVERY, TimingSample
 from timbr_wamp.machine.slots.table import SlotTable
@@ -34,7 +35,7 @@ def test_the_first_message_is_timed():
     assert TimingSample().next_is_timed()
 
 
-@pytest.mark.parametrize("make", [InlineExecutor, ThreadsExecutor])
+@pytest.mark.parametrize("make", [InlineExecutor, ThreadsExecutor, ProcessesExecutor])
 def test_every_executor_times_that_many(make):
     table = SlotTable(2, float)
     table.assign({0: int, 1: str})

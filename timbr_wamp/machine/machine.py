@@ -71,7 +71,7 @@ class Machine:
         namespace: what source text of slots may refer to; in a kernel the user's variables.
         on_error: what becomes of a message when a slot without a policy of its own raises: a
             `Policy`, a verdict such as ``"drop"``, or a mapping of a policy's fields.
-        executor: how messages run: ``"inline"``, ``"threads"``, or an object.
+        executor: how messages run: ``"inline"``, ``"threads"``, ``"processes"``, or an object.
         concurrency: messages under way at once, for ``async def`` slots and in threads.
         journal, sinks: see `timbr_wamp.machine.protocols`.
         hooks: objects with methods named like `timbr_wamp.machine.events.hooks.POINTS`, or plugins' names.

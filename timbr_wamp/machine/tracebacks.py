@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from types import TracebackType
+from typing import NamedTuple
 
 from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.parsing import undisturbed
@@ -20,6 +21,44 @@ MESSAGE_LIMIT = 2000
 
 #: Modules that call slots; the names of compiled passes' modules begin so, too.
 _OURS = ("timbr_wamp.machine.", "dask.", "concurrent.futures", "asyncio.", "threading")
+
+
+class ErrorText(NamedTuple):
+    """What records tell of an error."""
+
+    exc_class: str
+    exc_value: str
+    exc_tb: str
+    #: ``file:line``, see `where_raised`.
+    where: str
+
+
+class RaisedElsewhere(Exception):
+    """Stands for an error that a slot raised in another process, with its texts made there.
+
+    ``original`` is the error itself, without its traceback; None when it could not be sent.
+    """
+
+    def __init__(self, text: ErrorText, original: BaseException | None = None) -> None:
+        super().__init__(text, original)
+        self.text, self.original = text, original
+
+    def __str__(self) -> str:
+        return joined(self.text.exc_class, self.text.exc_value)
+
+
+def error_text(error: BaseException) -> ErrorText:
+    """Return what records tell of an error that a slot raised, here or in another process."""
+    if type(error) is RaisedElsewhere:
+        return error.text
+    return ErrorText(class_name(error), message_of(error), traceback_text(error), where_raised(error))
+
+
+def original_of(error: BaseException) -> BaseException:
+    """Return the error that a slot raised, as far as it is at hand, for those who get it as an object."""
+    if type(error) is RaisedElsewhere and error.original is not None:
+        return error.original
+    return error
 
 
 def class_name(error: BaseException) -> str:
@@ -65,7 +104,12 @@ def traceback_text(error: BaseException) -> str:
         if is_users_interrupt(failure):
             raise
         lines = [f"{class_name(error)} (its text raised {class_name(failure)})"]
-    return clean_text("".join(lines)[-TRACEBACK_LIMIT:])
+    return clean_text("".join(map(_clipped, lines))[-TRACEBACK_LIMIT:])
+
+
+def _clipped(part: str) -> str:
+    """Return a part of a traceback, its middle left out when it is long: a message of any length hides no frame."""
+    return part if len(part) <= MESSAGE_LIMIT + 100 else f"{part[:MESSAGE_LIMIT]}… ({len(part):,} characters)\n"
 
 
 def where_raised(error: BaseException) -> str:

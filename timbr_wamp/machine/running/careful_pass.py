@@ -22,8 +22,9 @@ from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.messages import Failure, Notes
+from timbr_wamp.machine.slots.arguments import given
 from timbr_wamp.machine.slots.callables import is_unawaited
-from timbr_wamp.machine.tracebacks import class_name, message_of, traceback_text, where_raised
+from timbr_wamp.machine.tracebacks import error_text, original_of
 from timbr_wamp.values import text_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ FINAL = frozenset({"drop", "dead_letter", "pause", "stop"})
 
 #: ``(value, None)`` or ``(None, error)``.
 CallOutcome: TypeAlias = tuple[Any, BaseException | None]
-#: An answer that is there already, with the value's JSON text as it was right after its slot ran.
+#: An outcome that is there already, with the value's JSON text as it was right after its slot ran.
 KnownOutcome: TypeAlias = tuple[Any, BaseException | None, bytes]
 #: Values ``[in, f0, …]``, their JSON texts, and what happened.
 PassResult: TypeAlias = "tuple[list[Any], list[bytes], Notes | tuple[()]]"
@@ -87,7 +88,7 @@ class CarefulPass:
 
     Args:
         text: the message's JSON text, if it is there already.
-        known: answers that are there already, by a step's position.
+        known: outcomes that are there already, by a step's position.
         values, texts, broken: what is there already, ``[in, f0, …]``; for a trial on a kept record.
     """
 
@@ -129,7 +130,7 @@ class CarefulPass:
                 self._append(step, known[0], known[2], None)
                 continue
             arguments = given(step, self._values, self._texts)
-            outcome = self._call(step, arguments) if known is None else self._told(step, known)
+            outcome = self._call(step, arguments) if known is None else self._known_outcome(step, known)
             value, error = yield from outcome
             if error is not None:
                 yield from self._trouble(step, arguments, error)
@@ -143,33 +144,38 @@ class CarefulPass:
         consumed = broken if step.values < 0 else broken[len(broken) - step.values :]
         return next((task for task in consumed if task is not None), None)
 
-    def _told(self, step: PlanStep, known: KnownOutcome) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
+    def _known_outcome(self, step: PlanStep, known: KnownOutcome) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
         """Return a known failure; who called the slot told the hooks of values only."""
         outcome = known[:2]
         if isinstance(outcome[1], Unawaited):
             outcome = yield from self._awaited(step, outcome[1].value)
-        self._context.hooks.call("post_slot", self._oid, step.slot.number, *outcome)
+        self._call_post_slot(step, outcome)
         return outcome
+
+    def _call_post_slot(self, step: PlanStep, outcome: CallOutcome) -> None:
+        value, error = outcome
+        error = None if error is None else original_of(error)
+        self._context.hooks.call("post_slot", self._oid, step.slot.number, value, error)
 
     def _call(self, step: PlanStep, arguments: Sequence[Any]) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
         hooks, number = self._context.hooks, step.slot.number
         hooks.call("pre_slot", self._oid, number, arguments)
         before = perf_counter()
-        answer = yield Call(step, arguments)
-        if answer[1] is None and is_unawaited(answer[0]):
-            answer = yield from self._awaited(step, answer[0])
-        if self._timed and answer[1] is None:
+        outcome = yield Call(step, arguments)
+        if outcome[1] is None and is_unawaited(outcome[0]):
+            outcome = yield from self._awaited(step, outcome[0])
+        if self._timed and outcome[1] is None:
             step.slot.tally.timings.append(perf_counter() - before)
-        hooks.call("post_slot", self._oid, number, *answer)
-        return answer
+        self._call_post_slot(step, outcome)
+        return outcome
 
     def _awaited(self, step: PlanStep, value: Any) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
         """Await what a call gave though its function is not ``async def``: ``lambda x: acoro(x)``."""
-        answer = yield Call(awaiting(step), (value,))
-        if answer[1] is not None and isinstance(value, CoroutineType):
+        outcome = yield Call(awaiting(step), (value,))
+        if outcome[1] is not None and isinstance(value, CoroutineType):
             with contextlib.suppress(Exception):  # it was started, and does not end by this
                 value.close()  # or Python warns that nobody awaited it
-        return answer
+        return outcome
 
     # --- trouble ---
 
@@ -195,7 +201,7 @@ class CarefulPass:
 
     def _policy(self, step: PlanStep, error: BaseException, tries: int) -> Policy:
         slot = step.slot
-        return self._context.policy(error, slot.number, slot.task, self._oid, tries, step.policy)
+        return self._context.policy(original_of(error), slot.number, slot.task, self._oid, tries, step.policy)
 
     def _fail(self, step: PlanStep, error: BaseException, policy: Policy, tries: int) -> None:
         verdict = policy.on_error
@@ -207,15 +213,13 @@ class CarefulPass:
         notes = self._noted()
         if verdict in FINAL:
             notes.verdict, self._final = verdict, step.slot.task
-        if self._context.raises("slot", error):
-            notes.raised = error
+        original = original_of(error)
+        if self._context.raises("slot", original):
+            notes.raised = original
         self._append_exception(step, failure.exc_class, failure.exc_value, failure.exc_tb, step.slot.task)
 
     def _note(self, step: PlanStep, error: BaseException, policy: str, tries: int) -> Failure:
-        failure = Failure(
-            step.slot.number, step.slot.task, class_name(error), message_of(error), traceback_text(error),
-            where_raised(error), policy, tries,
-        )  # fmt: skip
+        failure = Failure(step.slot.number, step.slot.task, *error_text(error), policy, tries)
         self._noted().failures.append(failure)
         return failure
 
@@ -239,14 +243,6 @@ class CarefulPass:
         self._values.extend([value] * count)
         self._texts.extend([text] * count)
         self._broken.extend([because] * count)
-
-
-def given(step: PlanStep, values: list[Any], texts: list[bytes]) -> list[Any]:
-    """Return what a step's function is called with: values newest first, then JSON texts."""
-    arguments = values[::-1] if step.values < 0 else values[: -step.values - 1 : -1]
-    if step.texts:
-        arguments = arguments + [text.decode() for text in texts[: -step.texts - 1 : -1]]
-    return arguments
 
 
 # --- in one thread ---

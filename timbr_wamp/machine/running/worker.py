@@ -24,7 +24,7 @@ from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.interrupts import LOOK_S, delivered, noted, wait_for
 from timbr_wamp.machine.messages import KEEPING, Entry, Finished, Notes, Row
-from timbr_wamp.machine.processing import mark_thread, processing
+from timbr_wamp.machine.processing import is_processing, mark_thread, processing
 from timbr_wamp.machine.protocols import Clock, Executor
 from timbr_wamp.machine.records.recorder import Recorder
 from timbr_wamp.machine.running import lifecycle
@@ -186,8 +186,8 @@ class Worker:
         thread = self._thread
         self._apply(lambda: lifecycle.Stop(drain, self._thread_lives(), author, self.current_oid))
         target = self._life.state
-        if thread is None or thread is threading.current_thread():
-            return
+        if thread is None or thread is threading.current_thread() or is_processing(self._queue):
+            return  # from a slot or hook: the message under way is the caller's own
         with self._changed:
             ended = wait_for(
                 self._changed,

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import FunctionType, MethodType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from timbr_wamp.machine.slots.callables import (
     BUILTINS,
@@ -288,3 +288,20 @@ def _of_instance(thing: object, depth: int) -> Parameters | None:
         return _of_wrapped(thing, depth)
     bound = method_of(thing, "__call__")
     return None if bound is None else _parameters(bound, depth - 1)
+
+
+class TakesValues(Protocol):
+    """What says how many values and texts a function gets: `Arguments`, or a plan's step."""
+
+    @property
+    def values(self) -> int: ...
+    @property
+    def texts(self) -> int: ...
+
+
+def given(takes: TakesValues, values: list[Any], texts: list[bytes]) -> list[Any]:
+    """Return what a function is called with: values newest first, then JSON texts."""
+    arguments = values[::-1] if takes.values < 0 else values[: -takes.values - 1 : -1]
+    if takes.texts:
+        arguments = arguments + [text.decode() for text in texts[: -takes.texts - 1 : -1]]
+    return arguments

@@ -148,9 +148,6 @@ class InlineExecutor(WindowExecutor):
         else:
             self._post(partial(self._advance, one, outcome))
 
-    def _break(self) -> None:
-        self._broken = True
-
     def abandon(self) -> list[Entry]:
         """Forget the messages that were started and not yielded; waits a bounded time for slots to end."""
         under_way = list(self._under_way)

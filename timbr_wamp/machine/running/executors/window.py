@@ -162,9 +162,12 @@ class WindowExecutor:
         return one.finished
 
     def _run_events(self) -> None:
-        with contextlib.suppress(Empty):
-            while True:
-                self._events.get_nowait()()
+        while not self._broken:
+            try:
+                event = self._events.get_nowait()
+            except Empty:
+                return
+            event()
 
     def _wait(self, entries: deque[Entry], context: RunContext) -> None:
         """Wait for an event, a due retry, or until it is to be asked again whether messages may start."""
@@ -246,6 +249,10 @@ class WindowExecutor:
         context = self._context
         if context is not None and not self._running:
             context.wake()
+
+    def _break(self) -> None:
+        """Give back what is under way: what runs it was closed."""
+        self._broken = True
 
     # --- looked at between calls of `process` ---
 

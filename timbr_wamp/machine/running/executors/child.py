@@ -1,0 +1,274 @@
+"""What runs in a child process of the executor ``"processes"``: slot functions, on messages that come as bytes.
+
+One request at a time, in the main thread; each gets one reply. The child imports no ``__main__`` of the user: it is
+started with a command of ours, and functions come by value. It ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import linecache
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias
+
+from timbr_wamp.machine.running.executors.pickling import dumps
+from timbr_wamp.machine.slots.arguments import given
+from timbr_wamp.machine.slots.callables import is_unawaited
+from timbr_wamp.machine.tracebacks import ErrorText, error_text
+from timbr_wamp.values import text_of
+
+#: A file as `linecache` keeps it: what tracebacks need of texts that are in no file.
+SourceLines: TypeAlias = "tuple[int, None, list[str], str]"
+
+
+#: A child's first message: from now on it answers requests.
+READY = b"ready"
+
+
+class ChildStep(NamedTuple):
+    """One call of a batch: which function, and how many values and texts it gets."""
+
+    function: int
+    values: int
+    texts: int
+    carry: int
+
+
+@dataclass
+class Functions:
+    """What precedes a request: functions that the child has not yet, by number, and those that it may forget."""
+
+    new: dict[int, bytes] = field(default_factory=dict)
+    forget: list[int] = field(default_factory=list)
+    sources: dict[str, SourceLines] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """Messages, pickled one by one, and the steps through which they run."""
+
+    functions: Functions
+    steps: tuple[ChildStep, ...]
+    lead: int
+    messages: list[bytes]
+    #: Positions of messages whose slots are timed.
+    timed: list[int]
+
+
+@dataclass
+class SingleCall:
+    """One call of one function, with its pickled arguments."""
+
+    functions: Functions
+    function: int
+    arguments: bytes
+
+
+@dataclass
+class Texts:
+    """A message whose slots all gave a value: its JSON texts ``[in, f0, …]``, without carried ones."""
+
+    texts: list[bytes]
+    timings: list[float] | None = None
+
+
+@dataclass
+class Raised:
+    """What a slot raised: its texts, and the pickled error if it can be pickled."""
+
+    text: ErrorText
+    error: bytes | None
+
+
+@dataclass
+class Failed:
+    """A message of which a slot raised: what was made before, values pickled together (None: they cannot be)."""
+
+    position: int
+    raised: Raised
+    values: bytes | None
+    texts: list[bytes]
+
+
+@dataclass
+class Value:
+    """What a single call gave, pickled; None: it cannot be."""
+
+    value: bytes | None
+
+
+@dataclass
+class CannotLoad:
+    """Nothing ran, as something could not be unpickled here: a function, or with None the message or arguments."""
+
+    function: int | None
+    reason: str
+
+
+@dataclass
+class Unawaited:
+    """A function gave a coroutine, which only the parent's event loop can await."""
+
+    function: int
+
+
+MessageResult: TypeAlias = Texts | Failed | CannotLoad | Unawaited
+
+
+@dataclass
+class BatchReply:
+    """A result for each message of a batch, and how long the batch took."""
+
+    results: list[MessageResult]
+    seconds: float
+
+
+CallResult: TypeAlias = Value | Raised | CannotLoad | Unawaited
+
+
+class Child:
+    """The functions that a child knows, and how it answers requests."""
+
+    def __init__(self) -> None:
+        self._functions: dict[int, Callable[..., Any]] = {}
+        #: Functions that could not be loaded, with the reason.
+        self._unloadable: dict[int, str] = {}
+
+    def reply(self, request: Batch | SingleCall) -> Any:
+        """Answer a request."""
+        self._prepare(request.functions)
+        if isinstance(request, SingleCall):
+            return self._call(request)
+        before, results = perf_counter(), list[MessageResult]()
+        for position, message in enumerate(request.messages):
+            results.append(self._message(request, message, timed=position in request.timed))
+        return BatchReply(results, perf_counter() - before)
+
+    def _prepare(self, functions: Functions) -> None:
+        linecache.cache.update(functions.sources)
+        for number in functions.forget:
+            self._functions.pop(number, None)
+            self._unloadable.pop(number, None)
+        for number, data in functions.new.items():
+            try:
+                self._functions[number] = pickle.loads(data)
+            except BaseException as error:  # imports and constructors of the user
+                self._unloadable[number] = str(error_text(error)[:2])
+
+    def _message(self, batch: Batch, data: bytes, *, timed: bool) -> MessageResult:
+        for step in batch.steps:
+            if step.function in self._unloadable:
+                return CannotLoad(step.function, self._unloadable[step.function])
+        try:
+            message = pickle.loads(data)
+        except BaseException as error:  # constructors of the user
+            return CannotLoad(None, str(error_text(error)[:2]))
+        values, texts = [message] * (batch.lead + 1), [text_of(message)] * (batch.lead + 1)
+        made_values: list[Any] = []
+        made_texts, timings = texts[:1], list[float]()
+        for position, step in enumerate(batch.steps):
+            before = perf_counter()
+            try:
+                value = self._functions[step.function](*given(step, values, texts))
+            except BaseException as error:  # whatever a slot raises is the message's outcome
+                return Failed(position, raised(error), pickled(made_values), made_texts)
+            timings.append(perf_counter() - before)
+            if is_unawaited(value):
+                close_unawaited(value)
+                return Unawaited(step.function)
+            text = text_of(value)
+            made_values.append(value)
+            made_texts.append(text)
+            values += [value] * (step.carry + 1)
+            texts += [text] * (step.carry + 1)
+        return Texts(made_texts, timings if timed else None)
+
+    def _call(self, call: SingleCall) -> CallResult:
+        if call.function in self._unloadable:
+            return CannotLoad(call.function, self._unloadable[call.function])
+        try:
+            arguments: Sequence[Any] = pickle.loads(call.arguments)
+        except BaseException as error:
+            return CannotLoad(None, str(error_text(error)[:2]))
+        try:
+            value = self._functions[call.function](*arguments)
+        except BaseException as error:
+            return raised(error)
+        if is_unawaited(value):
+            close_unawaited(value)
+            return Unawaited(call.function)
+        return Value(pickled(value))
+
+
+def raised(error: BaseException) -> Raised:
+    """Describe an error for the parent."""
+    text = error_text(error)
+    error.__traceback__ = None
+    return Raised(text, pickled(error))
+
+
+def pickled(value: object) -> bytes | None:
+    """Return a value as bytes that the parent can load; None when there are none."""
+    try:
+        return dumps(value)
+    except BaseException:  # __reduce__ and the like are foreign
+        return None
+
+
+def close_unawaited(value: Any) -> None:
+    """Close a coroutine that is not awaited here, or Python would warn of it."""
+    with contextlib.suppress(BaseException):
+        value.close()
+
+
+# --- the process ---
+
+
+def main() -> None:
+    """Answer requests until the parent closes the connection or ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's
+    connection, lifeline = Connection(int(sys.argv[1])), int(sys.argv[2])
+    end_with_parent(lifeline)
+    # What slots print goes to the parent's stderr: nobody reads a stdout here.
+    os.dup2(2, 1)
+    sys.stdout = io.TextIOWrapper(os.fdopen(os.dup(2), "wb", 0), write_through=True, errors="backslashreplace")
+    child = Child()
+    connection.send_bytes(READY)
+    while True:
+        try:
+            request = pickle.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)  # not even a thread of a slot keeps it
+        reply = child.reply(request)
+        try:
+            connection.send_bytes(pickle.dumps(reply, 5))
+        except OSError:
+            os._exit(0)
+
+
+def end_with_parent(lifeline: int) -> None:
+    """End this process when the parent ends, however it does: then the pipe ``lifeline`` has no writer any more.
+
+    On Linux the kernel sends the signal, so that also code which keeps the interpreter lock is ended.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_exit_at_end_of, args=(lifeline,), name="timbr lifeline", daemon=True).start()
+
+
+def _exit_at_end_of(lifeline: int) -> None:
+    with contextlib.suppress(OSError):
+        os.read(lifeline, 1)
+    os._exit(1)

@@ -1,0 +1,98 @@
+"""Which functions run in child processes, and their bytes.
+
+Functions, classes and builtins do. What has a state of its own does not: bound methods, callable objects, partials of
+these. A child would get a copy, and what one copy remembers the others would not know.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from itertools import count
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any, NamedTuple, cast
+
+from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.machine.protocols import PlanStep
+from timbr_wamp.machine.running.executors.pickling import dumps
+from timbr_wamp.machine.slots.callables import is_class, is_kind
+from timbr_wamp.machine.tracebacks import error_line
+
+logger = logging.getLogger(__name__)
+
+#: So many functions are kept as bytes.
+KEPT = 1_000
+
+
+class Sendable(NamedTuple):
+    """A function that can be sent: a number that stands for it, and its bytes."""
+
+    number: int
+    data: bytes
+
+
+class SendableFunctions:
+    """The functions of one executor. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = count(1)
+        #: By the function's id, with the function, so that its id stays its own; None: it is not sent.
+        self._known: dict[int, tuple[Callable[..., Any], Sendable | None]] = {}
+
+    def of(self, step: PlanStep) -> Sendable | None:
+        """Return a step's function as bytes; None when it runs in this process."""
+        function = step.function
+        if step.is_async:
+            return None
+        with self._lock:
+            known = self._known.get(id(function))
+            if known is None:
+                data = _data_of(function)
+                sendable = None if data is None else Sendable(next(self._numbers), data)
+                known = self._known[id(function)] = (function, sendable)
+                if len(self._known) > KEPT:
+                    del self._known[next(iter(self._known))]
+            return known[1]
+
+    def keep_here(self, number: int, reason: str) -> None:
+        """Send the function no more: it runs in this process from now on."""
+        with self._lock:
+            for key, (function, sendable) in self._known.items():
+                if sendable is not None and sendable.number == number:
+                    self._known[key] = (function, None)
+                    logger.warning("%r runs in this process, not in a child: %s", function, reason)
+                    return
+
+
+def _data_of(function: Callable[..., Any]) -> bytes | None:
+    if not is_stateless(function):
+        return None
+    try:
+        return dumps(function)
+    except BaseException as error:  # __reduce__ of what it refers to is foreign
+        if is_users_interrupt(error):
+            raise
+        logger.info("%r runs in this process, not in a child: %s", function, error_line(error))
+        return None
+
+
+def is_stateless(function: object) -> bool:
+    """Tell by its type whether a copy of a callable does what the callable does."""
+    if is_kind(function, functools.partial):
+        return is_stateless(functools.partial.__dict__["func"].__get__(function))
+    if is_kind(function, MethodType):
+        return is_class(cast("MethodType", function).__self__)
+    if is_kind(function, BuiltinFunctionType):
+        owner = cast("BuiltinFunctionType", function).__self__
+        return owner is None or is_class(owner) or is_kind(owner, ModuleType)
+    return is_class(function) or is_kind(function, FunctionType, MethodDescriptorType, WrapperDescriptorType)
