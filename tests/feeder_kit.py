@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from machine_kit import LIMIT_S, ManualClock, wait_until
+from machine_kit import LIMIT_S, ManualClock, assert_lawful, wait_until
 
 from timbr_wamp.contract import SourceOptions, SourceStatus
 from timbr_wamp.machine.intake.feeder import Feeder
@@ -37,13 +37,13 @@ def rigs() -> Iterator[Callable[..., Rig]]:
 
 
 class Rig:
-    """A feeder, its ledger, and what both told. `close` checks that all adds up."""
+    """A feeder, its queue, and what both told. `close` checks that all adds up."""
 
     def __init__(self, source: object, *, bufsize: int = 4, total: int | None = None, **options: Any) -> None:
         self.clock = ManualClock()
         self.name = f"rig {next(_numbers)}"
         self.fulls = 0
-        self.ledger = MessageQueue(bufsize, on_full=self._full)
+        self.queue = MessageQueue(bufsize, on_full=self._full)
         self.processed: list[Any] = []
         self.dropped: list[Any] = []
         self.whys: set[str] = set()
@@ -53,14 +53,14 @@ class Rig:
         self._changed = threading.Condition()
         numbers = itertools.count()
         self.feeder = Feeder(
-            source, total, options=SourceOptions(**options), queue=self.ledger, clock=self.clock,
+            source, total, options=SourceOptions(**options), queue=self.queue, clock=self.clock,
             new_oids=lambda now, count: [f"{next(numbers):024x}" for _ in range(count)],
             on_end=self._end, on_drop=self._drop, on_event=self._event, name=self.name,
         )  # fmt: skip
 
     def _full(self) -> None:
         self.fulls += 1
-        self.ledger.snapshot().validate()  # the lock is free
+        assert_lawful(self.queue.snapshot())  # the lock is free
 
     def _end(self, feeder: Feeder) -> None:
         with self._changed:
@@ -68,13 +68,13 @@ class Rig:
             self._changed.notify_all()
 
     def _drop(self, entries: Sequence[Entry], why: str) -> None:
-        counts = self.ledger.snapshot()
-        counts.validate()
+        counts = self.queue.snapshot()
+        assert_lawful(counts)
         assert counts.in_flight >= len(entries)
         self.dropped += [entry[1] for entry in entries]
         self._note(entries)
         self.whys.add(why)
-        self.ledger.finish(dropped=len(entries))
+        self.queue.finish(dropped=len(entries))
 
     def _note(self, entries: Sequence[Entry]) -> None:
         oids = {entry[0] for entry in entries}
@@ -110,15 +110,15 @@ class Rig:
     def pause(self) -> None:
         """Let it read no more."""
         self.feeder.hold()
-        self.ledger.wake()
+        self.queue.wake()
 
     def take(self, limit: int = 64, timeout_s: float = 0.0) -> list[Any]:
         """Process what waits, at most so many messages; return them."""
         self.feeder.refill(limit)
-        entries = self.ledger.take(limit, timeout_s)
-        self.ledger.snapshot().validate()
+        entries = self.queue.take(limit, timeout_s)
+        assert_lawful(self.queue.snapshot())
         self._note(entries)
-        self.ledger.finish(processed=len(entries))
+        self.queue.finish(processed=len(entries))
         messages = [entry[1] for entry in entries]
         self.processed += messages
         return messages
@@ -127,12 +127,12 @@ class Rig:
         """Process messages until something is so."""
         deadline = time.monotonic() + LIMIT_S
         while not true():
-            assert time.monotonic() < deadline, f"not within {LIMIT_S} s: {self.status}, {self.ledger.snapshot()}"
+            assert time.monotonic() < deadline, f"not within {LIMIT_S} s: {self.status}, {self.queue.snapshot()}"
             self.take(limit, 0.001)
 
     def run_to_end(self, limit: int = 3) -> list[Any]:
         """Process messages until the source has ended and nothing waits; return all that were processed."""
-        self.take_until(lambda: self.feeder.ended and self.ledger.idle(), limit)
+        self.take_until(lambda: self.feeder.ended and self.queue.idle(), limit)
         return self.processed
 
     def wait_for_end(self) -> None:
@@ -154,14 +154,14 @@ class Rig:
 
     def wait_for_queue(self, size: int) -> None:
         """Wait until so many messages wait."""
-        wait_until(lambda: self.ledger.snapshot().queue_size == size, f"{size} messages wait")
+        wait_until(lambda: self.queue.snapshot().queue_size == size, f"{size} messages wait")
 
     def close(self) -> None:
         """Close it, and check its counts: every message read was processed, dropped or waits."""
         self.feeder.close()
         self.take_until(lambda: not self.reading)
-        counts = self.ledger.snapshot()
-        counts.validate()
+        counts = self.queue.snapshot()
+        assert_lawful(counts)
         assert counts.in_flight == 0
         assert (counts.processed, counts.dropped) == (len(self.processed), len(self.dropped))
         assert self.status.dropped == len(self.dropped)

@@ -13,6 +13,7 @@ import orjson
 
 from timbr_wamp.contract import Event, Record, Status, record_from_row
 from timbr_wamp.machine import Machine
+from timbr_wamp.machine.intake.message_queue import Counts
 from timbr_wamp.machine.messages import Entry, Row
 from timbr_wamp.machine.records.rows import wire_row
 
@@ -147,8 +148,8 @@ class MemoryJournal:
         return journal
 
 
-def assert_lawful(status: Status) -> None:
-    """Fail unless the counts of a status add up."""
+def assert_lawful(status: Status | Counts) -> None:
+    """Fail unless the counts of a machine or its queue add up."""
     held = status.processed + status.errored + status.dropped + status.queue_size + status.in_flight
     assert status.put == held, f"{status.put} put, but {held} accounted for: {status}"
     counts = (status.put, status.processed, status.errored, status.dropped, status.refused, status.in_flight)

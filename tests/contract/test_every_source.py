@@ -116,7 +116,7 @@ def test_every_message_is_processed_or_dropped_exactly_once_and_the_rest_keep_th
     processed = source.run_to_end()
     assert processed == sorted(processed)
     assert sorted(processed + source.dropped) == list(range(300))
-    counts = source.ledger.snapshot()
+    counts = source.queue.snapshot()
     assert (counts.put, counts.refused) == (300, 0)
     assert (source.status.count, source.status.state) == (300, "exhausted")
     assert source.ends == 1
@@ -159,7 +159,7 @@ def test_a_sample_waits_for_room_and_what_is_between_is_dropped(rig, make):
     assert source.take(1) == [0]
     wait_until(lambda: len(source.dropped) == 8, "the fifth got in, the tenth waits")
     assert source.dropped == [4, 5, 6, 7, 9, 10, 11, 12]
-    assert source.ledger.snapshot().queue_size == 4
+    assert source.queue.snapshot().queue_size == 4
     assert source.run_to_end()[:6] == [0, 1, 2, 3, 8, 13], "half empty, all are taken again"
 
 
@@ -200,19 +200,19 @@ def test_what_gives_once_only_is_refused_where_it_is_to_be_begun_again(rig, make
 @kinds(THREADED)
 def test_taken_away_while_the_queue_is_full_it_lets_go_and_all_adds_up(rig, make, policy):
     source = rig(make(50), policy=policy, sample_every=2).start()
-    wait_until(lambda: source.ledger.snapshot().put >= 4, "the queue filled")
+    wait_until(lambda: source.queue.snapshot().put >= 4, "the queue filled")
     source.close()
     source.take()
-    assert source.ledger.snapshot().put == source.status.count == len(source.processed) + len(source.dropped)
+    assert source.queue.snapshot().put == source.status.count == len(source.processed) + len(source.dropped)
 
 
 @kinds(KINDS)
 def test_a_closed_queue_ends_the_reading(rig, make):
     source = rig(make(50)).start()
     source.take(1, 1.0)
-    source.ledger.close()
+    source.queue.close()
     source.feeder.close(5.0)
-    assert source.ledger.snapshot().put < 50
+    assert source.queue.snapshot().put < 50
     assert source.status.state in ("waiting", "exhausted")
 
 
@@ -223,19 +223,3 @@ def test_a_source_object_is_closed_once_and_only_at_its_very_end(rig):
     assert numbers.closed == 0
     source.close()
     assert numbers.closed == 1
-
-
-def test_the_position_of_a_source_object_is_that_after_its_last_queued_message(rig):
-    source = rig(Batches(3)).start()
-    assert source.feeder.position is None
-    source.run_to_end()
-    assert source.feeder.position == 3
-
-
-def test_a_source_object_that_does_not_tell_its_position_loses_no_message(rig, caplog):
-    class Lost(Batches):
-        def position(self):
-            raise OSError("no idea")
-
-    assert rig(Lost(5)).start().run_to_end() == [0, 1, 2, 3, 4]
-    assert "no idea" in caplog.text

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from feeder_kit import Rig, rigs
-from machine_kit import LIMIT_S, ManualClock, in_thread, wait_until
+from machine_kit import LIMIT_S, ManualClock, assert_lawful, in_thread, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
 from timbr_wamp.machine.intake.message_queue import FULL_AGAIN_S, Droppable, MessageQueue
@@ -51,9 +51,9 @@ def tap() -> Iterator[Tap]:
     made.end()
 
 
-def put(ledger: MessageQueue, *names: str) -> None:
+def put(queue: MessageQueue, *names: str) -> None:
     for name in names:
-        ledger.put((name, name, 0.0, 1))
+        queue.put((name, name, 0.0, 1))
 
 
 def entry(n: int) -> tuple[str, object, float, int]:
@@ -65,7 +65,7 @@ def entry(n: int) -> tuple[str, object, float, int]:
 
 def test_a_message_that_somebody_put_is_never_dropped_for_a_source(rig, tap):
     source = rig(tap, policy="drop_old", bufsize=3).start()
-    put(source.ledger, "a", "b")
+    put(source.queue, "a", "b")
     tap.let(2)
     wait_until(lambda: source.dropped, "one had to go")
     assert source.dropped == ["source 1"], "the oldest of the source's, though others waited for longer"
@@ -74,7 +74,7 @@ def test_a_message_that_somebody_put_is_never_dropped_for_a_source(rig, tap):
 
 def test_where_only_put_messages_wait_the_new_one_of_the_source_goes(rig, tap):
     source = rig(tap, policy="drop_old", bufsize=2).start()
-    put(source.ledger, "a", "b")
+    put(source.queue, "a", "b")
     tap.let(1)
     wait_until(lambda: source.dropped, "one had to go")
     assert source.dropped == ["source 1"]
@@ -86,8 +86,8 @@ def test_put_is_refused_as_ever_while_a_source_drops(rig, policy):
     source = rig((n for n in range(20)), policy=policy, sample_every=100).start()
     source.wait_for_end()
     with pytest.raises(MachineFull):
-        put(source.ledger, "a")
-    assert source.ledger.snapshot().refused == 1
+        put(source.queue, "a")
+    assert source.queue.snapshot().refused == 1
 
 
 @pytest.mark.parametrize("policy", ["drop_new", "drop_old", "sample"])
@@ -99,12 +99,12 @@ def test_the_message_under_way_at_a_pause_waits_for_room_and_may_be_dropped_only
     source.pause()
     tap.let(1)
     wait_until(lambda: tap.read == 2, "it was read")
-    assert source.ledger.snapshot().put == 1, "neither queued nor dropped"
+    assert source.queue.snapshot().put == 1, "neither queued nor dropped"
     assert source.dropped == []
     source.start()
-    source.ledger.wake()
+    source.queue.wake()
     wait_until(lambda: source.dropped, "it reads, and the queue is full")
-    assert source.ledger.snapshot().put == 2
+    assert source.queue.snapshot().put == 2
 
 
 def test_a_sample_takes_everything_again_from_half_empty_on(rig, tap):
@@ -139,7 +139,7 @@ def test_when_telling_of_a_loss_fails_the_source_ends_with_that_error(rig, monke
     source = rig((n for n in range(10)), policy="drop_new", bufsize=1, restarts=0)
 
     def refuse(entries, why):
-        source.ledger.finish(dropped=len(entries))
+        source.queue.finish(dropped=len(entries))
         source.dropped.extend(entries)
         raise OSError("disk full")
 
@@ -175,94 +175,94 @@ def test_an_option_that_means_nothing_is_refused_by_its_name(option, value):
 
 
 class Fulls:
-    """Counts what a ledger tells, on a clock that the test moves."""
+    """Counts what a queue tells, on a clock that the test moves."""
 
     def __init__(self, capacity: int) -> None:
         self.count = 0
         self.timer = ManualClock(0.0)
-        self.ledger = MessageQueue(capacity, on_full=self._told, timer=self.timer)
+        self.queue = MessageQueue(capacity, on_full=self._told, timer=self.timer)
 
     def _told(self) -> None:
         self.count += 1
-        assert not self.ledger._lock.locked(), "called with the lock held"
+        assert not self.queue._lock.locked(), "called with the lock held"
 
 
 def test_full_is_told_once_and_again_only_after_the_queue_was_half_empty():
     fulls = Fulls(4)
-    ledger = fulls.ledger
-    put(ledger, *"abcd")
+    queue = fulls.queue
+    put(queue, *"abcd")
     assert fulls.count == 0, "full to the brim, but nobody found no room"
     for _ in range(3):
         with pytest.raises(MachineFull):
-            put(ledger, "e")
+            put(queue, "e")
     assert fulls.count == 1
     fulls.timer.advance(FULL_AGAIN_S)
-    ledger.take(1, 0.0)
-    put(ledger, "e")
+    queue.take(1, 0.0)
+    put(queue, "e")
     with pytest.raises(MachineFull):
-        put(ledger, "f")
+        put(queue, "f")
     assert fulls.count == 1, "three of four is not half empty"
-    ledger.take(2, 0.0)
-    assert not ledger.crowded
-    put(ledger, *"fg")
+    queue.take(2, 0.0)
+    assert not queue.crowded
+    put(queue, *"fg")
     with pytest.raises(MachineFull):
-        put(ledger, "h")
+        put(queue, "h")
     assert fulls.count == 2
 
 
 def test_a_queue_that_a_waiting_source_fills_all_the_time_is_told_once_a_second():
     fulls = Fulls(2)
     for _ in range(10):
-        fulls.ledger.offer([entry(1), entry(2)], 0.0)
-        fulls.ledger.offer([entry(3)], 0.0)
-        fulls.ledger.take(2, 0.0)
+        fulls.queue.offer([entry(1), entry(2)], 0.0)
+        fulls.queue.offer([entry(3)], 0.0)
+        fulls.queue.take(2, 0.0)
     assert fulls.count == 1
     fulls.timer.advance(FULL_AGAIN_S)
-    fulls.ledger.offer([entry(1), entry(2)], 0.0)
-    fulls.ledger.offer([entry(3)], 0.0)
+    fulls.queue.offer([entry(1), entry(2)], 0.0)
+    fulls.queue.offer([entry(3)], 0.0)
     assert fulls.count == 2
 
 
 def test_a_writer_that_must_wait_tells_that_the_queue_is_full_before_it_waits():
     told = threading.Event()
-    ledger = MessageQueue(1, on_full=told.set)
-    put(ledger, "a")
-    writer = in_thread(ledger.put, entry(1), block=True)
+    queue = MessageQueue(1, on_full=told.set)
+    put(queue, "a")
+    writer = in_thread(queue.put, entry(1), block=True)
     assert told.wait(LIMIT_S)
     assert not writer.done
-    ledger.take(1, 0.0)
+    queue.take(1, 0.0)
     assert writer.result() is True
 
 
 def test_room_that_comes_while_full_is_told_is_taken():
-    ledger = MessageQueue(1, on_full=lambda: ledger.take(1, 0.0))
-    put(ledger, "a")
-    assert ledger.put(entry(1), block=True) is True
-    assert ledger.snapshot().in_flight == 1
+    queue = MessageQueue(1, on_full=lambda: queue.take(1, 0.0))
+    put(queue, "a")
+    assert queue.put(entry(1), block=True) is True
+    assert queue.snapshot().in_flight == 1
 
 
 def test_a_closed_queue_is_not_full():
     fulls = Fulls(1)
-    put(fulls.ledger, "a")
-    fulls.ledger.close()
+    put(fulls.queue, "a")
+    fulls.queue.close()
     with pytest.raises(MachineClosed):
-        put(fulls.ledger, "b")
+        put(fulls.queue, "b")
     assert fulls.count == 0
 
 
 @pytest.mark.parametrize("how", ["set_aside", "displace"])
 def test_a_drop_tells_that_the_queue_is_full_and_a_closed_queue_drops_nothing(how):
     fulls = Fulls(1)
-    drop = getattr(fulls.ledger, how)
-    put(fulls.ledger, "a")
+    drop = getattr(fulls.queue, how)
+    put(fulls.queue, "a")
     drop([Droppable(entry(1))])
     assert fulls.count == 1
-    assert fulls.ledger.snapshot().in_flight == 1
-    fulls.ledger.close()
+    assert fulls.queue.snapshot().in_flight == 1
+    fulls.queue.close()
     with pytest.raises(MachineClosed):
         drop([Droppable(entry(2))])
-    counts = fulls.ledger.snapshot()
-    counts.validate()
+    counts = fulls.queue.snapshot()
+    assert_lawful(counts)
     assert counts.put == 2
 
 

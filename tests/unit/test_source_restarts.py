@@ -267,8 +267,8 @@ def test_an_iterator_that_is_silent_for_too_long_is_given_up_and_what_it_gives_l
     assert source.status.state == "exhausted"
     assert source.take() == [1]
     may_start.set()
-    assert source.ledger.take(1, LIMIT_S)[0][1] == "late"
-    source.ledger.finish(processed=1)
+    assert source.queue.take(1, LIMIT_S)[0][1] == "late"
+    source.queue.finish(processed=1)
     source.processed.append("late")
     assert ended.wait(LIMIT_S), "its finally ran, in its own thread"
     assert source.status.count == 2
@@ -376,7 +376,7 @@ def test_silence_while_it_may_not_read_does_not_count(rig):
 def test_waiting_for_room_in_the_queue_is_no_silence(rig):
     source = rig((n for n in range(5)), idle_timeout_s=0.05, bufsize=1).start()
     source.wait_for_queue(1)
-    wait_until(lambda: source.ledger.crowded, "the next waits for room")
+    wait_until(lambda: source.queue.crowded, "the next waits for room")
     assert source.feeder._look() == 0.05
     assert source.run_to_end() == [0, 1, 2, 3, 4]
     assert source.kinds == []
@@ -390,18 +390,18 @@ def test_progress_counts_from_when_the_source_was_set(rig):
     progress = source.feeder.progress
     source.start()
     source.take(1)
-    half = progress(source.ledger.snapshot(), rate_per_s=1.5, state="running", drained=False)
+    half = progress(source.queue.snapshot(), rate_per_s=1.5, state="running", drained=False)
     assert (half.done, half.total, half.percentage, half.eta_s) == (1, 4, 25.0, 2.0)
     assert not half.complete
     source.run_to_end()
-    whole = progress(source.ledger.snapshot(), rate_per_s=0.0, state="running", drained=True)
+    whole = progress(source.queue.snapshot(), rate_per_s=0.0, state="running", drained=True)
     assert (whole.done, whole.percentage, whole.eta_s, whole.complete) == (4, 100.0, None, True)
 
 
 def test_progress_without_a_total_or_a_rate_claims_nothing(rig):
     source = rig(n for n in range(3)).start()
     source.run_to_end()
-    told = source.feeder.progress(source.ledger.snapshot(), rate_per_s=0.0, state="running", drained=False)
+    told = source.feeder.progress(source.queue.snapshot(), rate_per_s=0.0, state="running", drained=False)
     assert (told.done, told.total, told.percentage, told.eta_s) == (3, None, None, None)
     assert source.feeder.status(10.0).eta_s is None
 
@@ -409,11 +409,11 @@ def test_progress_without_a_total_or_a_rate_claims_nothing(rig):
 def test_a_total_that_was_too_small_or_too_large_gives_no_nonsense(rig):
     source = rig((n for n in range(3)), total=2).start()
     source.run_to_end()
-    told = source.feeder.progress(source.ledger.snapshot(), rate_per_s=1.0, state="running", drained=False)
+    told = source.feeder.progress(source.queue.snapshot(), rate_per_s=1.0, state="running", drained=False)
     assert (told.done, told.percentage, told.eta_s) == (3, 100.0, 0.0)
     few = rig((n for n in range(3)), total=4).start()
     few.run_to_end()
-    told = few.feeder.progress(few.ledger.snapshot(), rate_per_s=1.0, state="running", drained=True)
+    told = few.feeder.progress(few.queue.snapshot(), rate_per_s=1.0, state="running", drained=True)
     assert (told.done, told.percentage, told.complete) == (3, 100.0, True)
 
 

@@ -163,9 +163,9 @@ def test_a_dask_callback_registered_for_the_whole_kernel(machine, records):
 
 def test_a_full_queue_is_the_queue_full_of_the_standard_library():
     """The original raised `queue.Full` and `queue.Empty`; programs catch those."""
-    ledger = MessageQueue(1)
-    ledger.put(("a", 1, 0.0, 1))
+    waiting = MessageQueue(1)
+    waiting.put(("a", 1, 0.0, 1))
     with pytest.raises(queue.Full):
-        ledger.put(("b", 2, 0.0, 1))
+        waiting.put(("b", 2, 0.0, 1))
     with Machine(serve=False) as machine, pytest.raises(queue.Empty):
         machine.get()

@@ -19,14 +19,14 @@ from timbr_wamp.contract.structs import SourceStateName
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.intake.admission import Admission, OnDrop, checked_options
 from timbr_wamp.machine.intake.message_queue import Counts, MessageQueue
-from timbr_wamp.machine.intake.readers import Reader, ReadyReader, SourceReader, SourceReaders
+from timbr_wamp.machine.intake.readers import Reader, ReadyReader, SourceReaders
 from timbr_wamp.machine.intake.restarts import Restarts
 from timbr_wamp.machine.intake.timers import TIMERS
 from timbr_wamp.machine.isolation import call_isolated
 from timbr_wamp.machine.processing import mark_source_thread
 from timbr_wamp.machine.protocols import Clock, EndOfSource
 from timbr_wamp.machine.waiting import Monitor
-from timbr_wamp.values import JsonValue, clean_text
+from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,6 @@ class Feeder:
         own_total = None if self.options.on_exhausted == "restart" else self._readers.total
         self.total = own_total if total is None else total
         self.error: BaseException | None = None
-        #: Where to resume, after the last message queued; None where nobody knows.
-        self.position: JsonValue = None
         self._name, self._queue, self._on_end, self._on_event = name, queue, on_end, on_event
         self._put_before = queue.snapshot()
         #: Guards what follows, and each decision of the policy: what is not permitted is not dropped.
@@ -295,11 +293,6 @@ class Feeder:
         if self._permitted != float("inf"):
             with self._monitor.lock:
                 self._permitted = max(self._permitted - len(messages), 0)
-        if isinstance(reader, SourceReader):
-            try:
-                self.position = reader.position()
-            except BaseException:  # foreign code; the messages are queued already
-                logger.warning("the source does not tell its position", exc_info=True)
 
     def _warn_of_reuse(self, message: object) -> None:
         if message is self._last_message and isinstance(message, (dict, list, set, bytearray)):

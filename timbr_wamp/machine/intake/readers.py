@@ -7,6 +7,7 @@ What a source is, is told by its type, never by attributes that the object could
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from collections import deque
@@ -17,7 +18,6 @@ from typing import Any, Protocol, cast
 from timbr_wamp.errors import NotASource
 from timbr_wamp.machine.intake.async_reader import AsyncReader
 from timbr_wamp.machine.protocols import EndOfSource, Source
-from timbr_wamp.values import JsonValue
 
 #: A `Source` with nothing ready is asked again after so long, doubled up to the second figure.
 POLL_S, POLL_MAX_S = 0.005, 0.1
@@ -95,30 +95,31 @@ class SourceReader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._pause_s = POLL_S
-        self._interrupted = threading.Event()
+        self._interrupted = False
+        #: Held until it is interrupted; not a `threading.Event`, which an interrupt of who sets it can leave locked.
+        self._pausing = threading.Lock()
+        self._pausing.acquire()
 
     def read(self) -> Sequence[object]:
         """Return what is ready; empty after a pause."""
-        if self._interrupted.is_set():
+        if self._interrupted:
             raise EndOfSource
         batch = self._source.next_batch()
         if not _is_batch(batch):
             raise TypeError(f"next_batch() of {type(self._source).__name__} returned a {type(batch).__name__}, no list")
         if len(batch):
             self._pause_s = POLL_S
-        elif self._interrupted.wait(self._pause_s):
+        elif self._pausing.acquire(timeout=self._pause_s):
             raise EndOfSource
         else:
             self._pause_s = min(self._pause_s * 2, POLL_MAX_S)
         return batch
 
-    def position(self) -> JsonValue:
-        """Return where to resume after the last message read. The reading thread."""
-        return self._source.position()
-
     def interrupt(self, times: int) -> bool:
         """End a pause; a call that blocks, although it must not, ends when it ends."""
-        self._interrupted.set()
+        self._interrupted = True
+        with contextlib.suppress(RuntimeError):  # released before
+            self._pausing.release()
         return times == 0
 
     def close(self) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from machine_kit import assert_lawful
 
 from timbr_wamp.errors import MachineClosed, MachineFull
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
 from timbr_wamp.machine.messages import Entry
 
 
-class LedgerLaw(RuleBasedStateMachine):
-    """A ledger beside a model of plain lists that says what is where."""
+class QueueLaw(RuleBasedStateMachine):
+    """A queue beside a model of plain lists that says what is where."""
 
     @initialize(capacity=st.integers(1, 5))
     def make(self, capacity: int) -> None:
         self.told = self.crowds = 0
         self.crowded = False
-        self.ledger = MessageQueue(capacity, on_full=self.tell, timer=lambda: 1.0e9 * self.told)
+        self.queue = MessageQueue(capacity, on_full=self.tell, timer=lambda: 1.0e9 * self.told)
         self.capacity = capacity
         self.waiting: list[int] = []
         #: Of those that wait and are under way: a source's, that may be dropped.
@@ -33,7 +34,7 @@ class LedgerLaw(RuleBasedStateMachine):
 
     def tell(self) -> None:
         self.told += 1
-        self.ledger.snapshot().validate()
+        assert_lawful(self.queue.snapshot())
 
     def no_room(self) -> None:
         """Note that somebody found none."""
@@ -45,7 +46,7 @@ class LedgerLaw(RuleBasedStateMachine):
     def put(self) -> None:
         entry = self.entry()
         try:
-            self.ledger.put(entry)
+            self.queue.put(entry)
         except MachineFull:
             assert len(self.waiting) >= self.capacity
             self.refused += 1
@@ -60,14 +61,14 @@ class LedgerLaw(RuleBasedStateMachine):
         entries = [self.entry() for _ in range(count)]
         if not self.closed and len(self.waiting) >= self.capacity:
             self.no_room()
-        taken = self.ledger.offer(entries, 0.0)
+        taken = self.queue.offer(entries, 0.0)
         assert taken == (0 if self.closed else min(count, max(self.capacity - len(self.waiting), 0)))
         self.waiting += [entry[1] for entry in entries[:taken]]
 
     @rule(count=st.integers(0, 8))
     def fill(self, count: int) -> None:
         entries = [self.entry() for _ in range(count)]
-        assert self.ledger.fill(iter(entries)) == (0 if self.closed else count)
+        assert self.queue.fill(iter(entries)) == (0 if self.closed else count)
         if not self.closed:
             self.waiting += [entry[1] for entry in entries]
 
@@ -75,7 +76,7 @@ class LedgerLaw(RuleBasedStateMachine):
     def set_aside(self, count: int) -> None:
         entries = [self.entry() for _ in range(count)]
         try:
-            self.ledger.set_aside(entries)
+            self.queue.set_aside(entries)
         except MachineClosed:
             assert self.closed
         else:
@@ -87,7 +88,7 @@ class LedgerLaw(RuleBasedStateMachine):
         entries = [Droppable(self.entry()) for _ in range(count)]
         numbers = [entry[1] for entry in entries]
         try:
-            dropped = [entry[1] for entry in self.ledger.displace(entries)]
+            dropped = [entry[1] for entry in self.queue.displace(entries)]
         except MachineClosed:
             assert self.closed
             return
@@ -102,7 +103,7 @@ class LedgerLaw(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4))
     def take(self, limit: int) -> None:
-        taken = [message for _, message, _, _ in self.ledger.take(limit, 0.0)]
+        taken = [message for _, message, _, _ in self.queue.take(limit, 0.0)]
         assert taken == self.waiting[:limit]
         self.waiting = self.waiting[limit:]
         if len(self.waiting) <= self.capacity // 2:
@@ -112,13 +113,13 @@ class LedgerLaw(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4), kind=st.sampled_from(["processed", "errored", "dropped"]))
     def finish(self, count: int, kind: str) -> None:
         done, self.under_way = self.under_way[:count], self.under_way[count:]
-        self.ledger.finish(**{kind: len(done)})
+        self.queue.finish(**{kind: len(done)})
         self.finished += done
 
     @rule()
     def give_back(self) -> None:
         entries = [self.as_it_was(n) for n in self.under_way]
-        self.ledger.give_back(entries)
+        self.queue.give_back(entries)
         self.droppable -= set(self.under_way)
         self.waiting, self.under_way = self.under_way + self.waiting, []
 
@@ -128,25 +129,25 @@ class LedgerLaw(RuleBasedStateMachine):
 
     @rule(capacity=st.integers(1, 5))
     def resize(self, capacity: int) -> None:
-        self.ledger.resize(capacity)
+        self.queue.resize(capacity)
         self.capacity = capacity
 
     @rule()
     def close(self) -> None:
-        self.ledger.close()
+        self.queue.close()
         self.closed = True
 
     @invariant()
     def it_adds_up(self) -> None:
-        if not hasattr(self, "ledger"):
+        if not hasattr(self, "queue"):
             return
-        counts = self.ledger.snapshot()
-        counts.validate()
+        counts = self.queue.snapshot()
+        assert_lawful(counts)
         assert counts.put == len(self.waiting) + len(self.under_way) + len(self.finished)
         assert (counts.queue_size, counts.in_flight) == (len(self.waiting), len(self.under_way))
         assert counts.refused == self.refused
-        assert (self.told, self.ledger.crowded) == (self.crowds, self.crowded)
-        assert self.ledger.idle() == (not self.waiting and not self.under_way)
+        assert (self.told, self.queue.crowded) == (self.crowds, self.crowded)
+        assert self.queue.idle() == (not self.waiting and not self.under_way)
 
 
-TestLedgerLaw = LedgerLaw.TestCase
+TestQueueLaw = QueueLaw.TestCase
