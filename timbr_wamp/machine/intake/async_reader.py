@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any
+from typing import Any, cast
 
 from timbr_wamp.machine.protocols import EndOfSource
 
@@ -82,6 +82,8 @@ class AsyncReader:
             if self._interrupts < 2:
                 loop.run_until_complete(self._finish(loop))
         finally:
+            for task in asyncio.all_tasks(loop):
+                _end(task)
             loop.close()
 
     async def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -110,6 +112,14 @@ async def _bounded(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, An
     task = loop.create_task(coroutine)
     await asyncio.wait({task}, timeout=CLOSE_LIMIT_S)
     return task
+
+
+def _end(task: asyncio.Task[Any]) -> None:
+    """End the coroutine of a task that no loop will run any more."""
+    try:
+        cast(Coroutine[Any, Any, Any], task.get_coro()).close()
+    except BaseException as error:  # it does not let itself be ended
+        logger.warning("a task of an async source ignored its end", exc_info=error)
 
 
 def _log(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
