@@ -148,7 +148,11 @@ def _fill(copied: dict[Any, Any], left: list[int], depth: int) -> None:
         if kind not in _SCALARS:
             if type(key) is not str:  # setting it anew would ask the key for its hash
                 raise NotPlain
-            copied[key] = _plain(item, kind, left, depth - 1)
+            if kind is dict and depth > 1 and not is_tracked(inner := {**item}):  # as in `_plain`, without its call
+                left[0] -= len(inner) + 1
+                copied[key] = inner
+            else:
+                copied[key] = _plain(item, kind, left, depth - 1)
 
 
 def json_safe(value: object) -> JsonValue:

@@ -226,7 +226,7 @@ def test_a_policy_is_set_shown_and_taken_away(home: Home) -> None:
     assert home.json("status", "lab")["on_error"] == {"on_error": "dead_letter"}
     assert "dead_letter" in home.run("status", "lab")
     home.run("policy", "lab", "machine", "record")
-    assert "none of record, default" in home.run("policy", "lab", "1", "forget", status=2)
+    assert "one of record, default" in home.run("policy", "lab", "1", "forget", status=2)
     assert "retries" in home.run("policy", "lab", "1", "retries=many", status=2)
 
 
