@@ -32,6 +32,25 @@ def call_isolated(
         on_failure(error)
 
 
+def run_within(timeout_s: float, function: Callable[..., object], *arguments: object) -> bool:
+    """Run foreign code in a daemon thread; return False when it has not ended after ``timeout_s``: it goes on there.
+
+    Raises:
+        BaseException: what it raised in time.
+    """
+    raised = list[BaseException]()
+
+    def run() -> None:
+        call_isolated(function, *arguments, on_failure=raised.append)
+
+    thread = threading.Thread(target=run, name="timbr within", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if raised:
+        raise raised[0]
+    return not thread.is_alive()
+
+
 def run_all(steps: Iterable[Callable[[], object]]) -> None:
     """Run every step, also those after one that raised; then raise the first error.
 

@@ -8,6 +8,7 @@ inside an IPython kernel it opens its local sockets by itself, so that a bridge 
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
 from timbr_wamp.machine.intake.message_queue import remaining
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
-from timbr_wamp.machine.processing import refuse_deadlock
+from timbr_wamp.machine.isolation import run_within
+from timbr_wamp.machine.processing import is_processing, refuse_deadlock
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
 from timbr_wamp.machine.records.recorder import policies_of
 from timbr_wamp.machine.records.rows import texts_of, wire_row
@@ -58,6 +60,11 @@ if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
 
 F = TypeVar("F", bound=Callable[..., object])
+
+logger = logging.getLogger(__name__)
+
+#: When the time of `Machine.close` is over, each part that is still to be closed has this long.
+CLOSE_LEAST_S = 0.1
 
 
 class Machine:
@@ -498,21 +505,39 @@ class Machine:
 
     @whole
     def close(self, timeout: float = 5.0) -> None:
-        """Stop, take the local wire away, release the source. Idempotent, bounded, never raises."""
+        """Stop, take the local wire away, release the source. Idempotent, never raises.
+
+        Its parts share ``timeout`` seconds; each that comes when these are over has `CLOSE_LEAST_S`. What hangs (a
+        slot, hook, sink, source, object or journal) is left to its thread. A slot or hook that closes its own machine
+        does not wait for itself.
+        """
         if self._closed:
             return
         self._closed = True
-        self.hooks.call("pre_shutdown")
+        deadline = time.monotonic() + (0.0 if is_processing(self._queue) else timeout)
+
+        def within(part: str, close: Callable[..., object], *arguments: object) -> None:
+            try:
+                if not run_within(_left_s(deadline), close, *arguments):
+                    logger.warning("machine %s: %s takes longer than its close; it is left alone", self.name, part)
+            except BaseException as error:  # foreign code, in a thread of its own: no Ctrl-C of the user's
+                self.hooks.failures.report(f"closing {part}", error)
+
+        self._shutdown_hooks("pre_shutdown", within)
         self._queue.close()
-        self._source.close()
-        self._worker.close(timeout)
-        self._objects.close()
-        self._executor.close()
-        self._loop.close()
+        within("its source", self._source.close)
+        self._worker.close(_left_s(deadline))
+        within("an object's teardown", self._objects.close)
+        within("its executor", self._executor.close)
+        within("its event loop", self._loop.close)
         self.event_log.add("closed")
-        self.hooks.call("post_shutdown")
+        self._shutdown_hooks("post_shutdown", within)
         self.unserve()
-        self.event_log.close(timeout)
+        self.event_log.close(_left_s(deadline))
+
+    def _shutdown_hooks(self, point: str, within: Callable[..., None]) -> None:
+        if self.hooks.at(point):
+            within(f"a hook at {point}", self.hooks.call, point)
 
     # --- looking ---
 
@@ -783,6 +808,11 @@ class Machine:
             return draw()
         except Exception:
             return type(self).__name__
+
+
+def _left_s(deadline: float) -> float:
+    """Return what is left for a part of `Machine.close`."""
+    return max(deadline - time.monotonic(), CLOSE_LEAST_S)
 
 
 def _machine_name(name: str) -> str:

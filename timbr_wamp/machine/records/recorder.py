@@ -94,6 +94,7 @@ class Recorder:
         self.ran = 0
         self._rates = Rates(clock())
         self._sinks: tuple[Sink, ...] = _checked_sinks(sinks)
+        self._sinks_lock = threading.Lock()
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
         self._position: JsonValue = None
@@ -194,8 +195,8 @@ class Recorder:
     # --- what is to be recorded ---
 
     def replace_sinks(self, change: Callable[[tuple[Sink, ...]], tuple[Sink, ...]]) -> None:
-        """Change the sinks between two commits, so that none is used after it was taken away."""
-        with self._lock:
+        """Change the sinks, from the next commit on; one under way, whose sink may hang, is not waited for."""
+        with self._sinks_lock:
             self._sinks = _checked_sinks(change(self._sinks))
 
     def withdraw(self) -> list[Entry]:
