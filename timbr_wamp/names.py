@@ -146,6 +146,8 @@ class OidMaker:
 
     def many(self, now: float, count: int) -> list[str]:
         """Return ``count`` new ids of one moment, in order; a fifth of the cost of as many calls."""
+        if count == 1:
+            return [self(now)]
         oids: list[str] = []
         while len(oids) < count:
             second, following, prefix, number, last_digits = self._state

@@ -82,7 +82,7 @@ class Admission:
         """
         entries: Sequence[Entry] = list(self._entries(messages, len(messages)))
         droppable = droppable and self._policy != "wait"
-        while entries:
+        while True:
             may_drop = droppable and self._may_drop()
             done = self._drop(entries) if may_drop else 0
             if not done:
@@ -90,6 +90,8 @@ class Admission:
                 done = self._queue.offer(entries[:1] if one else entries, LOOK_S, eager=one)
                 self._since_full += done
                 self._count(done)
+            if done == len(entries):
+                return
             if not done and self._queue.closed:
                 logger.warning("%d messages read from the source when the machine was closed", len(entries))
                 return

@@ -1,7 +1,7 @@
 """The queue and every count of a machine, under one lock, so that they always add up.
 
-The law: ``put == processed + errored + dropped + queue_size + in_flight``; ``refused`` stands
-apart. `MessageQueue.validate` states it, `MessageQueue.snapshot` reads all of it at one instant.
+The law: ``put == processed + errored + dropped + queue_size + in_flight``; ``refused`` is counted
+apart. `MessageQueue.snapshot` reads all of them at one instant.
 """
 
 from __future__ import annotations
@@ -231,13 +231,12 @@ class MessageQueue:
         Waits at most ``timeout_s`` while there is no room at all. Nothing is refused: the caller
         keeps the rest. ``eager``: wait for any room, not until half of the queue is free.
         """
-        deadline = deadline_after(timeout_s)
-        waiters = self._eager_writers if eager else self._writers
+        deadline: float | None = None
         while True:
             with self._lock:
                 if self._closed:
                     return 0
-                room = self._capacity - len(self._queue)
+                room = self._room()
                 if room > 0:
                     offered = entries if room >= len(entries) else entries[:room]
                     self._queue.extend(offered)
@@ -246,8 +245,11 @@ class MessageQueue:
                     return len(offered)
                 report = self._note_full()
                 if not report:
-                    if left_s(deadline) <= 0:
+                    if deadline is None:
+                        deadline = time.monotonic() + timeout_s
+                    if not timeout_s or left_s(deadline) <= 0:
                         return 0
+                    waiters = self._eager_writers if eager else self._writers
                     waiter = add_waiter(waiters)
             if report:
                 self._report_full()
