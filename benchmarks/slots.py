@@ -10,29 +10,33 @@ from typing import Any
 
 from benchmarks.common import ROUNDS, SLOTS, Figure, clean, earthquakes, energy, label, median_ratio
 from timbr_wamp import Machine
+from timbr_wamp.machine.protocols import Executor
 from timbr_wamp.machine.records.error_groups import ErrorGroups
 from timbr_wamp.machine.records.rates import Rates
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.running.executors.processes import ProcessesExecutor
 from timbr_wamp.machine.running.sampling import TimingSample
 
 STAGES = 8
 #: More than elsewhere: the differences are small.
 WATCHED_ROUNDS = 31
 BLOCKING_S, BLOCKING_MESSAGES = 0.005, 100
+#: A loop of so many steps takes about 2 ms.
+COMPUTING_STEPS, COMPUTING_MESSAGES, WARM_UP = 60_000, 400, 20
 AWAITING_S, WINDOW, WINDOWS = 0.010, 100, 8
 #: Every so manieth earthquake fails where error groups are to have something to do.
 FAILING_EVERY = 31
 
 
-def run_through(machine: Machine, messages: Any, count: int) -> float:
-    """Return messages per second of a machine that pulls a ready source."""
+def run_through(machine: Machine, messages: Any, count: int, before: int = 0) -> float:
+    """Return messages per second of a machine that pulls a ready source, and has processed ``before`` already."""
     begun = time.perf_counter()
     machine.source = messages
     machine.start()
     assert machine.wait(120)
     taken_s = time.perf_counter() - begun
     status = machine.status
-    assert status.processed + status.errored == count, status
+    assert status.processed + status.errored == before + count, status
     return count / taken_s
 
 
@@ -56,6 +60,29 @@ def blocking(executor: str) -> float:
     with Machine(2, serve=False, executor=executor) as machine:
         machine[0], machine[1] = fetch, look_up
         return run_through(machine, range(BLOCKING_MESSAGES), BLOCKING_MESSAGES)
+
+
+def count_down(message: int) -> int:
+    """Compute for about 2 ms."""
+    left = COMPUTING_STEPS
+    while left:
+        left -= 1
+    return message
+
+
+def count_again(f0: int) -> int:
+    """Compute for as long once more."""
+    return count_down(f0)
+
+
+def computing(executor: str | Executor) -> float:
+    """Return messages per second of two slots that compute; child processes have started before."""
+    with Machine(2, serve=False, executor=executor) as machine:
+        machine[0], machine[1] = count_down, count_again
+        run_through(machine, range(WARM_UP), WARM_UP)
+        machine.stop()
+        del machine.source
+        return run_through(machine, range(COMPUTING_MESSAGES), COMPUTING_MESSAGES, before=WARM_UP)
 
 
 async def ask(value: object) -> object:
@@ -174,6 +201,7 @@ def per_processor_second(machine: Machine, messages: list[dict[str, Any]]) -> fl
 def figures() -> list[Figure]:
     """Measure and return the figures."""
     (threads,), sleeping = median_ratio(ROUNDS, lambda: blocking("inline"), lambda: blocking("threads"))
+    (processes,), computed = median_ratio(ROUNDS, lambda: computing("inline"), lambda: computing(ProcessesExecutor(2)))
     (gathered,), windows = median_ratio(ROUNDS, gathering, awaiting)
     many = earthquakes(5)
     (watching, hook), rates = median_ratio(
@@ -185,6 +213,7 @@ def figures() -> list[Figure]:
     hook = statistics.median(h / m for h, m in zip(rates[2], rates[1], strict=True))
     return [
         Figure("two slots of 5 ms blocking I/O: threads ÷ inline", threads, ">=", 1.7, note=_rates(sleeping)),
+        Figure("two slots that compute 2 ms: two processes ÷ inline", processes, ">=", 1.7, note=_rates(computed)),
         Figure("8 async slots of 10 ms, 100 at once ÷ bare gather", gathered, ">=", 0.8, note=_rates(windows)),
         Figure("timings, rates, error groups on ÷ the core without", watching, ">=", 0.95, note=_rates(rates)),
         Figure(f"the same while every {FAILING_EVERY}st message fails", failing, ">=", 0.95),

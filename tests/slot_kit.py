@@ -14,7 +14,7 @@ from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.slots.table import Revision
 
 
-def conduct_of(current: Callable[[], Revision], **options: Any) -> MachineContext:
+def context_of(current: Callable[[], Revision], **options: Any) -> MachineContext:
     """What an executor needs, with nobody who stops it."""
     chosen: dict[str, Any] = {"may_start": lambda: True, "wake": lambda: None, "hooks": Hooks(), "clock": time.time}
     return MachineContext(current=current, **{**chosen, **options})
@@ -22,7 +22,7 @@ def conduct_of(current: Callable[[], Revision], **options: Any) -> MachineContex
 
 def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
     """Run a message through the compiled pass; with care from the first slot that raises."""
-    values, texts, notes = compile_pass(revision, conduct_of(lambda: revision))(message, "oid")
+    values, texts, notes = compile_pass(revision, context_of(lambda: revision))(message, "oid")
     if notes:
         values, texts, notes = run_steps(notes.steps(), InlineExecutor().invoke)
     return values, texts, notes.failures if notes else []
@@ -30,7 +30,7 @@ def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], 
 
 def careful(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
     """Run a message with care from the first slot on."""
-    passage = CarefulPass(revision, message, conduct_of(lambda: revision), "oid", timed=True)
+    passage = CarefulPass(revision, message, context_of(lambda: revision), "oid", timed=True)
     values, texts, notes = run_steps(passage.steps(), InlineExecutor().invoke)
     return values, texts, notes.failures if notes else []
 

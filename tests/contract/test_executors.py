@@ -187,7 +187,7 @@ class TestExecutor:
 
         assert values_of(run(fill, ["3"])[0])[:3] == [3, 6, 16]
 
-    @pytest.mark.parametrize("message", ["f0", "in_answer", ("f0", "in"), (len, "in"), None, [], {"in": "f0"}])
+    @pytest.mark.parametrize("message", ["f0", "in_outcome", ("f0", "in"), (len, "in"), None, [], {"in": "f0"}])
     def test_a_message_is_never_taken_for_something_else(self, run: Run, message: Any) -> None:
         def fill(m: Machine) -> None:
             m[0] = lambda message: repr(message)

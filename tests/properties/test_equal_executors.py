@@ -11,7 +11,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.slot_kit import conduct_of
+from tests.slot_kit import context_of
 from timbr_wamp.contract import outcome_kind
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.machine.protocols import Executor
@@ -93,9 +93,9 @@ def told_policies_of(notes: Any) -> dict[str, str]:
 def run(executor: Executor, revision: Revision, given: list[Any], concurrency: int = 1) -> list[tuple[Any, ...]]:
     """Run messages through an executor; return what is told of each."""
     entries = deque((f"{n:024x}", message, 0.0, 1) for n, message in enumerate(deepcopy(given)))
-    conduct = conduct_of(lambda: revision, concurrency=concurrency)
+    context = context_of(lambda: revision, concurrency=concurrency)
     try:
-        finished = list(executor.process(entries, conduct))
+        finished = list(executor.process(entries, context))
         assert not entries
         assert executor.abandon() == []
     finally:

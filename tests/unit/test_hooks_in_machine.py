@@ -209,7 +209,7 @@ def test_there_is_no_point_in_place_that_is_never_called(machines, records):
 class Unable(InlineExecutor):
     """An executor that fails itself."""
 
-    def process(self, entries: Any, conduct: Any) -> Any:
+    def process(self, entries: Any, context: Any) -> Any:
         raise OSError("no processor")
 
 

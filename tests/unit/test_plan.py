@@ -9,7 +9,7 @@ from collections import deque
 
 import pytest
 
-from tests.slot_kit import careful, conduct_of, outcomes, plain
+from tests.slot_kit import careful, context_of, outcomes, plain
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.slots.table import Revision, SlotTable
 
@@ -251,7 +251,7 @@ def test_both_ways_give_a_huge_message_whole_so_that_the_record_decides_what_is_
 
 def test_each_entry_is_processed_by_the_revision_that_is_newest_when_it_begins():
     table = SlotTable(1, time.time)
-    conduct = conduct_of(table.current)
+    context = context_of(table.current)
 
     def change(value):
         table.assign({0: lambda value: "new"})
@@ -259,7 +259,7 @@ def test_each_entry_is_processed_by_the_revision_that_is_newest_when_it_begins()
 
     table.assign({0: change})
     entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(3))
-    done = list(InlineExecutor().process(entries, conduct))
+    done = list(InlineExecutor().process(entries, context))
     assert [revision.number for _, revision, *_ in done] == [1, 2, 2]
     assert [texts[1] for _, _, texts, *_ in done] == [b'"old"', b'"new"', b'"new"']
 
@@ -269,7 +269,7 @@ def test_an_abandoned_executor_has_begun_nothing_more():
     table = SlotTable(1, time.time)
     table.assign({0: begun.append})
     entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(3))
-    iterator = InlineExecutor().process(entries, conduct_of(table.current))
+    iterator = InlineExecutor().process(entries, context_of(table.current))
     next(iterator)
     iterator.close()
     assert begun == [0]

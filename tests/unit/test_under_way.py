@@ -1,0 +1,336 @@
+"""Messages under way, with every executor: who waits for whom, and that nothing foreign stops the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from machine_kit import LIMIT_S, Machines, Recorder, assert_lawful, in_thread, wait_until
+
+from tests.executor_kit import START_S, beside
+from tests.slot_kit import context_of
+from timbr_wamp.errors import LoopClosed, PrepFailed
+from timbr_wamp.machine import Machine
+from timbr_wamp.machine.running.backoff import BACKOFF_LIMIT
+from timbr_wamp.machine.running.event_loop import EventLoop
+from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.running.executors.processes import ProcessesExecutor
+from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
+from timbr_wamp.machine.slots.table import SlotTable
+
+Make = Callable[..., Machine]
+
+EXECUTORS: dict[str, dict[str, Any]] = {
+    "inline": {},
+    "inline, beside async": {"async": True},
+    "threads": {"executor": "threads"},
+    "threads, beside async": {"executor": "threads", "async": True},
+    "processes": {"executor": "processes"},
+}
+
+
+@pytest.fixture(params=EXECUTORS.values(), ids=EXECUTORS)
+def make(request: pytest.FixtureRequest, machines: Machines, records: Recorder) -> Make:
+    """Make machines of three slots, of which the last may be async, with one of the executors."""
+    options = dict(request.param)
+    is_async = options.pop("async", False)
+
+    def made(**more: Any) -> Machine:
+        machine = machines(3, sinks=[records], hooks=[records], **{**options, **more})
+        if is_async:
+            machine[2] = beside
+        return machine
+
+    return made
+
+
+# --- who waits for whom ---
+
+
+def test_a_message_in_backoff_holds_up_no_other(make: Make, records: Recorder) -> None:
+    m = make()
+
+    def slot(message: int) -> int:
+        if message == 0:
+            raise ValueError("always")
+        return message
+
+    m.set(0, slot, policy={"retries": 5, "backoff_s": 60.0})
+    for n in range(50):
+        m.put(n)
+    m.start()
+    assert [record.input for record in records.wait_for(49, START_S)] == list(range(1, 50))
+    assert m.status.retrying == 1
+    m.put(50)
+    assert records.wait_for(50)[49].input == 50
+    m.stop()
+
+
+def test_retries_come_while_another_message_takes_long(machines: Machines, records: Recorder) -> None:
+    gate = machines.gate()
+    m = machines(1, sinks=[records], executor="threads", concurrency=2)
+    tries: list[int] = []
+
+    def slot(message: int) -> int:
+        if message == 1:
+            tries.append(message)
+            if len(tries) < 3:
+                raise ValueError("not yet")
+            return message
+        gate(message)
+        return message
+
+    m.set(0, slot, policy={"retries": 5, "backoff_s": 0.01})
+    m.put(0)
+    m.put(1)
+    m.start()
+    assert records.wait_for(1)[0].input == 1, "the retried message waits for no other"
+    gate.open()
+
+
+def test_a_pause_reaches_messages_in_backoff_and_they_run_again(make: Make, records: Recorder) -> None:
+    m = make()
+    m.set(0, lambda message: 1 / message, policy={"retries": 1, "backoff_s": 60.0})
+    m.put(0)
+    m.start()
+    wait_until(lambda: m.status.retrying == 1, "it is in backoff", START_S)
+    m.pause()
+    wait_until(lambda: m.status.queue_size == 1, "it is back in the queue")
+    m[0] = lambda message: "mended"
+    m.resume()
+    assert records.wait_for(1, START_S)[0].values[0] == "mended"
+
+
+@pytest.mark.parametrize("kind", ["inline", "inline, async", "threads", "processes"])
+def test_with_too_many_messages_in_backoff_an_executor_waits_without_looking(kind: str) -> None:
+    async def fails_later(message: object) -> None:
+        raise ValueError(message)
+
+    def fails(message: object) -> None:
+        raise ValueError(message)
+
+    table = SlotTable(1, float)
+    function = fails_later if "async" in kind else fails
+    executors: dict[str, Any] = {"threads": ThreadsExecutor, "processes": ProcessesExecutor}
+    executor = executors.get(kind, InlineExecutor)()
+    table.assign({0: function})
+    table.set_policy(0, policy_of(60.0))
+    looked, going = 0, True
+
+    def may_start() -> bool:
+        nonlocal looked
+        looked += 1
+        return going
+
+    context = context_of(table.current, may_start=may_start, concurrency=100)
+    entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(BACKOFF_LIMIT + 500))
+    running = in_thread(lambda: list(executor.process(entries, context)))
+    wait_until(lambda: executor.retrying >= BACKOFF_LIMIT, "as many as may be are in backoff", START_S)
+    before = looked
+    threading.Event().wait(0.5)  # nothing happens in this time, and that is to be seen
+    assert looked - before < 50
+    going = False
+    assert running.result(LIMIT_S) == []
+    assert len(executor.abandon()) + len(entries) == BACKOFF_LIMIT + 500
+    executor.close()
+
+
+def policy_of(backoff_s: float) -> Any:
+    from timbr_wamp.contract.policies import checked_policy
+
+    return checked_policy({"retries": 1, "backoff_s": backoff_s})
+
+
+def test_a_lower_concurrency_holds_for_the_next_messages(machines: Machines, records: Recorder) -> None:
+    released, most = threading.Event(), [0]
+
+    async def slot(message: int) -> int:
+        most.append(m.status.in_flight)
+        while message < 4 and not released.is_set():
+            await asyncio.sleep(0.005)
+        return message
+
+    m = machines(1, sinks=[records], concurrency=4)
+    m[0] = slot
+    for n in range(8):
+        m.put(n)
+    m.start()
+    wait_until(lambda: len(most) == 5, "four are under way")
+    m.configure(concurrency=1)
+    released.set()
+    assert [record.input for record in records.wait_for(8)] == list(range(8))
+
+
+# --- plain slots beside async ones ---
+
+
+def test_a_plain_slot_beside_an_async_one_may_run_an_event_loop(machines: Machines, records: Recorder) -> None:
+    async def double(message: int) -> int:
+        await asyncio.sleep(0)
+        return message * 2
+
+    m = machines(2, sinks=[records], concurrency=3)
+    m[0] = double
+    m[1] = lambda f0: asyncio.run(double(f0))
+    for n in range(40):
+        m.put(n)
+    m.start()
+    assert [record.values for record in records.wait_for(40)] == [(2 * n, 4 * n) for n in range(40)]
+
+
+def test_while_a_plain_slot_blocks_async_slots_of_others_go_on(machines: Machines) -> None:
+    gate, awaited = machines.gate(), threading.Event()
+
+    async def wait(message: int) -> int:
+        for _ in range(100 * message):
+            await asyncio.sleep(0.001)
+        if message:
+            awaited.set()
+        return message
+
+    m = machines(2, concurrency=2)
+    m[0] = wait
+    m[1] = lambda f0: gate(f0) if f0 == 0 else f0
+    m.put(0)
+    m.put(1)
+    m.start()
+    gate.wait_until_entered()
+    assert awaited.wait(LIMIT_S)
+
+
+# --- what would end a thread, a loop or the process ---
+
+
+def exits_in_a_task() -> None:
+    async def leave() -> None:
+        sys.exit(2)
+
+    task = asyncio.get_running_loop().create_task(leave())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+
+
+def exits() -> None:
+    sys.exit(1)
+
+
+def interrupts() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("harm", [exits, interrupts, exits_in_a_task, stops_the_loop])
+@pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
+def test_an_async_slot_that_would_end_its_loop_ends_nothing(
+    machines: Machines, records: Recorder, executor: str, harm: Callable[[], None]
+) -> None:
+    async def slot(message: int) -> int:
+        if message == 1:
+            harm()
+            await asyncio.sleep(0)
+        return message
+
+    m = machines(1, sinks=[records], executor=executor)
+    m[0] = slot
+    for n in range(3):
+        m.put(n)
+    m.start()
+    assert [record.input for record in records.wait_for(3)] == [0, 1, 2]
+    assert m.wait(LIMIT_S)
+    assert in_thread(lambda: m(1)).result(LIMIT_S).errored == (harm in (exits, interrupts))
+    assert_lawful(m.status)
+    assert m.status.in_flight == 0
+
+
+def test_an_async_prep_that_exits_leaves_the_slot_as_it_was(machines: Machines) -> None:
+    class Leaves:
+        async def prep(self) -> None:
+            sys.exit(1)
+
+        def step(self, message: object) -> object:
+            return message
+
+    m = machines(1)
+    m[0] = len
+    with pytest.raises(PrepFailed, match="SystemExit"):
+        m[0] = Leaves()
+    assert m("four").values[0] == 4
+
+
+def test_what_somebody_waits_for_in_a_loop_that_is_closed_fails() -> None:
+    loop, started = EventLoop(), threading.Event()
+
+    async def block() -> None:
+        started.set()
+        held.wait(LIMIT_S)
+
+    held = threading.Event()
+    blocked = in_thread(lambda: loop.run(block()))
+    assert started.wait(LIMIT_S)
+    waiting = in_thread(lambda: loop.run(asyncio.sleep(60)))
+    loop.close()
+    for future in (blocked, waiting):
+        with pytest.raises(LoopClosed):
+            future.result(LIMIT_S)
+    held.set()
+
+
+def test_closing_from_a_slot_loses_no_message(make: Make, records: Recorder) -> None:
+    m = make()
+    closed = threading.Event()
+
+    def slot(message: object) -> None:
+        m.close(0.1)
+        closed.set()
+
+    m[0] = slot
+    m.put(1)
+    m.put(2)
+    m.start()
+    assert closed.wait(START_S)
+    wait_until(lambda: m.status.in_flight == 0, "nothing is under way")
+    assert m.status.queue_size + len(records.rows) == 2
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_an_executor_that_fails_beside_its_slots_fails_the_machine_with_a_reason(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, executor: str, records: Recorder
+) -> None:
+    m = machines(1, hooks=[records], executor=executor)
+    m[0] = lambda message: message
+    monkeypatch.setattr("timbr_wamp.machine.running.executors.segments.perf_counter", no_clock)
+    monkeypatch.setattr("timbr_wamp.machine.running.executors.children.ChildProcess.request", no_clock)
+    m.put(1)
+    m.start()
+    records.wait_for_event("failed", START_S)
+    assert "out of time" in str(m.status.reason)
+    assert (m.status.queue_size, m.status.in_flight) == (1, 0)
+
+
+def no_clock(*_: object, **__: object) -> float:
+    raise MemoryError("out of time")
+
+
+def test_a_forked_child_of_a_machines_process_harms_no_child_process(machines: Machines, records: Recorder) -> None:
+    m = machines(1, sinks=[records], executor=ProcessesExecutor(workers=1))
+    m[0] = lambda message: message
+    m.put(1)
+    m.start()
+    records.wait_for(1, START_S)
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            m.close(0.1)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    m.put(2)
+    assert records.wait_for(2, START_S)[1].input == 2
