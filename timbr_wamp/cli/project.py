@@ -21,7 +21,7 @@ from timbr_wamp.cli.base import (
 
 if TYPE_CHECKING:
     from timbr_wamp.contract import SlotInfo, Status
-    from timbr_wamp.projects.difference import Side
+    from timbr_wamp.projects.difference import MachineDescription
 
 project_argument = click.argument(
     "project", required=False, metavar="[FOLDER|FILE]", type=click.Path(path_type=Path)
@@ -81,16 +81,16 @@ def diff(
     Lines with + are what the live machine has, lines with - what the file has.
     """
     from timbr_wamp.projects import load_project
-    from timbr_wamp.projects.difference import as_text, differences, side_of_machine, side_of_project
+    from timbr_wamp.projects.difference import as_text, describe_machine, describe_project, differences
 
     loaded = load_project(project)
-    before = side_of_project(loaded)
+    before = describe_project(loaded)
     if other is not None:
-        after: Side = side_of_project(load_project(other), str(other))
+        after: MachineDescription = describe_project(load_project(other), str(other))
     else:
         settings = settings_from(url=url, realm=realm, folder=loaded.path)
         status, slots = _described(settings, kernel, machine)
-        after = side_of_machine(status, slots)
+        after = describe_machine(status, slots)
     found = differences(before, after)
     if as_json:
         print_json({"differs": bool(found), "differences": found})

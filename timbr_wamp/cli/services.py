@@ -62,9 +62,9 @@ def bridge(
     settings = settings_from(url=url, realm=realm, token=token, shutdown_interval_s=shutdown_interval_s)
     from timbr_wamp import runtime
     from timbr_wamp.components.bridge import BridgeOptions, run_bridge
-    from timbr_wamp.components.host import router_of
+    from timbr_wamp.components.host import bridge_environment
 
-    router = router_of(settings)
+    router = bridge_environment(settings)
     if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():
         file, kernel_id = None, file
     options = BridgeOptions(
