@@ -251,7 +251,7 @@ def test_a_kernel_that_dies_at_once_is_given_up_with_the_reason(folder: Path) ->
         (folder / "bomb").touch()
         with pytest.raises(KernelDead):
             await supervisor.channels.execute("import os; os._exit(3)")
-        await until(lambda: "not started again" in (supervisor.reason or ""), 40)
+        await until(lambda: "not restarted" in (supervisor.reason or ""), 40)
         assert (supervisor.state, supervisor.restarts) == ("dead", RESTART_LIMIT)
         with pytest.raises(KernelDead):
             await supervisor.channels.execute("1")
