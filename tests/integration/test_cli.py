@@ -191,7 +191,7 @@ def test_tail_of_one_slot_prints_its_values(home: Home) -> None:
     for name in ("f0", "0"):
         assert home.run("tail", "lab", "--all", "--slot", name, "--count", "1").strip().isdecimal()
     assert "no slot 99" in home.run("tail", "lab", "--slot", "f99", status=1)
-    assert "no slot is named" in home.run("tail", "lab", "--slot", "treble", status=1)
+    assert "no slot named" in home.run("tail", "lab", "--slot", "treble", status=1)
 
 
 def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
