@@ -382,7 +382,7 @@ def test_tokens_come_and_go(home: Home) -> None:
     assert "exists" in home.run("token", "create", "--role", "viewer", "--name", "ada", status=1)
     home.run("token", "revoke", "ada")
     assert "rejected" in home.run("list", status=1, **as_viewer)
-    assert "no token is named" in home.run("token", "revoke", "ada", status=1)
+    assert "no token named" in home.run("token", "revoke", "ada", status=1)
 
 
 def test_doctor_finds_nothing_wrong(home: Home) -> None:
