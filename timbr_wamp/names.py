@@ -85,6 +85,20 @@ def kernel_uri(kernel_id: str, *parts: str) -> str:
     return ".".join((KERNEL_PREFIX, checked_kernel_id(kernel_id), *map(checked_component, parts)))
 
 
+def kernel_of_uri(uri: str) -> str | None:
+    """Return the id of the kernel that a URI belongs to; None when it is not a kernel's.
+
+    >>> kernel_of_uri("io.timbr.kernel.lab_4f2a9c01d3e7.machine.status")
+    'lab_4f2a9c01d3e7'
+    >>> kernel_of_uri("io.timbr.kernel.list")
+    """
+    kernel_id = uri.removeprefix(f"{KERNEL_PREFIX}.").partition(".")[0]
+    try:
+        return checked_kernel_id(kernel_id) if uri.startswith(f"{KERNEL_PREFIX}.") else None
+    except InvalidName:
+        return None
+
+
 def host_uri(authid: str, *parts: str) -> str:
     """Return the URI of one of a host's procedures.
 

@@ -18,8 +18,9 @@ import pytest
 import timbr_wamp
 from timbr_wamp import runtime
 from timbr_wamp.client import Client, RemoteKernel, RunChanged
+from timbr_wamp.client.shared_connection import BRIDGE_RETURN_S
 from timbr_wamp.contract import Record
-from timbr_wamp.errors import NoSuchProcedure, TimbrError
+from timbr_wamp.errors import ConnectionLost, NoSuchProcedure, TimbrError
 from timbr_wamp.router import Router
 from timbr_wamp.router import free_port as pick_free_port
 from timbr_wamp.settings import ENV_PREFIX, Settings
@@ -73,6 +74,18 @@ class LocalServices:
         assert file is not None
         os.kill(file.pid, by)
 
+    def bridge_is_gone(self) -> bool:
+        """The router knows that the bridge ended; a call under way there would have been lost."""
+        assert self.client is not None
+        assert self.kernel is not None
+        try:
+            self.client.call(f"io.timbr.kernel.{self.kernel.id}.ping")
+        except NoSuchProcedure:
+            return True
+        except ConnectionLost:
+            return False
+        return False
+
     def restart_router(self) -> None:
         processes = [*psutil.Process(self.router.pid).children(recursive=True), psutil.Process(self.router.pid)]
         for process in processes:
@@ -111,6 +124,27 @@ def test_a_killed_bridge_costs_no_record_and_puts_are_repeated(house: LocalServi
         seen = [next(records) for _ in range(100)]
     assert [record.oid for record in seen] == oids
     assert [record.input for record in seen] == list(range(100))
+
+
+def test_a_killed_bridge_is_waited_for_by_every_call(house: LocalServices):
+    assert house.kernel is not None
+    run = house.machine.status.run
+    calls = [house.kernel.ping, lambda: house.machine.set(0, "lambda x: x * 2"), lambda: house.machine(4)]
+    for call in calls:
+        house.kill_bridge()
+        wait_until(house.bridge_is_gone)
+        assert call()
+    assert house.machine.status.run == run
+
+
+def test_a_kernel_that_ended_is_not_waited_for(house: LocalServices):
+    assert house.kernel is not None
+    house.kernel.shutdown()
+    wait_until(house.bridge_is_gone)
+    began = time.monotonic()
+    with pytest.raises(NoSuchProcedure):
+        house.machine.status  # noqa: B018
+    assert time.monotonic() - began < BRIDGE_RETURN_S / 2
 
 
 def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: LocalServices):

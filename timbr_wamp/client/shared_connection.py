@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -18,8 +19,10 @@ from typing import Any, ParamSpec, TypeVar
 from timbr_wamp.client.background_loop import acquire_loop, release_loop
 from timbr_wamp.client.callbacks import CallbackThread
 from timbr_wamp.client.connection import Connection, Subscription
-from timbr_wamp.contract import Procedure, to_builtins
+from timbr_wamp.contract import NODE, KernelInfo, Procedure, to_builtins
+from timbr_wamp.contract.exports import NODE_URIS
 from timbr_wamp.errors import CalledFromLoop, InvalidArgument, LoopClosed, NoSuchProcedure
+from timbr_wamp.names import kernel_of_uri, kernel_uri
 from timbr_wamp.values import json_form
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,8 @@ T = TypeVar("T")
 CALL_TIMEOUT_S = 30.0
 #: Seconds before a call is repeated when the callee may still be reconnecting.
 RETRY_PAUSE_S = 0.1
+#: A bridge that ended is started again by its host; its kernel's procedures are back within this many seconds.
+BRIDGE_RETURN_S = 15.0
 
 
 class SharedConnection:
@@ -133,8 +138,9 @@ class SharedConnection:
     ) -> Any:
         """Call a procedure of the contract, with checked arguments and a typed result.
 
-        Shortly after a reconnection it repeats the call while the callee is not registered, because
-        the callee may still be reconnecting.
+        It repeats the call while the callee is not registered and about to be: shortly after this
+        connection was lost, because the callee may still be reconnecting, and shortly after the
+        bridge of a kernel ended, because its host starts another one.
 
         Raises:
             InvalidArgument: an argument is invalid; nothing was sent.
@@ -152,13 +158,39 @@ class SharedConnection:
         return procedure.result(result)
 
     async def _call(self, uri: str, *arguments: Any, **options: Any) -> Any:
+        deadline: float | None = None
         while True:
             try:
                 return await self.connection.call(uri, *arguments, **options)
             except NoSuchProcedure:  # the call had no effect, so it can be repeated
                 if not self.connection.recently_reconnected:
-                    raise
+                    now = asyncio.get_running_loop().time()
+                    if deadline is None and await self._bridge_will_return(uri):
+                        deadline = now + BRIDGE_RETURN_S
+                    if deadline is None or now >= deadline:
+                        raise
             await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _bridge_will_return(self, uri: str) -> bool:
+        """Return whether the procedure is that of a kernel without a bridge, which had one a short time ago.
+
+        A bridge that answers has no such procedure. Without one, the node's list says how the kernel is.
+        """
+        kernel_id = kernel_of_uri(uri)
+        if kernel_id is None:
+            return False
+        ping = kernel_uri(kernel_id, "ping")
+        try:
+            if uri != ping:
+                await self.connection.call(ping)
+                return False
+        except NoSuchProcedure:
+            pass
+        kernels: list[KernelInfo] = NODE["list"].result(await self.connection.call(NODE_URIS["list"]))
+        info = next((kernel for kernel in kernels if kernel.kernel_id == kernel_id), None)
+        if info is None or info.state == "dead":
+            return False
+        return info.state != "offline" or time.time() - info.time < BRIDGE_RETURN_S
 
     async def subscribe(
         self, topic: str, callback: Callable[..., object], *, get_retained: bool = False
