@@ -113,10 +113,11 @@ $(BIN)/uv: | $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/uv.txt
 
+# Tools that are there stay.
 $(INSTALLED): $(PACKAGING) locks/runtime.txt | $(BIN)/python $(UV)
 	@echo "installing timbr_wamp and what it needs into .venv"
-	$(call install,locks/uv.txt locks/runtime.txt)
-	@touch $@
+	$(call install,locks/uv.txt $(if $(wildcard $(TOOLS)),locks/develop.txt,locks/runtime.txt))
+	@touch $@ $(wildcard $(TOOLS))
 
 $(TOOLS): $(INSTALLED) locks/develop.txt
 	@echo "installing what tests, lint and benchmarks need into .venv"

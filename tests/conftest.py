@@ -6,7 +6,9 @@ starts to folders below a short one in /tmp (paths of unix sockets are limited t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -63,9 +65,8 @@ _ran_here: list[str] = []
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run one file or one test here, where a debugger works; more on all cores."""
-    files = {argument.partition("::")[0] for argument in config.args}
-    if len(files) == 1 and files.pop().endswith(".py"):
+    """Run files and tests that are named one by one here, where a debugger works; folders on all cores."""
+    if all(argument.partition("::")[0].endswith(".py") for argument in config.args):
         return 0
     return min(os.cpu_count() or 1, WORKERS_LIMIT)
 
@@ -81,6 +82,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     # What a test printed or logged may hold lone surrogates, which no worker can send.
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names of tests that differ from process to process: the workers must collect the same tests."""
+    named = [item.nodeid for item in items if re.search(r"\b0x[0-9a-f]{6,}\b", item.nodeid)]
+    if named:
+        raise pytest.UsageError(f"an address is in the name of a test, so give its parameters ids: {named}")
 
 
 # --- folders and settings --------------------------------------------------------------------
@@ -117,11 +125,16 @@ def test_folder() -> Iterator[Path]:
     yield folder
     os.environ.clear()
     os.environ.update(before)
-    strays = _strays(folder.name)
+    deadline = time.monotonic() + LEAK_LIMIT_S
+    while strays := _strays(folder.name):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.02)
+    names = [_command(process) for process in strays]
     for process in strays:
         process.kill()  # ours: its environment bears this session's mark
     shutil.rmtree(folder, ignore_errors=True)
-    assert not strays, f"left behind by the tests: {strays}"
+    assert not names, f"left behind by the tests: {names}"
 
 
 @pytest.fixture(scope="session")
@@ -172,16 +185,19 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
     """Fail a test that leaves threads which hold up the exit, or processes."""
     threads_before, processes_before = set(threading.enumerate()), _children()
     yield
+    commands: dict[psutil.Process, str] = {}
     deadline = time.monotonic() + LEAK_LIMIT_S
     while True:
         threads = [thread for thread in threading.enumerate() if thread not in threads_before and not thread.daemon]
         processes = _children() - processes_before
         if not threads and not processes:
             return
+        for process in processes - commands.keys():
+            commands[process] = _command(process)  # one that ends meanwhile has none any more
         if time.monotonic() >= deadline:
             break
         time.sleep(0.02)
-    names = [_command(process) for process in processes]
+    names = [f"{commands[process]} ({_status(process)})" for process in processes]
     for process in processes:
         process.kill()  # ours: a child of this process that was not there before
     pytest.fail(f"left behind: threads {[thread.name for thread in threads]}, processes {names}")
@@ -214,16 +230,22 @@ def _family(pid: int) -> set[psutil.Process]:
 
 
 def _counts(process: psutil.Process) -> bool:
+    """Whether a process was left behind: one that runs, or a child of ours that ended and is not waited for."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
-            return False
+            return process.ppid() == os.getpid()
         return not any(name in argument for argument in process.cmdline() for name in LASTING_PROCESSES)
     except psutil.Error:
         return False
 
 
 def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return f"process {process.pid}"
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline()) or f"{process.name()}, process {process.pid}"
+    return f"process {process.pid}"
+
+
+def _status(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return str(process.status())
+    return "ended"

@@ -191,7 +191,7 @@ def test_tail_of_one_slot_prints_its_values(home: Home) -> None:
     for name in ("f0", "0"):
         assert home.run("tail", "lab", "--all", "--slot", name, "--count", "1").strip().isdecimal()
     assert "no slot 99" in home.run("tail", "lab", "--slot", "f99", status=1)
-    assert "no slot named" in home.run("tail", "lab", "--slot", "treble", status=1)
+    assert "no slot is named" in home.run("tail", "lab", "--slot", "treble", status=1)
 
 
 def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
@@ -382,7 +382,7 @@ def test_tokens_come_and_go(home: Home) -> None:
     assert "exists" in home.run("token", "create", "--role", "viewer", "--name", "ada", status=1)
     home.run("token", "revoke", "ada")
     assert "rejected" in home.run("list", status=1, **as_viewer)
-    assert "no token named" in home.run("token", "revoke", "ada", status=1)
+    assert "no token is named" in home.run("token", "revoke", "ada", status=1)
 
 
 def test_doctor_finds_nothing_wrong(home: Home) -> None:
@@ -403,7 +403,8 @@ def test_doctor_says_what_to_do_about_a_folder_that_others_can_open(home: Home) 
 
 def test_a_second_up_is_refused_with_a_sentence(home: Home) -> None:
     said = home.run("up", "--port", str(pick_free_port()), status=1)
-    assert said.startswith("timbr-wamp: timbr-wamp already runs")
+    assert "already runs" in said
+    assert str(home.json("router", "status")["pid"]) in said
 
 
 # --- coming up and ending --------------------------------------------------------------------
@@ -443,7 +444,7 @@ def test_a_host_that_dies_ends_the_rest_with_a_sentence_and_its_log(empty_home: 
     os.kill(host["pid"], signal.SIGKILL)
     _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
     assert process.returncode == 1
-    assert "timbr-wamp: the host ended by itself (status -9); all services were stopped" in stderr
+    assert "timbr-wamp: the host ended by itself (status -9); the rest was ended" in stderr
     assert empty_home.processes() == []
 
 

@@ -569,7 +569,7 @@ def test_events_are_told_by_kind(machine: RemoteMachine):
         wait_until(fail_and_look)
     assert set(kinds) == {"paused"}
     end()
-    with pytest.raises(InvalidArgument, match="not one of"):
+    with pytest.raises(InvalidArgument, match="none of"):
         machine.on("exploded", print)
 
 

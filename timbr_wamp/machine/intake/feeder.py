@@ -25,8 +25,8 @@ from timbr_wamp.machine.intake.timers import TIMERS
 from timbr_wamp.machine.isolation import call_isolated
 from timbr_wamp.machine.processing import mark_source_thread
 from timbr_wamp.machine.protocols import Clock, EndOfSource
-from timbr_wamp.machine.tracebacks import error_line
 from timbr_wamp.machine.waiting import Monitor
+from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -301,7 +301,7 @@ class Feeder:
                 "messages that still wait; yield a copy", self._name, type(message).__name__,
             )  # fmt: skip
             message = _REUSED
-        if self._last_message is not _REUSED:  # reported once
+        if self._last_message is not _REUSED:  # told once
             self._last_message = message
 
     def _is_current(self, reader: Reader) -> bool:
@@ -425,4 +425,4 @@ def _eta_s(left: int | None, rate_per_s: float) -> float | None:
 
 
 def _text(error: BaseException | None) -> str | None:
-    return None if error is None else error_line(error)
+    return None if error is None else clean_text(f"{type(error).__name__}: {error}")

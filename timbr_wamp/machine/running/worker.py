@@ -32,7 +32,6 @@ from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.lifecycle import Effect, Life, LifeEvent
 from timbr_wamp.machine.slots.objects import Objects, Use
-from timbr_wamp.machine.tracebacks import error_line
 from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
@@ -287,8 +286,8 @@ class Worker:
                     self._apply(lifecycle.Drained)
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
-            reason = error_line(error)
-            with contextlib.suppress(BaseException):  # it failed already; the reason is the first one
+            reason = clean_text(f"{type(error).__name__}: {error}")
+            with contextlib.suppress(Exception):  # it failed already; the reason is the first one
                 self._give_back_unfinished(record=False)
             self._thread = None  # it lives a moment longer, but does nothing more
             self._apply(lambda: lifecycle.Fail(reason))
@@ -313,7 +312,7 @@ class Worker:
                 self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
             if recorder.pending:
                 if count == before:  # else the worker commits by itself, and two threads would get in each other's way
-                    with contextlib.suppress(BaseException):  # the worker's commit raises it too, and fails the machine
+                    with contextlib.suppress(Exception):  # the worker's own commit meets it too, and fails the machine
                         recorder.commit()
             elif not self._batch:
                 self._busy.clear()

@@ -42,7 +42,7 @@ from timbr_wamp.machine.running.executors.child import (
 )
 from timbr_wamp.machine.running.executors.children import ChildDied, Children, ChildTooSlow
 from timbr_wamp.machine.running.executors.pickling import dumps
-from timbr_wamp.machine.running.executors.sendable import Sendable, SendableFunctions
+from timbr_wamp.machine.running.executors.sendable import SendableFunctions
 from timbr_wamp.machine.running.executors.threads import POOL_THREADS, ThreadsExecutor
 from timbr_wamp.machine.running.executors.window import UnderWay
 from timbr_wamp.machine.tracebacks import RaisedElsewhere
@@ -61,7 +61,7 @@ class BatchPlan(NamedTuple):
     """A revision of which every slot can be sent."""
 
     steps: tuple[ChildStep, ...]
-    functions: dict[int, Sendable]
+    functions: dict[int, bytes]
 
 
 class RunningBatch:
@@ -124,7 +124,7 @@ class ProcessesExecutor(ThreadsExecutor):
             if function is None or step.policy.timeout_s is not None:
                 return None
             steps.append(ChildStep(function.number, step.values, step.texts, step.carry))
-            functions[function.number] = function
+            functions[function.number] = function.data
         return BatchPlan(tuple(steps), functions) if steps else None
 
     def _start(self, one: UnderWay, context: RunContext) -> None:
@@ -164,7 +164,8 @@ class ProcessesExecutor(ThreadsExecutor):
             if sent:
                 steps, functions = batch.plan
                 lead, timed = batch.messages[0].revision.lead, batch.timed
-                reply = self._children.request(functions, lambda news: Batch(news, steps, lead, data, timed))
+                with self._children.one() as child:
+                    reply = child.request(functions, lambda news: Batch(news, steps, lead, data, timed))
             event = partial(self._batch_ended, batch, sent, reply)
         except ChildDied:
             event = partial(self._batch_ended, batch, [], BatchReply([], 0.0))
@@ -249,7 +250,7 @@ class ProcessesExecutor(ThreadsExecutor):
         data = None if function is None else pickled(list(arguments))
         if function is None or data is None:
             return super().invoke(step, arguments)
-        reply = self._single_call(step, function, data)
+        reply = self._single_call(step, {function.number: function.data}, function.number, data)
         if isinstance(reply, Raised):
             raise _error_of(reply)
         if isinstance(reply, Value):
@@ -262,14 +263,12 @@ class ProcessesExecutor(ThreadsExecutor):
             self._note_refused(reply)
         return super().invoke(step, arguments)
 
-    def _single_call(self, step: PlanStep, function: Sendable, data: bytes) -> Any:
+    def _single_call(self, step: PlanStep, functions: dict[int, bytes], number: int, data: bytes) -> Any:
         tries = 0
         while True:
             try:
-                return self._children.request(
-                    {function.number: function}, lambda news: SingleCall(news, function.number, data),
-                    step.policy.timeout_s,
-                )  # fmt: skip
+                with self._children.one() as child:
+                    return child.request(functions, lambda news: SingleCall(news, number, data), step.policy.timeout_s)
             except ChildTooSlow:
                 assert step.policy.timeout_s is not None, "only a time limit ends a wait"
                 raise SlotTimeout(step.slot.task, step.policy.timeout_s) from None
