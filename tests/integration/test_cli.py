@@ -191,7 +191,7 @@ def test_tail_of_one_slot_prints_its_values(home: Home) -> None:
     for name in ("f0", "0"):
         assert home.run("tail", "lab", "--all", "--slot", name, "--count", "1").strip().isdecimal()
     assert "no slot 99" in home.run("tail", "lab", "--slot", "f99", status=1)
-    assert "no slot is named" in home.run("tail", "lab", "--slot", "treble", status=1)
+    assert "no slot named" in home.run("tail", "lab", "--slot", "treble", status=1)
 
 
 def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
@@ -382,7 +382,7 @@ def test_tokens_come_and_go(home: Home) -> None:
     assert "exists" in home.run("token", "create", "--role", "viewer", "--name", "ada", status=1)
     home.run("token", "revoke", "ada")
     assert "rejected" in home.run("list", status=1, **as_viewer)
-    assert "no token is named" in home.run("token", "revoke", "ada", status=1)
+    assert "no token named" in home.run("token", "revoke", "ada", status=1)
 
 
 def test_doctor_finds_nothing_wrong(home: Home) -> None:

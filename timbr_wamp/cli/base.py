@@ -9,9 +9,12 @@ import functools
 import json
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -29,6 +32,20 @@ PIPE_WIDTH = 200
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def command_name() -> str:
+    """Return how to call this command from the shell that it was called from, so that what is printed can be pasted.
+
+    Its name when the PATH leads to it; otherwise, as in a clone whose environment is not activated, its path.
+    """
+    beside = Path(sys.executable).with_name("timbr-wamp")
+    on_path = shutil.which("timbr-wamp")
+    if on_path is not None and Path(on_path).samefile(beside if beside.exists() else on_path):
+        return "timbr-wamp"
+    if not beside.exists():
+        return f"{shlex.quote(sys.executable)} -m timbr_wamp"
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
 
 
 class Refused(click.ClickException):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from timbr_wamp.cli.base import connected, console, json_option, print_json, settings_from
+from timbr_wamp.cli.base import command_name, connected, console, json_option, print_json, settings_from
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.settings import Settings
 
@@ -99,7 +99,7 @@ def _crossbar(settings: Settings) -> Iterator[Finding]:
     try:
         yield Finding("Crossbar.io", "ok", str(find_crossbar(settings)))
     except TimbrError as error:
-        yield Finding("Crossbar.io", "problem", str(error), "timbr-wamp router install")
+        yield Finding("Crossbar.io", "problem", str(error), f"{command_name()} router install")
 
 
 def _page(settings: Settings) -> Iterator[Finding]:
@@ -117,7 +117,7 @@ def _node(settings: Settings) -> Iterator[Finding]:
 
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
     if node is None or not node.alive():
-        yield Finding("router", "note", "none runs here", "timbr-wamp up")
+        yield Finding("router", "note", "none runs here", f"{command_name()} up")
         yield _port(settings)
     else:
         yield Finding("router", "ok", f"{node.url} (process {node.pid})")
@@ -125,7 +125,7 @@ def _node(settings: Settings) -> Iterator[Finding]:
         if host is not None and host.alive():
             yield Finding("host", "ok", f"{host.authid} (process {host.pid})")
         else:
-            yield Finding("host", "note", "none runs here, so no kernel can be started", "timbr-wamp host")
+            yield Finding("host", "note", "none runs here, so no kernel can be started", f"{command_name()} host")
     if settings.url is not None or (node is not None and node.alive()):
         yield _connection(settings)
 
@@ -137,7 +137,7 @@ def _port(settings: Settings) -> Finding:
             probe.bind((settings.interface, settings.port))
         except OSError as error:
             text = f"{settings.interface}:{settings.port}: {error.strerror}"
-            return Finding("port", "note", text, "timbr-wamp up --next-free-port, or --port")
+            return Finding("port", "note", text, f"{command_name()} up --next-free-port, or --port")
     return Finding("port", "ok", f"{settings.interface}:{settings.port} is free")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import connecting, console, json_option, note, print_json
+from timbr_wamp.cli.base import command_name, connecting, console, json_option, note, print_json
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -26,7 +26,7 @@ def list_kernels(client: Client, as_json: bool) -> None:
         print_json(found)
         return
     if not found:
-        note("no kernels; start one with: timbr-wamp kernel start --name NAME")
+        note(f"no kernels; start one with: {command_name()} kernel start --name NAME")
         return
     from timbr_wamp.cli.tables import kernels_table
 

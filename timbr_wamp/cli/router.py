@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from timbr_wamp.cli.base import json_option, note, print_json, settings_from
+from timbr_wamp.cli.base import command_name, json_option, note, print_json, settings_from
 from timbr_wamp.cli.local_services import LocalServices, interruptible
 
 
@@ -67,7 +67,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         if as_json:
             print_json({"running": False})
         else:
-            note("no router runs here; start one with: timbr-wamp up")
+            note(f"no router runs here; start one with: {command_name()} up")
         ctx.exit(1)
     if as_json:
         print_json({

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import connected, note, print_json, settings_from
+from timbr_wamp.cli.base import command_name, connected, note, print_json, settings_from
 from timbr_wamp.cli.local_services import LocalServices, interruptible
 from timbr_wamp.cli.router import port_options
 
@@ -87,7 +87,7 @@ timbr-wamp is up{f", with kernels {', '.join(kernels)}" if kernels else ""}.
                   %wamp connect {router.url} --token {router.admin_token}
   in Python here  client = timbr_wamp.connect()
   elsewhere       client = timbr_wamp.connect("{router.url}", token="{router.admin_token}")
-  in a terminal   timbr-wamp list
+  in a terminal   {command_name()} list
 
 Whoever has this token may run code here. Ctrl-C ends {ending}.
 """

@@ -1,0 +1,53 @@
+"""What commands print can be pasted into the shell that they were called from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from timbr_wamp.cli.base import command_name
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with an environment, whose Python is this one; nothing of it is on the PATH."""
+    folder = tmp_path / "my clone" / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(folder.parents[1])
+    return folder
+
+
+def install(folder: Path) -> Path:
+    path = folder / "timbr-wamp"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_its_name_when_the_path_leads_to_it(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(environment)
+    monkeypatch.setenv("PATH", str(environment))
+    assert command_name() == "timbr-wamp"
+
+
+def test_its_path_from_here_when_the_environment_is_not_activated(environment: Path) -> None:
+    install(environment)
+    assert command_name() == ".venv/bin/timbr-wamp"
+
+
+def test_its_whole_path_elsewhere_and_when_the_path_leads_to_another_one(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = install(environment)
+    install(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command_name() == f"'{mine}'"
+
+
+def test_python_and_the_module_when_it_is_not_installed(environment: Path) -> None:
+    assert command_name() == f"'{environment / 'python'}' -m timbr_wamp"
