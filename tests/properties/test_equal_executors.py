@@ -18,6 +18,7 @@ from timbr_wamp.machine.protocols import Executor
 from timbr_wamp.machine.records.recorder import policies_of
 from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.machine.running.executors.processes import ProcessesExecutor
 from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
 from timbr_wamp.machine.slots.arguments import refusal
 from timbr_wamp.machine.slots.dependencies import dependencies_of
@@ -91,15 +92,20 @@ def told_policies_of(notes: Any) -> dict[str, str]:
 
 
 def run(executor: Executor, revision: Revision, given: list[Any], concurrency: int = 1) -> list[tuple[Any, ...]]:
+    """Run messages through an executor and close it; return what is told of each."""
+    try:
+        return run_open(executor, revision, given, concurrency)
+    finally:
+        executor.close()
+
+
+def run_open(executor: Executor, revision: Revision, given: list[Any], concurrency: int = 1) -> list[tuple[Any, ...]]:
     """Run messages through an executor; return what is told of each."""
     entries = deque((f"{n:024x}", message, 0.0, 1) for n, message in enumerate(deepcopy(given)))
     context = context_of(lambda: revision, concurrency=concurrency)
-    try:
-        finished = list(executor.process(entries, context))
-        assert not entries
-        assert executor.abandon() == []
-    finally:
-        executor.close()
+    finished = list(executor.process(entries, context))
+    assert not entries
+    assert executor.abandon() == []
     assert [entry[0] for entry, *_ in finished] == [f"{n:024x}" for n in range(len(given))]
     return [told(texts, notes) for _, _, texts, notes, _ in finished]
 
@@ -121,6 +127,20 @@ def test_inline_threads_and_plain_dask_tell_the_same(table, given):
     inline = run(InlineExecutor(), revision_of(table), given)
     assert run(ThreadsExecutor(), revision_of(table), given) == inline
     assert run_in_dask(revision_of(table), given) == inline
+
+
+def test_a_child_process_tells_the_same():
+    executor = ProcessesExecutor(workers=1)  # one for all examples, as its child takes long to start
+
+    @settings(max_examples=60, deadline=None)
+    @given(tables, messages)
+    def tells_the_same(table, given):
+        assert run_open(executor, revision_of(table), given) == run(InlineExecutor(), revision_of(table), given)
+
+    try:
+        tells_the_same()
+    finally:
+        executor.close()
 
 
 @settings(max_examples=50, deadline=None)

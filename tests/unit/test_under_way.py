@@ -316,6 +316,43 @@ def test_an_executor_that_fails_beside_its_slots_fails_the_machine_with_a_reason
     assert (m.status.queue_size, m.status.in_flight) == (1, 0)
 
 
+def test_threads_that_cannot_be_started_cost_no_message(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, records: Recorder
+) -> None:
+    start, allowed = threading.Thread.start, [1]
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith("timbr slots") and not allowed.pop():
+            allowed.append(0)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        if not allowed:
+            allowed.append(0)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    m = machines(2, sinks=[records], executor="threads", concurrency=8)
+    m[0] = lambda message: message
+    m[1] = lambda: "apart"
+    for n in range(40):
+        m.put(n)
+    m.start()
+    assert [record.input for record in records.wait_for(40)] == list(range(40))
+
+
+def test_a_loop_whose_thread_cannot_be_started_is_started_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = EventLoop()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            loop.run(asyncio.sleep(0, "never"))
+    assert loop.run(asyncio.sleep(0, "now"), LIMIT_S) == "now"
+    loop.close()
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def no_clock(*_: object, **__: object) -> float:
     raise MemoryError("out of time")
 

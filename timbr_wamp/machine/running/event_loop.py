@@ -64,8 +64,8 @@ class EventLoop:
                 self._waited_for.add(future)
             self.start(lambda: tasks.append(self.create_task(_settle(coroutine, future))))
             return future.result(timeout_s)
-        except LoopClosed:
-            with contextlib.suppress(Exception):  # it blocks the loop
+        except BaseException:
+            if not tasks:  # it never started
                 coroutine.close()
             raise
         finally:
@@ -91,9 +91,14 @@ class EventLoop:
             if self._closed:
                 raise LoopClosed(NAME)
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="timbr loop", daemon=True)
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._run, args=(loop,), name="timbr loop", daemon=True)
+                try:
+                    thread.start()
+                except BaseException:  # there are too many threads: the next call tries again
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
             self._loop.call_soon_threadsafe(function)
 
     def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

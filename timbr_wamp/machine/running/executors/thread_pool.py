@@ -58,8 +58,8 @@ class DaemonPool(Executor):
         with self._lock:
             closed = self._closed
             if not closed:
-                self._queue.put(run)
                 self._start_thread()
+                self._queue.put(run)
         if closed:
             run()
         return future
@@ -68,8 +68,13 @@ class DaemonPool(Executor):
         if self._idle.acquire(blocking=False) or len(self._threads) >= self._max_workers:
             return
         thread = threading.Thread(target=self._work, name=f"{self._name} {len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads; those that there are will come to it
+            if not self._threads:
+                raise
+            return
         self._threads.append(thread)
-        thread.start()
 
     def _work(self) -> None:
         while (run := self._queue.get()) is not None:
