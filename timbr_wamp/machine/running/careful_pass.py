@@ -1,8 +1,8 @@
-"""One message's way through the slots with care: outcomes, policies, retries, hooks.
+"""One message's careful pass through the slots: outcomes, policies, retries, hooks.
 
 `CarefulPass` decides and performs nothing: its `steps` is a generator that yields what is to be done (a
 `Call`, a `Sleep`) and is sent ``(value, error)``. So every executor follows the same rules, and a
-message in backoff is a generator put aside. The plain way, when nothing happens, is
+message in backoff is a generator that waits. The usual pass, when nothing happens, is
 `timbr_wamp.machine.running.compiled_pass`; it hands over here when a slot raises.
 """
 
@@ -84,7 +84,7 @@ SLEPT: CallOutcome = (None, None)
 
 
 class CarefulPass:
-    """One message's way.
+    """One message's pass through the slots of a revision.
 
     Args:
         text: the message's JSON text, if it is there already.
@@ -115,7 +115,7 @@ class CarefulPass:
         #: For each value the slot whose failure it stands for; None: a real value.
         self._broken: list[str | None] = [None] * len(self._values) if broken is None else broken
         self._notes: Notes | tuple[()] = ()
-        #: The slot whose policy ended the message's way.
+        #: The slot whose policy ended the message's pass.
         self._final: str | None = None
 
     def steps(self) -> PassSteps:
@@ -133,7 +133,7 @@ class CarefulPass:
             outcome = self._call(step, arguments) if known is None else self._known_outcome(step, known)
             value, error = yield from outcome
             if error is not None:
-                yield from self._trouble(step, arguments, error)
+                yield from self._handle_failure(step, arguments, error)
             else:
                 self._append(step, value, text_of(value), None)
         return self._values, self._texts, self._notes
@@ -177,9 +177,9 @@ class CarefulPass:
                 value.close()  # or Python warns that nobody awaited it
         return outcome
 
-    # --- trouble ---
+    # --- failures ---
 
-    def _trouble(
+    def _handle_failure(
         self, step: PlanStep, arguments: Sequence[Any], error: BaseException
     ) -> Generator[Call | Sleep, CallOutcome, None]:
         """Try again as the policy says, then do as it says."""

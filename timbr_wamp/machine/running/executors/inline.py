@@ -121,7 +121,7 @@ class InlineExecutor(WindowExecutor):
 
     # --- calls to await ---
 
-    def _begin_call(self, one: UnderWay, call: Call) -> CallOutcome | None:
+    def _start_call(self, one: UnderWay, call: Call) -> CallOutcome | None:
         if not call.step.is_async:
             return isolated(self.invoke, call)
         self._awaited.append((one, call))
@@ -131,11 +131,11 @@ class InlineExecutor(WindowExecutor):
         calls, self._awaited = self._awaited, []
         if calls:
             try:
-                self.loop.start(partial(self._begin_in_loop, calls))
+                self.loop.start(partial(self._start_in_loop, calls))
             except LoopClosed:
                 self._broken = True
 
-    def _begin_in_loop(self, calls: list[tuple[UnderWay, Call]]) -> None:
+    def _start_in_loop(self, calls: list[tuple[UnderWay, Call]]) -> None:
         for one, call in calls:
             if not one.abandoned:
                 one.task = self.loop.create_task(self._perform(one, call))

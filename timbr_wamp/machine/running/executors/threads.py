@@ -76,7 +76,7 @@ class ThreadsExecutor(WindowExecutor):
                     self._pool.close()
             return self._pool
 
-    def _begin_call(self, one: UnderWay, call: Call) -> CallOutcome | None:
+    def _start_call(self, one: UnderWay, call: Call) -> CallOutcome | None:
         self._threads().submit(self._perform, one, call)
         return None
 

@@ -54,7 +54,7 @@ class UnderWay:
 
 
 class WindowExecutor:
-    """An executor of which subclasses say where calls run: `_start` and `_begin_call`."""
+    """An executor of which subclasses say where calls run: `_start` and `_start_call`."""
 
     name = "window"
 
@@ -89,12 +89,12 @@ class WindowExecutor:
         """Start a message's slots."""
         self._run_carefully(one, context)
 
-    def _begin_call(self, one: UnderWay, call: Call) -> CallOutcome | None:
-        """Make a call and return its outcome; or begin it, return None, and `_post` `_advance` when it has ended."""
+    def _start_call(self, one: UnderWay, call: Call) -> CallOutcome | None:
+        """Make a call and return its outcome; or start it, return None, and `_post` `_advance` when it has ended."""
         return isolated(self.invoke, call)
 
     def _send(self) -> None:
-        """Hand over what was begun since the last time."""
+        """Hand over what was started since the last time."""
 
     def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call one step's function; see `timbr_wamp.machine.protocols.Executor`."""
@@ -204,7 +204,7 @@ class WindowExecutor:
         self._advance(one, None)
 
     def _advance(self, one: UnderWay, outcome: CallOutcome | None) -> None:
-        """Drive a careful pass until a call was begun, it waits for a retry, or it is finished."""
+        """Drive a careful pass until a call was started, it waits for a retry, or it is finished."""
         steps = one.steps
         assert steps is not None, "only careful passes are driven"
         if one.abandoned:
@@ -219,7 +219,7 @@ class WindowExecutor:
             if isinstance(request, Sleep):
                 self._put_in_backoff(one, request.seconds)
                 return
-            outcome = self._begin_call(one, request)
+            outcome = self._start_call(one, request)
             if outcome is None:
                 return
 
