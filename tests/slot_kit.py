@@ -11,18 +11,22 @@ from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.compiled_pass import compile_pass
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
-from timbr_wamp.machine.slots.table import Revision
+from timbr_wamp.machine.slots.table import Revision, SlotTable
 
 
 def context_of(current: Callable[[], Revision], **options: Any) -> MachineContext:
     """What an executor needs, with nobody who stops it."""
     chosen: dict[str, Any] = {"may_start": lambda: True, "wake": lambda: None, "hooks": Hooks(), "clock": time.time}
-    return MachineContext(current=current, **{**chosen, **options})
+    context = MachineContext(current=current, **{**chosen, **options})
+    table = getattr(current, "__self__", None)
+    if isinstance(table, SlotTable):
+        table.on_change = context.changed
+    return context
 
 
 def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
     """Run a message through the compiled pass; with care from the first slot that raises."""
-    values, texts, notes = compile_pass(revision, context_of(lambda: revision))(message, "oid")
+    values, texts, notes = compile_pass(revision, context_of(lambda: revision)).one(message, "oid")
     if notes:
         values, texts, notes = run_steps(notes.steps(), InlineExecutor().invoke)
     return values, texts, notes.failures if notes else []

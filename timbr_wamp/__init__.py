@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RetryHandler,
     )
     from timbr_wamp.machine.events.notices import PostJson, RunCommand
+    from timbr_wamp.machine.raw import Raw
     from timbr_wamp.tables import StatusTable
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "Machine",
     "Policy",
     "PostJson",
+    "Raw",
     "RawEventDebugger",
     "Record",
     "RetryHandler",
@@ -60,6 +62,7 @@ _MODULES = {
     "Machine": "timbr_wamp.machine",
     "Policy": "timbr_wamp.contract",
     "PostJson": "timbr_wamp.machine.events.notices",
+    "Raw": "timbr_wamp.machine.raw",
     "RawEventDebugger": "timbr_wamp.machine.events.handlers",
     "Record": "timbr_wamp.contract",
     "RetryHandler": "timbr_wamp.machine.events.handlers",

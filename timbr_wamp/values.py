@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from gc import is_tracked
 from itertools import islice
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import orjson
 
@@ -52,7 +52,13 @@ _STEP_BYTES = 8
 #: A foreign collection that changes while it is read is read again so often.
 _TRIES = 3
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+#: What orjson writes without looking into anything; and how.
+TEXT_TYPES: Final = frozenset({str, int, float, bool, type(None)})
+TEXT_OPTIONS: Final = _OPTIONS
+#: A dict with at most so many items, those one level down included, is looked at without copying it.
+SMALL_ITEMS = 512
+
+_SCALARS = TEXT_TYPES
 _dumps = orjson.dumps
 
 
@@ -98,17 +104,40 @@ def plain_text(value: object) -> bytes:
     try:
         if kind in _SCALARS:
             return _dumps(value, None, _OPTIONS)
-        if kind is dict:  # as in `_plain`, without its call
-            plain: Any = value
-            copied = {**plain}
-            if is_tracked(copied):
-                _fill(copied, [PLAIN_LIMIT_ITEMS], DEPTH_LIMIT)
-            return _dumps(copied, None, _OPTIONS)
+        if kind is dict and _is_small_and_plain(cast("dict[Any, Any]", value)):
+            return _dumps(value, None, _OPTIONS)
         return _dumps(_plain(value, kind, [PLAIN_LIMIT_ITEMS], DEPTH_LIMIT), None, _OPTIONS)
     except BaseException as error:  # orjson's own errors, too; a key or a metaclass may raise anything
         if is_ctrl_c(error):
             raise
         raise NotPlain from None
+
+
+def _is_small_and_plain(mapping: dict[Any, Any]) -> bool:
+    """Tell at once, of a small dict that holds little else than texts and numbers, that nothing else is in it.
+
+    Only what the garbage collector tracks may run Python code in orjson (enums) or lack what it reads (`UUID`). The
+    dict is not copied: texts of so few items are written in microseconds without Python code, so another thread
+    would have to put such an object into it between this look and the next bytecode, and could change nothing more.
+    """
+    items = len(mapping)
+    if items > SMALL_ITEMS or not is_tracked(mapping):
+        return items <= SMALL_ITEMS
+    for item in filter(is_tracked, mapping.values()):
+        kind = type(item)
+        if kind is not dict and kind is not list:
+            return False
+        items += len(item)
+        if items > SMALL_ITEMS:
+            return False
+        if kind is list:
+            if not TEXT_TYPES.issuperset(map(type, item)):
+                return False
+            continue
+        for inner in filter(is_tracked, item.values()):
+            if type(inner) is not list or len(inner) > SMALL_ITEMS or not TEXT_TYPES.issuperset(map(type, inner)):
+                return False
+    return True
 
 
 def _plain(value: Any, kind: type, left: list[int], depth: int) -> Any:

@@ -89,6 +89,7 @@ def assemble(
         current=table.current, may_start=lambda: False, wake=queue.wake, hooks=hooks, clock=clock,
         concurrency=concurrency,
     )  # fmt: skip
+    table.on_change = context.changed
     recorder = Recorder(
         run=journal.run if journal is not None else new_run(), queue=queue, clock=clock, events=events,
         current=table.current, journal=journal, sinks=sinks,

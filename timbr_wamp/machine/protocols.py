@@ -156,6 +156,10 @@ class RunContext(Protocol):
     def concurrency(self) -> int:
         """Messages that may be under way at once."""
 
+    @property
+    def generation(self) -> int:
+        """Another number after each change of what may start, of the plan or of the hooks: one look for all three."""
+
     def current(self) -> Plan:
         """Return the newest plan."""
 

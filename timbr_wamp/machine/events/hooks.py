@@ -73,6 +73,8 @@ class Hooks:
     def __init__(self, failures: FailureLog | None = None) -> None:
         #: Grows with each change, for those who keep what `at` gave.
         self.version = 0
+        #: Called after each change; quick, never raises. The machine sets it.
+        self.on_change: Callable[[], None] = lambda: None
         #: Where failures of hooks, and of the machine's other foreign code, are reported.
         self.failures = FailureLog() if failures is None else failures
         self._lock = threading.Lock()
@@ -116,6 +118,7 @@ class Hooks:
             for name, function in pairs:
                 self._at = {**self._at, name: (*self._at.get(name, ()), function)}
             self.version += 1
+            self.on_change()
         waiting = list(pairs)
 
         def remove() -> None:
@@ -123,6 +126,7 @@ class Hooks:
                 while waiting:
                     self._take_away(*waiting.pop())
                 self.version += 1
+                self.on_change()
 
         return remove
 

@@ -23,6 +23,7 @@ from timbr_wamp.machine.interrupts import delivered
 from timbr_wamp.machine.isolation import call_isolated, run_all
 from timbr_wamp.machine.messages import MENDED, SKIPPED, Entry, Failure, Finished, Notes, Row
 from timbr_wamp.machine.protocols import Clock, Journal, Sink
+from timbr_wamp.machine.raw import opened
 from timbr_wamp.machine.records.error_groups import ErrorGroups
 from timbr_wamp.machine.records.failures import ErrorRing, Failed
 from timbr_wamp.machine.records.rates import Rates
@@ -219,7 +220,7 @@ class Recorder:
         """Record entries under way as dropped, without a slot having run. Any thread."""
         revision = self._current()
         for entry in entries:
-            text = text_of(entry[1])
+            text = opened(entry[1])[1]
             texts = [text] * (revision.lead + 1)
             for step in revision.steps:
                 skipped = {"exc_class": SKIPPED, "exc_value": str(UpstreamError(step.slot.task, why)), "exc_tb": None}

@@ -22,7 +22,8 @@ from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.messages import Failure, Notes
-from timbr_wamp.machine.slots.arguments import given
+from timbr_wamp.machine.raw import Raw, opened
+from timbr_wamp.machine.slots.arguments import given, reads_message
 from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.tracebacks import error_text, original_of
 from timbr_wamp.values import text_of
@@ -110,6 +111,10 @@ class CarefulPass:
         self._revision, self._context, self._oid = revision, context, oid
         self._known = known or {}
         self._timed = timed
+        #: Why the message has no value: a raw text that is not JSON.
+        self._unread: BaseException | None = None
+        if values is None and type(message) is Raw:
+            message, text, self._unread = opened(message)
         self._values = [message] * lead if values is None else values
         self._texts = [text_of(message) if text is None else text] * lead if texts is None else texts
         #: For each value the slot whose failure it stands for; None: a real value.
@@ -129,6 +134,12 @@ class CarefulPass:
             if known is not None and known[1] is None:
                 self._append(step, known[0], known[2], None)
                 continue
+            if (
+                self._unread is not None
+                and known is None
+                and reads_message(step, len(self._values), self._revision.lead)
+            ):
+                known = (None, self._unread, b"")
             arguments = given(step, self._values, self._texts)
             outcome = self._call(step, arguments) if known is None else self._known_outcome(step, known)
             value, error = yield from outcome

@@ -1,83 +1,162 @@
-"""The plain way through the slots: a revision written out as one straight Python function.
+"""The plain way through the slots: a revision written out as straight Python functions.
 
-No loop, no lists of arguments; identity slots only name their bytes again. The first slot that
-raises hands over to `timbr_wamp.machine.running.careful_pass`, which knows outcomes and policies. Only
-for revisions without ``async def`` slots. Hooks around slots are written in where there are any, so that
-they cost nothing where there are none.
+No list of steps is walked and no list of arguments is made; unset slots only name their value again. The first slot
+that raises hands over to `timbr_wamp.machine.running.careful_pass`, which knows outcomes and policies. Hooks around
+slots are written in where there are any, so that they cost nothing where there are none.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import orjson
+
+from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.machine.messages import Entry, Finished
+from timbr_wamp.machine.raw import Raw
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, Unawaited
 from timbr_wamp.machine.slots.callables import is_unawaited
-from timbr_wamp.values import NotPlain, plain_text, text_of
+from timbr_wamp.values import TEXT_OPTIONS, TEXT_TYPES, NotPlain, plain_text, text_of
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 
-#: Values, texts, and where a slot raised the `CarefulPass` that is to be gone.
+#: Values ``[in, f0, …]``, their texts, and where a slot raised the `CarefulPass` that takes over.
 PassStart: TypeAlias = "tuple[list[Any], list[bytes], CarefulPass | tuple[()]]"
+#: Yields finished messages; returns the entry at which a slot raised with the pass that takes over, or None.
+ManyPasses: TypeAlias = "Generator[Finished, None, tuple[Entry, CarefulPass] | None]"
 
 _HOOKED = ("pre_slot", "post_slot")
 
 
-def compile_pass(revision: Plan, context: RunContext) -> Callable[[object, str], Any]:
-    """Return ``run(message, oid)``, which runs a message through the revision's steps; see `PassStart`.
+@dataclass(frozen=True, slots=True)
+class CompiledPass:
+    """A revision as functions. One thread at a time."""
 
-    For slots 0 and 2 of four, of which the second takes two values, the text is::
+    #: ``one(message, oid)``: run one message.
+    one: Callable[[object, str], PassStart]
+    #: The same, and note how long each slot took.
+    timed: Callable[[object, str], PassStart]
+    #: ``many(entries, count, generation)``: run ``count`` entries from the left, as long as that is the context's
+    #: generation.
+    many: Callable[[deque[Entry], int, int], ManyPasses]
+    #: The entry whose pass was broken off by an error of the machine's own, if any.
+    interrupted: list[Entry]
 
-        def run(value, oid):
-            text = text_of(value)
+
+def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
+    """Return the functions of a revision.
+
+    For slots 0 and 2 of four, of which the second takes two values, the text of ``one`` is::
+
+        def one(value, oid):
+            if type(value) is Raw: …
+            else: text = dumps(value, None, options) if type(value) in plain else plain_text(value)
             try: v0 = f0(value)
             except BaseException as error: return failed(oid, 0, error, text, value)
-            try: t0 = plain_text(v0)
-            except NotPlain:
-                if is_unawaited(v0): return failed(oid, 0, Unawaited(v0), text, value)
-                t0 = text_of(v0)
+            try: t0 = dumps(v0, None, options) if type(v0) in plain else plain_text(v0)
+            except Exception: …
             try: v2 = f2(v0, v0)
             except BaseException as error: return failed(oid, 1, error, text, value, v0, t0)
             ...
             return [value, v0, v0, v2, v2], [text, t0, t0, t2, t2], none
+
+    and ``many`` has the same lines in a loop over entries.
     """
     names: dict[str, Any] = {
-        "__name__": "timbr_wamp.machine.pass", "text_of": text_of, "plain_text": plain_text,
-        "NotPlain": NotPlain, "is_unawaited": is_unawaited, "Unawaited": Unawaited, "none": (),
-        "failed": partial(_failed, revision, context),
+        "__name__": "timbr_wamp.machine.pass", "Raw": Raw, "text_of": text_of, "plain_text": plain_text,
+        "dumps": orjson.dumps, "options": TEXT_OPTIONS, "plain": TEXT_TYPES, "NotPlain": NotPlain,
+        "is_unawaited": is_unawaited, "Unawaited": Unawaited, "none": (), "now": perf_counter, "repeat": repeat,
+        "context": context, "clock": context.clock, "revision": revision, "interrupted": [],
+        "failed": partial(_failed, revision, context), "careful": partial(_careful, revision, context),
+        "InvalidArgument": InvalidArgument,
         "pre": partial(context.hooks.call, "pre_slot"), "post": partial(context.hooks.call, "post_slot"),
     }  # fmt: skip
-    pre, post = (bool(context.hooks.at(point)) for point in _HOOKED)
-    values, texts = ["value"] * (revision.lead + 1), ["text"] * (revision.lead + 1)
-    lines = ["def run(value, oid):", " text = text_of(value)"]
-    made = ["text", "value"]
-    for position, step in enumerate(revision.steps):
-        number = step.slot.number
-        names[f"f{number}"] = step.function
-        arguments = ", ".join(_given_names(step, values, texts))
-        if pre:
-            lines.append(f" pre(oid, {number}, [{arguments}])")
+    hooked = tuple(bool(context.hooks.at(point)) for point in _HOOKED)
+    lines = ["def one(value, oid):", *_Text(revision, hooked, names).body(" return {}")]
+    lines += ["def timed(value, oid):", *_Text(revision, hooked, names, timed=True).body(" return {}")]
+    body = _Text(revision, hooked, names).body("  return entry, {}[2]", last="")
+    texts = _Text(revision, hooked, names).texts()
+    lines += [
+        "def many(entries, count, generation):", " popleft = entries.popleft",
+        " for _ in repeat(None, count):", "  if context.generation != generation: return None",
+        "  entry = popleft()", "  oid, value, _, _ = entry", "  try:", *(f"  {line}" for line in body),
+        "  except BaseException:", "   interrupted.append(entry)", "   raise",
+        f"  yield entry, revision, [{', '.join(texts)}], none, clock()", " return None",
+    ]  # fmt: skip
+    exec(compile("\n".join(lines), f"<pass of revision {revision.number}>", "exec"), names)
+    return CompiledPass(names["one"], names["timed"], names["many"], names["interrupted"])
+
+
+class _Text:
+    """Writes the lines of one revision; adds the functions that they call to ``names``."""
+
+    def __init__(self, revision: Plan, hooked: tuple[bool, ...], names: dict[str, Any], *, timed: bool = False) -> None:
+        self._revision, self._hooked, self._names, self._timed = revision, hooked, names, timed
+
+    def texts(self) -> list[str]:
+        """Return the names of the texts ``[in, f0, …]``."""
+        names = ["text"] * (self._revision.lead + 1)
+        for step in self._revision.steps:
+            names += [f"t{step.slot.number}"] * (step.carry + 1)
+        return names
+
+    def body(self, leave: str, last: str | None = None) -> list[str]:
+        """Return the lines, indented by one; ``leave`` is the statement with which a failure leaves them.
+
+        ``last``: the last line; None: the one that returns values and texts.
+        """
+        steps, texts = self._revision.steps, self.texts()
+        values = [name.replace("text", "value").replace("t", "v", 1) if name != "text" else "value" for name in texts]
+        lines = self._input(leave)
+        made: list[str] = ["text", "value"]
+        at_hand = self._revision.lead + 1
+        for position, step in enumerate(steps):
+            lines += self._step(position, step, _given_names(step, values[:at_hand], texts[:at_hand]), made, leave)
+            made += [f"v{step.slot.number}", f"t{step.slot.number}"]
+            at_hand += step.carry + 1
+        if last is None:
+            last = f" return [{', '.join(values)}], [{', '.join(texts)}], none"
+        return [*lines, *([last] if last else [])]
+
+    def _input(self, leave: str) -> list[str]:
+        return [
+            " if type(value) is Raw:",
+            "  text = value.text",
+            "  try: value = value.parsed()",
+            f"  except InvalidArgument:{leave.format('careful(value, oid)')}",
+            " else:",
+            "  try: text = dumps(value, None, options) if type(value) in plain else plain_text(value)",
+            "  except Exception: text = text_of(value)",
+        ]
+
+    def _step(self, position: int, step: PlanStep, arguments: list[str], made: list[str], leave: str) -> list[str]:
+        number, known = step.slot.number, ", ".join(made)
+        self._names[f"f{number}"] = step.function
+        self._names[f"timings{number}"] = step.slot.tally.timings
+        pre, post = self._hooked
+        call = f"v{number} = f{number}({', '.join(arguments)})"
+        lines = [f" pre(oid, {number}, [{', '.join(arguments)}])"] if pre else []
+        lines += [" begun = now()"] if self._timed else []
         lines += [
-            f" try: v{number} = f{number}({arguments})",
-            f" except BaseException as error: return failed(oid, {position}, error, {', '.join(made)})",
-            f" try: t{number} = plain_text(v{number})",
-            " except NotPlain:",
-            f"  if is_unawaited(v{number}):",
-            f"   return failed(oid, {position}, Unawaited(v{number}), {', '.join(made)})",
+            f" try: {call}",
+            f" except BaseException as error:{leave.format(f'failed(oid, {position}, error, {known})')}",
+        ]
+        lines += [f" timings{number}.append(now() - begun)"] if self._timed else []
+        lines += [
+            f" try: t{number} = dumps(v{number}, None, options) if type(v{number}) in plain else plain_text(v{number})",
+            " except Exception:",
+            f"  if is_unawaited(v{number}):{leave.format(f'failed(oid, {position}, Unawaited(v{number}), {known})')}",
             f"  t{number} = text_of(v{number})",
         ]
-        if post:
-            lines.append(f" post(oid, {number}, v{number}, None)")
-        made += [f"v{number}", f"t{number}"]
-        values += [f"v{number}"] * (step.carry + 1)
-        texts += [f"t{number}"] * (step.carry + 1)
-    lines.append(f" return [{', '.join(values)}], [{', '.join(texts)}], none")
-    exec(compile("\n".join(lines), f"<pass of revision {revision.number}>", "exec"), names)
-    run: Callable[[object, str], Any] = names["run"]
-    return run
+        return [*lines, *([f" post(oid, {number}, v{number}, None)"] if post else [])]
 
 
 def _given_names(step: PlanStep, values: list[str], texts: list[str]) -> list[str]:
@@ -89,8 +168,12 @@ def _failed(
     revision: Plan, context: RunContext, oid: str, position: int, error: BaseException, text: bytes,
     message: object, *made: Any,
 ) -> PassStart:  # fmt: skip
-    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-        raise error  # a Ctrl-C is the user's
+    if is_users_interrupt(error):
+        raise error
     known: dict[int, KnownOutcome] = {n: (value, None, made[2 * n + 1]) for n, value in enumerate(made[::2])}
     known[position] = (None, error, b"")
     return [], [], CarefulPass(revision, message, context, oid, text=text, known=known)
+
+
+def _careful(revision: Plan, context: RunContext, message: object, oid: str) -> PassStart:
+    return [], [], CarefulPass(revision, message, context, oid)

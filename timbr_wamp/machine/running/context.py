@@ -39,6 +39,13 @@ class MachineContext:
         self.hooks, self.clock = hooks, clock
         self.handler: BaseEventHandler = BaseEventHandler()
         self.concurrency = checked_concurrency(concurrency)
+        #: Another one after each change of state, slots or hooks; see `timbr_wamp.machine.protocols.RunContext`.
+        self.generation = 0
+        hooks.on_change = self.changed
+
+    def changed(self) -> None:
+        """Note that state, slots or hooks have changed; after the change was made."""
+        self.generation += 1
 
     def policy(self, error: BaseException, slot: int, task: str, oid: str, tries: int, own: Policy) -> Policy:
         """Return the policy for a failure: the handler's, else the slot's own."""

@@ -11,6 +11,7 @@ from timbr_wamp.errors import UpstreamError
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.protocols import Clock, PlanStep
+from timbr_wamp.machine.raw import opened
 from timbr_wamp.machine.records.recorder import policies_of
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassResult, awaiting, run_steps
 from timbr_wamp.machine.running.context import MachineContext
@@ -50,7 +51,8 @@ def dask_graph(
 
 
 def _message(message: object) -> KnownOutcome:
-    return message, None, text_of(message)
+    value, text, error = opened(message)
+    return value, error, text
 
 
 def _call(step: PlanStep, values: int, *outcomes: SlotOutcome) -> SlotOutcome:

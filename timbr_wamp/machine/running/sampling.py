@@ -31,6 +31,15 @@ class TimingSample:
         self._left -= count
         return chosen
 
+    @property
+    def left(self) -> int:
+        """How many messages come before the next one that is timed."""
+        return self._left
+
+    def passed(self, count: int) -> None:
+        """Note that ``count`` messages went by, not more than those before the next timed one, or that one itself."""
+        self.choose(count)
+
     def next_is_timed(self) -> bool:
         """Tell whether the next message is timed."""
         return bool(self.choose(1))

@@ -228,6 +228,7 @@ class Worker:
             raise MachineForked(self.name, self._forked_from)
         with self._changed:
             self._life, effects = lifecycle.after(self._life, event(), self.name)
+            self._context.changed()
             for effect in effects:
                 if isinstance(effect, lifecycle.ForgetError):
                     self._error = None

@@ -299,6 +299,14 @@ class TakesValues(Protocol):
     def texts(self) -> int: ...
 
 
+def reads_message(takes: TakesValues, at_hand: int, lead: int) -> bool:
+    """Tell whether the message itself is among the values that a function takes of the ``at_hand`` there are.
+
+    ``lead`` unset slots before the first function carry the message.
+    """
+    return takes.values < 0 or takes.values > at_hand - (lead + 1)
+
+
 def given(takes: TakesValues, values: list[Any], texts: list[bytes]) -> list[Any]:
     """Return what a function is called with: values newest first, then JSON texts."""
     arguments = values[::-1] if takes.values < 0 else values[: -takes.values - 1 : -1]

@@ -222,6 +222,8 @@ class SlotTable:
         #: Earlier revisions, as texts where they were made of text.
         self._kept: deque[Revision] = deque(maxlen=REVISIONS_KEPT - 1)
         self._current = first
+        #: Called after each change; quick, never raises. The machine sets it.
+        self.on_change: Callable[[], None] = lambda: None
 
     def after_fork_in_child(self) -> None:
         """Forget a lock that a thread of the parent may hold."""
@@ -264,6 +266,7 @@ class SlotTable:
                     if self._current is now:
                         self._kept.append(_as_kept(now))
                         self._current = revision
+                        self.on_change()
                         admission.commit(revision)
                         return revision
         except BaseException:

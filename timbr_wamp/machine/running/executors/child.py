@@ -21,8 +21,9 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
+from timbr_wamp.machine.raw import opened
 from timbr_wamp.machine.running.executors.pickling import dumps
-from timbr_wamp.machine.slots.arguments import given
+from timbr_wamp.machine.slots.arguments import given, reads_message
 from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.tracebacks import ErrorText, error_text
 from timbr_wamp.values import text_of
@@ -173,12 +174,15 @@ class Child:
             message = pickle.loads(data)
         except BaseException as error:  # constructors of the user
             return CannotLoad(None, str(error_text(error)[:2]))
-        values, texts = [message] * (batch.lead + 1), [text_of(message)] * (batch.lead + 1)
+        value, text, unread = opened(message)
+        values, texts = [value] * (batch.lead + 1), [text] * (batch.lead + 1)
         made_values: list[Any] = []
         made_texts, timings = texts[:1], list[float]()
         for position, step in enumerate(batch.steps):
             before = perf_counter()
             try:
+                if unread is not None and reads_message(step, len(values), batch.lead):
+                    raise unread
                 value = self._functions[step.function](*given(step, values, texts))
             except BaseException as error:  # whatever a slot raises is the message's outcome
                 return Failed(position, raised(error), pickled(made_values), made_texts)

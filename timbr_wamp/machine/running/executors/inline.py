@@ -19,7 +19,7 @@ from timbr_wamp.errors import LoopClosed
 from timbr_wamp.machine.messages import Entry, Finished
 from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 from timbr_wamp.machine.running.careful_pass import Call, CallOutcome, CarefulPass, isolated
-from timbr_wamp.machine.running.compiled_pass import PassStart, compile_pass
+from timbr_wamp.machine.running.compiled_pass import CompiledPass, compile_pass
 from timbr_wamp.machine.running.event_loop import EventLoop, outcome_of
 from timbr_wamp.machine.running.executors.window import UnderWay, WindowExecutor
 
@@ -38,7 +38,7 @@ class InlineExecutor(WindowExecutor):
         #: Calls to await, not handed to the loop yet.
         self._awaited: list[tuple[UnderWay, Call]] = []
         #: The newest compiled pass, and what it was compiled for.
-        self._compiled: tuple[Plan | None, int, Callable[[object, str], Any]] = (None, -1, _nothing)
+        self._compiled: tuple[Plan, int, CompiledPass] | None = None
 
     # --- processing: one thread ---
 
@@ -48,49 +48,73 @@ class InlineExecutor(WindowExecutor):
         Plain slots run in the loop below, which costs as little as can be; all else in `WindowExecutor.process`.
         """
         self._context = context
-        current, may_start, clock, hooks = context.current, context.may_start, context.clock, context.hooks
-        watched = bool(hooks.at("pre_message") or hooks.at("post_message"))
-        to_time: Iterator[Entry] | None = None
-        timed: Entry | None = None
-        revision: Plan | None = None
-        run: Callable[[object, str], Any] = _nothing
-        notes: Any
         while True:
             if self._under_way:
                 yield from self._process_others(entries, context)
-            if not entries or not may_start():
+            if not entries or not context.may_start():
                 return
-            newest = current()
-            if newest is not revision:
-                if newest.is_async:
-                    yield from super().process(entries, context)
-                    continue
-                revision, run = newest, self._pass_of(newest, context)
-                if to_time is None:
-                    to_time = iter([entries[position] for position in self._sample.choose(len(entries))])
-                    timed = next(to_time, None)
-            entry = entries.popleft()
-            try:
-                if watched:
-                    hooks.call("pre_message", entry[0], entry[1])
-                if entry is timed and to_time is not None:
-                    timed = next(to_time, None)
-                    values, texts, notes = [], [], CarefulPass(revision, entry[1], context, entry[0], timed=True)
-                else:
-                    values, texts, notes = run(entry[1], entry[0])
-            except BaseException:
-                self._adopted(entry, revision)
-                raise
-            if notes:
-                one = self._adopted(entry, revision)
-                self._order.append(one)
-                one.steps = notes.steps()
-                self._advance(one, None)
-                yield from self._process_others(deque(), context)
+            generation, revision = context.generation, context.current()
+            if revision.is_async:
+                yield from super().process(entries, context)
                 continue
-            if watched:
-                hooks.call("post_message", entry[0], values, [])
-            yield entry, revision, texts, (), clock()
+            compiled = self._pass_of(revision, context)
+            try:
+                if context.hooks.at("pre_message") or context.hooks.at("post_message"):
+                    yield from self._process_watched(entries, context, revision, compiled)
+                else:
+                    yield from self._process_plain(entries, context, revision, compiled, generation)
+            except BaseException:
+                for entry in compiled.interrupted:
+                    self._adopted(entry, revision)
+                compiled.interrupted.clear()
+                raise
+
+    def _process_plain(
+        self, entries: deque[Entry], context: RunContext, revision: Plan, compiled: CompiledPass, generation: int
+    ) -> Iterator[Finished]:
+        """Run messages until a slot raises, or state, slots or hooks have changed."""
+        sample = self._sample
+        while True:
+            before = len(entries)
+            failed = yield from compiled.many(entries, min(sample.left, before), generation)
+            sample.passed(before - len(entries))
+            if failed is not None:
+                yield from self._go_on_carefully(*failed, revision)
+                return
+            if not entries or context.generation != generation:
+                return
+            entry = entries.popleft()
+            sample.passed(1)
+            _, texts, careful = compiled.timed(entry[1], entry[0])
+            if careful:
+                yield from self._go_on_carefully(entry, careful, revision)
+                return
+            yield entry, revision, texts, (), context.clock()
+
+    def _process_watched(
+        self, entries: deque[Entry], context: RunContext, revision: Plan, compiled: CompiledPass
+    ) -> Iterator[Finished]:
+        """Run one message with the hooks around it."""
+        entry = entries.popleft()
+        compiled.interrupted.append(entry)
+        context.hooks.call("pre_message", entry[0], entry[1])
+        run = compiled.timed if self._sample.next_is_timed() else compiled.one
+        values, texts, careful = run(entry[1], entry[0])
+        compiled.interrupted.clear()
+        if careful:
+            yield from self._go_on_carefully(entry, careful, revision)
+            return
+        context.hooks.call("post_message", entry[0], values, [])
+        yield entry, revision, texts, (), context.clock()
+
+    def _go_on_carefully(self, entry: Entry, careful: CarefulPass, revision: Plan) -> Iterator[Finished]:
+        """Let a careful pass take over a message; yield what can be finished."""
+        assert self._context is not None, "a message is being processed"
+        one = self._adopted(entry, revision)
+        self._order.append(one)
+        one.steps = careful.steps()
+        self._advance(one, None)
+        yield from self._process_others(deque(), self._context)
 
     def _process_others(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
         """Finish what was started and can be finished now; while too many messages are in backoff, wait."""
@@ -104,20 +128,18 @@ class InlineExecutor(WindowExecutor):
         if timed or one.revision.is_async:
             self._run_carefully(one, context, timed=timed)
             return
-        values, texts, notes = self._pass_of(one.revision, context)(one.entry[1], one.entry[0])
+        values, texts, notes = self._pass_of(one.revision, context).one(one.entry[1], one.entry[0])
         if notes:
             one.steps = notes.steps()
             self._advance(one, None)
         else:
             self._finish(one, values, texts, ())
 
-    def _pass_of(self, revision: Plan, context: RunContext) -> Callable[[object, str], Any]:
-        known, version, run = self._compiled
-        if known is not revision or version != context.hooks.version:
-            version = context.hooks.version
-            run = compile_pass(revision, context)
-            self._compiled = (revision, version, run)
-        return run
+    def _pass_of(self, revision: Plan, context: RunContext) -> CompiledPass:
+        known, version = self._compiled, context.hooks.version
+        if known is None or known[0] is not revision or known[1] != version:
+            known = self._compiled = (revision, version, compile_pass(revision, context))
+        return known[2]
 
     # --- calls to await ---
 
@@ -187,7 +209,3 @@ async def _cancelled(under_way: Sequence[UnderWay]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=CANCEL_S / 2)
-
-
-def _nothing(message: object, oid: str) -> PassStart:
-    raise AssertionError("no pass was compiled")

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from timbr_wamp.machine.protocols import PlanStep, RunContext
+from timbr_wamp.machine.raw import opened
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, PassSteps, Unawaited
 from timbr_wamp.machine.running.executors.window import UnderWay
 from timbr_wamp.machine.slots.callables import is_unawaited
@@ -51,7 +52,8 @@ class SegmentRun:
     def start(self) -> None:
         """Submit the segments that wait for no other."""
         message = self._one.entry[1]
-        self._outcomes[0] = (message, None, text_of(message))
+        value, text, error = opened(message)
+        self._outcomes[0] = (value, error, text)
         for number in [n for n, awaited in enumerate(self._awaited) if not awaited]:
             self._submit(self._run, number)
 

@@ -1,0 +1,104 @@
+"""`Raw` messages: a JSON text is handed on as it came, and parsed where a slot takes the message."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from machine_kit import LIMIT_S
+
+from timbr_wamp import Raw
+from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.machine import Machine
+from timbr_wamp.machine.messages import Row
+
+EXECUTORS = ["inline", "threads", "processes"]
+
+
+class Rows:
+    """A sink that keeps the texts."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+
+    def publish(self, rows: list[Row]) -> None:
+        self.texts += [row[2] for row in rows]
+
+
+@pytest.fixture(params=EXECUTORS)
+def served(request):
+    """A machine with three slots and what it published."""
+    rows = Rows()
+    with Machine(3, serve=False, executor=request.param, sinks=[rows]) as machine:
+        yield machine, rows
+
+
+def run(machine: Machine, *messages: object) -> None:
+    for message in messages:
+        machine.put(message)
+    machine.start()
+    assert machine.wait(4 * LIMIT_S)
+
+
+def test_the_text_is_published_unchanged_and_slots_get_its_value(served):
+    machine, rows = served
+    machine[1] = lambda message: message["a"] + 1
+    run(machine, Raw(b'{"a": 1,  "big": 123456789012345678901234567890}'))
+    text = b'{"a": 1,  "big": 123456789012345678901234567890}'
+    assert rows.texts == [b"[" + text + b"," + text + b",2,2]"]
+
+
+def test_without_a_slot_the_text_passes_through(served):
+    machine, rows = served
+    run(machine, Raw("[1, 2]"))
+    assert rows.texts == [b"[[1, 2],[1, 2],[1, 2],[1, 2]]"]
+
+
+def test_a_text_that_is_not_json_fails_in_each_slot_that_takes_the_message(served):
+    machine, _ = served
+    machine[0] = lambda message: message
+    machine[1] = lambda: "independent"
+    machine[2] = lambda f1, f0, message: message
+    run(machine, Raw(b"{nonsense"), Raw(b"1"))
+    broken, whole = machine.recent()
+    assert [outcome.kind for outcome in broken.outcomes] == ["error", "value", "skipped"]
+    assert broken.input == {"__type__": "Raw", "__invalid_json__": "{nonsense"}
+    assert [outcome.kind for outcome in whole.outcomes] == ["value"] * 3
+    assert [(row.exc_class, row.slot) for row in machine.errors] == [("InvalidArgument", 0)]
+    assert "is not JSON" in machine.errors[0].exc_value
+
+
+def test_a_text_that_is_not_json_and_that_no_slot_takes_is_described(served):
+    machine, rows = served
+    run(machine, Raw(b"\xff"))
+    assert b"__invalid_json__" in rows.texts[0]
+
+
+def test_stepping_and_dry_runs_take_it_too():
+    with Machine(1, serve=False) as machine:
+        machine[0] = lambda message: message["a"]
+        machine.put(Raw(b'{"a":1}'))
+        assert machine.get()[1:] == ('{"a":1}', "1")
+        assert machine(Raw(b'{"a":2}')).values == (2,)
+        assert machine(Raw(b"no")).errored
+
+
+def test_a_raw_message_that_failed_is_retried_as_it_was():
+    with Machine(1, serve=False) as machine:
+        machine[0] = lambda message: 1 // message["a"]
+        run(machine, Raw(b'{"a": 0}'))
+        machine[0] = lambda message: message["a"]
+        machine.retry_errors()
+        assert machine.wait(LIMIT_S)
+        assert [record.values for record in machine.recent()][-1] == (0,)
+
+
+def test_it_is_a_value():
+    raw = Raw('{"a":1}')
+    assert raw == Raw(b'{"a":1}')
+    assert len({raw, Raw(b'{"a":1}')}) == 1
+    assert pickle.loads(pickle.dumps(raw)) == raw
+    assert repr(raw) == """Raw('{"a":1}')"""
+    assert raw.parsed() == {"a": 1}
+    with pytest.raises(InvalidArgument, match="not JSON"):
+        Raw(b"{").parsed()
