@@ -10,7 +10,7 @@ GROUPS = ("local", "slots", "wamp", "resources", "start")
 
 
 def main(wanted: list[str]) -> int:
-    """Run the groups; return 0 when every figure is as good as was asked, else 1."""
+    """Run the groups; return 0 when every figure reaches its target, else 1."""
     unknown = sorted(set(wanted) - set(GROUPS))
     if unknown:
         print(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")

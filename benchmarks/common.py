@@ -1,4 +1,4 @@
-"""What every figure shares: real data, three slot functions, a subscriber process, the table."""
+"""Shared by all figures: real data, three slot functions, a subscriber process, the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Rounds of every ratio; the median is printed.
 ROUNDS = 5
 
-#: Counts what a PUB socket sends; prints the count when it is told to stop.
+#: Counts the messages of a PUB socket; prints the count when an ``end`` message arrives.
 SUBSCRIBER = """
 import sys, zmq
 socket = zmq.Context().socket(zmq.SUB)
@@ -45,7 +45,7 @@ class Figure:
 
     name: str
     value: float
-    #: ``>=`` or ``<=`` and the figure that was asked for.
+    #: How ``value`` must compare to ``target``: ``>=`` or ``<=``.
     relation: str
     target: float
     unit: str = ""
@@ -53,7 +53,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """The figure is as good as was asked."""
+        """Whether the value reaches the target."""
         return self.value >= self.target if self.relation == ">=" else self.value <= self.target
 
     def line(self) -> str:
@@ -66,7 +66,7 @@ class Figure:
 
 
 def earthquakes(times: int = 1) -> list[dict[str, Any]]:
-    """Return a week of earthquakes, so many times over."""
+    """Return a week of earthquakes, repeated ``times`` times."""
     text = (ROOT / "examples" / "data" / "earthquakes.json").read_text(encoding="utf-8")
     features: list[dict[str, Any]] = json.loads(text)["features"]
     return features * times
@@ -92,7 +92,7 @@ SLOTS = (clean, energy, label)
 
 @contextmanager
 def subscriber(endpoint: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a counting subscriber in a process of its own; ready when the block begins."""
+    """Run a counting subscriber in another process; it is connected when the block starts."""
     process = subprocess.Popen([sys.executable, "-c", SUBSCRIBER, endpoint], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

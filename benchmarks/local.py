@@ -33,7 +33,7 @@ from timbr_wamp.machine.serving.publisher import SEND_HIGH_WATER_MARK
 from timbr_wamp.names import new_oid
 
 STAGES = 8
-#: More than elsewhere: these take a second each, and other users of the machine show most here.
+#: More than elsewhere: a round takes only about 1 s, so other load on the computer distorts it most.
 LOCAL_ROUNDS = 9
 
 
@@ -71,9 +71,9 @@ def greet(socket: zmq.Socket[bytes], process: Any) -> None:
 
 
 def by_hand(messages: list[dict[str, Any]]) -> float:
-    """Return messages per second of a loop written for just these three functions."""
+    """Return messages per second of a hand-written loop over these three functions."""
     with published() as send:
-        dumps, begun = orjson.dumps, time.perf_counter()
+        dumps, started = orjson.dumps, time.perf_counter()
         for seq, message in enumerate(messages, 1):
             received = time.time()
             oid = new_oid(received)
@@ -85,7 +85,7 @@ def by_hand(messages: list[dict[str, Any]]) -> float:
             f2_text = dumps(label(f1, f0))
             whole = b"[" + b",".join((text, f0_text, f1_text, *(f2_text,) * 6)) + b"]"
             send(oid.encode(), whole, dumps(meta(seq, received)))
-        return len(messages) / (time.perf_counter() - begun)
+        return len(messages) / (time.perf_counter() - started)
 
 
 def meta(seq: int, received: float) -> dict[str, Any]:
@@ -112,11 +112,11 @@ def served(messages: list[dict[str, Any]]) -> Iterator[Machine]:
 def pulling(messages: list[dict[str, Any]]) -> float:
     """Return messages per second of a machine that pulls a ready source."""
     with served(messages) as machine:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         machine.source = messages
         machine.start()
         assert machine.wait(120)
-        return len(messages) / (time.perf_counter() - begun)
+        return len(messages) / (time.perf_counter() - started)
 
 
 def putting(messages: list[dict[str, Any]]) -> float:
@@ -128,12 +128,12 @@ def putting(messages: list[dict[str, Any]]) -> float:
             for message in messages:
                 machine.put(message, block=True, timeout=60)
 
-        begun = time.perf_counter()
+        started = time.perf_counter()
         thread = threading.Thread(target=feed)
         thread.start()
         thread.join()
         assert machine.wait(120)
-        return len(messages) / (time.perf_counter() - begun)
+        return len(messages) / (time.perf_counter() - started)
 
 
 def by_streamz(messages: list[dict[str, Any]]) -> float:
@@ -162,23 +162,23 @@ def by_streamz(messages: list[dict[str, Any]]) -> float:
         for function, count in ((clean, 1), (energy, 1), (label, 2), *((same, 1),) * 5):
             node = node.map(functools.partial(stage, function, count))
         node.sink(publish)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for message in messages:
             source.emit(message)
-        return len(messages) / (time.perf_counter() - begun)
+        return len(messages) / (time.perf_counter() - started)
 
 
 def same(value: Any) -> Any:
-    """Return ``value``: an unset slot, as the ancestors ran it."""
+    """Return ``value``: an unset slot, as timbr-machine ran it."""
     return value
 
 
 def by_dask(messages: list[dict[str, Any]]) -> float:
-    """Return messages per second of one Dask graph a message, as the ancestors did."""
+    """Return messages per second of one Dask graph for each message, as timbr-machine made it."""
     functions = [clean, energy, label, *(same,) * 5]
     wanted = [1, 1, 2, *(1,) * 5]
     with published() as send:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for seq, message in enumerate(messages, 1):
             received = time.time()
             graph: dict[str, Any] = {"in": (same, message), "in_s": (orjson.dumps, "in")}
@@ -189,7 +189,7 @@ def by_dask(messages: list[dict[str, Any]]) -> float:
                 names.append(f"f{number}")
             texts = dask.get(graph, [f"{name}_s" for name in names])
             send(new_oid(received).encode(), b"[" + b",".join(texts) + b"]", orjson.dumps(meta(seq, received)))
-        return len(messages) / (time.perf_counter() - begun)
+        return len(messages) / (time.perf_counter() - started)
 
 
 def figures() -> list[Figure]:

@@ -1,4 +1,4 @@
-"""What it costs to stay: memory over a million messages, and an idle house."""
+"""Long-term costs: memory over a million messages, processor time of idle services."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import psutil
 
 from benchmarks.common import Figure
-from benchmarks.house import LocalServices, house
+from benchmarks.services import LocalServices, local_services
 from benchmarks.wamp import wamp_subscriber
 
 MEBIBYTE = 1024 * 1024
@@ -53,6 +53,6 @@ def idle(at: LocalServices) -> Figure:
 
 
 def figures() -> list[Figure]:
-    """Measure and return what staying costs."""
-    with house() as at:
+    """Measure and return the figures."""
+    with local_services() as at:
         return [idle(at), memory(at)]

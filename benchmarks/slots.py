@@ -1,4 +1,4 @@
-"""What happens around the slots, and what it costs: executors, ``async def``, statistics, hooks."""
+"""The cost of what runs around the slots: executors, ``async def``, statistics, hooks."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ STAGES = 8
 #: More than elsewhere: the differences are small.
 WATCHED_ROUNDS = 31
 BLOCKING_S, BLOCKING_MESSAGES = 0.005, 100
-#: A loop of so many steps takes about 2 ms.
+#: A loop of 60,000 steps takes about 2 ms.
 COMPUTING_STEPS, COMPUTING_MESSAGES, WARM_UP = 60_000, 400, 20
 AWAITING_S, WINDOW, WINDOWS = 0.010, 100, 8
-#: Every so manieth earthquake fails where error groups are to have something to do.
+#: In the figures with failures, one earthquake in this many fails.
 FAILING_EVERY = 31
 
 
 def run_through(machine: Machine, messages: Any, count: int, before: int = 0) -> float:
-    """Return messages per second of a machine that pulls a ready source, and has processed ``before`` already."""
-    begun = time.perf_counter()
+    """Return messages per second of a machine on a ready source, after ``before`` processed messages."""
+    started = time.perf_counter()
     machine.source = messages
     machine.start()
     assert machine.wait(120)
-    taken_s = time.perf_counter() - begun
+    taken_s = time.perf_counter() - started
     status = machine.status
     assert status.processed + status.errored == before + count, status
     return count / taken_s
@@ -71,12 +71,12 @@ def count_down(message: int) -> int:
 
 
 def count_again(f0: int) -> int:
-    """Compute for as long once more."""
+    """Compute for about 2 ms, on the value of the first slot."""
     return count_down(f0)
 
 
 def computing(executor: str | Executor) -> float:
-    """Return messages per second of two slots that compute; child processes have started before."""
+    """Return messages per second of two CPU-bound slots; child processes are started before the measurement."""
     with Machine(2, serve=False, executor=executor) as machine:
         machine[0], machine[1] = count_down, count_again
         run_through(machine, range(WARM_UP), WARM_UP)
@@ -111,9 +111,9 @@ def gathering() -> float:
         for window in range(WINDOWS):
             await asyncio.gather(*(one(window * WINDOW + n) for n in range(WINDOW)))
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     asyncio.run(all_windows())
-    return WINDOW * WINDOWS / (time.perf_counter() - begun)
+    return WINDOW * WINDOWS / (time.perf_counter() - started)
 
 
 # --- statistics, error groups, hooks ---
@@ -155,28 +155,27 @@ class NoGroups(ErrorGroups):
 class Bare(Machine):
     """The core without what watches it: no slot is timed, no rates, no error groups.
 
-    Outcomes, the ring of errors, numbering, publishing and accounting are as ever: they are the core.
+    Outcomes, the ring of errors, numbering, publishing and counts stay: they are the core.
     """
 
     def __init__(self, stages: int, **options: Any) -> None:
         super().__init__(stages, executor=Untimed(), **options)
-        self.recorder.rates = NoRates(time.time())
+        self.recorder._rates = NoRates(time.time())
         self.recorder.groups = NoGroups(time.time)
 
 
 def sometimes(joules: float, properties: dict[str, Any]) -> dict[str, Any]:
-    """Third slot: fails for some."""
+    """Third slot: fails for one message in `FAILING_EVERY`."""
     if properties["time"] % FAILING_EVERY == 0:
-        raise ValueError("a moment that does not suit")
+        raise ValueError("one of those that fail")
     return label(joules, properties)
 
 
 def watched(make: Callable[..., Machine], messages: list[dict[str, Any]], *, failing: bool = False) -> float:
-    """Return messages per second of processor time, with some failures perhaps.
+    """Return messages per second of processor time; ``failing``: one in `FAILING_EVERY` fails.
 
-    A few per cent are to be seen, and other users of this computer make more than that: so the
-    processor's time is measured, not the clock's, and nothing is published, which would make the
-    difference look smaller.
+    The differences are a few per cent, and other load on the computer changes wall time by more. So
+    processor time is measured, and nothing is published, which would hide the difference.
     """
     with make(STAGES, serve=False) as machine:
         machine[0:3] = (clean, energy, sometimes) if failing else SLOTS
@@ -184,7 +183,7 @@ def watched(make: Callable[..., Machine], messages: list[dict[str, Any]], *, fai
 
 
 def hooked(messages: list[dict[str, Any]]) -> float:
-    """Return the same of a machine with a hook that does nothing, at the most frequent point."""
+    """Return the same for a machine with a hook that does nothing, at the most frequent point."""
     with Machine(STAGES, serve=False) as machine:
         machine[0:3] = SLOTS
         machine.hook("post_slot", lambda oid, slot, value, error: None)

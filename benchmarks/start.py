@@ -1,4 +1,4 @@
-"""From ``timbr-wamp demo`` to the page that answers, environments made."""
+"""Time from ``timbr-wamp demo`` until the page answers, with the environments already made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def once() -> float:
         **os.environ, "TIMBR_WAMP_RUNTIME_DIR": str(folder / "run"), "TIMBR_WAMP_DATA_DIR": str(folder / "data"),
         "TIMBR_WAMP_CROSSBAR": str(find_crossbar(load_settings())),
     }  # fmt: skip
-    begun = time.perf_counter()
+    started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "timbr_wamp", "demo", "--json", "--port", str(free_port())],
         env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
@@ -33,7 +33,7 @@ def once() -> float:
         said = json.loads(process.stdout.readline())
         with urllib.request.urlopen(said["page_url"].split("#")[0], timeout=10) as answer:
             assert answer.status == 200
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
     finally:
         process.send_signal(signal.SIGINT)
         try:

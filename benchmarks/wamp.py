@@ -1,4 +1,4 @@
-"""From the machine in its kernel over bridge and router to a WAMP subscriber, and back."""
+"""From the machine in its kernel through bridge and router to a WAMP subscriber, and back."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import zmq
 from autobahn.asyncio.component import Component
 
 from benchmarks.common import ROUNDS, Figure, subscriber
-from benchmarks.house import LocalServices, house, quantile
+from benchmarks.services import LocalServices, local_services, quantile
 from timbr_wamp.names import kernel_uri
 
-#: Times the week of earthquakes: as many as the machine's ring holds.
+#: Repetitions of the week of earthquakes: as many messages as the machine's ring holds.
 TIMES = 8
 MESSAGES = TIMES * 1707
-#: For latencies: so many messages, at this rate.
+#: For latencies: number of messages, and their rate in messages/s.
 PACED, RATE = 5_000, 1_000
 
 
@@ -43,7 +43,7 @@ def wamp_subscriber(at: LocalServices) -> Iterator[subprocess.Popen[str]]:
 
 
 def said(process: subprocess.Popen[str]) -> Any:
-    """Return the next line of the subscriber, those about revisions left out."""
+    """Return the next line of the subscriber that is not about a revision."""
     assert process.stdout is not None
     while True:
         line = process.stdout.readline().strip()
@@ -53,7 +53,7 @@ def said(process: subprocess.Popen[str]) -> Any:
 
 
 def ask(process: subprocess.Popen[str], count: int) -> None:
-    """Let the subscriber count ``count`` records from now on."""
+    """Make the subscriber count the next ``count`` records."""
     assert process.stdin is not None
     process.stdin.write(f"{count}\n")
     process.stdin.flush()
@@ -63,15 +63,15 @@ def ask(process: subprocess.Popen[str], count: int) -> None:
 FEED = f"m.set_source(c.earthquakes({TIMES}), replace=True)"
 
 
-#: In the kernel: greet the subscriber until its connection carries messages; run; tell it that this was all.
+#: Run in the kernel: send greetings until the subscriber's connection carries messages; after the run, send ``end``.
 HELLO = "for _ in range(50): m._sockets.publisher._socket.send_multipart([b'hello', b'', b''])"
 END = "assert m.wait(120)\nm._sockets.publisher._socket.send_multipart([b'end', b'', b''])"
 
 
 def bare(at: LocalServices, endpoint: str) -> float:
-    """Return records per second at a ZeroMQ subscriber, until it had the last one.
+    """Return records per second at a ZeroMQ subscriber, until it received the last one.
 
-    Any that PUB dropped for it count as if they had come: that can only raise what WAMP is measured against.
+    Records that PUB dropped count as received, which can only raise the figure that WAMP is compared with.
     """
     with subscriber(endpoint) as process:
         assert process.stdout is not None
@@ -79,26 +79,26 @@ def bare(at: LocalServices, endpoint: str) -> float:
         poller.register(process.stdout, zmq.POLLIN)
         while not poller.poll(50):
             at.kernel_run(HELLO)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         at.kernel_run(f"{FEED}\n{END}")
         while process.stdout.readline().strip() == "hello":
             pass
-        return MESSAGES / (time.perf_counter() - begun)
+        return MESSAGES / (time.perf_counter() - started)
 
 
 def over_wamp(at: LocalServices, process: subprocess.Popen[str]) -> float:
     """Return complete records per second at a WAMP subscriber."""
     ask(process, MESSAGES)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     at.kernel_run(FEED)
     found = said(process)
-    elapsed = time.perf_counter() - begun
+    elapsed = time.perf_counter() - started
     assert found["gaps"] == 0, found
     return MESSAGES / elapsed
 
 
 def throughput(at: LocalServices) -> Figure:
-    """Complete records over WAMP against a bare ZeroMQ subscriber."""
+    """Compare complete records over WAMP with a bare ZeroMQ subscriber."""
     endpoint = at.kernel_run("print(m.endpoint)").strip()
     plain: list[float] = []
     wamp: list[float] = []
@@ -112,13 +112,13 @@ def throughput(at: LocalServices) -> Figure:
 
 
 def latency(at: LocalServices) -> Figure:
-    """From put to the WAMP subscriber, at a thousand messages a second."""
+    """Measure the time from put to the WAMP subscriber, at 1,000 messages/s."""
     code = f"""
 import time
-quakes, begun = c.earthquakes(), time.perf_counter()
+quakes, started = c.earthquakes(), time.perf_counter()
 for number in range({PACED}):
     m.put(quakes[number % 1707], block=True, timeout=10)
-    left = begun + number / {RATE} - time.perf_counter()
+    left = started + number / {RATE} - time.perf_counter()
     if left > 0: time.sleep(left)
 """
     with wamp_subscriber(at) as process:
@@ -134,10 +134,10 @@ for number in range({PACED}):
 
 async def calls_per_s(session: Any, uri: str, count: int) -> float:
     """Return sequential calls per second."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(count):
         await session.call(uri)
-    return count / (time.perf_counter() - begun)
+    return count / (time.perf_counter() - started)
 
 
 ECHO = """
@@ -173,7 +173,7 @@ async def with_session(at: LocalServices, work: Any) -> Any:
     async def joined(session: Any, details: Any) -> None:
         try:
             result.set_result(await work(session))
-        except Exception as error:  # it goes to who awaits the result
+        except Exception as error:  # raised where the result is awaited
             result.set_exception(error)
 
     component.start(asyncio.get_running_loop())
@@ -184,8 +184,8 @@ async def with_session(at: LocalServices, work: Any) -> Any:
 
 
 def status_calls(at: LocalServices) -> list[Figure]:
-    """``status`` over WAMP against a bare echo, idle; then its p99 while the machine runs at full speed."""
-    from benchmarks.house import scratch_path
+    """Compare ``status`` over WAMP with a bare echo, idle; then measure its p99 with the machine at full speed."""
+    from benchmarks.services import scratch_path
     from timbr_wamp import runtime
 
     node = runtime.read_file(runtime.node_file(scratch_path(at.environ)), runtime.NodeFile)
@@ -216,9 +216,9 @@ def status_calls(at: LocalServices) -> list[Figure]:
     async def durations(session: Any) -> list[float]:
         found = []
         for _ in range(1000):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             await session.call(status_uri)
-            found.append(time.perf_counter() - begun)
+            found.append(time.perf_counter() - started)
         return found
 
     at.kernel_run("import itertools; m.set_source(itertools.cycle(c.earthquakes()), replace=True)")
@@ -233,7 +233,7 @@ def status_calls(at: LocalServices) -> list[Figure]:
 
 
 def slot_change(at: LocalServices) -> Figure:
-    """From the call that sets a slot to the first record it made, at the WAMP subscriber; the worst of twenty."""
+    """Measure the time from setting a slot to its first record at the WAMP subscriber; the worst of 20."""
     at.kernel_run(
         "def paced():\n    import time\n    quakes = c.earthquakes()\n    for n in range(10**9):\n"
         "        time.sleep(0.001)\n        yield quakes[n % 1707]\nm.set_source(paced, replace=True)"
@@ -241,13 +241,13 @@ def slot_change(at: LocalServices) -> Figure:
     found = []
     with wamp_subscriber(at) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # the revision that there is
+        process.stdout.readline()  # the current revision
         for number in range(20):
-            begun = time.time()
+            started = time.time()
             at.machine[3] = f"lambda label: [{number}, label]"
             kind, _, seen = json.loads(process.stdout.readline())
             assert kind == "revision"
-            found.append((seen - begun) * 1000)
+            found.append((seen - started) * 1000)
     at.kernel_run("del m.source; del m[3]; assert m.wait(30)")
     median = statistics.median(found)
     return Figure("a live slot change, seen at the WAMP subscriber, worst of 20", max(found), "<=", 50, "ms",
@@ -255,8 +255,8 @@ def slot_change(at: LocalServices) -> Figure:
 
 
 def figures() -> Iterator[Figure]:
-    """Measure and return the figures of the whole way."""
-    with house() as at:
+    """Measure and yield the figures."""
+    with local_services() as at:
         yield latency(at)
         yield throughput(at)
         yield from status_calls(at)

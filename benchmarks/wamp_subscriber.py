@@ -1,9 +1,9 @@
-"""A WAMP subscriber in a process of its own: complete records by subscription and refill, counted.
+"""A WAMP subscriber process that counts complete records, by subscription and refill.
 
 ``python -m benchmarks.wamp_subscriber URL KERNEL_ID`` with the token in the environment. Reads numbers
-from standard input: for each, counts so many records from now on and prints
-``{"count", "gaps", "latencies_p50_s", "latencies_p99_s", "seconds"}``. A line ``revisions`` prints
-``[revision, time]`` for each first record of a revision from then on.
+from standard input: for each, counts that many new records and prints
+``{"count", "gaps", "p50_s", "p99_s"}``. When the first record of a revision arrives, it prints
+``["revision", revision, time]``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.house import quantile
+from benchmarks.services import quantile
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.client.feed import Deliver, Feed, Gap, Refill
 from timbr_wamp.names import kernel_uri
 
-#: One in so many records is looked into for its latency.
+#: The latency of one record in this many is measured.
 LOOK_EVERY = 7
 
 
@@ -40,7 +40,7 @@ class Reader:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
-        """Subscribe, and begin after the newest record that there is."""
+        """Subscribe, and start after the newest record."""
         await self._connection.subscribe(self._records, self._on_batch)
         status = await self._connection.call(self._status)
         self._feed = Feed(run=status["run"], after_seq=status["last_seq"])

@@ -1,4 +1,4 @@
-"""A whole house for the figures: ``timbr-wamp up``, one kernel, one machine, and what is asked of them."""
+"""All local services for the figures: ``timbr-wamp up``, one kernel, one machine, and helpers to query them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
 from timbr_wamp.router import find_crossbar, free_port
 from timbr_wamp.settings import load_settings
 
-#: Nothing here takes longer, or something is broken.
+#: Time limit of every step; the slowest takes a few seconds.
 LIMIT_S = 180.0
 
 
@@ -54,15 +54,15 @@ class LocalServices:
 
 
 def scratch_path(environ: dict[str, str]) -> Any:
-    """Return the house's runtime folder."""
+    """Return the runtime folder of the services."""
     from pathlib import Path
 
     return Path(environ["TIMBR_WAMP_RUNTIME_DIR"])
 
 
 @contextmanager
-def house(*, bufsize: int = 1024) -> Iterator[LocalServices]:
-    """Start everything in folders of its own; a kernel with a machine of the three slots; end it all."""
+def local_services(*, bufsize: int = 1024) -> Iterator[LocalServices]:
+    """Start router, host and bridge in new folders, and a kernel with a machine of the three slots; end them all."""
     folder = scratch_folder()
     environ = {
         **os.environ, "TIMBR_WAMP_RUNTIME_DIR": str(folder / "run"), "TIMBR_WAMP_DATA_DIR": str(folder / "data"),
@@ -95,10 +95,10 @@ def house(*, bufsize: int = 1024) -> Iterator[LocalServices]:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
-    """Wait for a condition, with a limit."""
+    """Wait until a condition holds; fail after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
         time.sleep(0.02)
 
 
