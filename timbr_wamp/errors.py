@@ -9,11 +9,17 @@ traceback. This module imports no other module of timbr_wamp.
 from __future__ import annotations
 
 import queue
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 ERROR_PREFIX = "io.timbr.error."
+#: Characters of an error's message.
+MESSAGE_LIMIT = 2000
+
+#: Asked of `type` itself: a metaclass may answer otherwise.
+_qualname = type.__dict__["__qualname__"].__get__
 
 #: Every error class by its URI; `TimbrError.__init_subclass__` fills it.
 ERRORS: dict[str, type[TimbrError]] = {}
@@ -42,7 +48,7 @@ def to_wire(error: BaseException) -> tuple[str, list[object], dict[str, object]]
     Errors outside the `TimbrError` tree are sent as `RemoteError` with their class name and text.
     """
     if not isinstance(error, TimbrError):
-        sent: TimbrError = RemoteError(type(error).__name__, str(error))
+        sent: TimbrError = RemoteError(class_name(error), message_of(error))
     else:
         sent = error
     text = sent.remote_traceback or "".join(traceback.format_exception(error))
@@ -68,6 +74,35 @@ def from_wire(uri: str, args: Sequence[object], kwargs: Mapping[str, object] | N
     return error
 
 
+def is_users_interrupt(error: BaseException) -> bool:
+    """Tell whether ``error``, raised in this thread, is the user's Ctrl-C: a KeyboardInterrupt in the main thread."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def clean_text(text: str) -> str:
+    """Return ``text`` without lone surrogates, which UTF-8 cannot carry: file names may hold them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def class_name(error: BaseException) -> str:
+    """Return the qualified name of an error's class."""
+    return clean_text(_qualname(type(error)))
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error's message, cut to `MESSAGE_LIMIT` characters; if its ``__str__`` raises, a text that says so.
+
+    Raises:
+        KeyboardInterrupt: the user's, see `is_users_interrupt`.
+    """
+    try:
+        return clean_text(str.__str__(str(error))[:MESSAGE_LIMIT])
+    except BaseException as failure:  # a foreign __str__ may raise anything
+        if is_users_interrupt(failure):
+            raise
+        return f"<its text raised {class_name(failure)}>"
+
+
 def class_and_text(name: str, text: str) -> str:
     """Return ``"class: text"``, or the class name alone when the text is empty.
 
@@ -78,12 +113,12 @@ def class_and_text(name: str, text: str) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Return an exception's class name and text; never raises, even when its ``__str__`` does."""
-    name = type(error).__name__
-    try:
-        return class_and_text(name, str(error))
-    except Exception as problem:  # an exception class of a user may raise in __str__
-        return f"{name} (its text raised {type(problem).__name__})"
+    """Return an error's class name and message; see `message_of` for a foreign error's.
+
+    >>> described(ValueError("no number")), described(TimeoutError())
+    ('ValueError: no number', 'TimeoutError')
+    """
+    return class_and_text(class_name(error), message_of(error))
 
 
 class RemoteError(TimbrError):

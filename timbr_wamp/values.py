@@ -24,9 +24,10 @@ from typing import Any, Final, TypeAlias, cast
 import orjson
 
 from timbr_wamp.codecs import Codec, codec_of, form_of
-from timbr_wamp.codecs.base import bases_of, class_name, is_ctrl_c
+from timbr_wamp.codecs.base import bases_of, class_name
 from timbr_wamp.codecs.plain import big_int
 from timbr_wamp.codecs.registry import is_ours
+from timbr_wamp.errors import clean_text, is_users_interrupt
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -108,7 +109,7 @@ def plain_text(value: object) -> bytes:
             return _dumps(value, None, _OPTIONS)
         return _dumps(_plain(value, kind, [PLAIN_LIMIT_ITEMS], DEPTH_LIMIT), None, _OPTIONS)
     except BaseException as error:  # orjson's own errors, too; a key or a metaclass may raise anything
-        if is_ctrl_c(error):
+        if is_users_interrupt(error):
             raise
         raise NotPlain from None
 
@@ -214,11 +215,6 @@ def too_large(value: object, size_bytes: int) -> bytes:
     return _dumps({"__type__": _type_name(value)[:100], "__too_large__": size_bytes})
 
 
-def clean_text(text: str) -> str:
-    """Return ``text`` without lone surrogates, which UTF-8 cannot carry: file names may hold them."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _type_name(value: object) -> str:
     return clean_text(class_name(type(value)))
 
@@ -228,7 +224,7 @@ def _foreign_text(ask: Callable[[Any], str], value: object) -> str:
     try:
         text = str.__str__(ask(value))
     except BaseException as error:  # a foreign __repr__ may do anything
-        if is_ctrl_c(error):
+        if is_users_interrupt(error):
             raise
         return f"<{ask.__name__} raised {clean_text(class_name(type(error)))}>"
     return clean_text(text[:REPR_LIMIT])
@@ -292,7 +288,7 @@ class _Walk:
         except (_TooMany, _Undescribed):
             raise
         except BaseException as error:  # foreign code: codecs, properties, __iter__, __str__ may do anything
-            if is_ctrl_c(error):
+            if is_users_interrupt(error):
                 raise
             return self._described(placeholder(value))
 

@@ -83,6 +83,10 @@ def test_the_machine_answers_every_procedure_of_its_contract_with_the_type_it_pr
             MACHINE[name].result(packed)
 
 
+def test_only_a_machine_has_a_thread_pool_for_what_waits():
+    assert {each.scope for each in ALL if each.pooled} == {"machine"}
+
+
 def test_names_of_the_kernels_own_procedures_and_topics_are_reserved():
     assert {"state", "iopub", "execute", "interrupt", "log"} <= RESERVED_NAMES
     assert "machine" not in RESERVED_NAMES

@@ -253,7 +253,7 @@ class _RudeError(Exception):
 
 
 def test_an_exception_whose_text_raises_is_still_described() -> None:
-    assert described(_RudeError()) == "_RudeError (its text raised RuntimeError)"
+    assert described(_RudeError()) == "_RudeError: <its text raised RuntimeError>"
 
 
 class _Overridden(Machine):

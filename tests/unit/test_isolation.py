@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from timbr_wamp.machine.isolation import call_isolated, is_users_interrupt, run_all
-from timbr_wamp.machine.tracebacks import error_line, joined, message_of, traceback_text, where_raised
+from timbr_wamp.errors import class_and_text, described, is_users_interrupt, message_of
+from timbr_wamp.machine.isolation import call_isolated, run_all
+from timbr_wamp.machine.tracebacks import traceback_text, where_raised
 
 FOREIGN = [ValueError, SystemExit, GeneratorExit, BaseException]
 
@@ -79,6 +80,22 @@ def test_a_missing_attribute_of_an_object_with_a_nasty_dir_is_told_all_the_same(
 
 
 def test_an_error_without_a_message_is_told_without_a_dangling_colon():
-    assert error_line(ValueError()) == "ValueError"
-    assert error_line(ValueError("no")) == "ValueError: no"
-    assert joined("f3", error_line(KeyError())) == "f3: KeyError"
+    assert described(ValueError()) == "ValueError"
+    assert described(ValueError("no")) == "ValueError: no"
+    assert class_and_text("f3", described(KeyError())) == "f3: KeyError"
+
+
+class Disguised(type):
+    """A metaclass that tells nothing of its classes."""
+
+    def __getattribute__(cls, name):
+        raise SystemExit
+
+
+@pytest.mark.parametrize("error", FOREIGN)
+def test_an_error_that_hides_its_class_and_its_text_is_described(error):
+    class Hidden(Nasty, metaclass=Disguised):
+        pass
+
+    hidden = Hidden(error)
+    assert described(hidden).endswith(f"Hidden: <its text raised {error.__name__}>")

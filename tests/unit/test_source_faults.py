@@ -204,6 +204,21 @@ def test_a_source_object_may_raise_anything_anywhere(rig, where, error):
     assert one.status.state == ("failed" if where == "next_batch" else "exhausted")
 
 
+class Rude(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+def test_a_source_whose_error_has_no_text_fails_with_its_class(rig):
+    def source():
+        yield 1
+        raise Rude
+
+    one = rig(source).start()
+    one.take_until(lambda: one.status.state == "failed")
+    assert one.status.error == "Rude: <its text raised SystemExit>"
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=lambda e: type(e).__name__)
 def test_an_iterator_may_raise_anything_and_is_restarted(rig, error):
     def source():

@@ -25,7 +25,9 @@ from timbr_wamp.errors import (
     NotAuthorized,
     RemoteError,
     TimbrError,
+    class_name,
     from_wire,
+    message_of,
 )
 
 #: Reasons for a refused join that a retry cannot change. ``authentication_failed`` is not among them,
@@ -186,7 +188,7 @@ def to_timbr_error(action: str, uri: str, error: Exception) -> TimbrError:
         return InvalidArgument(uri, f"it contains a value that cannot be sent: {error}")
     if isinstance(error, InvalidUriError):
         return InvalidName(uri, "a WAMP URI")
-    return RemoteError(type(error).__name__, str(error))
+    return RemoteError(class_name(error), message_of(error))
 
 
 def _from_application_error(action: str, uri: str, error: Any) -> TimbrError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -66,11 +65,6 @@ def class_path(kind: type) -> str:
     """Return package and qualified name of a class, such as ``"pandas.DataFrame"``."""
     module = _module(kind) if isinstance(_module(kind), str) else ""
     return f"{module.partition('.')[0]}.{_qualname(kind)}"
-
-
-def is_ctrl_c(error: BaseException) -> bool:
-    """Return whether an error is the user's Ctrl-C, which no foreign code's failure may hide."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def loaded(module: str) -> Any:

@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 
 from timbr_wamp import plugins
 from timbr_wamp.codecs import arrays, files, plain, tables
-from timbr_wamp.codecs.base import Codec, bases_of, class_path, is_ctrl_c
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.codecs.base import Codec, bases_of, class_path
+from timbr_wamp.errors import InvalidArgument, is_users_interrupt
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class _Registry:
                 if codec.matches(value):
                     return codec
             except BaseException as error:  # a foreign codec
-                if is_ctrl_c(error):
+                if is_users_interrupt(error):
                     raise
                 self.warn(codec, error)
         return pair[1]
@@ -82,7 +82,7 @@ class _Registry:
             try:
                 codecs.append(_made(plugins.load(plugins.CODECS, name)))
             except BaseException as error:  # a foreign module, or factory
-                if is_ctrl_c(error):
+                if is_users_interrupt(error):
                     raise
                 logger.warning("codec %r cannot be loaded, and is left out: %r", name, error)
         with self._lock:

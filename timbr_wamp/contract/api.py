@@ -56,7 +56,7 @@ class NodeApi(Protocol):
 class HostApi(Protocol):
     """Answered by a host: the process that starts kernels and bridges on one computer."""
 
-    @procedure(Access.ADMIN, pooled=True, errors=(e.KernelStartFailed,))
+    @procedure(Access.ADMIN, errors=(e.KernelStartFailed,))
     def start(self, name: str | None = None, startup: str | None = None, cwd: str | None = None) -> KernelInfo:
         """Start a kernel and its bridge; return when the kernel is on the router.
 
@@ -67,11 +67,11 @@ class HostApi(Protocol):
     def list(self) -> list[KernelInfo]:
         """Return the kernels of this host."""
 
-    @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownKernel, e.KernelStartFailed))
+    @procedure(Access.ADMIN, errors=(e.UnknownKernel, e.KernelStartFailed))
     def restart(self, kernel_id: str) -> KernelInfo:
         """Restart a kernel; it keeps its id."""
 
-    @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownKernel,))
+    @procedure(Access.ADMIN, errors=(e.UnknownKernel,))
     def stop(self, kernel_id: str) -> None:
         """Stop a kernel and its bridge."""
 

@@ -13,8 +13,8 @@ import msgspec
 
 from timbr_wamp.codecs.base import class_name
 from timbr_wamp.contract.structs import Policy, SourceOptions, Verdict
-from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.values import DEPTH_LIMIT, clean_text, json_safe, placeholder
+from timbr_wamp.errors import InvalidArgument, clean_text
+from timbr_wamp.values import DEPTH_LIMIT, json_safe, placeholder
 
 PolicyLike: TypeAlias = "Policy | str | Mapping[str, object]"
 

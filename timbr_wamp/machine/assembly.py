@@ -8,7 +8,7 @@ from typing import Any
 
 from timbr_wamp import plugins
 from timbr_wamp.contract.policies import PolicyLike, checked_policy
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.errors import InvalidArgument, class_and_text, described
 from timbr_wamp.machine.events.failure_log import RaisedIn
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.events.log import EventLog
@@ -22,7 +22,6 @@ from timbr_wamp.machine.running.event_loop import EventLoop
 from timbr_wamp.machine.running.worker import Worker
 from timbr_wamp.machine.slots.objects import Objects
 from timbr_wamp.machine.slots.table import Revision, SlotTable
-from timbr_wamp.machine.tracebacks import error_line, joined
 from timbr_wamp.names import new_run
 
 #: So many messages that a journal kept are queued again at the start.
@@ -111,7 +110,7 @@ def assemble(
     def ask_handler(kind: RaisedIn, part: str, error: BaseException) -> None:
         """Stop if the event handler wants a failure outside of slots raised where the user waits."""
         if context.raises(kind, error):
-            worker.halt(joined(part, error_line(error)), error)
+            worker.halt(class_and_text(part, described(error)), error)
 
     hooks.failures.on_report = ask_handler
     return Parts(

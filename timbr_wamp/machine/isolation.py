@@ -10,10 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-
-def is_users_interrupt(error: BaseException) -> bool:
-    """Tell whether ``error``, raised in this thread, is the user's Ctrl-C: a KeyboardInterrupt in the main thread."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+from timbr_wamp.errors import is_users_interrupt
 
 
 def call_isolated(

@@ -1,4 +1,4 @@
-"""Errors as texts: one line, a traceback, where it was raised. Bounded, and safe whatever a foreign error does.
+"""What records tell of an error: its texts, bounded, whatever a foreign error does.
 
 `str` of an exception and the traceback module call foreign code (``__str__``, ``__notes__``, ``__dir__`` for
 suggestions), which may raise anything.
@@ -10,14 +10,11 @@ import traceback
 from types import TracebackType
 from typing import NamedTuple
 
-from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.errors import MESSAGE_LIMIT, class_and_text, class_name, clean_text, is_users_interrupt, message_of
 from timbr_wamp.machine.parsing import undisturbed
-from timbr_wamp.values import clean_text
 
 #: A traceback is kept to its last so many characters and frames.
 TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
-#: Characters of an error's message.
-MESSAGE_LIMIT = 2000
 
 #: Modules that call slots; the names of compiled passes' modules begin so, too.
 _OURS = ("timbr_wamp.machine.", "dask.", "concurrent.futures", "asyncio.", "threading")
@@ -44,7 +41,7 @@ class RaisedElsewhere(Exception):
         self.text, self.original = text, original
 
     def __str__(self) -> str:
-        return joined(self.text.exc_class, self.text.exc_value)
+        return class_and_text(self.text.exc_class, self.text.exc_value)
 
 
 def error_text(error: BaseException) -> ErrorText:
@@ -59,39 +56,6 @@ def original_of(error: BaseException) -> BaseException:
     if type(error) is RaisedElsewhere and error.original is not None:
         return error.original
     return error
-
-
-def class_name(error: BaseException) -> str:
-    """Return the name of an error's class."""
-    return clean_text(type(error).__qualname__)
-
-
-def message_of(error: BaseException) -> str:
-    """Return an error's message, bounded; of one that cannot be had, why."""
-    try:
-        return clean_text(str(error)[:MESSAGE_LIMIT])
-    except BaseException as failure:  # a foreign __str__ may raise anything
-        if is_users_interrupt(failure):
-            raise
-        return f"<its text raised {class_name(failure)}>"
-
-
-def error_line(error: BaseException) -> str:
-    """Return class and message in one line.
-
-    >>> error_line(ValueError("no")), error_line(ValueError())
-    ('ValueError: no', 'ValueError')
-    """
-    return joined(class_name(error), message_of(error))
-
-
-def joined(*parts: str) -> str:
-    """Return the parts that are not empty, with colons between them.
-
-    >>> joined("f3", "ValueError", "")
-    'f3: ValueError'
-    """
-    return ": ".join(part for part in parts if part)
 
 
 def traceback_text(error: BaseException) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
+from timbr_wamp.errors import described
+
 logger = logging.getLogger(__name__)
 
 #: Arguments by position and by name.
@@ -84,7 +86,7 @@ class Watch:
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
-        text = f"{type(error).__name__}: {error}"
+        text = described(error)
         if text != self.last_error:
             logger.exception("callback %s for %s failed", self.callback, self.topic)
             sys.stderr.write(f"callback {self.callback} for {self.topic} failed:\n{traceback.format_exc()}")

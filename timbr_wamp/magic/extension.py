@@ -9,7 +9,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.text import DollarFormatter
 
-from timbr_wamp.errors import TimbrError
+from timbr_wamp.errors import TimbrError, described
 from timbr_wamp.magic.completion import callables, matcher_for
 from timbr_wamp.magic.failures import made_short
 from timbr_wamp.magic.parser import HelpWanted, parse
@@ -85,4 +85,4 @@ def _expanded(text: str, namespace: dict[str, Any]) -> str:
     try:
         return str(DollarFormatter().vformat(text, (), namespace))
     except Exception as error:  # evaluates what the notebook wrote
-        raise UsageError(f"{text.strip()}: {type(error).__name__}: {error}") from None
+        raise UsageError(f"{text.strip()}: {described(error)}") from None

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from timbr_wamp.contract import ExecuteReply
+from timbr_wamp.errors import class_and_text
 
 
 class RemoteCellError(Exception):
@@ -58,7 +59,7 @@ def made_short(error: E) -> E:
 
 
 def _rendered(error: BaseException) -> list[str]:
-    lines = [f"{type(error).__name__}: {error}"]
+    lines = [class_and_text(type(error).__name__, str(error))]
     remote = getattr(error, "remote_traceback", None) or ""
     if any(not _OURS.search(file) for file in _FILE.findall(remote)):
         lines += ["", "where it was raised:", *remote.rstrip().splitlines()]

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from timbr_wamp.errors import InvalidArgument, InvalidSource
+from timbr_wamp.errors import InvalidArgument, InvalidSource, described
 from timbr_wamp.machine import Machine
 
 __all__ = ["find_machine"]
@@ -37,7 +37,7 @@ def find_machine(target: str) -> Machine:
     except InvalidArgument:
         raise
     except (Exception, SystemExit) as error:  # the module's own code
-        raise InvalidSource(f"{target!r}: {type(error).__name__}: {error}") from error
+        raise InvalidSource(f"{target!r}: {described(error)}") from error
     if not isinstance(thing, Machine):
         raise InvalidArgument("machine", f"{target!r} is a {type(thing).__name__}, not a Machine")
     return thing

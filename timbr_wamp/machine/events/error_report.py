@@ -17,10 +17,9 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Final
 
-from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.errors import class_name, clean_text, is_users_interrupt
 from timbr_wamp.machine.parsing import undisturbed
-from timbr_wamp.machine.tracebacks import class_name, traceback_text
-from timbr_wamp.values import clean_text
+from timbr_wamp.machine.tracebacks import traceback_text
 
 #: Characters of a report; the end is kept, where the error is.
 REPORT_LIMIT = 20_000

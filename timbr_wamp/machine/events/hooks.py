@@ -20,9 +20,8 @@ from typing import Any, Final, TypeAlias, get_args
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import EventKind
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.errors import InvalidArgument, is_users_interrupt
 from timbr_wamp.machine.events.failure_log import FailureLog
-from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.slots.callables import is_async, is_class, is_kind, method_of
 
 logger = logging.getLogger(__name__)

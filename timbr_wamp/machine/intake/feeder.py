@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from timbr_wamp.contract import MachineStateName, Progress, SourceOptions, SourceStatus
 from timbr_wamp.contract.structs import SourceStateName
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.errors import InvalidArgument, described
 from timbr_wamp.machine.intake.admission import Admission, OnDrop, checked_options
 from timbr_wamp.machine.intake.message_queue import Counts, MessageQueue
 from timbr_wamp.machine.intake.readers import Reader, ReadyReader, SourceReaders
@@ -26,7 +26,6 @@ from timbr_wamp.machine.isolation import call_isolated
 from timbr_wamp.machine.processing import mark_source_thread
 from timbr_wamp.machine.protocols import Clock, EndOfSource
 from timbr_wamp.machine.waiting import Monitor
-from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -425,4 +424,4 @@ def _eta_s(left: int | None, rate_per_s: float) -> float | None:
 
 
 def _text(error: BaseException | None) -> str | None:
-    return None if error is None else clean_text(f"{type(error).__name__}: {error}")
+    return None if error is None else described(error)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s
-from timbr_wamp.errors import UpstreamError
-from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.errors import UpstreamError, is_users_interrupt
 from timbr_wamp.machine.messages import Failure, Notes
 from timbr_wamp.machine.raw import Raw, opened
 from timbr_wamp.machine.slots.arguments import given, reads_message

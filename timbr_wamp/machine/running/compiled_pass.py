@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
-from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.errors import InvalidArgument, is_users_interrupt
 from timbr_wamp.machine.messages import Entry, Finished
 from timbr_wamp.machine.raw import Raw
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, Unawaited

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from timbr_wamp.contract import Policy
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.errors import InvalidArgument, is_users_interrupt
 from timbr_wamp.machine.events.handlers import BaseEventHandler
 from timbr_wamp.machine.events.hooks import Hooks
-from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.table import Revision
 

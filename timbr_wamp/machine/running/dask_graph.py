@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 from timbr_wamp.contract import Record, RecordMeta
-from timbr_wamp.errors import UpstreamError
+from timbr_wamp.errors import UpstreamError, is_users_interrupt
 from timbr_wamp.machine.events.hooks import Hooks
-from timbr_wamp.machine.isolation import is_users_interrupt
 from timbr_wamp.machine.protocols import Clock, PlanStep
 from timbr_wamp.machine.raw import opened
 from timbr_wamp.machine.records.recorder import policies_of

@@ -18,7 +18,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from timbr_wamp.contract import MachineStateName
-from timbr_wamp.errors import CallTimeout, MachineForked, MachineRunning, MessageKept
+from timbr_wamp.errors import (
+    CallTimeout,
+    MachineForked,
+    MachineRunning,
+    MessageKept,
+    class_and_text,
+    clean_text,
+    described,
+)
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.intake.message_queue import MessageQueue
@@ -32,7 +40,6 @@ from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.lifecycle import Effect, Life, LifeEvent
 from timbr_wamp.machine.slots.objects import Objects, Use
-from timbr_wamp.values import clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +294,7 @@ class Worker:
                     self._apply(lifecycle.Drained)
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
-            reason = clean_text(f"{type(error).__name__}: {error}")
+            reason = described(error)
             with contextlib.suppress(Exception):  # it failed already; the reason is the first one
                 self._give_back_unfinished(record=False)
             self._thread = None  # it lives a moment longer, but does nothing more
@@ -492,8 +499,7 @@ class Worker:
 
 def _reason(notes: Notes) -> str:
     failure = next(failure for failure in notes.failures if failure.policy != "skip")
-    text = f"{failure.task}: {failure.exc_class}"
-    return clean_text(f"{text}: {failure.exc_value}" if failure.exc_value else text)
+    return clean_text(class_and_text(f"{failure.task}: {failure.exc_class}", failure.exc_value))
 
 
 class Stall:

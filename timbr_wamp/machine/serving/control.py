@@ -27,8 +27,9 @@ import zmq
 
 from timbr_wamp import errors
 from timbr_wamp.contract import MACHINE, to_builtins
+from timbr_wamp.errors import class_name, message_of
 from timbr_wamp.machine.serving.service import MachineService
-from timbr_wamp.machine.tracebacks import class_name, message_of, traceback_text
+from timbr_wamp.machine.tracebacks import traceback_text
 from timbr_wamp.values import json_safe
 
 if TYPE_CHECKING:

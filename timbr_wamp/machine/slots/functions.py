@@ -23,7 +23,7 @@ from typing import Any, cast
 import cloudpickle
 
 from timbr_wamp.contract import FunctionRef
-from timbr_wamp.errors import InvalidArgument, InvalidSource, PythonMismatch
+from timbr_wamp.errors import InvalidArgument, InvalidSource, PythonMismatch, clean_text, described
 from timbr_wamp.machine.parsing import undisturbed
 from timbr_wamp.machine.slots.callables import (
     BUILTINS,
@@ -37,8 +37,6 @@ from timbr_wamp.machine.slots.callables import (
     wrapped_of,
 )
 from timbr_wamp.machine.slots.source_lines import file_name, keep_lines, point_to_text
-from timbr_wamp.machine.tracebacks import error_line
-from timbr_wamp.values import clean_text
 
 #: Source text kept beside a function, characters.
 SOURCE_LIMIT = 20_000
@@ -94,7 +92,7 @@ def load(ref: FunctionRef, namespace: Mapping[str, object] | None = None) -> Any
     try:
         function = cloudpickle.loads(ref.data or b"")
     except (Exception, SystemExit) as error:  # unpickling runs the sender's code
-        raise InvalidSource(f"the pickled function cannot be loaded: {error_line(error)}") from error
+        raise InvalidSource(f"the pickled function cannot be loaded: {described(error)}") from error
     if ref.text:
         point_to_text(function, ref.text)
     return function
@@ -117,7 +115,7 @@ def _from_reference(text: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise InvalidSource(f"{text!r} cannot be found: {error}") from error
     except (Exception, SystemExit) as error:  # the module's own code
-        raise InvalidSource(f"importing {text!r} raised {error_line(error)}") from error
+        raise InvalidSource(f"importing {text!r} raised {described(error)}") from error
     return thing
 
 
@@ -140,7 +138,7 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
     except (Exception, SystemExit) as error:  # the sender's code; its `exit()` must not leave him without an answer
         line = _line_of(error, filename)
         raise InvalidSource(
-            f"the source text raised {error_line(error)}", line, linecache.getline(filename, line or 0)
+            f"the source text raised {described(error)}", line, linecache.getline(filename, line or 0)
         ) from error
 
 

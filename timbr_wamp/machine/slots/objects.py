@@ -19,14 +19,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from timbr_wamp.errors import PrepFailed
+from timbr_wamp.errors import PrepFailed, described, is_users_interrupt
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import delivered, wait_for
-from timbr_wamp.machine.isolation import call_isolated, is_users_interrupt
+from timbr_wamp.machine.isolation import call_isolated
 from timbr_wamp.machine.protocols import CoroutineRunner
 from timbr_wamp.machine.slots.callables import is_unawaited, method_of
 from timbr_wamp.machine.slots.table import Revision, Slot
-from timbr_wamp.machine.tracebacks import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +159,7 @@ class Objects:
                 self._changed.notify_all()
             if is_users_interrupt(error):
                 raise
-            raise PrepFailed(slot, _name_of(one), error_line(error)) from error
+            raise PrepFailed(slot, _name_of(one), described(error)) from error
         finally:
             _preparing.reset(token)
         with self._changed:
@@ -293,7 +292,7 @@ class Objects:
 
         def failed(error: BaseException) -> None:
             logger.error("teardown of %s failed", _name_of(one), exc_info=error)
-            self._on_failure(_name_of(one), "teardown", error_line(error))
+            self._on_failure(_name_of(one), "teardown", described(error))
 
         call_isolated(self._perform, method, on_failure=failed)
 

@@ -21,11 +21,10 @@ from types import (
 )
 from typing import Any, NamedTuple, cast
 
-from timbr_wamp.machine.isolation import is_users_interrupt
+from timbr_wamp.errors import described, is_users_interrupt
 from timbr_wamp.machine.protocols import PlanStep
 from timbr_wamp.machine.running.executors.pickling import dumps
 from timbr_wamp.machine.slots.callables import is_class, is_kind
-from timbr_wamp.machine.tracebacks import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def _data_of(function: Callable[..., Any]) -> bytes | None:
     except BaseException as error:  # __reduce__ of what it refers to is foreign
         if is_users_interrupt(error):
             raise
-        logger.info("%r runs in this process, not in a child: %s", function, error_line(error))
+        logger.info("%r runs in this process, not in a child: %s", function, described(error))
         return None
 
 
