@@ -103,9 +103,7 @@ def plain_text(value: object) -> bytes:
     """
     kind = type(value)
     try:
-        if kind in _SCALARS:
-            return _dumps(value, None, _OPTIONS)
-        if kind is dict and _is_small_and_plain(cast("dict[Any, Any]", value)):
+        if kind in _SCALARS or (kind is dict and is_small_and_plain(value)):
             return _dumps(value, None, _OPTIONS)
         return _dumps(_plain(value, kind, [PLAIN_LIMIT_ITEMS], DEPTH_LIMIT), None, _OPTIONS)
     except BaseException as error:  # orjson's own errors, too; a key or a metaclass may raise anything
@@ -114,7 +112,7 @@ def plain_text(value: object) -> bytes:
         raise NotPlain from None
 
 
-def _is_small_and_plain(mapping: dict[Any, Any]) -> bool:
+def is_small_and_plain(mapping: Any) -> bool:
     """Tell at once, of a small dict that holds little else than texts and numbers, that nothing else is in it.
 
     Only what the garbage collector tracks may run Python code in orjson (enums) or lack what it reads (`UUID`). The

@@ -10,8 +10,9 @@ from timbr_wamp.machine.records.failures import ErrorRing, Failed
 from timbr_wamp.machine.records.ring import RecordRing
 
 
-def rows(first: int, last: int, size: int = 10) -> list:
-    return [(n, f"{n:024x}", b"x" * size, b"{}", ()) for n in range(first, last + 1)]
+def rows(first: int, last: int, size: int = 8) -> list:
+    """Return rows of so many bytes each and four more."""
+    return [(n, f"{n:024x}", (b"x" * size,), b"{}", ()) for n in range(first, last + 1)]
 
 
 def numbers(found: list) -> list[int]:
@@ -58,9 +59,9 @@ def test_a_ring_keeps_the_newest_rows_whole_and_within_its_limits(
 ) -> None:
     ring, put = RecordRing(capacity, limit_bytes), []
     for texts in batches:
-        new = [(len(put) + n, f"{n:024x}", text, b"{}", (n,)) for n, text in enumerate(texts, 1)]
+        new = [(len(put) + n, f"{n:024x}", (text, b"1"), b"{}", (n,)) for n, text in enumerate(texts, 1)]
         ring.extend(new)
-        put += new
+        put += [(seq, oid, b"[%b,1]" % made[0], meta, layout) for seq, oid, made, meta, layout in new]
         kept = ring.newest(10_000)
         assert kept == put[len(put) - len(kept) :]
         assert len(kept) <= capacity

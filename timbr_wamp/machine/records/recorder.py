@@ -31,16 +31,18 @@ from timbr_wamp.machine.records.ring import RecordRing
 from timbr_wamp.machine.records.rows import (
     RECORD_LIMIT_BYTES,
     CompactRow,
+    NewRow,
+    WholeRows,
     layout_of,
-    shortened,
     whole_row,
-    whole_rows,
+    within_limit,
 )
 from timbr_wamp.machine.slots.callables import is_async, method_of
 from timbr_wamp.machine.slots.table import Revision
 from timbr_wamp.values import JsonValue, text_of
 
 _dumps = orjson.dumps
+_FINISHED, _NOT_ERRORED = b',"finished_at":', b',"errored":false}'
 
 #: So much of an errored message is kept as text beside its error, characters.
 INPUT_PREVIEW = 2_000
@@ -51,7 +53,7 @@ class Batch:
     """What is to be committed together."""
 
     done: list[Finished]
-    rows: list[CompactRow]
+    rows: list[NewRow]
     #: ``(seq, finished)`` of the messages that need more than their row: see `Recorder._settle`.
     eventful: list[tuple[int, Finished]] = field(default_factory=list)
     #: Of the other messages, how many went through each revision.
@@ -269,9 +271,7 @@ class Recorder:
         if not done:
             return
         batch = self._batch(done)
-        hooks, rows = self._hooks, list[Row]()
-        if self._sinks or self._journal is not None or hooks.at("pre_publish") or hooks.at("post_publish"):
-            rows = whole_rows(batch.rows, [finished[2] for finished in done])
+        rows = WholeRows(batch.rows, [finished[2] for finished in done])
         if self._journal is not None:
             with self._journal_lock:
                 self._journal.commit(rows, self._position)
@@ -284,10 +284,11 @@ class Recorder:
     def _batch(self, done: list[Finished]) -> Batch:
         """Number what is finished and make its rows. Changes nothing."""
         run, seq, kept = self.run, self.ring.last_seq, self._kept
-        rows: list[CompactRow] = []
+        rows: list[NewRow] = []
         batch = Batch(done, rows)
         revision: Revision | None = None
-        plain = 0
+        plain, received_last, received = 0, None, b""
+        run_text = b'{"run":%b,"seq":' % _dumps(run)
         for finished in done:
             entry, its_revision, texts, notes, finished_at = finished
             seq += 1
@@ -296,31 +297,35 @@ class Recorder:
                 if revision is not None:
                     batch.plain.append((revision, plain))
                 revision, plain = its_revision, 0
-                layout, made = self._layout_of(its_revision)
-            values = texts if made is None else made(texts)
-            if len(values[0]) + len(values[-1]) > RECORD_LIMIT_BYTES:
-                text = shortened(values)
-            else:
-                text = b"[" + b",".join(values) + b"]"
-                if len(text) > RECORD_LIMIT_BYTES:
-                    text = shortened(values)
-            meta: dict[str, object] = {
-                "run": run,
-                "seq": seq,
-                "attempt": attempt,
-                "revision": its_revision.number,
-                "received_at": received_at,
-                "finished_at": finished_at,
-                "errored": False,
-            }
-            if notes:
-                _describe(notes, meta, batch)
+                layout, pick = self._layout_of(its_revision)
+                attempt_text = b',"attempt":1,"revision":%d,"received_at":' % its_revision.number
+            made = texts if pick is None else pick(texts)
+            if sum(map(len, made)) > RECORD_LIMIT_BYTES // 2:
+                made = within_limit(made)
+            if notes or attempt > 1 or (kept and oid in kept):
+                meta: dict[str, object] = {
+                    "run": run,
+                    "seq": seq,
+                    "attempt": attempt,
+                    "revision": its_revision.number,
+                    "received_at": received_at,
+                    "finished_at": finished_at,
+                    "errored": False,
+                }
+                if notes:
+                    _describe(notes, meta, batch)
+                else:
+                    plain += 1
                 batch.eventful.append((seq, finished))
-            else:
+                meta_text = _dumps(meta)
+            else:  # the same text, written more quickly
                 plain += 1
-                if attempt > 1 or (kept and oid in kept):
-                    batch.eventful.append((seq, finished))
-            rows.append((seq, oid, text, _dumps(meta), layout))
+                if received_at is not received_last:
+                    received_last, received = received_at, _dumps(received_at)
+                meta_text = b"".join(
+                    (run_text, _dumps(seq), attempt_text, received, _FINISHED, _dumps(finished_at), _NOT_ERRORED)
+                )
+            rows.append((seq, oid, made, meta_text, layout))
         if revision is not None:
             batch.plain.append((revision, plain))
         return batch
@@ -353,7 +358,7 @@ class Recorder:
         errored, dropped = batch.errored, batch.dropped
         self._queue.finish(len(batch.rows) - errored - dropped, errored, dropped)
 
-    def _publications(self, rows: list[Row]) -> Iterable[Callable[[], object]]:
+    def _publications(self, rows: Sequence[Row]) -> Iterable[Callable[[], object]]:
         """Return the calls of hooks and sinks, each of which lets a Ctrl-C through; none without anybody to call."""
         calls: list[Callable[[], object]] = []
         if self._hooks.at("pre_publish"):

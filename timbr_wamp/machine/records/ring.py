@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from timbr_wamp.machine.records.rows import CompactRow, Layout
+from timbr_wamp.machine.records.rows import CompactRow, Layout, NewRow
 
 #: Records kept for readers that missed some.
 RING_ROWS = 16_384
@@ -46,19 +46,22 @@ class RecordRing:
         self.first_seq = after_seq + 1
         self.last_seq = after_seq
 
-    def extend(self, rows: Sequence[CompactRow]) -> None:
+    def extend(self, rows: Sequence[NewRow]) -> None:
         """Append rows with consecutive numbers; the oldest are dropped for them."""
-        parts = [part for row in rows for part in row[2:4]]
-        size = sum(map(len, parts))
+        parts = list[bytes]()
+        for _, _, made, meta, _ in rows:
+            parts += made
+            parts.append(meta)
         with self._lock:
-            if size > self._limit_bytes // 4 or len(rows) > len(self._index):
+            if len(rows) > len(self._index) or sum(map(len, parts)) > self._limit_bytes // 4:
                 for row in rows:
-                    self._append([row], row[2] + row[3])
+                    self._append([row], b",".join((*row[2], row[3], b"")))
             elif rows:
-                self._append(rows, b"".join(parts))
+                parts.append(b"")
+                self._append(rows, b",".join(parts))
 
-    def _append(self, rows: Sequence[CompactRow], texts: bytes) -> None:
-        """Append rows that lie one behind the other in ``texts``."""
+    def _append(self, rows: Sequence[NewRow], texts: bytes) -> None:
+        """Append rows: their texts, each with a comma after it, lie one behind the other in ``texts``."""
         index, count = self._index, len(self._index)
         too_many = rows[-1][0] - self.first_seq + 1 - count
         if too_many > 0:
@@ -68,9 +71,9 @@ class RecordRing:
         start = self._head
         self._head = start + len(texts)
         self._buffer[start : self._head] = texts
-        for seq, oid, text, meta, layout in rows:
-            middle = start + len(text)
-            end = middle + len(meta)
+        for seq, oid, made, meta, layout in rows:
+            middle = start + sum(map(len, made)) + len(made)
+            end = middle + len(meta) + 1
             index[seq % count] = (seq, oid, start, middle, end, layout)
             start = end
         self.last_seq = rows[-1][0]
@@ -112,7 +115,7 @@ class RecordRing:
 
     def _row(self, seq: int) -> CompactRow:
         _, oid, start, middle, end, layout = self._entry(seq)
-        return seq, oid, self._buffer[start:middle], self._buffer[middle:end], layout
+        return seq, oid, b"[%b]" % self._buffer[start : middle - 1], self._buffer[middle : end - 1], layout
 
     def _drop(self, count: int) -> None:
         """Drop the oldest rows; their bytes are room if they are next to the head's."""

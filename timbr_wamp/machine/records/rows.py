@@ -7,9 +7,9 @@ them made. The empty layout: each value stands for one position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import msgspec
 import orjson
@@ -24,7 +24,10 @@ Layout: TypeAlias = tuple[int, ...]
 #: A record as it is kept: ``(seq, oid, compact text, meta, layout)``.
 CompactRow: TypeAlias = tuple[int, str, bytes, bytes, Layout]
 
-#: A record's text is kept up to so many bytes, values that are carried counted once; see `shortened`.
+#: A record that is about to be kept: ``(seq, oid, texts of the values that were made, meta, layout)``.
+NewRow: TypeAlias = tuple[int, str, Sequence[bytes], bytes, Layout]
+
+#: A record's text is kept up to so many bytes, values that are carried counted once; see `within_limit`.
 RECORD_LIMIT_BYTES = VALUE_LIMIT_BYTES
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -41,20 +44,13 @@ def layout_of(plan: Plan) -> tuple[Layout, Callable[[Sequence[bytes]], Sequence[
     return layout, itemgetter(*starts)
 
 
-def joined(texts: Sequence[bytes]) -> bytes:
-    """Return values' texts as one JSON text, within `RECORD_LIMIT_BYTES`."""
-    if len(texts[0]) + len(texts[-1]) <= RECORD_LIMIT_BYTES:  # else not even joined
-        text = b"[" + b",".join(texts) + b"]"
-        if len(text) <= RECORD_LIMIT_BYTES:
-            return text
-    return shortened(texts)
-
-
-def shortened(texts: Sequence[bytes]) -> bytes:
-    """Return a record's text with its largest values replaced by their sizes, until it is within the limit.
+def within_limit(texts: Sequence[bytes]) -> Sequence[bytes]:
+    """Return values' texts, the largest replaced by their sizes until all are within `RECORD_LIMIT_BYTES`.
 
     The message itself, which a replay needs, is replaced last.
     """
+    if sum(map(len, texts)) + len(texts) < RECORD_LIMIT_BYTES:
+        return texts
     kept = list(texts)
     size = sum(map(len, kept)) + len(kept) + 1
     by_size = sorted(range(1, len(kept)), key=lambda number: len(kept[number]), reverse=True)
@@ -64,7 +60,7 @@ def shortened(texts: Sequence[bytes]) -> bytes:
         stands_for_it = orjson.dumps({"__type__": "text", "__too_large__": len(kept[number])})
         size += len(stands_for_it) - len(kept[number])
         kept[number] = stands_for_it
-    return b"[" + b",".join(kept) + b"]"
+    return kept
 
 
 def texts_of(text: bytes) -> list[bytes]:
@@ -94,16 +90,46 @@ def whole_row(row: CompactRow) -> Row:
     return seq, oid, whole_text(text, layout), meta
 
 
-def whole_rows(rows: Sequence[CompactRow], texts: Sequence[Sequence[bytes]]) -> list[Row]:
-    """Return rows for sinks; ``texts`` are each record's values. Texts are within `RECORD_LIMIT_BYTES`.
+class WholeRows(Sequence[Row]):
+    """Rows for sinks, made when the first sink looks at one. ``texts`` are each record's values.
 
-    >>> whole_rows([(1, "a", b"[1]", b"{}", (3,))], [[b"1", b"1", b"1"]])
+    >>> list(WholeRows([(1, "a", (b"1",), b"{}", (3,))], [[b"1", b"1", b"1"]]))
     [(1, 'a', b'[1,1,1]', b'{}')]
     """
-    whole: list[Row] = []
-    for (seq, oid, text, meta, layout), values in zip(rows, texts, strict=True):
-        whole.append((seq, oid, joined(values) if layout else text, meta))
-    return whole
+
+    def __init__(self, rows: Sequence[NewRow], texts: Sequence[Sequence[bytes]]) -> None:
+        self._new, self._texts = rows, texts
+        self._rows: list[Row] | None = None
+
+    def _made(self) -> list[Row]:
+        if self._rows is None:
+            rows = list[Row]()
+            for (seq, oid, _, meta, _), values in zip(self._new, self._texts, strict=True):
+                text = b"[%b]" % b",".join(values)
+                if len(text) > RECORD_LIMIT_BYTES:
+                    text = b"[%b]" % b",".join(within_limit(values))
+                rows.append((seq, oid, text, meta))
+            self._rows = rows
+        return self._rows
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        return self._made()[index]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self._new)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return repr(self._made())
 
 
 def wire_row(row: Row) -> RecordRow:

@@ -22,7 +22,7 @@ from timbr_wamp.machine.messages import Entry, Finished
 from timbr_wamp.machine.raw import Raw
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, Unawaited
 from timbr_wamp.machine.slots.callables import is_unawaited
-from timbr_wamp.values import TEXT_OPTIONS, TEXT_TYPES, NotPlain, plain_text, text_of
+from timbr_wamp.values import TEXT_OPTIONS, TEXT_TYPES, is_small_and_plain, plain_text, text_of
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
@@ -70,13 +70,17 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
     and ``many`` has the same lines in a loop over entries.
     """
     names: dict[str, Any] = {
-        "__name__": "timbr_wamp.machine.pass", "Raw": Raw, "text_of": text_of, "plain_text": plain_text,
-        "dumps": orjson.dumps, "options": TEXT_OPTIONS, "plain": TEXT_TYPES, "NotPlain": NotPlain,
-        "is_unawaited": is_unawaited, "Unawaited": Unawaited, "none": (), "now": perf_counter, "repeat": repeat,
-        "context": context, "clock": context.clock, "revision": revision, "interrupted": [],
+        "__name__": "timbr_wamp.machine.pass",
+        # the message, and texts of values
+        "Raw": Raw, "InvalidArgument": InvalidArgument, "dumps": orjson.dumps, "options": TEXT_OPTIONS,
+        "plain": TEXT_TYPES, "is_small": is_small_and_plain, "plain_text": plain_text, "text_of": text_of,
+        # calls that fail, or that give something to await
         "failed": partial(_failed, revision, context), "careful": partial(_careful, revision, context),
-        "InvalidArgument": InvalidArgument,
+        "is_unawaited": is_unawaited, "Unawaited": Unawaited,
+        # around them
         "pre": partial(context.hooks.call, "pre_slot"), "post": partial(context.hooks.call, "post_slot"),
+        "context": context, "clock": context.clock, "now": perf_counter, "repeat": repeat, "revision": revision,
+        "interrupted": [], "none": (),
     }  # fmt: skip
     hooked = tuple(bool(context.hooks.at(point)) for point in _HOOKED)
     lines = ["def one(value, oid):", *_Text(revision, hooked, names).body(" return {}")]
@@ -132,7 +136,7 @@ class _Text:
             "  try: value = value.parsed()",
             f"  except InvalidArgument:{leave.format('careful(value, oid)')}",
             " else:",
-            "  try: text = dumps(value, None, options) if type(value) in plain else plain_text(value)",
+            f"  try: {_text_line('text', 'value')}",
             "  except Exception: text = text_of(value)",
         ]
 
@@ -150,12 +154,18 @@ class _Text:
         ]
         lines += [f" timings{number}.append(now() - begun)"] if self._timed else []
         lines += [
-            f" try: t{number} = dumps(v{number}, None, options) if type(v{number}) in plain else plain_text(v{number})",
+            f" try: {_text_line(f't{number}', f'v{number}')}",
             " except Exception:",
             f"  if is_unawaited(v{number}):{leave.format(f'failed(oid, {position}, Unawaited(v{number}), {known})')}",
             f"  t{number} = text_of(v{number})",
         ]
         return [*lines, *([f" post(oid, {number}, v{number}, None)"] if post else [])]
+
+
+def _text_line(text: str, value: str) -> str:
+    """Return the assignment that writes a value: what `plain_text` does, without its call where that is possible."""
+    quick = f"type({value}) in plain or (type({value}) is dict and is_small({value}))"
+    return f"{text} = dumps({value}, None, options) if {quick} else plain_text({value})"
 
 
 def _given_names(step: PlanStep, values: list[str], texts: list[str]) -> list[str]:
