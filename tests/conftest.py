@@ -1,4 +1,4 @@
-"""What all tests share: folders of their own, one real router for the session, a check for leaks.
+"""Shared by all tests: private folders, one real router for the session, a check for leaks.
 
 Nothing here reads or writes the user's own files: the environment points every process that a test
 starts to folders below a short one in /tmp (paths of unix sockets are limited to about 100 bytes).
@@ -30,7 +30,7 @@ from timbr_wamp.settings import ENV_PREFIX, LEGACY_ENV, PROJECT_VARIABLES, Setti
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: How long what a test ended may take to be gone.
+#: Seconds within which a process or thread that a test ended must have ended.
 LEAK_LIMIT_S = 5.0
 #: Every process that a test starts inherits this variable: what still has it at the end was left behind.
 SESSION_MARK = "TIMBR_TEST_SESSION"
@@ -56,9 +56,9 @@ def require_service(name: str, probe: Callable[[], object]) -> None:
 
 # --- how many processes run them, and in which order -----------------------------------------
 
-#: More than so many workers are not started: each has a router of its own, of 130 MB.
+#: Most workers that are started: each has its own router, of 130 MB.
 WORKERS_LIMIT = 8
-#: A failure names so many of the tests that ran before it in the same process.
+#: Number of earlier tests of the same process that a failure names.
 TESTS_BEFORE = 10
 
 _ran_here: list[str] = []
@@ -93,7 +93,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # --- folders and settings --------------------------------------------------------------------
 
-#: As they are outside of the tests: they know where the router's environment is.
+#: The settings outside of the tests, which know where the router's environment is.
 _USERS_SETTINGS = load_settings()
 
 
@@ -193,7 +193,7 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
         if not threads and not processes:
             return
         for process in processes - commands.keys():
-            commands[process] = _command(process)  # one that ends meanwhile has none any more
+            commands[process] = _command(process)  # one that ended meanwhile has none
         if time.monotonic() >= deadline:
             break
         time.sleep(0.02)
@@ -216,7 +216,7 @@ def _strays(mark: str) -> list[psutil.Process]:
             if process.environ().get(SESSION_MARK) == mark and _counts(process):
                 found.append(process)
         except psutil.Error:
-            continue  # gone meanwhile, or somebody else's
+            continue  # ended meanwhile, or another user's
     return [process for process in found if process.pid != os.getpid()]
 
 

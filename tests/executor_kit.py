@@ -1,4 +1,4 @@
-"""Executors side by side: what one tells of messages, the others must tell, too. A new executor is one line more."""
+"""Executors side by side: all must give equal records. A new executor is one more line in `MACHINES`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from machine_kit import LIMIT_S, Recorder, in_thread
 from timbr_wamp.contract import Record, outcome_kind
 from timbr_wamp.machine import Machine
 
-#: What is compared of a message: its values, and what became of it.
+#: What is compared for a message: values, errored, dropped, policies.
 Seen = tuple[list[Any], bool, bool, "dict[str, str] | None"]
 Run = Callable[[Callable[[Machine], object], Sequence[Any]], list[Seen]]
 
 STAGES = 6
-#: A child process takes its time to start on a busy computer.
+#: Seconds within which a child process starts, also on a busy computer.
 START_S = 30.0
 
 
@@ -41,7 +41,7 @@ def in_a_machine(*, beside_async: bool = False, **options: Any) -> Run:
 
 
 async def beside() -> str:
-    """Take nothing, so that it runs whatever the other slots do."""
+    """Takes no value, so that it runs whatever the other slots do."""
     return "beside"
 
 
@@ -65,7 +65,7 @@ def in_threads(graph: dict[str, Any], key: str) -> Any:
 
 
 def seen(record: Record, values: list[Any]) -> Seen:
-    """Return what every executor must agree about."""
+    """Return what must be equal for every executor."""
     return values[: STAGES + 1], record.errored, record.meta.dropped, record.meta.policies
 
 
@@ -87,7 +87,7 @@ EXECUTORS: dict[str, Run] = {
 
 
 def without_tracebacks(seen: Seen) -> Seen:
-    """Return what is seen without tracebacks."""
+    """Remove the tracebacks and return the rest."""
     for value in seen[0]:
         if outcome_kind(value) != "value":
             value["_exception"]["exc_tb"] = None
@@ -95,5 +95,5 @@ def without_tracebacks(seen: Seen) -> Seen:
 
 
 def values_of(seen: Seen) -> list[Any]:
-    """Return what the slots gave, an exception by its class."""
+    """Return the slots' values; of an exception its class name."""
     return [v if outcome_kind(v) == "value" else v["_exception"]["exc_class"] for v in seen[0][1:]]

@@ -1,6 +1,6 @@
-"""A source with its queue and no machine: the test takes messages out when it wants to.
+"""A source with its queue and no machine: the test takes messages out of the queue.
 
-What the machine's recorder does with dropped messages is done here by a list.
+Dropped messages are collected in a list, where a machine would record them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from machine_kit import LIMIT_S, ManualClock, assert_lawful, wait_until
+from machine_kit import LIMIT_S, ManualClock, assert_counts_add_up, wait_until
 
 from timbr_wamp.contract import SourceOptions, SourceStatus
 from timbr_wamp.machine.intake.feeder import Feeder
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 @contextlib.contextmanager
 def rigs() -> Iterator[Callable[..., Rig]]:
-    """Give what makes rigs; each is closed and its counts are checked afterwards."""
+    """Give a function that makes rigs; each is closed and its counts are checked at the end."""
     made: list[Rig] = []
 
     def make(*args: Any, **kwargs: Any) -> Rig:
@@ -37,7 +37,7 @@ def rigs() -> Iterator[Callable[..., Rig]]:
 
 
 class Rig:
-    """A feeder, its queue, and what both told. `close` checks that all adds up."""
+    """A feeder, its queue, and what both reported. `close` checks that the counts add up."""
 
     def __init__(self, source: object, *, bufsize: int = 4, total: int | None = None, **options: Any) -> None:
         self.clock = ManualClock()
@@ -60,7 +60,7 @@ class Rig:
 
     def _full(self) -> None:
         self.fulls += 1
-        assert_lawful(self.queue.snapshot())  # the lock is free
+        assert_counts_add_up(self.queue.snapshot())  # the lock is free
 
     def _end(self, feeder: Feeder) -> None:
         with self._changed:
@@ -69,7 +69,7 @@ class Rig:
 
     def _drop(self, entries: Sequence[Entry], why: str) -> None:
         counts = self.queue.snapshot()
-        assert_lawful(counts)
+        assert_counts_add_up(counts)
         assert counts.in_flight >= len(entries)
         self.dropped += [entry[1] for entry in entries]
         self._note(entries)
@@ -94,29 +94,29 @@ class Rig:
 
     @property
     def reading(self) -> bool:
-        """A thread of the source lives, be it one that was left to itself."""
+        """A thread of the source lives, an abandoned one included."""
         return any(thread.name == f"timbr {self.name} source" for thread in threading.enumerate())
 
     @property
     def status(self) -> SourceStatus:
-        """The source's."""
+        """The source's status."""
         return self.feeder.status(0.0)
 
     def start(self) -> Rig:
-        """Let the source read without end."""
+        """Permit the source to read without limit."""
         self.feeder.permit()
         return self
 
     def pause(self) -> None:
-        """Let it read no more."""
+        """Hold the source."""
         self.feeder.hold()
         self.queue.wake()
 
     def take(self, limit: int = 64, timeout_s: float = 0.0) -> list[Any]:
-        """Process what waits, at most so many messages; return them."""
+        """Process at most ``limit`` waiting messages; return them."""
         self.feeder.refill(limit)
         entries = self.queue.take(limit, timeout_s)
-        assert_lawful(self.queue.snapshot())
+        assert_counts_add_up(self.queue.snapshot())
         self._note(entries)
         self.queue.finish(processed=len(entries))
         messages = [entry[1] for entry in entries]
@@ -124,7 +124,7 @@ class Rig:
         return messages
 
     def take_until(self, true: Callable[[], object], limit: int = 3) -> None:
-        """Process messages until something is so."""
+        """Process messages until ``true()`` holds."""
         deadline = time.monotonic() + LIMIT_S
         while not true():
             assert time.monotonic() < deadline, f"not within {LIMIT_S} s: {self.status}, {self.queue.snapshot()}"
@@ -141,7 +141,7 @@ class Rig:
             assert self._changed.wait_for(lambda: self.ends, LIMIT_S), "the source did not end"
 
     def wait_for_event(self, kind: str, number: int = 1) -> dict[str, Any]:
-        """Return what the n-th event of that kind says."""
+        """Return the data of the ``number``-th event of that kind."""
 
         def found() -> dict[str, Any] | None:
             return next(itertools.islice((data for k, data in self.events if k == kind), number - 1, None), None)
@@ -153,7 +153,7 @@ class Rig:
         return data
 
     def wait_for_queue(self, size: int) -> None:
-        """Wait until so many messages wait."""
+        """Wait until ``size`` messages are queued."""
         wait_until(lambda: self.queue.snapshot().queue_size == size, f"{size} messages wait")
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class Rig:
         self.feeder.close()
         self.take_until(lambda: not self.reading)
         counts = self.queue.snapshot()
-        assert_lawful(counts)
+        assert_counts_add_up(counts)
         assert counts.in_flight == 0
         assert (counts.processed, counts.dropped) == (len(self.processed), len(self.dropped))
         assert self.status.dropped == len(self.dropped)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any
 
-#: Modules in whose code an interrupt is raised, by the begin of their names.
+#: Prefixes of the modules in whose code an interrupt is raised.
 MODULES = ("timbr_wamp.machine", "threading")
 
 

@@ -1,6 +1,6 @@
-"""What tests of machines share: gates, a clock that the test moves, observers that can be waited for.
+"""Helpers for tests of machines: gates, a clock that the test moves, observers that can be waited for.
 
-Nothing here sleeps: every wait is for the thing itself, and fails loudly at its limit.
+Nothing here sleeps: every wait is for the event itself, and fails when its limit is over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from timbr_wamp.machine.intake.message_queue import Counts
 from timbr_wamp.machine.messages import Entry, Row
 from timbr_wamp.machine.records.rows import wire_row
 
-#: How long a test waits for what must come.
+#: Seconds that a test waits for what must happen.
 LIMIT_S = 5.0
 
 
@@ -40,11 +40,11 @@ class Gate:
         assert self._entered.acquire(timeout=timeout_s), "no message entered the gate"
 
     def let_one_pass(self) -> None:
-        """Let one message go on."""
+        """Let one message pass."""
         self._leave.release()
 
     def open(self) -> None:
-        """Let all messages go on, from now on."""
+        """Let all messages pass from now on."""
         self._open.set()
 
 
@@ -58,13 +58,13 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> float:
-        """Let time pass; a negative figure is a clock that was set back."""
+        """Let time pass; negative ``seconds`` set the clock back."""
         self._now += seconds
         return self._now
 
 
 class Recorder:
-    """A sink and hook that keeps what it is told, and can be waited for."""
+    """A sink and hook that keeps records and events; tests can wait for them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -111,7 +111,7 @@ class Recorder:
 
 
 class MemoryJournal:
-    """A journal in memory: `reopened` gives what the next process would find. ``full`` makes it raise."""
+    """A journal in memory: `reopened` returns what the next process would find. ``full`` makes it raise."""
 
     def __init__(self, run: str = "0123456789abcdef") -> None:
         self.run = run
@@ -148,7 +148,7 @@ class MemoryJournal:
         return journal
 
 
-def assert_lawful(status: Status | Counts) -> None:
+def assert_counts_add_up(status: Status | Counts) -> None:
     """Fail unless the counts of a machine or its queue add up."""
     held = status.processed + status.errored + status.dropped + status.queue_size + status.in_flight
     assert status.put == held, f"{status.put} put, but {held} accounted for: {status}"
@@ -157,7 +157,7 @@ def assert_lawful(status: Status | Counts) -> None:
 
 
 def wait_until(true: Callable[[], object], what: str, timeout_s: float = LIMIT_S) -> None:
-    """Wait for what nobody announces: look at it every few milliseconds."""
+    """Wait for a condition that nothing announces, by polling it every 5 ms."""
     tick = threading.Event()
     for _ in range(int(timeout_s / 0.005)):
         if true():
@@ -172,7 +172,7 @@ def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Runnin
 
 
 class Running:
-    """A call under way in a thread of its own."""
+    """A call that runs in another thread."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call = (function, args, kwargs)
@@ -203,7 +203,7 @@ class Running:
 
 
 class Machines:
-    """Make machines that are closed at the end of the test, and whose counts must add up then."""
+    """Makes machines that are closed at the end of the test; their counts must add up then."""
 
     def __init__(self) -> None:
         self._made: list[Machine] = []
@@ -228,7 +228,7 @@ class Machines:
         for machine in self._made:
             machine.close()
             status = machine.status
-            assert_lawful(status)
+            assert_counts_add_up(status)
             assert status.in_flight == 0, status
 
 

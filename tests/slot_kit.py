@@ -1,4 +1,4 @@
-"""A revision's two ways for one message, without a machine: as compiled, and with care."""
+"""Run one message through a revision without a machine: by the compiled pass, and by the careful pass."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], 
 
 
 def careful(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:
-    """Run a message with care from the first slot on."""
-    passage = CarefulPass(revision, message, context_of(lambda: revision), "oid", timed=True)
-    values, texts, notes = run_steps(passage.steps(), InlineExecutor().invoke)
+    """Run a message through the careful pass."""
+    careful_pass = CarefulPass(revision, message, context_of(lambda: revision), "oid", timed=True)
+    values, texts, notes = run_steps(careful_pass.steps(), InlineExecutor().invoke)
     return values, texts, notes.failures if notes else []
 
 
 def outcomes(failures: list[Any]) -> list[tuple[Any, ...]]:
-    """What of failures does not depend on the way: everything but the traceback."""
+    """Return what must be equal for both passes: everything but the traceback."""
     return [(f.slot, f.task, f.exc_class, f.exc_value, f.policy, f.tries) for f in failures]

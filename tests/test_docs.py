@@ -114,7 +114,7 @@ def resolve(dotted: str) -> object:
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Return the dotted names that nothing bears."""
+    """Return the dotted names that do not exist."""
     wrong = []
     for name in sorted(set(names)):
         try:
@@ -208,20 +208,20 @@ def floors_of(name: str) -> dict[str, int]:
 def test_the_architecture_names_every_room_on_its_floor() -> None:
     text = ARCHITECTURE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d) \| (.*) \|$", text, re.MULTILINE)
-    told = {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
+    documented = {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
     package = ROOT / "timbr_wamp"
     there = {room for room in floors_of("FLOORS") if (package / room).is_dir() or (package / f"{room}.py").is_file()}
-    assert told == {room: floor for room, floor in floors_of("FLOORS").items() if room in there - {"__main__"}}
+    assert documented == {room: floor for room, floor in floors_of("FLOORS").items() if room in there - {"__main__"}}
     explained = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| .+ \|$", text, re.MULTILINE)
-    assert {word for row in explained for word in re.findall(r"`(\w+)`", row)} == set(told)
+    assert {word for row in explained for word in re.findall(r"`(\w+)`", row)} == set(documented)
 
 
 def test_the_architecture_names_the_rooms_of_the_machine_from_the_top_down() -> None:
     text = ARCHITECTURE.read_text(encoding="utf-8")
-    told = re.findall(r"^\| `machine/(\w+)(?:/|\.py)` \|", text, re.MULTILINE)
+    documented = re.findall(r"^\| `machine/(\w+)(?:/|\.py)` \|", text, re.MULTILINE)
     floors = floors_of("MACHINE_FLOORS")
-    assert set(told) == set(floors)
-    assert [floors[room] for room in told] == sorted(floors.values(), reverse=True)
+    assert set(documented) == set(floors)
+    assert [floors[room] for room in documented] == sorted(floors.values(), reverse=True)
 
 
 # --- dependencies ------------------------------------------------------------------------------
@@ -243,14 +243,15 @@ def importers() -> dict[str, set[str]]:
     return rooms
 
 
-def test_every_dependency_is_told_with_the_rooms_that_import_it() -> None:
+def test_every_dependency_is_listed_with_the_rooms_that_import_it() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     needed = re.findall(r"^([A-Za-z][\w-]*)", config["options"]["install_requires"], re.MULTILINE)
     text = (ROOT / "docs/explanation/dependencies.md").read_text(encoding="utf-8")
-    told = dict(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE))
     rooms = {
-        name: {room.partition("/")[0] for room in re.findall(r"`([\w/]+)`", told.get(name, ""))} for name in needed
+        name: {room.partition("/")[0] for room in re.findall(r"`([\w/]+)`", documented.get(name, ""))}
+        for name in needed
     }
     found = importers()
     assert rooms == {name: found[IMPORTED_AS.get(name, name)] for name in needed}

@@ -40,7 +40,7 @@ MACHINE_FLOORS = {
     "slots": 3, "events": 4, "intake": 5, "records": 6, "running": 7, "assembly": 8, "machine": 9, "serving": 10,
 }  # fmt: skip
 
-#: Third party → the rooms or modules that may import it. What is not listed nobody may.
+#: Third party → the rooms or modules that may import it. What is not listed is not allowed.
 THIRD_PARTIES = {
     "orjson": {"values", "contract", "faces", "machine", "client", "components", "magic", "cli"},
     "platformdirs": {"settings"},
@@ -132,7 +132,7 @@ def test_imports_inside_the_machine_go_downwards(path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
+def test_no_module_imports_itself_through_others() -> None:
     modules = {_dotted(path): path for path in _modules()}
     imports = {
         name: {module for _, module in _imports(path) if module in modules and module != name}
@@ -142,12 +142,12 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     circles = []
     done: set[str] = set()
 
-    def visit(name: str, way: tuple[str, ...]) -> None:
-        if name in way:
-            circles.append(" → ".join((*way[way.index(name) :], name)))
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        if name in chain:
+            circles.append(" → ".join((*chain[chain.index(name) :], name)))
         elif name not in done:
             for other in sorted(imports.get(name, ())):
-                visit(other, (*way, name))
+                visit(other, (*chain, name))
             done.add(name)
 
     for name in imports:
@@ -184,7 +184,7 @@ def test_some_third_parties_have_one_module(library: str, count: int) -> None:
     assert len(users) <= count, users
 
 
-def test_twisted_speaks_only_in_the_router() -> None:
+def test_twisted_is_imported_only_in_the_router() -> None:
     speakers = {
         path.relative_to(ROOT).parts[0]
         for folder in ("timbr_wamp", "router-config")

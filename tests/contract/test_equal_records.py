@@ -19,7 +19,7 @@ OTHERS = {name: run for name, run in EXECUTORS.items() if name != "inline"}
 
 
 def raisers() -> dict[str, Callable[[Any], Any]]:
-    """Functions that raise; local, so that child processes get them by value, as those of a notebook."""
+    """Functions that raise; local, so that they are sent to child processes by value, like those of a notebook."""
 
     class Unpicklable(Exception):
         def __init__(self, *, keyword: int) -> None:
@@ -123,7 +123,7 @@ def without_argument(function: Callable[[Any], Any]) -> Callable[[], Any]:
 
 
 CASES = raisers()
-#: As many at once as there are slots: a machine for each would take long.
+#: As many at once as there are slots: a machine for each would be slow.
 GROUPS = [list(CASES)[n : n + STAGES] for n in range(0, len(CASES), STAGES)]
 
 

@@ -1,4 +1,4 @@
-"""One contract for every kind of source, under every policy: what is read is queued, or told as dropped, once."""
+"""One contract for every kind of source, under every policy: each message is queued or recorded as dropped, once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timbr_wamp.machine.protocols import EndOfSource
 
 
 class Batches:
-    """A `Source` that has nothing ready now and then, and can be begun again."""
+    """A `Source` that sometimes has nothing ready, and can be restarted."""
 
     def __init__(self, count: int) -> None:
         self.reopened = self.closed = 0
@@ -61,7 +61,7 @@ class Numbers:
 
 
 class AsyncNumbers:
-    """An async iterable: each time from the begin."""
+    """An async iterable that starts from 0 each time."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -177,19 +177,19 @@ def test_a_source_that_may_not_read_drops_nothing(rig, make, policy):
 
 
 @kinds(AGAIN | {key: READY[key] for key in ("list", "range")})
-def test_what_gives_anew_is_read_in_a_circle(rig, make):
+def test_a_source_that_can_restart_is_read_repeatedly(rig, make):
     source = rig(make(7), on_exhausted="restart").start()
     source.take_until(lambda: len(source.processed) >= 21)
     assert source.processed[:21] == [*range(7), *range(7), *range(7)]
     assert source.status.restarts >= 2
     assert source.status.total is None
-    assert source.kinds == ["restarted"], "told once a second, or a short list would fill the log"
+    assert source.kinds == ["restarted"], "reported once a second, or a short list would fill the log"
     assert not source.feeder.ended
 
 
 @pytest.mark.parametrize("options", [{"on_exhausted": "restart"}, {"restarts": 1}], ids=str)
 @kinds(ONCE | {"list iterator": READY["list iterator"]})
-def test_what_gives_once_only_is_refused_where_it_is_to_be_begun_again(rig, make, options):
+def test_a_source_that_cannot_restart_is_refused_with_restart_options(rig, make, options):
     source = make(3)
     with pytest.raises(InvalidArgument, match=r"cannot be restarted.*(generator function|factory)"):
         rig(source, **options)
@@ -198,7 +198,7 @@ def test_what_gives_once_only_is_refused_where_it_is_to_be_begun_again(rig, make
 
 @pytest.mark.parametrize("policy", POLICIES)
 @kinds(THREADED)
-def test_taken_away_while_the_queue_is_full_it_lets_go_and_all_adds_up(rig, make, policy):
+def test_a_source_deleted_while_the_queue_is_full_ends_and_the_counts_add_up(rig, make, policy):
     source = rig(make(50), policy=policy, sample_every=2).start()
     wait_until(lambda: source.queue.snapshot().put >= 4, "the queue filled")
     source.close()

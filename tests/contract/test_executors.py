@@ -1,4 +1,4 @@
-"""One contract, every executor: inline, threads, processes and plain Dask make equal records."""
+"""One contract for every executor: inline, threads, processes and plain Dask make equal records."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class TestExecutor:
         assert values_of(seen)[:2] == [7, 8]
         assert (seen[1], seen[3], tries.read_text()) == (False, {"f0": "retry 2"}, "7 7 7 ")
 
-    def test_values_are_told_as_they_were_right_after_their_slot(self, run: Run) -> None:
+    def test_values_are_published_as_they_were_right_after_their_slot(self, run: Run) -> None:
         def fill(m: Machine) -> None:
             m[0] = lambda message: message
             m[1] = lambda f0: f0.append("changed") or f0

@@ -81,7 +81,7 @@ class Block:
     #: Line of the page that its first line is, from 1.
     line: int
     run: bool
-    #: What it is said to print; None: nobody says.
+    #: What the page says it prints; None: nothing is said.
     prints: str | None = None
 
 
@@ -309,7 +309,7 @@ def test_every_verb_is_in_its_reference(page: str, documented: type) -> None:
     assert not sorted(set(verbs) - words)
 
 
-def test_every_removed_name_is_told_to_who_comes_from_timbr_machine() -> None:
+def test_every_removed_name_is_on_the_page_about_timbr_machine() -> None:
     removed = {name for name in dir(Machine) if not name.startswith("_") and not hasattr(Machine, name)}
     assert {"active", "print_status", "load_machine"} <= removed
     assert not sorted((removed | set(STOP_ARGUMENTS)) - words_in("how-to/from-timbr-machine.md"))
@@ -329,7 +329,7 @@ def test_every_point_event_and_handler_is_in_the_reference() -> None:
 
 
 @pytest.mark.parametrize("struct", [Policy, PolicyCounts, SourceOptions, Progress, Status, SlotInfo, ErrorGroup])
-def test_every_field_of_what_a_machine_tells_is_in_the_reference(struct: type[msgspec.Struct]) -> None:
+def test_every_field_of_a_machines_structs_is_in_the_reference(struct: type[msgspec.Struct]) -> None:
     assert sorted(set(struct.__struct_fields__) - words_in("reference/machine.md")) == []
 
 

@@ -1,4 +1,4 @@
-"""Random slot tables, arities, failures and policies: every executor tells the same of every message."""
+"""Random slot tables, arities, failures and policies: every executor gives equal records."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_function(number: int, takes: int, texts: bool, fails_on: int | None, ba
 
 
 def revision_of(table: dict[int, Any]) -> Revision:
-    """Return the table's newest revision; functions start anew with each call."""
+    """Return the table's newest revision; each call makes new functions."""
     slots = SlotTable(SLOTS, lambda: 0.0)
     slots.assign(
         {n: None if spec is None else make_function(*spec[:5]) for n, spec in table.items()},
@@ -77,22 +77,22 @@ def revision_of(table: dict[int, Any]) -> Revision:
     return slots.current()
 
 
-def told(texts: list[bytes], notes: Any) -> tuple[Any, ...]:
-    """Return all that a record tells, but for tracebacks."""
+def reported(texts: list[bytes], notes: Any) -> tuple[Any, ...]:
+    """Return all that a record holds, except tracebacks."""
     values = [orjson.loads(text) for text in texts]
     for value in values:
         if outcome_kind(value) != "value":
             value["_exception"]["exc_tb"] = None
-    return values, bool(notes and notes.errored), bool(notes and notes.verdict == "drop"), told_policies_of(notes)
+    return values, bool(notes and notes.errored), bool(notes and notes.verdict == "drop"), reported_policies_of(notes)
 
 
-def told_policies_of(notes: Any) -> dict[str, str]:
-    """Return what a record tells of policies."""
+def reported_policies_of(notes: Any) -> dict[str, str]:
+    """Return the policies of a record."""
     return policies_of(notes) if notes else {}
 
 
 def run(executor: Executor, revision: Revision, given: list[Any], concurrency: int = 1) -> list[tuple[Any, ...]]:
-    """Run messages through an executor and close it; return what is told of each."""
+    """Run messages through an executor and close it; return what their records hold."""
     try:
         return run_open(executor, revision, given, concurrency)
     finally:
@@ -100,53 +100,53 @@ def run(executor: Executor, revision: Revision, given: list[Any], concurrency: i
 
 
 def run_open(executor: Executor, revision: Revision, given: list[Any], concurrency: int = 1) -> list[tuple[Any, ...]]:
-    """Run messages through an executor; return what is told of each."""
+    """Run messages through an executor; return what their records hold."""
     entries = deque((f"{n:024x}", message, 0.0, 1) for n, message in enumerate(deepcopy(given)))
     context = context_of(lambda: revision, concurrency=concurrency)
     finished = list(executor.process(entries, context))
     assert not entries
     assert executor.abandon() == []
     assert [entry[0] for entry, *_ in finished] == [f"{n:024x}" for n in range(len(given))]
-    return [told(texts, notes) for _, _, texts, notes, _ in finished]
+    return [reported(texts, notes) for _, _, texts, notes, _ in finished]
 
 
 def run_in_dask(revision: Revision, given: list[Any]) -> list[tuple[Any, ...]]:
-    """Run messages as Dask graphs; return what is told of each."""
+    """Run messages as Dask graphs; return what their records hold."""
     found = []
     for message in deepcopy(given):
         graph = dask_graph(revision, message, "0" * 24, received_at=0.0, clock=float)
         record = dask.get(graph, "record")
-        values = told([text.encode() for text in record.texts], ())[0]
+        values = reported([text.encode() for text in record.texts], ())[0]
         found.append((values, record.errored, record.meta.dropped, record.meta.policies or {}))
     return found
 
 
 @settings(max_examples=100, deadline=None)
 @given(tables, messages)
-def test_inline_threads_and_plain_dask_tell_the_same(table, given):
+def test_inline_threads_and_plain_dask_give_the_same(table, given):
     inline = run(InlineExecutor(), revision_of(table), given)
     assert run(ThreadsExecutor(), revision_of(table), given) == inline
     assert run_in_dask(revision_of(table), given) == inline
 
 
-def test_a_child_process_tells_the_same():
+def test_a_child_process_gives_the_same():
     executor = ProcessesExecutor(workers=1)  # one for all examples, as its child takes long to start
 
     @settings(max_examples=60, deadline=None)
     @given(tables, messages)
-    def tells_the_same(table, given):
+    def gives_the_same(table, given):
         assert run_open(executor, revision_of(table), given) == run(InlineExecutor(), revision_of(table), given)
 
     try:
-        tells_the_same()
+        gives_the_same()
     finally:
         executor.close()
 
 
 @settings(max_examples=50, deadline=None)
 @given(tables, messages, st.integers(2, 5))
-def test_messages_under_way_at_once_tell_the_same(table, given, concurrency):
-    steady = {n: spec and (*spec[:4], 100, spec[5]) for n, spec in table.items()}  # which try it is, is not told
+def test_messages_under_way_at_once_give_the_same(table, given, concurrency):
+    steady = {n: spec and (*spec[:4], 100, spec[5]) for n, spec in table.items()}  # tries are not counted
     inline = run(InlineExecutor(), revision_of(steady), given)
     assert run(ThreadsExecutor(), revision_of(steady), given, concurrency) == inline
 

@@ -1,4 +1,4 @@
-"""The feed against every kind of loss: each kept row exactly once in order, each other one in one gap."""
+"""The feed under every kind of loss: each kept row is delivered once and in order, each other row is in one gap."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from timbr_wamp.client.feed import Batch, Batcher, Deliver, Feed, Gap, Instructi
 
 
 @dataclass
-class KernelSupervisor:
-    """What numbers the rows, batches them and keeps the newest: a machine behind its bridge."""
+class FakeMachine:
+    """A machine behind its bridge: numbers rows, batches them and keeps the newest."""
 
     kept: int
     batcher: Batcher = field(default_factory=lambda: Batcher(max_rows=4))
@@ -50,10 +50,10 @@ class KernelSupervisor:
 
 
 class Reader:
-    """Drives a feed and checks what it says, at every step."""
+    """Drives a feed and checks its instructions at every step."""
 
-    def __init__(self, keeper: KernelSupervisor, feed: Feed) -> None:
-        self.keeper, self.feed = keeper, feed
+    def __init__(self, machine: FakeMachine, feed: Feed) -> None:
+        self.machine, self.feed = machine, feed
         self.refills: deque[Refill] = deque()
         self.seen: dict[str, list[tuple[str, int]]] = {}
         self.current: str | None = None
@@ -71,8 +71,8 @@ class Reader:
                         self.note(run, seq, "row")
                 case Gap(run, first, last):
                     assert first <= last
-                    if run == self.keeper.run:
-                        kept = {row[0] for row in self.keeper.ring}
+                    if run == self.machine.run:
+                        kept = {row[0] for row in self.machine.ring}
                         assert not kept & set(range(first, last + 1)), "a gap over rows that are still kept"
                     for seq in range(first, last + 1):
                         self.note(run, seq, "gap")
@@ -91,7 +91,7 @@ class Reader:
     def answer(self) -> None:
         if self.refills:
             refill = self.refills.popleft()
-            page = self.keeper.page(refill)
+            page = self.machine.page(refill)
             if page is None:
                 self.feed.on_refill_failed(refill)
             else:
@@ -99,10 +99,10 @@ class Reader:
 
     def settle(self) -> None:
         for _ in range(500):
-            self.take(self.feed.on_status(self.keeper.run, self.keeper.last, confirmed=True))
+            self.take(self.feed.on_status(self.machine.run, self.machine.last, confirmed=True))
             while self.refills:
                 self.answer()
-            if self.feed.run == self.keeper.run and self.feed.expected == self.keeper.last + 1:
+            if self.feed.run == self.machine.run and self.feed.expected == self.machine.last + 1:
                 return
         raise AssertionError("the feed never caught up")
 
@@ -117,44 +117,44 @@ steps = st.lists(
 )
 
 
-def overtake(way: deque[Batch], reader: Reader) -> None:
-    """Lose what is still on its way of runs that began and ended unseen.
+def drop_overtaken(in_transit: deque[Batch], reader: Reader) -> None:
+    """Drop batches in transit of runs that started and ended between two observations.
 
-    WAMP keeps one publisher's order for one subscriber, so the first word of a run never comes
-    after the first word of a later one.
+    WAMP keeps one publisher's order for one subscriber, so the first message of a run never arrives
+    after the first message of a later run.
     """
-    runs = list(reader.keeper.totals)
+    runs = list(reader.machine.totals)
     seen = reader.feed.run
-    for batch in list(way):
+    for batch in list(in_transit):
         if seen is not None and runs.index(batch.run) < runs.index(seen) and batch.run not in reader.runs:
-            way.remove(batch)
+            in_transit.remove(batch)
 
 
 def run_steps(reader: Reader, plan: list[tuple[str, int]]) -> None:
-    keeper, way = reader.keeper, deque[Batch]()
+    machine, in_transit = reader.machine, deque[Batch]()
     for number, (step, count) in enumerate(plan):
         if reader.feed.run is not None:
             reader.runs.add(reader.feed.run)
-        overtake(way, reader)
+        drop_overtaken(in_transit, reader)
         if step == "produce":
-            way.extend(keeper.produce(count, float(number)))
+            in_transit.extend(machine.produce(count, float(number)))
         elif step == "restart":
-            keeper.restart()
-        elif step == "lose" and way:
-            way.popleft()
-        elif step == "swap" and len(way) > 1:
-            way.rotate(1)
-        elif step in ("arrive", "repeat") and way:
-            batch = way[0] if step == "repeat" else way.popleft()
+            machine.restart()
+        elif step == "lose" and in_transit:
+            in_transit.popleft()
+        elif step == "swap" and len(in_transit) > 1:
+            in_transit.rotate(1)
+        elif step in ("arrive", "repeat") and in_transit:
+            batch = in_transit[0] if step == "repeat" else in_transit.popleft()
             reader.take(reader.feed.on_batch(batch.run, batch.first_seq, batch.last_seq, batch.rows))
         elif step in ("status", "sure"):
-            reader.take(reader.feed.on_status(keeper.run, keeper.last, confirmed=step == "sure"))
+            reader.take(reader.feed.on_status(machine.run, machine.last, confirmed=step == "sure"))
         elif step == "answer":
             reader.answer()
         elif step == "fail" and reader.refills:
             reader.feed.on_refill_failed(reader.refills.popleft())
         elif step == "reconnect":
-            way.clear()
+            in_transit.clear()
             reader.refills.clear()
             reader.feed.on_reconnected()
 
@@ -162,26 +162,26 @@ def run_steps(reader: Reader, plan: list[tuple[str, int]]) -> None:
 @settings(max_examples=400, deadline=None)
 @given(plan=steps, kept=st.integers(1, 20), pending=st.integers(1, 12), refill=st.integers(1, 6))
 def test_every_row_is_delivered_once_in_order_or_named_in_one_gap(plan, kept, pending, refill):
-    keeper = KernelSupervisor(kept)
-    keeper.totals[keeper.run] = 0
-    reader = Reader(keeper, Feed(run="run0", after_seq=0, pending_rows=pending, refill_rows=refill))
+    machine = FakeMachine(kept)
+    machine.totals[machine.run] = 0
+    reader = Reader(machine, Feed(run="run0", after_seq=0, pending_rows=pending, refill_rows=refill))
     run_steps(reader, plan)
     reader.settle()
     for seen in reader.seen.values():
         assert [seq for _, seq in seen] == list(range(1, len(seen) + 1))
-    whole = reader.seen.get(keeper.run, [])
-    assert len(whole) == keeper.last
+    whole = reader.seen.get(machine.run, [])
+    assert len(whole) == machine.last
     delivered = {seq for what, seq in whole if what == "row"}
-    assert {row[0] for row in keeper.ring} <= delivered
+    assert {row[0] for row in machine.ring} <= delivered
 
 
 @settings(max_examples=200, deadline=None)
 @given(plan=steps, kept=st.integers(1, 20))
-def test_from_now_on_begins_anywhere_and_misses_nothing_after(plan, kept):
-    keeper = KernelSupervisor(kept)
-    keeper.produce(5, 0.0)
-    reader = Reader(keeper, Feed())
-    reader.take(reader.feed.on_status(keeper.run, keeper.last))
+def test_a_feed_without_a_start_begins_anywhere_and_misses_nothing_after(plan, kept):
+    machine = FakeMachine(kept)
+    machine.produce(5, 0.0)
+    reader = Reader(machine, Feed())
+    reader.take(reader.feed.on_status(machine.run, machine.last))
     run_steps(reader, plan)
     reader.settle()
     first_run = reader.seen.get("run0", [])
@@ -221,16 +221,16 @@ def test_a_batch_waits_no_longer_than_its_age():
     assert batcher.flush(10.022) is None
 
 
-def test_a_lost_tail_is_asked_for_by_the_second_status_that_names_it():
+def test_a_lost_tail_is_requested_after_the_second_status_that_names_it():
     feed = Feed(run="r", after_seq=0)
     feed.on_status("r", 0)
     assert feed.on_batch("r", 1, 1, [[1]]) == [Deliver("r", [[1]])]
-    assert feed.on_status("r", 3) == []  # they may be on their way
+    assert feed.on_status("r", 3) == []  # the rows may still be in transit
     assert feed.on_status("r", 3) == [Refill("r", 1, 500)]
     assert feed.on_page("r", 1, 3, [[2], [3]]) == [Deliver("r", [[2], [3]])]
 
 
-def test_a_run_that_comes_back_goes_on_where_it_was_left():
+def test_a_run_that_comes_back_continues_where_it_was_left():
     feed = Feed(run="a", after_seq=0)
     feed.on_batch("a", 1, 2, [[1], [2]])
     assert feed.on_batch("b", 1, 1, [[1]]) == [RunChanged("b", "a"), Deliver("b", [[1]])]

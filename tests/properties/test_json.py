@@ -111,17 +111,17 @@ def test_the_preview_of_one_value_is_bounded(value):
 
 
 @given(st.lists(st.one_of(scalars, arrays(), tables), max_size=3))
-def test_a_preview_is_the_same_whichever_way_the_value_went(value):
+def test_a_value_has_the_same_text_by_the_fast_and_the_slow_path(value):
     assert json.loads(to_json(value)) == json_safe(value)
 
 
 @given(values)
-def test_the_slow_way_gives_only_what_json_has(value):
+def test_the_slow_path_gives_only_json_types(value):
     orjson.dumps(json_safe(value))
 
 
 @given(json_values)
-def test_what_json_has_comes_back_as_it_was(value):
+def test_json_values_come_back_unchanged(value):
     assert json.loads(to_json(value)) == value
 
 

@@ -20,9 +20,9 @@ from timbr_wamp.errors import PrepFailed, TimbrError
 from timbr_wamp.machine import Machine
 
 EXECUTORS = ["inline", "threads"]
-#: So many machines live one after the other, after some that warm up caches. `tests/soak` has many more.
+#: Number of machines made one after the other, after some that warm up caches. `tests/soak` makes more.
 MACHINES, WARM = 30, 8
-#: Bytes that may be left of each: far less than one machine has.
+#: Bytes that each may leave behind: far less than one machine uses.
 LEFT_BYTES = 2_000
 
 
@@ -76,7 +76,7 @@ def ours() -> list[str]:
 
 
 def lives(executor: str, *, puts: int = 6, end: Callable[[Machine], object] = lambda machine: None) -> list[Any]:
-    """Let a machine live with something of everything; return weak references to what must not outlive it."""
+    """Run a machine that uses every feature; return weak references to what must not outlive it."""
     node, once = Node(), Once()
     messages = [Message(number) for number in range(puts)]
     machine = Machine(4, 100, serve=False, executor=executor, concurrency=2)
@@ -100,7 +100,7 @@ def lives(executor: str, *, puts: int = 6, end: Callable[[Machine], object] = la
 
 
 def alive(references: list[Any]) -> list[str]:
-    """Return what is alive still, as soon as that is nothing, or after a while."""
+    """Return what is still alive: nothing, as soon as that is so, else the rest after a time limit."""
     for _ in range(20):
         gc.collect()
         names = [type(one).__name__ for one in (reference() for reference in references) if one is not None]
@@ -154,7 +154,7 @@ def test_many_machines_leave_no_thread_and_no_memory(executor):
 
 
 def machines_leave_nothing(executor: str, machines: int) -> None:
-    """Let machines live one after the other; fail when threads, memory or objects grow with their number."""
+    """Run machines one after the other; fail when threads, memory or objects grow with their number."""
     gc.collect()
     threads = len(threading.enumerate())
     tracemalloc.start()
@@ -188,7 +188,7 @@ def test_a_machine_keeps_no_message_that_went_well(executor):
             machine.put(message)
         del message, messages
         assert machine.wait(LIMIT_S)
-        machine.put(Message(-1))  # whoever processes may hold the newest
+        machine.put(Message(-1))  # the worker may hold the newest message
         assert machine.wait(LIMIT_S)
         assert alive(references) == []
 

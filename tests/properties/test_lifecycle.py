@@ -1,4 +1,4 @@
-"""The machine's lifecycle over all sequences of events: what must hold after each, whichever way led there."""
+"""The machine's lifecycle over all sequences of events: what must hold after each, whatever came before."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NAMES = ("start", "pause", "resume", "stop", "drain", "timed_out", "drained", "k
 
 @dataclass
 class World:
-    """What a shell would do with the effects: a source, a thread, messages in backoff, an error to be raised."""
+    """Performs the effects as a worker would: a source, a thread, messages in backoff, an error to raise."""
 
     life: Life = field(default_factory=Life)
     source_reads: bool = False
@@ -60,7 +60,7 @@ class World:
 
     def do(self, name: str) -> None:
         """Let an event happen; a refused one changes nothing."""
-        if name == "dies":  # a fork's child, or a thread that was killed: nobody says so
+        if name == "dies":  # a fork's child, or a thread that was killed: nothing reports it
             self.thread_lives = False
             return
         before = self.life
@@ -70,13 +70,13 @@ class World:
             self.life, effects = after(before, event)
         except (WrongState, MachineClosed):
             return
-        self.check_way(before, effects)
+        self.check_transition(before, effects)
         for effect in effects:
             self.perform(effect)
         if self.life.active:
             self.retries = True
         if name == "fail" or (not self.life.active and self.life.state != "paused"):
-            self.thread_lives = False  # it ends by itself
+            self.thread_lives = False  # the thread ends by itself
         self.check()
 
     def perform(self, effect: Effect) -> None:
@@ -95,19 +95,19 @@ class World:
         else:
             assert isinstance(effect, ForgetError)
 
-    def check_way(self, before: Life, effects: tuple[Effect, ...]) -> None:
-        """What every change of the state does, whichever event caused it."""
+    def check_transition(self, before: Life, effects: tuple[Effect, ...]) -> None:
+        """Check what every change of the state must do, whichever event caused it."""
         kinds = {type(effect) for effect in effects}
         if self.life != before:
-            assert WakeWaiters in kinds, "who waits would not see the change"
+            assert WakeWaiters in kinds, "waiting callers would not see the change"
         if before.active and not self.life.active:
-            assert ReturnRetries in kinds, "messages in backoff would be in nobody's hands"
+            assert ReturnRetries in kinds, "messages in backoff would be lost"
         if before.state == "running" and self.life.state != "running":
-            assert HoldSource in kinds, "the source would read on"
+            assert HoldSource in kinds, "the source would continue to read"
         assert sum(isinstance(effect, Report) for effect in effects) <= 1
 
     def check(self) -> None:
-        """What holds in every state."""
+        """Check what must hold in every state."""
         life = self.life
         assert life.active == (life.state in ACTIVE)
         assert not self.source_reads or (life.state == "running" and not life.closed)
@@ -117,7 +117,7 @@ class World:
 
 
 @pytest.mark.parametrize("first", NAMES)
-def test_no_way_of_four_events_forgets_anything(first: str) -> None:
+def test_no_sequence_of_four_events_forgets_anything(first: str) -> None:
     for names in itertools.product(NAMES, repeat=3):
         world = World()
         for name in (first, *names):
@@ -125,7 +125,7 @@ def test_no_way_of_four_events_forgets_anything(first: str) -> None:
 
 
 @given(st.lists(st.sampled_from(NAMES), max_size=60))
-def test_no_way_of_any_length_forgets_anything(names: list[str]) -> None:
+def test_no_sequence_of_any_length_forgets_anything(names: list[str]) -> None:
     world = World()
     for name in names:
         world.do(name)
@@ -146,7 +146,7 @@ def test_a_closed_machine_starts_no_more(verb: str) -> None:
         after(life, Start(False) if verb == "start" else Resume(False))
 
 
-def test_a_running_machine_whose_thread_is_gone_is_started_anew() -> None:
+def test_a_running_machine_whose_thread_ended_is_started_again() -> None:
     life, _ = after(Life(), Start(False))
     _, effects = after(life, Start(False))
     assert StartThread() in effects
@@ -159,7 +159,7 @@ def test_stopping_an_idle_machine_is_no_event() -> None:
     assert not any(isinstance(effect, Report) for effect in effects)
 
 
-def test_what_stopped_by_itself_keeps_its_reason() -> None:
+def test_a_machine_that_stopped_itself_keeps_its_reason() -> None:
     life, _ = after(Life("running"), Halt("f0: ValueError"))
     life, _ = after(life, Stop(False, True))
     assert (life.state, life.reason) == ("stopped", "f0: ValueError")

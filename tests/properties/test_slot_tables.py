@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machine_kit import LIMIT_S, Recorder, assert_lawful, seqs
+from machine_kit import LIMIT_S, Recorder, assert_counts_add_up, seqs
 
 from tests.slot_kit import careful, outcomes, plain
 from timbr_wamp.contract import outcome_kind
@@ -51,13 +51,13 @@ messages = st.one_of(st.integers(), st.text(max_size=5), st.lists(st.integers(),
 
 
 @given(tables, messages)
-def test_the_fast_and_the_careful_way_tell_the_same(table, message):
+def test_the_compiled_and_the_careful_pass_give_the_same(table, message):
     slots = SlotTable(SLOTS, lambda: 0.0)
     slots.assign(table)
     revision = slots.current()
     _, fast, failures = plain(revision, deepcopy(message))
     _, slow, failures_2 = careful(revision, deepcopy(message))
-    # A traceback shows which way it came; all else is the same.
+    # A traceback shows the pass that ran; all else is equal.
     assert [_without_traceback(t) for t in fast] == [_without_traceback(t) for t in slow]
     assert outcomes(failures) == outcomes(failures_2)
     assert len(fast) == SLOTS + 1
@@ -124,12 +124,12 @@ def test_every_put_message_has_one_record_for_each_attempt_whatever_is_changed_m
                     getattr(machine, verb)()
                 except WrongState:
                     continue
-            assert_lawful(machine.status)
+            assert_counts_add_up(machine.status)
         machine.stop()
         machine.start()
         assert machine.wait(LIMIT_S)
         status = machine.status
-        assert_lawful(status)
+        assert_counts_add_up(status)
         assert status.put == len(first_attempts) + again
     seen = records.records
     assert len(seen) == status.put == status.processed + status.errored

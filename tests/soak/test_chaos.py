@@ -1,4 +1,4 @@
-"""Long forms: the house is hurt again and again while messages flow, and every record is seen once, in order."""
+"""Long runs: router and bridge are killed repeatedly while messages flow; every record is seen once, in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def numbers():
 
 
 def test_six_times_router_and_bridge_are_killed(own_settings: Settings) -> None:
-    with up(own_settings) as house, timbr_wamp.connect(house["url"], house["token"]) as client:
+    with up(own_settings) as services, timbr_wamp.connect(services["url"], services["token"]) as client:
         machine = prepared(client)
         kernel_id = client.kernels()[0].kernel_id
         with reader(machine, MESSAGES, timeout_s=600.0) as seen:

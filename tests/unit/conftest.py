@@ -28,7 +28,7 @@ def gate(machines: Machines) -> Gate:
 
 @pytest.fixture
 def new_gate(machines: Machines) -> Callable[[], Gate]:
-    """Make several of them."""
+    """Make several gates."""
     return machines.gate
 
 
@@ -40,7 +40,7 @@ def records() -> Recorder:
 
 @pytest.fixture
 def machine(machines: Machines, records: Recorder) -> Machine:
-    """A machine of eight slots that tells `records` everything."""
+    """A machine of eight slots with `records` as sink and hook."""
     return machines(sinks=[records], hooks=[records])
 
 

@@ -1,4 +1,4 @@
-"""An ``async def`` slot that is tried again while other things happen: nothing is stuck, nothing torn down under it."""
+"""Retries of ``async def`` slots during pause, drain and close: nothing hangs, no object in use is torn down."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, assert_lawful, in_thread, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up, in_thread, wait_until
 
 
 class SecondTry:
-    """An object whose first call for ``"bad"`` raises, and whose second is held until the test lets it go."""
+    """An object whose first call for ``"bad"`` raises, and whose second call waits until the test releases it."""
 
     def __init__(self) -> None:
         self.opened = self.closed = self.calls = 0
@@ -68,7 +68,7 @@ def test_a_second_try_under_way_at_a_pause_goes_back_to_the_queue_and_runs_again
     wait_until(lambda: machine.status.queue_size == 1, "the message is not back in the queue")
     status = machine.status
     assert (status.in_flight, status.retrying, status.processed) == (0, 0, 0)
-    assert_lawful(status)
+    assert_counts_add_up(status)
     second.leave.set()
     machine.start()
     assert machine.wait(LIMIT_S)

@@ -7,13 +7,13 @@ import functools
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, assert_lawful, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineRunning
 
 
 class Meeting:
-    """An async slot that lets nobody go on before ``count`` messages are in it at once."""
+    """An async slot that holds messages until ``count`` of them are in it at once."""
 
     def __init__(self, count: int) -> None:
         self.count, self.most, self._here = count, 0, 0
@@ -30,7 +30,7 @@ class Meeting:
 
 
 class AsyncGate:
-    """An async slot in which messages wait until the test lets them go."""
+    """An async slot in which messages wait until the test opens it."""
 
     def __init__(self) -> None:
         self.entered: list[object] = []
@@ -62,7 +62,7 @@ def run(machine, messages):
     for message in messages:
         machine.put(message)
     assert machine.wait(LIMIT_S)
-    assert_lawful(machine.status)
+    assert_counts_add_up(machine.status)
     return machine.recent(len(messages))
 
 
@@ -81,14 +81,14 @@ def test_async_and_plain_slots_mix_and_give_what_plain_ones_give(machine):
     assert machine(1).values == records[0].values
 
 
-def test_one_message_is_under_way_unless_more_are_wanted(machine):
+def test_one_message_is_under_way_by_default(machine):
     meeting = Meeting(1)
     machine[0] = meeting
     run(machine, range(20))
     assert meeting.most == 1
 
 
-def test_as_many_messages_are_under_way_as_wanted_and_records_stay_in_order(machines):
+def test_concurrency_is_the_number_of_messages_under_way_and_records_stay_in_order(machines):
     machine = machines(concurrency=5)
     meeting = Meeting(5)
     machine[0] = meeting
@@ -97,7 +97,7 @@ def test_as_many_messages_are_under_way_as_wanted_and_records_stay_in_order(mach
     assert [record.input for record in records] == list(range(20))
 
 
-def test_a_later_message_that_is_done_first_waits_for_the_one_before_it(machines, records):
+def test_a_message_that_finishes_early_is_recorded_after_the_one_before_it(machines, records):
     machine = machines(concurrency=3, sinks=[records])
     gate = AsyncGate()
     machine[0] = gate
@@ -106,7 +106,7 @@ def test_a_later_message_that_is_done_first_waits_for_the_one_before_it(machines
         machine.put(message)
     gate.wait_until_entered("a", "b", "c")
     gate.open("c", "b")
-    wait_until(lambda: machine.status.in_flight == 3, "not three under way")
+    wait_until(lambda: machine.status.in_flight == 3, "three messages are under way")
     assert records.rows == []
     gate.open("a")
     assert [record.input for record in records.wait_for(3)] == ["a", "b", "c"]
@@ -154,7 +154,7 @@ def test_a_timeout_is_retried_as_any_failure(machine):
     assert run(machine, [7])[0].meta.policies == {"f0": "retry 1"}
 
 
-def test_a_timeout_of_the_slots_own_is_its_own_failure(machine):
+def test_a_timeout_error_that_the_slot_raises_is_recorded_as_its_own(machine):
     async def own(message):
         raise TimeoutError("theirs")
 
@@ -190,7 +190,7 @@ def test_a_slot_change_is_seen_by_the_next_message(machines):
     assert len({record.revision for record in machine.recent()}) == 2
 
 
-def test_a_pause_lets_those_under_way_end_and_begins_no_other(machines, records):
+def test_a_pause_lets_messages_under_way_finish_and_starts_no_other(machines, records):
     machine = machines(concurrency=2, sinks=[records])
     gate = AsyncGate()
     machine[0] = gate
@@ -201,9 +201,9 @@ def test_a_pause_lets_those_under_way_end_and_begins_no_other(machines, records)
     machine.pause()
     gate.open("a", "b")
     assert [record.input for record in records.wait_for(2)] == ["a", "b"]
-    wait_until(lambda: machine.status.queue_size == 2, "what was not begun is not back in the queue")
+    wait_until(lambda: machine.status.queue_size == 2, "the message that was not started is not back in the queue")
     assert gate.entered == ["a", "b"]
-    assert_lawful(machine.status)
+    assert_counts_add_up(machine.status)
 
 
 def test_the_pause_policy_keeps_only_its_own_message(machines, records):
@@ -218,7 +218,7 @@ def test_the_pause_policy_keeps_only_its_own_message(machines, records):
     oids = [machine.put(message) for message in "abc"]
     machine.start()
     records.wait_for_event("paused")
-    wait_until(lambda: machine.status.in_flight == 0, "messages are under way still")
+    wait_until(lambda: machine.status.in_flight == 0, "no message is under way")
     machine.set(0, lambda message: message)
     machine.resume()
     assert machine.wait(LIMIT_S)
@@ -238,7 +238,7 @@ def test_get_steps_one_message(machine):
         machine.get()
 
 
-def test_what_is_asynchronous_is_known_by_its_kind(machine):
+def test_async_callables_are_recognized_by_type(machine):
     class Callable_:
         async def __call__(self, message):
             return message
@@ -252,7 +252,7 @@ def test_what_is_asynchronous_is_known_by_its_kind(machine):
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, True, "2", 20_000])
-def test_a_concurrency_that_is_none_is_refused(machine, concurrency):
+def test_an_invalid_concurrency_is_refused(machine, concurrency):
     with pytest.raises(InvalidArgument, match="concurrency"):
         machine.configure(concurrency=concurrency)
     assert machine.status.concurrency == 1

@@ -1,4 +1,4 @@
-"""What becomes of messages while the queue is full: by the source's policy, counted, told, and nothing else lost."""
+"""A source's policy decides about messages while the queue is full: drops are counted and recorded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from feeder_kit import Rig, rigs
-from machine_kit import LIMIT_S, ManualClock, assert_lawful, in_thread, wait_until
+from machine_kit import LIMIT_S, ManualClock, assert_counts_add_up, in_thread, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
 from timbr_wamp.machine.intake.message_queue import FULL_AGAIN_S, Droppable, MessageQueue
@@ -21,7 +21,7 @@ def rig() -> Iterator[Callable[..., Rig]]:
 
 
 class Tap:
-    """A generator function's source that gives what the test lets through."""
+    """A generator function that yields as many messages as the test allows."""
 
     def __init__(self) -> None:
         self._more = threading.Semaphore(0)
@@ -34,7 +34,7 @@ class Tap:
             yield f"source {self.read}"
 
     def let(self, count: int) -> None:
-        """Let so many more through."""
+        """Allow ``count`` more messages."""
         self._more.release(count)
 
     def end(self) -> None:
@@ -68,7 +68,7 @@ def test_a_message_that_somebody_put_is_never_dropped_for_a_source(rig, tap):
     put(source.queue, "a", "b")
     tap.let(2)
     wait_until(lambda: source.dropped, "one had to go")
-    assert source.dropped == ["source 1"], "the oldest of the source's, though others waited for longer"
+    assert source.dropped == ["source 1"], "the oldest of the source's messages, though others waited for longer"
     assert source.take() == ["a", "b", "source 2"]
 
 
@@ -82,7 +82,7 @@ def test_where_only_put_messages_wait_the_new_one_of_the_source_goes(rig, tap):
 
 
 @pytest.mark.parametrize("policy", ["drop_new", "drop_old", "sample"])
-def test_put_is_refused_as_ever_while_a_source_drops(rig, policy):
+def test_put_is_still_refused_while_a_source_drops(rig, policy):
     source = rig((n for n in range(20)), policy=policy, sample_every=100).start()
     source.wait_for_end()
     with pytest.raises(MachineFull):
@@ -91,7 +91,7 @@ def test_put_is_refused_as_ever_while_a_source_drops(rig, policy):
 
 
 @pytest.mark.parametrize("policy", ["drop_new", "drop_old", "sample"])
-def test_the_message_under_way_at_a_pause_waits_for_room_and_may_be_dropped_only_after(rig, tap, policy):
+def test_a_message_being_read_at_a_pause_waits_and_may_be_dropped_only_after_the_pause(rig, tap, policy):
     source = rig(tap, policy=policy, bufsize=1, sample_every=3).start()
     tap.let(1)
     source.wait_for_queue(1)
@@ -135,7 +135,7 @@ def test_dropped_messages_are_part_of_what_was_read(rig):
     assert status.options.policy == "drop_new"
 
 
-def test_when_telling_of_a_loss_fails_the_source_ends_with_that_error(rig, monkeypatch):
+def test_when_recording_a_drop_fails_the_source_ends_with_that_error(rig, monkeypatch):
     source = rig((n for n in range(10)), policy="drop_new", bufsize=1, restarts=0)
 
     def refuse(entries, why):
@@ -166,32 +166,32 @@ def test_when_telling_of_a_loss_fails_the_source_ends_with_that_error(rig, monke
         ("backoff_max_s", float("nan")),
     ],
 )
-def test_an_option_that_means_nothing_is_refused_by_its_name(option, value):
+def test_an_invalid_option_is_refused_by_its_name(option, value):
     with pytest.raises(InvalidArgument, match=option):
         Rig([1], **{option: value})
 
 
-# --- that the queue is full ---
+# --- reports of a full queue ---
 
 
 class Fulls:
-    """Counts what a queue tells, on a clock that the test moves."""
+    """Counts the reports of a full queue, on a clock that the test moves."""
 
     def __init__(self, capacity: int) -> None:
         self.count = 0
         self.timer = ManualClock(0.0)
-        self.queue = MessageQueue(capacity, on_full=self._told, timer=self.timer)
+        self.queue = MessageQueue(capacity, on_full=self._on_full, timer=self.timer)
 
-    def _told(self) -> None:
+    def _on_full(self) -> None:
         self.count += 1
         assert not self.queue._lock.locked(), "called with the lock held"
 
 
-def test_full_is_told_once_and_again_only_after_the_queue_was_half_empty():
+def test_full_is_reported_once_and_again_only_after_the_queue_was_half_empty():
     fulls = Fulls(4)
     queue = fulls.queue
     put(queue, *"abcd")
-    assert fulls.count == 0, "full to the brim, but nobody found no room"
+    assert fulls.count == 0, "full, but no caller found no room"
     for _ in range(3):
         with pytest.raises(MachineFull):
             put(queue, "e")
@@ -210,7 +210,7 @@ def test_full_is_told_once_and_again_only_after_the_queue_was_half_empty():
     assert fulls.count == 2
 
 
-def test_a_queue_that_a_waiting_source_fills_all_the_time_is_told_once_a_second():
+def test_a_queue_that_a_source_keeps_full_is_reported_once_a_second():
     fulls = Fulls(2)
     for _ in range(10):
         fulls.queue.offer([entry(1), entry(2)], 0.0)
@@ -223,18 +223,18 @@ def test_a_queue_that_a_waiting_source_fills_all_the_time_is_told_once_a_second(
     assert fulls.count == 2
 
 
-def test_a_writer_that_must_wait_tells_that_the_queue_is_full_before_it_waits():
-    told = threading.Event()
-    queue = MessageQueue(1, on_full=told.set)
+def test_a_writer_reports_a_full_queue_before_it_waits():
+    reported = threading.Event()
+    queue = MessageQueue(1, on_full=reported.set)
     put(queue, "a")
     writer = in_thread(queue.put, entry(1), block=True)
-    assert told.wait(LIMIT_S)
+    assert reported.wait(LIMIT_S)
     assert not writer.done
     queue.take(1, 0.0)
     assert writer.result() is True
 
 
-def test_room_that_comes_while_full_is_told_is_taken():
+def test_room_that_appears_while_full_is_reported_is_used():
     queue = MessageQueue(1, on_full=lambda: queue.take(1, 0.0))
     put(queue, "a")
     assert queue.put(entry(1), block=True) is True
@@ -251,7 +251,7 @@ def test_a_closed_queue_is_not_full():
 
 
 @pytest.mark.parametrize("how", ["set_aside", "displace"])
-def test_a_drop_tells_that_the_queue_is_full_and_a_closed_queue_drops_nothing(how):
+def test_a_drop_reports_a_full_queue_and_a_closed_queue_drops_nothing(how):
     fulls = Fulls(1)
     drop = getattr(fulls.queue, how)
     put(fulls.queue, "a")
@@ -262,7 +262,7 @@ def test_a_drop_tells_that_the_queue_is_full_and_a_closed_queue_drops_nothing(ho
     with pytest.raises(MachineClosed):
         drop([Droppable(entry(2))])
     counts = fulls.queue.snapshot()
-    assert_lawful(counts)
+    assert_counts_add_up(counts)
     assert counts.put == 2
 
 
@@ -291,7 +291,7 @@ def test_every_message_that_a_policy_drops_has_one_record_that_says_why(machines
     assert [event.kind for event in machine.events()].count("full") == 1
 
 
-def test_a_machine_that_is_paused_again_and_again_drops_only_while_it_runs(machines, records):
+def test_a_machine_that_is_paused_repeatedly_drops_only_while_it_runs(machines, records):
     machine = machines(bufsize=8, sinks=[records])
     machine[0] = lambda n: n
     machine.set_source((n for n in range(3000)), policy="drop_old")
@@ -308,7 +308,7 @@ def test_a_machine_that_is_paused_again_and_again_drops_only_while_it_runs(machi
     assert sorted(record.input for record in records.wait_for(3000)) == list(range(3000))
 
 
-def test_an_option_that_means_nothing_leaves_the_source_that_is_there(machine):
+def test_an_invalid_option_leaves_the_present_source(machine):
     machine.source = [1, 2]
     with pytest.raises(InvalidArgument, match="policy"):
         machine.set_source([3], replace=True, policy="drop")

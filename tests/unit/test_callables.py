@@ -1,4 +1,4 @@
-"""What a slot's function is, is told by its type: none of its own code runs, and no chain is endless."""
+"""What a slot's function is depends on its type: none of its own code runs, and chains of wrappers are bounded."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def odd_names() -> Any:
     [Answers, Raises, Lies, Properties, cycle, lambda: AnyFunc(lambda value: value + 1), odd_names],
     ids=["answers", "raises", "lies", "properties", "cycle", "partial", "names"],
 )
-def test_an_object_that_invents_answers_is_only_called(make):  # made here: pytest asks parameters
+def test_an_object_with_dynamic_attributes_is_only_called(make):  # made here: pytest asks parameters
     with Machine(serve=False) as machine:
         machine[1] = make()
         (slot,) = [slot for slot in machine.slots if not slot.identity]
@@ -142,14 +142,14 @@ def test_an_object_that_invents_answers_is_only_called(make):  # made here: pyte
         assert machine(1).values[1] == 2
 
 
-def test_a_class_is_asked_nothing_that_its_metaclass_might_invent():
+def test_no_dynamic_attribute_of_a_metaclass_is_read():
     with Machine(serve=False) as machine:
         machine[0] = OfMeta
         assert machine.slots[0].function == "test_callables.OfMeta"
         assert machine.slots[0].values == 1
 
 
-def test_a_chain_without_end_is_cut():
+def test_an_endless_chain_of_wrappers_is_cut():
     with Machine(serve=False) as machine:
         machine[0] = cycle_of_partials()
         assert machine.slots[0].kind == "function"
@@ -229,7 +229,7 @@ class AsyncCall:
 
 
 class BehindFunc(AsyncCall):
-    """Has an attribute ``func`` that tells nothing of it."""
+    """Has an unrelated attribute ``func``."""
 
     func = len
 
@@ -252,7 +252,7 @@ class AsyncMethods:
         functools.partial(mock.AsyncMock(return_value=2)),
     ],
 )  # fmt: skip
-def test_whatever_is_async_by_its_type_is_awaited(thing):
+def test_a_callable_that_is_async_by_its_type_is_awaited(thing):
     with Machine(serve=False) as machine:
         machine[0] = thing
         assert machine(1).values[0] == 2
@@ -277,7 +277,7 @@ def test_a_cached_async_function_is_refused_since_a_coroutine_is_awaited_once(ca
         machine[0] = cache(acoro)
 
 
-def test_what_would_have_to_be_awaited_is_told_from_values():
+def test_awaitables_are_distinguished_from_values():
     class Awaitable:
         def __await__(self) -> Any:
             yield

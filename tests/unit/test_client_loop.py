@@ -1,4 +1,4 @@
-"""The background loop and the callbacks' thread: their doors, their ends, and who may not enter."""
+"""The background loop and the callbacks' thread: calls into them, shutdown, callers that are refused."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _in_child(loop: BackgroundLoop, pipe) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_a_child_process_is_told_to_connect_anew_and_can(loop: BackgroundLoop):
+def test_a_child_process_must_connect_again_and_can(loop: BackgroundLoop):
     ours, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=_in_child, args=(loop, theirs))
     child.start()
@@ -165,7 +165,7 @@ def test_callbacks_that_are_too_slow_lose_the_oldest_events_and_count_them():
     callbacks.close()
 
 
-def test_waits_grow_to_the_cap_and_begin_short_again_after_a_reset():
+def test_backoff_grows_to_its_cap_and_starts_short_again_after_a_reset():
     backoff = Backoff(2.0, rand=lambda: 0.0)
     waits = [backoff.next_s() for _ in range(10)]
     assert waits[0] == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""Each kind of value has a form of its own; codecs of others do as ours do."""
+"""Each kind of value has its own JSON form; users' codecs work like the built-in ones."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_preview_of_something_large_is_bounded(value):
 
 
 class TestExceptions:
-    def test_class_text_and_causes_are_told(self):
+    def test_class_text_and_causes_are_shown(self):
         try:
             try:
                 {}["k"]
@@ -135,16 +135,16 @@ class TestArrays:
             (numpy.ma.array([1, 2], mask=[False, True]), [1, None]),
         ],
     )
-    def test_a_small_one_of_numbers_dates_or_text_is_a_list_however_it_lies_in_memory(self, array, seen):
+    def test_a_small_array_of_numbers_dates_or_text_is_a_list_in_any_memory_layout(self, array, seen):
         assert preview(array) == seen
 
-    def test_a_large_one_tells_its_shape_and_its_first_items(self):
+    def test_a_large_array_shows_its_shape_and_its_first_items(self):
         assert preview(numpy.ones((1000, 1000))[:, ::2]) == {
             "__type__": "ndarray", "dtype": "<f8", "shape": [1000, 500], "nbytes": 4_000_000, "head": [1.0] * 10,
         }  # fmt: skip
 
     @pytest.mark.parametrize("array", [[1j], [{1}], numpy.zeros(2, [("a", "i4")])], ids=["complex", "object", "fields"])
-    def test_one_of_other_things_tells_what_it_is_at_any_size(self, array):
+    def test_an_array_of_other_types_is_described_at_any_size(self, array):
         assert preview(numpy.array(array))["__type__"] == "ndarray"
 
     def test_numbers_are_numbers(self):
@@ -156,7 +156,7 @@ class TestArrays:
         assert preview(numpy.datetime64(text)) == text
         assert preview(numpy.array([text, "NaT"], dtype="M8")) == [text, None]
 
-    def test_objects_in_an_array_are_told_by_their_class(self):
+    def test_objects_in_an_array_are_shown_by_their_class(self):
         assert preview(numpy.array([Mock(), numpy.int64(2)], dtype=object))["head"][1] == 2
 
 
@@ -196,7 +196,7 @@ class TestTables:
 
 
 class TestFiles:
-    def test_a_preview_tells_where_a_file_is_and_leaves_it_there(self, tmp_path):
+    def test_a_preview_shows_the_position_of_a_file_and_does_not_move_it(self, tmp_path):
         path = tmp_path / "f"
         path.write_bytes(b"0123456789")
         with path.open("rb") as file:
@@ -273,7 +273,7 @@ class TestOwnCodecs:
     @pytest.mark.parametrize(
         "part", [CelsiusCodec(), CelsiusCodec, lambda: CelsiusCodec()], ids=["codec", "class", "factory"]
     )
-    def test_one_of_an_entry_point_is_found_by_asking_and_loaded_once(self, entry_point, part):
+    def test_a_codec_of_an_entry_point_is_found_on_demand_and_loaded_once(self, entry_point, part):
         loads = entry_point(part)
         assert to_json({"plain": [1, "a"]}) == b'{"plain":[1,"a"]}'
         assert loads == []
@@ -286,7 +286,7 @@ class TestOwnCodecs:
         assert preview([Celsius(0.0), 1j])[1]["__type__"] == "complex"
 
     @pytest.mark.parametrize("key", [Celsius, f"{__name__.partition('.')[0]}.Celsius"], ids=["class", "name"])
-    def test_one_is_registered_for_a_class_and_its_subclasses(self, fresh_registry, key):
+    def test_a_codec_is_registered_for_a_class_and_its_subclasses(self, fresh_registry, key):
         class Warm(Celsius):
             pass
 
@@ -294,7 +294,7 @@ class TestOwnCodecs:
         register_codec(key, CelsiusCodec())
         assert preview(Warm(0.0)) == {"__type__": "test.Celsius", "kelvin": 273.15}
 
-    def test_one_may_take_a_kind_that_we_know(self, fresh_registry):
+    def test_a_codec_may_replace_a_built_in_one(self, fresh_registry):
         class Short(CelsiusCodec):
             def preview(self, value):
                 return f"{len(value)} bytes"
@@ -313,7 +313,7 @@ class TestOwnCodecs:
 
     @pytest.mark.parametrize("method", ["preview", "matches"])
     @pytest.mark.parametrize("raised", [RuntimeError, SystemExit, KeyboardInterrupt, GeneratorExit])
-    def test_one_that_raises_harms_nobody_else(self, entry_point, method, raised):
+    def test_a_codec_that_raises_does_not_affect_others(self, entry_point, method, raised):
         def fail(self, value):
             raise raised("no")
 
@@ -326,13 +326,13 @@ class TestOwnCodecs:
         assert "__repr__" in seen[0][0]
         assert seen[0][2] == 2
 
-    def test_one_whose_preview_is_too_long_gives_a_placeholder(self, fresh_registry):
+    def test_a_codec_whose_preview_is_too_long_gives_a_placeholder(self, fresh_registry):
         register_codec(Celsius, type("Long", (CelsiusCodec,), {"preview": lambda self, value: "x" * 10**6})())
         text = to_json([Celsius(0.0), 1])
         assert "__repr__" in json.loads(text)[0]
         assert len(text) < 500
 
-    def test_one_that_gives_its_own_value_back_ends(self, fresh_registry):
+    def test_a_codec_that_returns_its_own_value_ends(self, fresh_registry):
         register_codec(Celsius, type("Same", (CelsiusCodec,), {"preview": lambda self, value: [value]})())
         assert b"holds itself" in to_json(Celsius(0.0))
 

@@ -1,4 +1,4 @@
-"""The one table: what calls are checked against, and what is made from it."""
+"""The contract: calls are checked against it, and other files are generated from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from timbr_wamp.machine.serving.service import MachineService
 ALL = [procedure for table in PROCEDURES.values() for procedure in table.values()]
 
 
-def test_arguments_are_bound_by_place_and_by_name_and_defaults_stay_away():
+def test_arguments_are_bound_by_position_and_by_name_and_defaults_are_left_out():
     assert MACHINE["records"].bind(["r", 5], {}) == {"run": "r", "after_seq": 5}
     assert MACHINE["records"].bind([], {"run": "r", "after_seq": 5, "limit": 1})["limit"] == 1
 
@@ -43,19 +43,19 @@ def test_a_bad_argument_is_refused_by_its_name(name, args, kwargs, word):
         MACHINE[name].bind(args, kwargs)
 
 
-def test_structs_may_travel_as_maps():
+def test_structs_may_be_sent_as_maps():
     bound = MACHINE["slot_set"].bind([0, {"kind": "source", "text": "lambda x: x"}], {})
     assert bound["function"] == contract.FunctionRef(kind="source", text="lambda x: x")
     several = MACHINE["slot_set"].bind([0, [{"kind": "source", "text": "f"}, None]], {})
     assert several["function"][1] is None
 
 
-def test_a_whole_number_serves_where_seconds_are_wanted():
+def test_an_integer_is_accepted_as_seconds():
     assert MACHINE["stop"].bind([False, 5], {}) == {"drain": False, "timeout_s": 5.0}
 
 
 @pytest.mark.parametrize("procedure", ALL, ids=lambda p: f"{p.scope}.{p.name}")
-def test_every_procedure_says_what_it_does_and_its_types_are_ones_that_travel(procedure):
+def test_every_procedure_is_described_and_its_types_can_be_sent(procedure):
     assert procedure.doc.splitlines()[0].endswith(".")
     assert set(procedure.types) == {parameter.name for parameter in procedure.parameters}
     msgspec.json.schema(procedure.result_type)
@@ -146,7 +146,7 @@ def test_a_record_with_texts_has_them_after_the_values():
     assert record.texts == ("14", '"x"')
 
 
-def test_a_record_tells_values_errors_and_skips_apart():
+def test_a_record_distinguishes_values_errors_and_skips():
     error = {"_exception": {"exc_class": "ValueError", "exc_value": "", "exc_tb": "", "task": "f0"}}
     skip = {"_exception": {"exc_class": "UpstreamError", "exc_value": "", "exc_tb": None, "task": "f1"}}
     kinds = [outcome.kind for outcome in record_of([1, error, skip, {"_exception": 1}, {"a": 1}]).outcomes]
@@ -160,7 +160,7 @@ def test_a_record_survives_pickling():
     assert record.values == (2,)
 
 
-def test_a_row_too_large_for_the_wire_gives_a_record_that_tells_its_size():
+def test_a_row_too_large_for_the_wire_gives_a_record_with_its_size():
     meta = orjson.dumps({**contract.to_builtins(META), "text_bytes": 5_000_000}).decode()
     record = contract.record_from_row(RecordRow(7, "a" * 24, None, meta))
     assert record.oid == "a" * 24

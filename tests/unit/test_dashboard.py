@@ -110,7 +110,7 @@ def test_the_sources_leave_all_escaping_to_preact_and_fetch_nothing_from_elsewhe
             assert forbidden not in text, f"{forbidden} in {path}"
 
 
-def test_the_parts_behind_the_seam_know_no_wamp():
+def test_the_parts_of_the_page_import_no_wamp():
     for name in (
         "mount.tsx",
         "seam.ts",

@@ -1,4 +1,4 @@
-"""Cards that are drawn again, and progress bars: when they ask, draw and end; what they leave behind."""
+"""Live cards and progress bars: when they poll, draw and end, and that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Counting:
         return Status(**{"time": 1e9 + self.asked, "uptime_s": float(self.asked), **self.fields})
 
     def wait_until_asked(self, more: int) -> None:
-        """Wait until it was asked so many times more."""
+        """Wait for further calls."""
         with self._asked:
             wanted = self.asked + more
             assert self._asked.wait_for(lambda: self.asked >= wanted, LIMIT_S), "nobody asked"
@@ -147,7 +147,7 @@ def test_a_card_ends_after_its_duration(follow, screen) -> None:
     assert card.wait(LIMIT_S)
 
 
-def test_a_card_says_since_when_there_is_no_news_and_goes_on(follow, screen) -> None:
+def test_a_card_shows_since_when_updates_are_missing_and_continues(follow, screen) -> None:
     status = Counting()
     card = follow(status)
     status.wait_until_asked(1)
@@ -161,7 +161,7 @@ def test_a_card_says_since_when_there_is_no_news_and_goes_on(follow, screen) -> 
     assert card.running
 
 
-def test_a_card_without_news_for_long_ends(follow, screen) -> None:
+def test_a_card_without_updates_for_long_ends(follow, screen) -> None:
     status = Counting()
     status.error = ConnectionError("gone")
     card = follow(status)
@@ -170,7 +170,7 @@ def test_a_card_without_news_for_long_ends(follow, screen) -> None:
     assert screen.texts == []
 
 
-def test_a_card_whose_screen_is_gone_ends(screen) -> None:
+def test_a_card_whose_screen_fails_ends(screen) -> None:
     class Gone:
         def draw(self, html: str, text: str) -> None:
             raise OSError("closed")
@@ -181,14 +181,14 @@ def test_a_card_whose_screen_is_gone_ends(screen) -> None:
 
 
 @pytest.mark.parametrize("interval_s", [0, -1, float("nan")])
-def test_an_interval_is_more_than_nothing(interval_s: float, screen: Drawn) -> None:
+def test_an_interval_must_be_above_0(interval_s: float, screen: Drawn) -> None:
     with pytest.raises(InvalidArgument, match="interval_s"):
         LiveStatus(Counting(), screen, interval_s=interval_s)
     with pytest.raises(InvalidArgument, match="interval_s"):
         show_progress(lambda: Progress(done=0), interval_s=interval_s)
 
 
-def test_only_so_many_cards_are_updated(follow) -> None:
+def test_the_number_of_updated_cards_is_bounded(follow) -> None:
     cards = [follow(Counting()) for _ in range(screens.MAX_LIVE + 2)]
     for card in cards:
         screens._remember(card)
@@ -205,7 +205,7 @@ def test_an_output_that_nobody_watches_gets_one_card(capsys: pytest.CaptureFixtu
     assert "processed    31" in capsys.readouterr().out
 
 
-def test_what_the_first_question_raises_comes_out() -> None:
+def test_an_error_of_the_first_poll_is_raised() -> None:
     status = Counting()
     status.error = ConnectionError("no link")
     with pytest.raises(ConnectionError, match="no link"):
@@ -281,7 +281,7 @@ def test_ctrl_c_ends_the_card_on_a_terminal_and_nothing_else(terminal: Terminal)
 
 
 class SharedConnection:
-    """What a remote machine asks through; answers from here."""
+    """Stands in for the connection of a remote machine; answers locally."""
 
     def __init__(self, status: Counting) -> None:
         self.status, self.name = status, "far"
@@ -319,7 +319,7 @@ def test_a_remote_machine_that_cannot_be_asked_says_why() -> None:
 
 
 def steps(total: int | None, *, stops_at: int | None = None) -> Callable[[], Progress]:
-    """Return a progress that gets one further each time it is asked."""
+    """Return a progress that advances by one with each call."""
     done = iter(range(1000))
 
     def ask() -> Progress:
@@ -360,7 +360,7 @@ def test_a_bar_on_a_terminal(terminal: Terminal, bar: bars.BarKind, total: int |
 
 
 @pytest.mark.parametrize("bar", ["tqdm", "rich"])
-def test_ctrl_c_closes_the_bar_and_comes_out(terminal: Terminal, bar: bars.BarKind) -> None:
+def test_ctrl_c_closes_the_bar_and_is_raised(terminal: Terminal, bar: bars.BarKind) -> None:
     more = steps(100)
 
     def ask() -> Progress:
@@ -399,7 +399,7 @@ def test_auto_is_tqdm_in_a_notebook_if_it_is_there(monkeypatch: pytest.MonkeyPat
     assert isinstance(bars.open_bar("auto", StringIO()), bars.NoBar)
 
 
-def test_a_bar_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bar_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidArgument, match="'lead'"):
         bars.open_bar("lead")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)

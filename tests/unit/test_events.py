@@ -20,7 +20,7 @@ from timbr_wamp.machine.events.log import EVENTS_KEPT, WAITING_LIMIT, EventLog
 def log():
     log = EventLog(ManualClock(), name="test")
     yield log
-    assert log.close(LIMIT_S), "something did not go out"
+    assert log.close(LIMIT_S), "an event was not delivered"
 
 
 def error_row(**changes):
@@ -52,7 +52,7 @@ def test_the_newest_are_kept(log):
     assert [event.number for event in log.newest(EVENTS_KEPT * 2)] == list(range(6, EVENTS_KEPT + 6))
 
 
-def test_nobody_waits_and_there_is_no_thread(log):
+def test_without_subscribers_there_is_no_bus_thread(log):
     log.add("started")
     log.error(error_row())
     assert bus_threads() == []
@@ -74,7 +74,7 @@ def test_callbacks_get_their_kinds_in_order_in_the_bus_thread(log):
     assert threads == {"timbr test bus"}
 
 
-def test_a_callback_taken_away_gets_nothing_more(log):
+def test_a_removed_callback_gets_nothing_more(log):
     seen = []
     end = log.on("started", seen.append)
     log.add("started")
@@ -90,7 +90,7 @@ def test_an_unknown_kind_is_refused_with_its_neighbours(log):
         log.on("draind", print)
 
 
-def test_error_rows_go_to_those_who_ask(log):
+def test_error_rows_go_to_their_subscribers(log):
     seen = []
     log.on("error", seen.append)
     row = error_row()
@@ -141,7 +141,7 @@ def test_a_callback_that_exits_does_not_end_the_bus(log, caplog):
     assert log.failures.count == 1
 
 
-def test_a_slow_callback_holds_nobody_up_and_the_rest_is_dropped_and_counted(log):
+def test_a_slow_callback_delays_nobody_and_events_beyond_the_limit_are_dropped_and_counted(log):
     gate, seen = Gate(), []
     log.on("*", gate)
     log.on("*", seen.append)
@@ -156,7 +156,7 @@ def test_a_slow_callback_holds_nobody_up_and_the_rest_is_dropped_and_counted(log
     assert len(seen) == WAITING_LIMIT + 1
 
 
-def test_listeners_are_called_at_once_by_who_adds(log):
+def test_listeners_are_called_at_once_in_the_adding_thread(log):
     seen = []
     end = log.listen(lambda: seen.append(threading.current_thread()))
     log.add("started")
@@ -183,7 +183,7 @@ def test_every_event_is_a_log_line(log, caplog, kind, level):
 # --- the end ---------------------------------------------------------------------------------
 
 
-def test_closing_brings_what_waits_and_ends_the_thread(log):
+def test_closing_delivers_waiting_events_and_ends_the_thread(log):
     gate, seen = Gate(), []
     log.on("*", gate)
     log.on("*", seen.append)
@@ -196,7 +196,7 @@ def test_closing_brings_what_waits_and_ends_the_thread(log):
     assert (len(seen), log.dropped, bus_threads()) == (10, 0, [])
 
 
-def test_closing_waits_no_longer_than_it_may(caplog):
+def test_closing_waits_at_most_its_timeout(caplog):
     log, gate = EventLog(ManualClock(), name="test"), Gate()
     log.on("*", gate)
     for _ in range(10):
@@ -209,7 +209,7 @@ def test_closing_waits_no_longer_than_it_may(caplog):
     assert bus_threads() == []
 
 
-def test_what_comes_after_the_end_is_kept_but_brought_to_nobody(log):
+def test_events_after_close_are_kept_but_not_delivered(log):
     seen = []
     log.on("*", seen.append)
     assert log.close(LIMIT_S)
@@ -232,14 +232,14 @@ def test_a_callback_may_close_and_flush(log):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_begins_again_and_hangs_nowhere(log):
+def test_a_forked_child_has_a_new_bus_and_does_not_hang(log):
     gate = Gate()
     log.on("started", gate)
     log.add("started")
     log.add("started")
     gate.wait_until_entered()
     child = os.fork()
-    if child == 0:  # no assert reaches pytest from here: the exit code tells
+    if child == 0:  # no assert reaches pytest from the child: the exit code reports
         code = 1
         try:
             seen = []

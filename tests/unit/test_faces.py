@@ -220,7 +220,7 @@ def test_an_empty_list_says_so(kind: type[Rows[Any]], says: str) -> None:
 @pytest.mark.parametrize(
     "struct", [SLOTS[0], ERRORS[0], Event(kind="idle", time=NOW, number=1)], ids=lambda s: type(s).__name__
 )
-def test_one_of_them_alone_is_a_table_of_its_facts(struct: Any) -> None:
+def test_a_single_item_is_a_table_of_its_fields(struct: Any) -> None:
     assert repr(struct).startswith(type(struct).__name__ + "(")
     assert Page(struct._repr_html_()).tags.count("tr") == len(str(struct).partition("\nTraceback")[0].splitlines())
 
@@ -296,7 +296,7 @@ def test_fields_of_unexpected_types_do_not_break_a_display(struct: Any) -> None:
 # --- records and progress ----------------------------------------------------------------------
 
 
-def test_a_record_has_a_row_a_slot() -> None:
+def test_a_record_has_one_row_per_slot() -> None:
     record = a_record(14, 196, FAILED, SKIPPED, policies={"f1": "retry 2"})
     lines = record_text(record, ["square"]).splitlines()
     assert lines[0] == ("record 7, message 69216a08aabbccddee000001, revision 3, attempt 2, took 250 ms, f1: retry 2")
@@ -338,7 +338,7 @@ def test_progress_is_one_line_with_or_without_a_total() -> None:
 
 
 @given(st.integers(), st.none() | st.integers())
-def test_a_percentage_is_one(done: int, total: int | None) -> None:
+def test_a_percentage_is_from_0_to_100(done: int, total: int | None) -> None:
     percent = percentage(done, total)
     assert percent is None if total is None else 0.0 <= percent <= 100.0
     assert len(bar_text(percent)) == len(bar_text(None))
@@ -353,7 +353,7 @@ TAGS = {
 
 
 @given(hostile)
-def test_nothing_that_came_from_elsewhere_becomes_markup(text: str) -> None:
+def test_no_foreign_text_becomes_markup(text: str) -> None:
     counts = SlotCounts(slot=0, calls=1)
     status = Status(
         name=text, run=text, state="failed", reason=text, last_oid=text, slots=[counts],

@@ -39,7 +39,7 @@ CHILD_S = 10
 
 
 class SlowToOpen:
-    """An object whose `prep` takes its time."""
+    """An object whose `prep` is slow."""
 
     def __init__(self, hold: Callable[[], object]) -> None:
         self.prep = hold
@@ -104,7 +104,7 @@ def test_a_child_of_a_fork_never_waits_for_a_lock_of_its_parent(verb: str, where
     finally:
         leave.set()
         setting.join(LIMIT_S)
-    assert machine.wait(LIMIT_S), "the parent goes on"
+    assert machine.wait(LIMIT_S), "the parent continues"
     assert machine.status.processed == 1
     machine.close()
 

@@ -69,7 +69,7 @@ def test_the_record_is_the_one_that_a_call_of_the_machine_gives(machine):
     assert machine.status.put == 0
 
 
-def test_an_oid_that_is_none_is_refused(machine):
+def test_an_invalid_oid_is_refused(machine):
     with pytest.raises(InvalidName):
         machine.dask_graph(1, oid="no id")
 

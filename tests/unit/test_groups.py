@@ -1,4 +1,4 @@
-"""Error groups: what belongs together, what is counted, and when a message counts as mended."""
+"""Error groups: which failures belong together, their counts, and when a message counts as resolved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timbr_wamp.machine.records.error_groups import GROUPS_KEPT, ErrorGroups
 
 
 class Failures:
-    """Groups, and a quick way to fail."""
+    """Error groups, and a short call that adds a failure."""
 
     def __init__(self):
         self.clock = ManualClock(1_200_000.0)
@@ -75,7 +75,7 @@ def test_the_group_that_failed_last_comes_first(fail):
 # --- open and resolved -----------------------------------------------------------------------
 
 
-def test_a_group_is_resolved_when_its_last_open_message_went_well(fail):
+def test_a_group_is_resolved_when_its_last_open_message_succeeded(fail):
     fail("a")
     fail("b")
     assert fail.states() == {(0, "a.py:3"): (2, 2, False)}
@@ -89,13 +89,13 @@ def test_a_group_is_resolved_when_its_last_open_message_went_well(fail):
 
 
 @pytest.mark.parametrize("policy", ["record", "dead_letter", "pause", "stop"])
-def test_these_leave_the_message_open(fail, policy):
+def test_these_outcomes_leave_the_message_open(fail, policy):
     fail("a", policy=policy)
     assert fail.states() == {(0, "a.py:3"): (1, 1, False)}
 
 
 @pytest.mark.parametrize("policy", ["retry", "default", "drop"])
-def test_these_have_dealt_with_it(fail, policy):
+def test_these_outcomes_resolve_the_message(fail, policy):
     fail("a", policy=policy)
     assert fail.states() == {(0, "a.py:3"): (1, 0, False)}
 
@@ -157,7 +157,7 @@ def test_a_young_group_is_measured_by_its_age(fail):
     assert fail.groups.rows()[0].rate_per_min == 6.0
 
 
-def test_a_clock_that_was_set_back_harms_nothing(fail):
+def test_a_clock_that_was_set_back_changes_no_rate_below_0(fail):
     fail("a")
     fail.clock.advance(-3600)
     fail("b")
@@ -168,7 +168,7 @@ def test_a_clock_that_was_set_back_harms_nothing(fail):
 # --- bounds ----------------------------------------------------------------------------------
 
 
-def test_the_group_least_recently_seen_gives_way(fail):
+def test_the_group_least_recently_seen_is_dropped_first(fail):
     for slot in range(GROUPS_KEPT):
         fail(f"a{slot}", slot=slot)
     fail("again", slot=0)
@@ -182,7 +182,7 @@ def test_the_group_least_recently_seen_gives_way(fail):
     assert fail.groups.forgotten == 2
 
 
-def test_open_messages_are_known_up_to_a_number(fail, monkeypatch):
+def test_open_messages_of_a_group_are_kept_up_to_a_number(fail, monkeypatch):
     monkeypatch.setattr(module, "OPEN_KEPT", 3)
     for n in range(5):
         fail(f"a{n}")
@@ -192,7 +192,7 @@ def test_open_messages_are_known_up_to_a_number(fail, monkeypatch):
     assert fail.states() == {(0, "a.py:3"): (5, 0, True)}
 
 
-def test_open_messages_of_all_groups_are_known_up_to_a_number(fail, monkeypatch):
+def test_open_messages_of_all_groups_are_kept_up_to_a_number(fail, monkeypatch):
     monkeypatch.setattr(module, "OPEN_KEPT_IN_ALL", 4)
     for n in range(6):
         fail(f"a{n}", slot=n)

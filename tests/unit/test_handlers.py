@@ -69,7 +69,7 @@ def test_the_raw_debugger_raises_everything_and_reports_in_depth(caplog):
     assert "ZeroDivisionError in sink" in handler.report
 
 
-def test_an_error_told_twice_is_reported_once(caplog):
+def test_an_error_seen_twice_is_reported_once(caplog):
     handler, error = RawEventDebugger(), raised(divide, 0)
     asked(handler, error)
     assert handler.raises("slot", error)
@@ -90,7 +90,7 @@ def test_retry_gives_the_same_policy_each_time():
     assert not handler.raises("slot", ValueError())
 
 
-def test_dead_letters_are_kept_up_to_a_number_and_given_on():
+def test_dead_letters_are_kept_up_to_a_number_and_passed_on():
     taken = []
     handler = DeadLetterHandler(taken.append, keep=2)
     assert asked(handler, ValueError()).on_error == "dead_letter"
@@ -103,7 +103,7 @@ def test_dead_letters_are_kept_up_to_a_number_and_given_on():
     assert [letter.oid for letter in taken] == ["a", "b", "c"]
 
 
-def test_a_taker_that_fails_costs_no_letter(caplog):
+def test_a_failing_take_function_loses_no_dead_letter(caplog):
     handler, hooks = DeadLetterHandler(divide), Hooks()
     hooks.add_object(handler)
     hooks.call("on_error", row())
@@ -168,7 +168,7 @@ def test_an_error_whose_text_exits_is_reported():
 
 
 @pytest.mark.parametrize("name", ["slot_raised", "raises"])
-def test_a_handler_that_would_have_to_be_awaited_is_refused(name):
+def test_an_async_handler_is_refused(name):
     async def decide(self, *_):
         return None
 
@@ -218,7 +218,7 @@ def test_an_error_that_is_its_own_cause_ends():
 
 
 @pytest.mark.parametrize("name", plugins.names(plugins.HANDLERS))
-def test_ours_are_found_by_their_class_names(name):
+def test_built_in_handlers_are_found_by_their_class_names(name):
     handler = make_handler(name)
     assert handler.name == name
     assert type(handler) is getattr(handlers, name) is getattr(timbr_wamp, name)
@@ -248,12 +248,12 @@ def test_a_handler_is_given_by_class_and_as_an_object():
         (dict, None, "dict is no BaseEventHandler"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_does(handler, options, says):
+def test_an_invalid_handler_is_refused_with_what_is_accepted(handler, options, says):
     with pytest.raises(InvalidArgument, match=says):
         make_handler(handler, options)
 
 
-def test_an_unknown_name_tells_those_that_there_are():
+def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(UnknownPlugin, match="BaseEventHandler, DaskEventDebugger"):
         make_handler("NoSuchHandler")
 

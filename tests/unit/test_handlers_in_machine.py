@@ -1,4 +1,4 @@
-"""Event handlers at work: what stops the machine, what is raised where its user is, what becomes of the message."""
+"""Event handlers in a machine: what stops it, what is raised in the user's call, what becomes of the message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, assert_lawful, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
 
 from tests.unit.test_local_wire import Peer
 from timbr_wamp import runtime
@@ -29,7 +29,7 @@ KINDS = ("slot", "source", "hook", "sink")
 
 
 class Fault(Exception):
-    """What foreign code raises here; the very object is looked for."""
+    """Raised by foreign code; tests look for this very object."""
 
 
 class Faulty:
@@ -71,7 +71,7 @@ def user_waits(machine: Machine) -> None:
 
 def user_stops(machine: Machine) -> None:
     machine.start()
-    wait_until(lambda: machine.status.state == "stopped", "it does not stop by itself")
+    wait_until(lambda: machine.status.state == "stopped", "it stopped itself")
     machine.stop()
 
 
@@ -85,7 +85,7 @@ USERS = [user_waits, user_stops, user_steps]
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_raw_debugger_raises_the_error_itself_where_its_user_is(machines, kind, user, caplog):
+def test_the_raw_debugger_raises_the_error_itself_in_the_users_call(machines, kind, user, caplog):
     machine, faulty = machines(stages=2, handler="RawEventDebugger"), Faulty(kind)
     faulty.put_into(machine)
     with pytest.raises(Fault) as caught:
@@ -97,10 +97,10 @@ def test_the_raw_debugger_raises_the_error_itself_where_its_user_is(machines, ki
     if user is not user_steps:
         assert status.state == "stopped"
         assert f"Fault: in the {kind}" in str(status.reason)
-    assert_lawful(status)
-    wait_until(lambda: machine.status.in_flight == 0, "what was under way is neither recorded nor kept")
+    assert_counts_add_up(status)
+    wait_until(lambda: machine.status.in_flight == 0, "the message under way is recorded or kept")
     status = machine.status
-    kept = kind == "slot" or (kind == "source" and status.processed == 0)  # the source may fail before it is begun
+    kept = kind == "slot" or (kind == "source" and status.processed == 0)  # the source may fail first
     assert (status.queue_size, status.processed) == ((1, 0) if kept else (0, 1)), "nothing was lost"
     machine.stop()  # raised once, not again
 
@@ -167,7 +167,7 @@ def test_the_retry_handler_tries_any_slot_again_whatever_its_policy(machines, re
 
 
 @pytest.mark.parametrize("then", ["record", "default", "drop", "dead_letter"])
-def test_after_its_retries_the_retry_handler_does_what_it_was_made_for(machines, records, then):
+def test_after_its_retries_the_retry_handler_applies_its_verdict(machines, records, then):
     faulty = Faulty("slot")
     machine = machines(stages=1, sinks=[records])
     machine.set_handler("RetryHandler", {"retries": 1, "backoff_s": 0.0, "then": then, "default": -1})
@@ -231,7 +231,7 @@ def test_handlers_are_switched_while_messages_flow_and_hold_from_the_next_failur
     assert kinds == ["DeadLetterHandler", "BaseEventHandler", "RetryHandler"]
 
 
-def test_a_debugger_taken_away_lets_the_kept_message_through(machine, records, caplog):
+def test_after_a_debugger_is_removed_the_kept_message_runs(machine, records, caplog):
     faulty = Faulty("slot")
     faulty.put_into(machine)
     machine.handler = RawEventDebugger
@@ -275,7 +275,7 @@ def test_what_a_handler_itself_raises_is_counted_and_the_slots_own_policy_holds(
     assert "event handler Broken" in caplog.text
 
 
-# --- from afar ---
+# --- over the wire ---
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_a_handler_is_set_over_the_wire_by_its_name_and_options(machine, peer, r
         "class H(BaseEventHandler): pass",
     ],
 )  # fmt: skip
-def test_no_code_comes_over_the_wire_as_a_handler(machine, peer, handler):
+def test_no_code_is_accepted_over_the_wire_as_a_handler(machine, peer, handler):
     with pytest.raises(UnknownPlugin):
         peer.call("handler_set", handler)
     assert type(machine.handler) is BaseEventHandler
@@ -331,7 +331,7 @@ def test_a_step_without_messages_says_so_with_a_debugger_too(machines):
         machine.get()
 
 
-def test_who_starts_again_is_not_told_of_the_error_before(machines, caplog):
+def test_a_machine_started_again_does_not_raise_the_earlier_error(machines, caplog):
     machine, faulty = machines(stages=1, handler="RawEventDebugger"), Faulty("slot")
     faulty.put_into(machine)
     machine.start()

@@ -33,7 +33,7 @@ def test_hooks_of_a_point_run_in_their_order_with_its_arguments(hooks):
     assert seen == [("first", ("oid", 1, 2, None)), ("second", ("oid", 1, 2, None))]
 
 
-def test_a_hook_taken_away_runs_no_more_and_only_once_taken_away(hooks):
+def test_a_removed_hook_runs_no_more_and_is_removed_once(hooks):
     seen = []
     function = seen.append
     end_first, end_second = hooks.add("pre_put", function), hooks.add("pre_put", function)
@@ -45,7 +45,7 @@ def test_a_hook_taken_away_runs_no_more_and_only_once_taken_away(hooks):
     assert hooks.at("pre_put") == ()
 
 
-def test_a_change_grows_the_version_and_leaves_tables_that_were_given_out_alone(hooks):
+def test_a_change_increases_the_version_and_leaves_earlier_tables_unchanged(hooks):
     before, given = hooks.version, hooks.at("pre_get")
     end = hooks.add("pre_get", fail)
     assert (given, len(hooks.at("pre_get"))) == ((), 1)
@@ -95,7 +95,7 @@ FOREIGN = [ValueError, SystemExit, GeneratorExit, BaseException]
 
 
 @pytest.mark.parametrize("error", FOREIGN)
-def test_a_hook_that_fails_is_counted_and_keeps_nobody_from_running(hooks, caplog, error):
+def test_a_hook_that_fails_is_counted_and_the_others_run(hooks, caplog, error):
     def fails(*_):
         raise error("on purpose")
 
@@ -112,7 +112,7 @@ def test_a_hook_that_fails_is_counted_and_keeps_nobody_from_running(hooks, caplo
     assert f"{error.__name__}: on purpose" in caplog.text
 
 
-def test_a_hook_that_fails_for_ever_is_called_for_ever_and_logged_once_a_second(caplog):
+def test_a_hook_that_always_fails_is_still_called_and_logged_once_a_second(caplog):
     now = [0.0]
     hooks = Hooks(FailureLog(monotonic=lambda: now[0]))
     hooks.add("post_put", fail)
@@ -162,7 +162,7 @@ def test_an_error_whose_text_cannot_be_had_is_counted_and_logged(hooks, caplog):
     assert "Nasty" in caplog.text
 
 
-def test_other_foreign_code_is_counted_without_telling_it_of_itself(hooks, caplog):
+def test_a_failure_of_the_event_handler_is_counted_and_not_reported_to_the_handler(hooks, caplog):
     reported = []
     hooks.failures.on_report = lambda *arguments: reported.append(arguments)
     hooks.failures.report("event handler Mine", ValueError("on purpose"))
@@ -246,7 +246,7 @@ def test_an_object_without_such_methods_is_refused_unless_it_may_be_so(hooks):
         hooks.add_object(Timers)
 
 
-def test_an_object_that_answers_to_every_name_is_no_hook_for_all(hooks):
+def test_an_object_with_dynamic_attributes_is_not_a_hook_at_every_point(hooks):
     class Yes:
         def __getattr__(self, name):
             return lambda *_: None
@@ -255,7 +255,7 @@ def test_an_object_that_answers_to_every_name_is_no_hook_for_all(hooks):
         hooks.add_object(Yes())
 
 
-def test_a_method_that_nearly_has_a_points_name_is_told(hooks, caplog):
+def test_a_method_with_a_misspelled_point_name_is_reported(hooks, caplog):
     class Typo(Timers):
         def on_drain(self, event):
             raise AssertionError("never called")

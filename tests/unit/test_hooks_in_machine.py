@@ -1,4 +1,4 @@
-"""Every hook point is called by a machine that lives: with its arguments, in its thread; what fails is isolated."""
+"""A machine calls every hook point with its arguments and in its thread; failures are isolated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, Machines, ManualClock, assert_lawful, wait_until
+from machine_kit import LIMIT_S, Machines, ManualClock, assert_counts_add_up, wait_until
 
 from timbr_wamp.contract import ErrorRow, Event, RevisionInfo, SourceStatus
 from timbr_wamp.errors import MachineFull
@@ -54,10 +54,10 @@ def seen(machine: Machine) -> Seen:
     return Seen(machine)
 
 
-# --- points in place ---
+# --- points around calls, in the caller's thread ---
 
 
-def test_putting_is_hooked_in_the_thread_of_who_puts(machine, seen):
+def test_hooks_around_put_run_in_the_callers_thread(machine, seen):
     oid = machine.put("m")
     assert seen.once("pre_put") == ("m",)
     assert seen.once("post_put") == (oid, "m")
@@ -78,8 +78,8 @@ def test_message_slot_and_record_are_hooked_where_they_happen(machines, records,
     (first, second) = seen.calls["post_slot"]
     assert first == (oid, 0, 42, None)
     assert (second[:3], type(second[3])) == ((oid, 2, None), ZeroDivisionError)
-    told, values, failures = seen.once("post_message")
-    assert (told, values[:3]) == (oid, [21, 42, 42])
+    hooked_oid, values, failures = seen.once("post_message")
+    assert (hooked_oid, values[:3]) == (oid, [21, 42, 42])
     assert [(failure.slot, failure.exc_class) for failure in failures] == [(2, "ZeroDivisionError")]
     for point in ("pre_publish", "post_publish"):
         ((row,),) = seen.once(point)
@@ -128,19 +128,19 @@ def test_every_try_of_a_slot_is_hooked_and_the_message_once(machines, records, e
     assert len(seen.calls["pre_message"]) == len(seen.calls["post_message"]) == 1
 
 
-def test_stepping_is_hooked_in_the_thread_of_who_steps(machine, seen):
+def test_hooks_around_a_step_run_in_the_callers_thread(machine, seen):
     oid = machine.put("m")
     row = machine.get()
     assert seen.once("pre_get") == ()
-    ((seq, told, text, _),) = seen.once("post_get")
-    assert (seq, told, row[0]) == (1, oid, oid)
+    ((seq, hooked_oid, text, _),) = seen.once("post_get")
+    assert (seq, hooked_oid, row[0]) == (1, oid, oid)
     assert text.startswith(b'["m"')
     for point in ("pre_get", "post_get", "pre_message", "pre_publish"):
         assert seen.threads[point] == me()
 
 
 @pytest.mark.parametrize("verb", ["start", "pause", "resume", "stop"])
-def test_a_verb_is_hooked_around_in_the_thread_of_who_calls_it(machine, verb):
+def test_hooks_around_a_verb_run_in_the_callers_thread(machine, verb):
     for before in ("start", "pause")[: 2 if verb == "resume" else verb != "start"]:
         getattr(machine, before)()
     seen, states = Seen(machine), []
@@ -154,7 +154,7 @@ def test_a_verb_is_hooked_around_in_the_thread_of_who_calls_it(machine, verb):
     assert was != machine.status.state
 
 
-def test_closing_is_hooked_around_once(machine, seen):
+def test_hooks_around_closing_run_once(machine, seen):
     machine.start()
     machine.close()
     machine.close()
@@ -164,7 +164,7 @@ def test_closing_is_hooked_around_once(machine, seen):
     assert seen.once("on_shutdown") == seen.once("on_closed")
 
 
-def test_changing_slots_is_hooked_around(machine, seen):
+def test_hooks_run_around_a_change_of_slots(machine, seen):
     machine[1] = str
     assert seen.once("pre_change") == ({1: str},)
     (revision,) = seen.once("post_change")
@@ -176,7 +176,7 @@ def test_changing_slots_is_hooked_around(machine, seen):
     assert [revision.number for (revision,) in seen.calls["post_change"]] == [1, 2, 3, 4]
 
 
-def test_setting_a_source_is_hooked_around(machine, seen):
+def test_hooks_run_around_setting_a_source(machine, seen):
     numbers = [1, 2, 3]
     machine.set_source(numbers)
     assert seen.once("pre_source")[0] is numbers
@@ -186,7 +186,7 @@ def test_setting_a_source_is_hooked_around(machine, seen):
     assert seen.threads["post_source"] == me()
 
 
-def test_there_is_no_point_in_place_that_is_never_called(machines, records):
+def test_every_point_around_a_call_is_called(machines, records):
     machine = machines(stages=2, sinks=[records])
     seen = Seen(machine)
     machine[0] = str
@@ -345,7 +345,7 @@ def test_each_failure_of_a_slot_comes_to_on_error_in_the_bus_thread(machine, rec
     assert seen.threads["on_error"] == {f"timbr {machine.name} bus"}
 
 
-# --- hooks that fail, come and go ---
+# --- hooks that fail, are added and removed ---
 
 
 def faulty(*_: object) -> None:
@@ -378,14 +378,14 @@ def test_hooks_that_fail_at_every_point_cost_nobody_anything_and_are_counted(mac
     assert records.records[2].oid == oid
     called = {point: len(calls) for point, calls in seen.calls.items() if calls}
     assert {"pre_put", "pre_message", "pre_slot", "pre_publish", "pre_get", "pre_start", "pre_pause"} <= set(called)
-    assert dict(calls_after) == called, "who comes after a hook that fails is called all the same"
+    assert dict(calls_after) == called, "a hook after one that fails is called too"
     assert machine.status.hook_failures == sum(called.values())
     assert machine.status.state == "stopped"
-    assert_lawful(machine.status)
+    assert_counts_add_up(machine.status)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_hooks_come_and_go_while_messages_flow(machines, records, executor):
+def test_hooks_are_added_and_removed_while_messages_flow(machines, records, executor):
     machine = machines(stages=1, sinks=[records], executor=executor)
     machine[0] = str
     machine.start()
@@ -406,7 +406,7 @@ def test_hooks_come_and_go_while_messages_flow(machines, records, executor):
     assert seen == [("pre_slot", 2), ("post_message", 2)]
 
 
-def test_a_hook_that_holds_up_the_bus_holds_up_no_message(machine, records, gate):
+def test_a_hook_that_blocks_the_bus_delays_no_message(machine, records, gate):
     machine.on("slot_changed", gate)
     machine[0] = str
     gate.wait_until_entered()

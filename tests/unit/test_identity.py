@@ -46,9 +46,7 @@ def test_a_link_to_the_file_is_the_same_kernel(folder: Path, connection_file: Pa
     assert identity.of_connection_file(folder, tmp_path / "link.json", "lab") == first
 
 
-def test_what_is_remembered_of_files_that_are_gone_is_forgotten(
-    folder: Path, connection_file: Path, tmp_path: Path
-) -> None:
+def test_the_ids_of_deleted_connection_files_are_forgotten(folder: Path, connection_file: Path, tmp_path: Path) -> None:
     first = identity.of_connection_file(folder, connection_file, "lab")
     connection_file.unlink()
     (tmp_path / "other.json").write_text("{}")
@@ -57,7 +55,7 @@ def test_what_is_remembered_of_files_that_are_gone_is_forgotten(
     assert identity.of_connection_file(folder, connection_file, "lab").kernel_id != first.kernel_id
 
 
-def test_damaged_memory_is_made_anew(folder: Path, connection_file: Path) -> None:
+def test_a_damaged_file_of_ids_is_replaced(folder: Path, connection_file: Path) -> None:
     identity.of_connection_file(folder, connection_file, "lab")
     (memory,) = folder.glob("attached-*.json")
     memory.write_text("[1")
@@ -109,7 +107,7 @@ def test_a_kernel_is_held_by_one_bridge_at_a_time(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_killed_bridge_left_behind_is_handed_on(folder: Path) -> None:
+def test_the_subshell_of_a_killed_bridge_is_passed_to_the_next(folder: Path) -> None:
     content = BridgeFile(pid=1 << 30, process_started=0.0, kernel_id=KERNEL_ID, subshell_id="s")
     runtime.write_file(runtime.bridge_file(folder, KERNEL_ID), content)
     with identity.held(folder, KERNEL_ID) as left:

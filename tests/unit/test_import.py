@@ -59,13 +59,13 @@ def test_help_loads_no_other_room() -> None:
     assert not loaded & {"IPython", "autobahn", "dask", "ipykernel", "jupyter_client", "rich", "zmq"}
 
 
-def test_the_time_of_an_import_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """A limit of 0.3 s is promised; timed assertions flake on busy computers, so this one is generous and tells."""
+def test_an_import_is_fast_and_its_time_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The promise is 0.3 s; a busy computer would fail it, so the limit here is 3 s and the time is printed."""
     times = []
     for _ in range(5):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import timbr_wamp"], check=True, timeout=30)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started)
     with capsys.disabled():
         print(f"\nimport timbr_wamp, Python's own start included: best of {len(times)}: {min(times) * 1e3:.0f} ms")
     assert min(times) < 3.0

@@ -69,7 +69,7 @@ def machine_with_a_history() -> Machine:
     return machine
 
 
-#: `make test` tries one point in so many, others each time; `make soak` tries them all.
+#: `make test` tries one point in this many, others each time; `make soak` tries them all.
 EVERY = 41
 
 
@@ -85,7 +85,7 @@ def test_a_verb_interrupted_anywhere_leaves_the_machine_whole(verb: str) -> None
 
 
 def interrupt_verb(verb: str, *, every: int, first: int) -> None:
-    """Interrupt a verb at its points, and look after each whether the machine is whole and goes on."""
+    """Interrupt a verb at its points; check after each that the machine is whole and can continue."""
 
     def check(machine: Machine, number: int) -> None:
         seen: queue.Queue[object] = queue.Queue()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from feeder_kit import Rig
 from interrupt_kit import interrupt_at, interrupt_everywhere
-from machine_kit import LIMIT_S, assert_lawful, in_thread
+from machine_kit import LIMIT_S, assert_counts_add_up, in_thread
 
 from timbr_wamp.errors import MachineFull
 from timbr_wamp.machine import waiting
@@ -42,7 +42,7 @@ class Used:
 def whole(used: Used) -> None:
     """Fail unless counts add up and another thread gets in."""
     counts = in_thread(used.queue.snapshot).result()
-    assert_lawful(counts)
+    assert_counts_add_up(counts)
     assert counts.in_flight == len(used.first) + len(used.taken)
 
 
@@ -97,7 +97,7 @@ def test_what_an_interrupted_take_took_is_with_its_caller_and_can_be_given_back(
 def test_what_is_given_back_is_in_the_queue_whatever_interrupts_it():
     def check(used: Used, number: int) -> None:
         counts = used.queue.snapshot()
-        assert_lawful(counts)
+        assert_counts_add_up(counts)
         assert used.drained() in ([2, 3], [1, 2, 3]), "not given back yet, or all of it"
 
     assert interrupt_everywhere(Used, lambda used: used.queue.give_back(used.first), check) > 10
@@ -121,7 +121,7 @@ def test_what_is_given_back_is_in_the_queue_whatever_interrupts_it():
 )
 def test_every_other_call_leaves_the_queue_whole(call):
     def check(used: Used, number: int) -> None:
-        assert_lawful(in_thread(used.queue.snapshot).result())
+        assert_counts_add_up(in_thread(used.queue.snapshot).result())
         assert in_thread(used.queue.take, 100, 0.0).result()[:2] == [entry(2), entry(3)]
 
     assert interrupt_everywhere(Used, call, check) > 3
@@ -193,7 +193,7 @@ def read_to_its_end(rig: Rig) -> None:
     in_thread(rig.feeder.permit).result()
     assert rig.run_to_end() == list(range(20))
     counts = in_thread(rig.queue.snapshot).result()
-    assert_lawful(counts)
+    assert_counts_add_up(counts)
     assert (counts.put, counts.in_flight) == (20, 0)
 
 

@@ -1,4 +1,4 @@
-"""Foreign code is called through one rule, and foreign errors are told as texts that nothing can spoil."""
+"""Foreign code is called by one rule, and foreign errors become texts without running their code unprotected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def raising(error):
 
 
 @pytest.mark.parametrize("error", FOREIGN)
-def test_whatever_foreign_code_raises_is_given_to_who_counts_it(error):
+def test_errors_of_foreign_code_go_to_the_failure_callback(error):
     seen = []
     call_isolated(raising(error), 1, on_failure=seen.append)
     assert [type(one) for one in seen] == [error]
@@ -61,7 +61,7 @@ class Nasty(Exception):
 
 
 @pytest.mark.parametrize("error", FOREIGN)
-def test_an_error_whose_text_raises_is_told_all_the_same(error):
+def test_an_error_whose_text_raises_is_still_described(error):
     with pytest.raises(Nasty) as raised:
         raise Nasty(error)
     assert message_of(raised.value) == f"<its text raised {error.__name__}>"
@@ -69,7 +69,7 @@ def test_an_error_whose_text_raises_is_told_all_the_same(error):
     assert where_raised(raised.value).startswith(__file__)
 
 
-def test_a_missing_attribute_of_an_object_with_a_nasty_dir_is_told_all_the_same():
+def test_a_missing_attribute_of_an_object_with_a_nasty_dir_is_still_described():
     class Directory:
         def __dir__(self):
             raise SystemExit
@@ -79,14 +79,14 @@ def test_a_missing_attribute_of_an_object_with_a_nasty_dir_is_told_all_the_same(
     assert "AttributeError" in traceback_text(raised.value)
 
 
-def test_an_error_without_a_message_is_told_without_a_dangling_colon():
+def test_an_error_without_a_message_is_shown_without_a_dangling_colon():
     assert described(ValueError()) == "ValueError"
     assert described(ValueError("no")) == "ValueError: no"
     assert class_and_text("f3", described(KeyError())) == "f3: KeyError"
 
 
 class Disguised(type):
-    """A metaclass that tells nothing of its classes."""
+    """A metaclass that hides its classes' attributes."""
 
     def __getattribute__(cls, name):
         raise SystemExit

@@ -1,4 +1,4 @@
-"""A machine's local wire, met by a real ZeroMQ subscriber and a real control client."""
+"""A machine's local wire, used by a real ZeroMQ subscriber and a real control client."""
 
 from __future__ import annotations
 
@@ -241,19 +241,19 @@ def test_a_world_readable_runtime_folder_is_refused(machines, runtime_dir):
     assert machine.endpoint is None
 
 
-def test_a_machine_whose_cell_is_run_again_does_not_go_on_unseen(machines, served, runtime_dir):
+def test_a_machine_replaced_by_a_new_one_of_its_name_is_stopped_and_can_be_started_again(machines, served, runtime_dir):
     older = machines(serve=True)
     older.source = range(10)
     older.start()
     machines(serve=True)
     assert not older.running
     assert older.status.state == "stopped"
-    older.start()  # whoever still holds it may go on with it
+    older.start()  # a reference to the older one can still be used
     assert older.wait(5.0)
     assert older.status.processed == 10
 
 
-def test_the_newer_of_two_machines_of_one_name_takes_the_place(machines, served, runtime_dir, connect):
+def test_the_newer_of_two_machines_with_one_name_is_served(machines, served, runtime_dir, connect):
     other = machines(serve=True, name="other")
     newer = machines(serve=True)
     assert served.endpoint is None
@@ -261,7 +261,7 @@ def test_the_newer_of_two_machines_of_one_name_takes_the_place(machines, served,
     assert connect(newer).status().run == newer.run
     assert connect(other).status().name == "other"
     served.put(1)
-    assert served.get()[1] == "1", "the older one goes on without a wire"
+    assert served.get()[1] == "1", "the older one works without a wire"
     served.close()
     assert file_of(newer, runtime_dir).run == newer.run
 
@@ -350,7 +350,7 @@ def test_code_that_exits_while_it_is_called_is_answered(served, peer):
     assert peer.status().state == "idle"
 
 
-def test_what_cannot_be_decoded_is_dropped_and_control_lives_on(served, peer, caplog):
+def test_a_request_that_cannot_be_decoded_is_dropped_and_control_continues(served, peer, caplog):
     for junk in (b"", b"junk", msgspec.msgpack.encode(["1", 2]), msgspec.msgpack.encode(["x", "status", [], {}, None])):
         peer.control.send(junk)
     peer.control.send_multipart([b"", b"more", b"frames"])
@@ -358,7 +358,7 @@ def test_what_cannot_be_decoded_is_dropped_and_control_lives_on(served, peer, ca
 
 
 @pytest.mark.parametrize("args", [(), (1,), ("a", 0, 0.1), (0, 0, None), (None, None, None)])
-def test_a_bad_long_poll_is_refused_and_spoils_nothing(served, peer, args):
+def test_a_bad_long_poll_is_refused_and_does_no_harm(served, peer, args):
     with pytest.raises(InvalidArgument):
         peer.call("__changes__", *args)
     assert peer.status().state == "idle"
@@ -463,7 +463,7 @@ class NoText:
 
 
 @pytest.mark.parametrize("name", ["status", "events", "__changes__"])
-def test_what_cannot_be_encoded_is_answered_with_an_error(served, peer, name):
+def test_a_result_that_cannot_be_encoded_is_answered_with_an_error(served, peer, name):
     served.event_log.add("full", author=NoText())
     served.event_log.add("full", strange=NoText())
     asked = peer.send(name, 0, 0, 0.1) if name == "__changes__" else peer.send(name)
@@ -503,7 +503,7 @@ def test_a_row_that_is_large_only_by_what_unset_slots_carry_travels_with_its_val
     assert peer.call("record", served.run, 1)[2] == row[2]
 
 
-def test_the_pool_is_bounded_and_stop_has_a_place_of_its_own(served, peer, new_gate):
+def test_the_pool_is_bounded_and_stop_does_not_need_a_place_in_it(served, peer, new_gate):
     gate = new_gate()
     served[0] = gate
     calls = [peer.send("call", n) for n in range(POOL_LIMIT)]
@@ -518,7 +518,7 @@ def test_the_pool_is_bounded_and_stop_has_a_place_of_its_own(served, peer, new_g
     assert peer.call("call", 9)["errored"] is False
 
 
-def test_those_who_only_look_leave_room_for_changes(served, peer):
+def test_calls_that_only_read_leave_room_for_changes(served, peer):
     served.start()
     looking = [peer.send("progress", 0.1, 30.0) for _ in range(POOL_LOOKING)]
     with pytest.raises(ControlBusy, match=str(POOL_LOOKING)):
@@ -584,7 +584,7 @@ def test_a_trial_runs_a_function_on_kept_records_as_if_it_were_in_the_slot(serve
     assert served.status.last_seq == 2
 
 
-def test_a_trial_tells_errors_and_skips(served, peer):
+def test_a_trial_reports_errors_and_skips(served, peer):
     def fail(value):
         raise ValueError("on purpose")
 
@@ -630,7 +630,7 @@ def test_a_long_poll_is_answered_at_its_end_when_nothing_happens(served, peer):
     assert (value["events"], value["errors"], value["event_number"]) == ([], [], 0)
 
 
-def test_a_long_poll_tells_errors_that_the_poller_has_not_seen(served, peer):
+def test_a_long_poll_returns_errors_that_the_poller_has_not_seen(served, peer):
     def fail(value):
         raise ValueError("on purpose")
 
@@ -661,7 +661,7 @@ def run_script(text: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
     )  # type: ignore[call-overload, no-any-return]
 
 
-def test_a_program_that_just_ends_leaves_neither_noise_nor_files(runtime_dir):
+def test_a_program_that_ends_prints_nothing_and_leaves_no_files(runtime_dir):
     done = run_script("""
         import itertools
         from timbr_wamp import Machine
@@ -687,7 +687,7 @@ def test_a_program_that_ends_in_an_error_leaves_no_files(runtime_dir):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_takes_nothing_of_its_parent_away(runtime_dir):
+def test_a_forked_child_removes_no_file_of_its_parent(runtime_dir):
     done = run_script("""
         import os, sys, warnings
         from timbr_wamp import Machine
@@ -699,7 +699,7 @@ def test_a_forked_child_takes_nothing_of_its_parent_away(runtime_dir):
         if pid == 0:
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0
-        assert sorted(os.listdir(os.environ["TIMBR_WAMP_RUNTIME_DIR"])) == before, "files are gone"
+        assert sorted(os.listdir(os.environ["TIMBR_WAMP_RUNTIME_DIR"])) == before, "files were removed"
         m.put(1)
         assert m.wait(5)
     """)
@@ -707,7 +707,7 @@ def test_a_forked_child_takes_nothing_of_its_parent_away(runtime_dir):
     assert list(runtime_dir.iterdir()) == []
 
 
-def test_the_file_of_a_killed_program_is_cleaned_by_who_looks_next(runtime_dir):
+def test_the_file_of_a_killed_program_is_removed_by_the_next_lookup(runtime_dir):
     done = run_script("""
         import os, signal
         from timbr_wamp import Machine

@@ -12,7 +12,7 @@ import threading
 import weakref
 
 import pytest
-from machine_kit import LIMIT_S, MemoryJournal, assert_lawful, in_thread, seqs, wait_until
+from machine_kit import LIMIT_S, MemoryJournal, assert_counts_add_up, in_thread, seqs, wait_until
 
 from timbr_wamp.errors import (
     CallTimeout,
@@ -90,20 +90,20 @@ def test_a_repr_never_fails(kind, draw):
 
 
 @pytest.mark.parametrize(("name", "instead"), [("active", "running"), ("print_status", "print"), ("debug", "handler")])
-def test_a_name_that_is_gone_says_what_to_use(machine, name, instead):
+def test_a_removed_name_says_what_to_use(machine, name, instead):
     with pytest.raises(AttributeError, match=instead):
         getattr(machine, name)
     assert not hasattr(machine, name)
 
 
 @pytest.mark.parametrize("name", ["from_json", "from_project", "load_machine"])
-def test_a_class_method_that_is_gone_says_what_to_use(name):
+def test_a_removed_class_method_says_what_to_use(name):
     with pytest.raises(NameRemoved, match="load_project"):
         getattr(Machine, name)
 
 
 @pytest.mark.parametrize("argument", ["clear_buffer", "hard_stop"])
-def test_an_argument_of_stop_that_is_gone_says_what_to_use(machine, argument):
+def test_a_removed_argument_of_stop_says_what_to_use(machine, argument):
     with pytest.raises(InvalidArgument, match="is gone"):
         machine.stop(**{argument: True})
     with pytest.raises(TypeError, match="clear_bufer"):
@@ -204,7 +204,7 @@ def test_a_blocking_put_gets_in_when_one_message_is_stepped(machines):
     putting.result()
 
 
-def test_a_known_id_is_put_once_and_its_second_put_says_so_by_returning_it(machine, records):
+def test_a_known_id_is_put_once_and_its_second_put_returns_it(machine, records):
     oid = new_oid()
     assert machine.put("a", oid=oid) == oid
     assert machine.put("b", oid=oid) == oid
@@ -215,7 +215,7 @@ def test_a_known_id_is_put_once_and_its_second_put_says_so_by_returning_it(machi
     assert machine.status.put == 1
 
 
-def test_an_id_that_is_none_is_refused(machine):
+def test_an_invalid_id_is_refused(machine):
     with pytest.raises(InvalidName):
         machine.put(1, oid="mine")
     assert machine.status.put == 0
@@ -266,7 +266,7 @@ def test_a_running_machine_is_not_stepped(machine):
     assert machine.get()[1] == "1"
 
 
-def test_starting_ends_a_step_that_waits_and_no_record_goes_astray(machine, records):
+def test_starting_ends_a_step_that_waits_and_no_record_is_lost(machine, records):
     step = in_thread(machine.get, block=True, timeout=30.0)
     machine.start()
     machine.put(1)
@@ -341,7 +341,7 @@ def test_a_verb_that_the_state_does_not_allow_is_refused(machine, before, verb):
     assert machine.status.state == before
 
 
-def test_verbs_that_change_nothing_are_quiet(machine):
+def test_verbs_that_change_nothing_add_no_event(machine):
     machine.start(), machine.start()
     machine.resume()
     machine.pause(), machine.pause()
@@ -391,7 +391,7 @@ def test_verbs_of_many_threads_at_once_lose_nothing(machine, records):
     assert [record.input for record in records.wait_for(1000)] == list(range(1000))
 
 
-def test_pausing_gives_back_what_was_not_begun(machine, gate, records):
+def test_pausing_gives_back_what_was_not_started(machine, gate, records):
     machine[0] = gate
     oids = [machine.put(n) for n in range(10)]
     machine.start()
@@ -493,7 +493,7 @@ def test_a_record_is_published_though_the_next_message_takes_long(machine, gate,
     machine.start()
     gate.wait_until_entered()
     assert [record.input for record in records.wait_for(1)] == [1]
-    assert_lawful(machine.status)
+    assert_counts_add_up(machine.status)
     gate.open()
     assert seqs(records.wait_for(3)) == [1, 2, 3]
 
@@ -591,7 +591,7 @@ def test_before_the_first_message_nothing_was_processed_last(machine, clock):
     assert status.slots == []
 
 
-def test_status_tells_the_time_that_the_machine_was_given(machines, clock):
+def test_status_has_the_time_of_the_machines_clock(machines, clock):
     machine = machines(clock=clock)
     clock.advance(10.0)
     machine.put(1)
@@ -608,7 +608,7 @@ def test_counts_add_up_at_every_instant(machine, records):
     machine.start()
     writing = in_thread(lambda: [machine.put(n, block=True) for n in range(3000)])
     for _ in range(500):
-        assert_lawful(machine.status)
+        assert_counts_add_up(machine.status)
     writing.result(20.0)
     assert machine.wait(LIMIT_S)
     status = machine.status
@@ -616,7 +616,7 @@ def test_counts_add_up_at_every_instant(machine, records):
     assert len(records.wait_for(3000)) == 3000
 
 
-def test_a_sink_that_fails_costs_nobody_a_record(machines, records, caplog):
+def test_a_failing_sink_loses_no_record(machines, records, caplog):
     class Broken:
         def publish(self, rows):
             raise RuntimeError("on purpose")
@@ -640,10 +640,10 @@ def test_a_hook_that_fails_is_isolated_and_counted(machines, records, caplog):
     assert machine.status.hook_failures == 1
 
 
-# --- errors, again ---------------------------------------------------------------------------
+# --- errors, retries, replays ---------------------------------------------------------------------------
 
 
-def test_an_error_tells_slot_message_and_traceback(machine):
+def test_an_error_has_slot_message_and_traceback(machine):
     machine.set(0, fail, name="check")
     machine[1] = lambda f0: f0
     oid = machine.put({"mag": 3})
@@ -750,7 +750,7 @@ def test_only_kept_records_of_the_present_run_are_replayed(machine):
     assert machine.status.queue_size == 0, "all or nothing"
 
 
-def test_replaying_into_a_full_queue_says_what_went_in(machines):
+def test_replaying_into_a_full_queue_returns_what_was_queued(machines):
     machine = machines(bufsize=2)
     for n in range(3):
         machine.put(n)
@@ -829,7 +829,7 @@ def test_leaving_the_with_block_closes():
     assert not machine.running
 
 
-def test_a_machine_that_nobody_holds_and_that_never_ran_is_collected():
+def test_an_unreferenced_machine_that_never_ran_is_collected():
     machine = Machine(serve=False)
     machine.source = (n for n in range(10))
     machine.put(1)

@@ -1,4 +1,4 @@
-"""A local machine shows itself while one waits: bars and status cards leave it as it is."""
+"""Bars and status cards of a local machine: they show it and do not change it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_waiting_with_a_bar_ends_as_without_one(machines: Machines):
     gate = threading.Event()
     m.set(0, lambda x: gate.wait(10.0))
     m.start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not m.wait(0.3, progress="none")
-    assert 0.3 <= time.monotonic() - begun < 5.0
+    assert 0.3 <= time.monotonic() - started < 5.0
     gate.set()
     assert m.wait(10.0, progress=True), "without a source, all that was put is recorded"
     with pytest.raises(InvalidArgument, match="one of auto"):

@@ -1,4 +1,4 @@
-"""``Machine.save``: the door to projects; what they do is tested with them."""
+"""``Machine.save`` writes a project; projects themselves are tested in test_projects.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_machine_saves_its_slots_and_policies(machine, tmp_path):
     assert slot == {"slot": 0, "name": "clean", "function": "builtins:abs", "policy": {"retries": 2}}
 
 
-def test_what_is_there_is_not_overwritten_unasked(machine, tmp_path):
+def test_an_existing_file_is_not_overwritten_by_default(machine, tmp_path):
     file = machine.save(tmp_path / "timbr.toml")
     before = file.read_text()
     machine[0] = abs

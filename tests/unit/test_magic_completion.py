@@ -33,10 +33,10 @@ def shell() -> Iterator[InteractiveShell]:
 
 def completed(shell: InteractiveShell, text: str) -> set[str]:
     """Return the whole words that the shell's completer offers at the end of ``text``."""
-    begun = re.search(r"\S*$", text)[0]
+    prefix = re.search(r"\S*$", text)[0]
     with provisionalcompleter():
         found = list(shell.Completer.completions(text, len(text)))
-    return {begun[: completion.start - len(text) + len(begun)] + completion.text for completion in found}
+    return {prefix[: completion.start - len(text) + len(prefix)] + completion.text for completion in found}
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_a_slow_router_delays_tab_shortly_and_later_tabs_have_its_answer():
         fetched.set()
         return ["demo"]
 
-    peek = TabList(fetch)
-    assert peek() == []
+    tab_list = TabList(fetch)
+    assert tab_list() == []
     answer.set()
     assert fetched.wait(5.0)
-    assert peek() == ["demo"]
+    assert tab_list() == ["demo"]
 
 
 def test_a_router_that_fails_gives_nothing_to_offer():

@@ -160,6 +160,6 @@ def test_the_last_argument_may_be_many_words(line, arguments):
 
 
 @pytest.mark.parametrize("line", ["policy", "set 0 --policy nonsense f", "set 0 --policy retries=-1 f", "tap in 0"])
-def test_what_means_nothing_gets_a_usage_line(line):
+def test_invalid_input_gets_a_usage_line(line):
     with pytest.raises(UsageError, match="usage: %wamp"):
         parse(line)

@@ -1,4 +1,4 @@
-"""The queue and every count of a machine, always adding up."""
+"""The queue and the counts of a machine, which always add up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 
 import pytest
-from machine_kit import assert_lawful, in_thread, wait_until
+from machine_kit import assert_counts_add_up, in_thread, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
 from timbr_wamp.machine.intake.message_queue import KNOWN_OIDS, Droppable, MessageQueue
@@ -30,7 +30,7 @@ def messages(entries: list) -> list[object]:
 def queue():
     made = MessageQueue(3)
     yield made
-    assert_lawful(made.snapshot())
+    assert_counts_add_up(made.snapshot())
 
 
 def test_messages_leave_in_the_order_they_came(queue):
@@ -250,7 +250,7 @@ def test_what_a_reader_gave_back_is_never_displaced(queue):
     assert messages(queue.take(9, 0.0)) == [1, 2, 5]
 
 
-# --- who would wait for itself ---
+# --- deadlocks ---
 
 
 def test_a_put_that_would_wait_for_its_own_caller_is_refused_with_the_reason(queue):

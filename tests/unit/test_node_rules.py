@@ -1,4 +1,4 @@
-"""What the node component decides, without a router: the files of ``router-config/`` as they are."""
+"""What the node component decides: the files of ``router-config/``, without a router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices: a real command and a real web server are told when a machine is done."""
+"""Notices: events reach a real command and a real web server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def python(program, *arguments):
 
 
 class Web:
-    """A web server that keeps what is posted, and answers what it is told to."""
+    """A web server that keeps what is posted, and answers as the test says."""
 
     def __init__(self):
         self.requests, self.status, self.location, self.hold = [], 204, None, None
@@ -79,7 +79,7 @@ def web(monkeypatch):
 
 
 def test_a_command_gets_the_event_on_stdin_and_in_its_environment(tmp_path):
-    target = tmp_path / "told; rm -rf x"
+    target = tmp_path / "event; rm -rf x"
     notice = RunCommand(python(KEEP, target), about={"machine": "quakes"})
     notice.tell(event(count=310))
     stdin, variable = (json.loads(line) for line in target.read_text().splitlines())
@@ -89,7 +89,7 @@ def test_a_command_gets_the_event_on_stdin_and_in_its_environment(tmp_path):
 
 
 def test_an_event_too_large_for_a_variable_is_whole_on_stdin(tmp_path):
-    target = tmp_path / "told"
+    target = tmp_path / "event.json"
     RunCommand(python(KEEP, target)).tell(event(text="x" * VARIABLE_LIMIT_BYTES * 2))
     stdin, variable = (json.loads(line) for line in target.read_text().splitlines())
     assert len(stdin["data"]["text"]) == VARIABLE_LIMIT_BYTES * 2
@@ -160,7 +160,7 @@ def test_redirects_are_not_followed(web):
     assert len(web.requests) == 1
 
 
-def test_a_server_that_does_not_answer_is_given_up(web):
+def test_a_server_that_does_not_answer_times_out(web):
     web.hold = threading.Event()
     with pytest.raises(OSError, match="timed out"):
         PostJson(web.url, timeout_s=0.2).tell(event())
@@ -181,8 +181,8 @@ def test_secrets_are_not_shown(web):
 # --- as hooks --------------------------------------------------------------------------------
 
 
-def test_notices_are_told_of_their_kinds_only(web, tmp_path):
-    target = tmp_path / "told"
+def test_notices_get_only_their_kinds_of_events(web, tmp_path):
+    target = tmp_path / "event.json"
     command, post = RunCommand(python(KEEP, target)), PostJson(web.url, kinds=["stalled", "failed"])
     log = EventLog(ManualClock(), [command, post])
     log.add("started")
@@ -206,11 +206,11 @@ def test_a_notice_that_fails_is_counted_and_logged_without_its_secrets(web, capl
     assert "hidden" not in caplog.text
 
 
-def test_a_slow_notice_holds_up_nobody_who_adds_events(web):
+def test_a_slow_notice_delays_nobody_who_adds_events(web):
     web.hold = threading.Event()
     log = EventLog(ManualClock(), [PostJson(web.url)])
     log.add("drained")
-    wait_until(lambda: web.requests, "the notice is under way")
+    wait_until(lambda: web.requests, "the notice was sent")
     log.add("drained")
     assert log.number == 2
     web.hold.set()

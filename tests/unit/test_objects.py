@@ -13,7 +13,7 @@ from timbr_wamp.machine.running.executors.inline import InlineExecutor
 
 
 class Node:
-    """Notes what is done with it."""
+    """Records the calls of its methods."""
 
     def __init__(self, gate: Gate | None = None) -> None:
         self.log: list[str] = []
@@ -47,7 +47,7 @@ def run(machine, *messages):
     assert machine.wait(LIMIT_S)
 
 
-def test_an_object_is_prepared_off_the_hot_thread_steps_and_is_torn_down_when_it_is_taken_out(machine):
+def test_an_object_is_prepared_off_the_hot_thread_and_torn_down_when_it_is_removed(machine):
     node = Node()
     machine[0] = node
     assert machine[0] is node
@@ -189,7 +189,7 @@ def test_closing_tears_down_what_is_open(machines):
     assert node.log == ["prep", "teardown"]
 
 
-def test_a_teardown_that_raises_is_an_event_and_harms_nobody(machine, records):
+def test_a_teardown_that_raises_is_only_an_event(machine, records):
     class Clings(Node):
         def teardown(self) -> None:
             raise RuntimeError("never")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, assert_lawful, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
 
 from timbr_wamp import BaseEventHandler, Machine, RetryHandler
 from timbr_wamp.contract import Policy
@@ -31,7 +31,7 @@ def run(machine: Machine, *messages: object) -> list:
     for message in messages:
         machine.put(message)
     assert machine.wait(LIMIT_S)
-    assert_lawful(machine.status)
+    assert_counts_add_up(machine.status)
     return machine.recent()
 
 
@@ -47,7 +47,7 @@ def test_without_a_policy_the_failure_is_recorded_and_nothing_else_happens(machi
     assert records[1].meta.policies is None
 
 
-def test_default_gives_its_value_to_the_slots_behind_and_the_record_is_none_of_an_error(machine):
+def test_default_gives_its_value_to_later_slots_and_the_record_is_not_errored(machine):
     machine.set(0, FailsFor(2), policy=Policy(on_error="default", default=-1))
     machine[1] = lambda f0: f0 * 10
     records = run(machine, 1, 2, 3)
@@ -114,7 +114,7 @@ def test_pause_and_stop_keep_the_message_and_it_runs_again_whole_with_the_newest
     status = machine.status
     assert (status.state, status.running, status.processed, status.errored) == (state, False, 1, 0)
     assert "f0: ValueError: not 2" in status.reason
-    assert_lawful(status)
+    assert_counts_add_up(status)
     assert machine.error_groups[0].open == 1
     assert [(row.seq, row.oid, row.policy) for row in machine.errors] == [(0, oids[1], verdict)]
     machine[0] = lambda message: f"mended {message}"
@@ -160,7 +160,7 @@ def test_when_no_retry_is_left_the_verdict_holds(machine):
     assert (machine.status.dropped, machine.status.policies.retries) == (1, 2)
 
 
-def test_a_message_in_backoff_steps_aside_and_others_are_recorded_meanwhile(machine, records):
+def test_a_message_in_backoff_is_overtaken_by_others(machine, records):
     failing = FailsFor("bad", times=1)
     machine.set(0, failing, policy={"retries": 1, "backoff_s": 30.0})
     machine.start()
@@ -168,7 +168,7 @@ def test_a_message_in_backoff_steps_aside_and_others_are_recorded_meanwhile(mach
     assert [record.oid for record in records.wait_for(2)] == oids[1:]
     status = machine.status
     assert (status.retrying, status.in_flight, status.processed, status.queue_size) == (1, 1, 2, 0)
-    assert_lawful(status)
+    assert_counts_add_up(status)
 
 
 def test_a_message_comes_back_from_its_backoff(machine):
@@ -187,7 +187,7 @@ def test_a_pause_gives_messages_in_backoff_back_and_they_run_again_with_the_newe
     machine.pause()
     wait_until(lambda: machine.status.queue_size == 1, "the message is not back in the queue")
     assert (machine.status.retrying, machine.status.in_flight) == (0, 0)
-    assert_lawful(machine.status)
+    assert_counts_add_up(machine.status)
     machine[0] = lambda message: "mended"
     machine.resume()
     assert machine.wait(LIMIT_S)
@@ -231,7 +231,7 @@ def test_a_policy_is_part_of_the_revision_and_comes_back_with_it(machine):
     assert (machine.policy_of(0), machine.policy_of()) == (Policy(), Policy())
 
 
-def test_a_message_under_way_keeps_the_policy_it_began_with(machine, gate):
+def test_a_message_under_way_keeps_the_policy_it_started_with(machine, gate):
     def fails_after(value: object) -> object:
         gate(value)
         raise ValueError
@@ -275,7 +275,7 @@ def nested(levels: int) -> object:
         (Policy(default=nested(200)), "nested deeper"),
     ],
 )
-def test_a_policy_that_is_none_is_refused_and_nothing_changes(machine, policy, says):
+def test_an_invalid_policy_is_refused_and_nothing_changes(machine, policy, says):
     with pytest.raises(InvalidArgument, match=says):
         machine.set(0, float, policy=policy)
     assert machine.revision == 0
@@ -315,7 +315,7 @@ def test_a_time_limit_is_refused_for_a_function_in_the_machines_own_thread(machi
     assert machine.revision == 1
 
 
-def test_checked_policy_takes_what_people_write():
+def test_checked_policy_accepts_a_verdict_a_mapping_or_a_policy():
     assert checked_policy("pause") == checked_policy({"on_error": "pause"}) == checked_policy(Policy(on_error="pause"))
 
 
@@ -330,7 +330,7 @@ def test_a_dry_run_shows_what_policies_would_do_and_counts_nothing(machine):
     assert machine.status.policies.retries == machine.status.put == 0
 
 
-def test_threads_that_put_see_policies_hold_all_the_same(machines):
+def test_policies_hold_while_several_threads_put(machines):
     machine = machines(bufsize=64)
     machine.set(0, FailsFor(*range(0, 400, 7)), policy="drop")
     machine.start()

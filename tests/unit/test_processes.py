@@ -18,13 +18,13 @@ from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.running.executors.processes import ProcessesExecutor
 
-#: A child takes its time to start on a busy computer.
+#: Seconds within which a child process starts, also on a busy computer.
 START_S = 30.0
 
 
 @pytest.fixture
 def machine(machines: Machines, records: Recorder) -> Machine:
-    """A machine that runs its slots in one child process and tells `records` everything."""
+    """A machine that runs its slots in one child process, with `records` as sink and hook."""
     return machines(sinks=[records], hooks=[records], executor=ProcessesExecutor(workers=1))
 
 
@@ -126,7 +126,7 @@ def test_what_slots_print_goes_to_stderr(machine, records, capfd):
 
 
 @pytest.mark.parametrize("workers", [0, -1, True, 1.5, 1000])
-def test_a_number_of_children_that_is_none_is_refused(workers):
+def test_an_invalid_number_of_children_is_refused(workers):
     with pytest.raises(InvalidArgument):
         ProcessesExecutor(workers=workers)
 

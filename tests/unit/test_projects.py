@@ -108,7 +108,7 @@ def test_a_project_makes_its_machine_whole(tmp_path):
         assert machine.status.state == "idle"
 
 
-def test_a_project_that_says_nothing_makes_a_machine_as_usual(tmp_path):
+def test_an_empty_project_makes_a_default_machine(tmp_path):
     with project(tmp_path, "").machine() as machine, Machine(serve=False) as usual:
         assert len(machine) == len(usual)
         assert machine.status.queue_capacity == usual.status.queue_capacity
@@ -137,7 +137,7 @@ def test_a_module_of_the_same_name_from_elsewhere_is_not_taken_for_the_projects(
     assert str(tmp_path / "one") in problem
 
 
-def test_all_problems_of_form_are_told_at_once(tmp_path):
+def test_all_problems_of_form_are_reported_at_once(tmp_path):
     found = problems(
         tmp_path,
         """
@@ -163,7 +163,7 @@ prot = 1
 [extras]
 """,
     )
-    told = "\n".join(found)
+    report = "\n".join(found)
     for words in (
         "extras: unknown",
         "machine.stage: unknown; 'stages' was meant",
@@ -181,7 +181,7 @@ prot = 1
         "source.restarts: -1 is below 0",
         "settings: setting prot",
     ):
-        assert words in told
+        assert words in report
     assert len(found) == 15
 
 
@@ -209,16 +209,16 @@ prot = 1
         ),
     ],
 )
-def test_each_mistake_is_told_with_its_key(tmp_path, text, words):
+def test_each_mistake_is_reported_with_its_key(tmp_path, text, words):
     assert words in "\n".join(problems(tmp_path, text))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(InvalidProject, match="cannot be read: No such file"):
         load_project(tmp_path / "nothing")
 
 
-def test_check_tells_all_that_cannot_be_loaded_and_starts_nothing(tmp_path):
+def test_check_reports_all_that_cannot_be_loaded_and_starts_nothing(tmp_path):
     text = """
 [[slots]]
 slot = 0
@@ -253,7 +253,7 @@ source = "1 / 0"
         ("[source]\nsource = '\"text\"'", "source: "),
     ],
 )
-def test_check_finds_executors_and_sources_that_are_none(tmp_path, text, words):
+def test_check_finds_invalid_executors_and_sources(tmp_path, text, words):
     given = project(tmp_path, text)
     assert [line[: len(words)] for line in given.check()] == [words]
     with pytest.raises(InvalidProject):
@@ -331,7 +331,7 @@ def test_a_machine_that_a_project_made_is_saved_with_its_source_and_references(t
     assert after.slots[2].source == "lambda x: -x\n"
 
 
-def test_what_is_there_is_replaced_only_on_request_and_keeps_source_and_settings(tmp_path, machines):
+def test_an_existing_file_is_replaced_only_on_request_and_keeps_source_and_settings(tmp_path, machines):
     before = project(tmp_path, FULL)
     machine = machines(2)
     machine[0] = float
@@ -426,7 +426,7 @@ def described(**keywords: Any) -> SlotInfo:
         (described(source="def f(x):\n    return np.abs(x)\n", function="ours.steps.f"), {"function": "ours.steps:f"}),
     ],
 )
-def test_a_slot_elsewhere_is_exported_by_what_it_tells(info, expected, machines):
+def test_a_remote_slot_is_exported_from_its_description(info, expected, machines):
     (slot,) = exported(machines(1).status, [info])["slots"]
     assert {key: value for key, value in slot.items() if key != "slot"} == expected
 
@@ -439,7 +439,7 @@ def test_a_slot_elsewhere_is_exported_by_what_it_tells(info, expected, machines)
         described(source="def f(x):\n    return (x", function="f"),
     ],
 )
-def test_a_slot_elsewhere_that_tells_too_little_is_not_exported(info, machines):
+def test_a_remote_slot_with_too_little_description_is_not_exported(info, machines):
     with pytest.raises(CannotSave, match="slot 0"):
         exported(machines(1).status, [info])
 
@@ -453,7 +453,7 @@ def test_a_machine_does_not_differ_from_the_project_that_made_it(tmp_path):
         assert differences(side_of_project(given), side_of_machine(machine.status, machine.slots)) == []
 
 
-def test_what_was_changed_live_is_told_by_setting_and_slot(tmp_path):
+def test_live_changes_are_reported_by_setting_and_slot(tmp_path):
     given = project(tmp_path, FULL)
     with given.machine() as machine:
         machine.set(0, lambda x: 5 * x, policy="stop")
@@ -463,8 +463,8 @@ def test_what_was_changed_live_is_told_by_setting_and_slot(tmp_path):
         machine.set_policy(None, "record")
         before, after = side_of_project(given), side_of_machine(machine.status, machine.slots)
         found = differences(before, after)
-    told = [(one.slot, one.what, one.change) for one in found]
-    assert told == [
+    report = [(one.slot, one.what, one.change) for one in found]
+    assert report == [
         (None, "bufsize", "changed"),
         (None, "on_error", "changed"),
         (0, "function", "changed"),

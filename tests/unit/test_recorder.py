@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from machine_kit import LIMIT_S, assert_lawful, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
 
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.messages import Entry
@@ -28,7 +28,7 @@ def test_what_a_source_just_dropped_is_not_taken_back_with_what_the_worker_could
     (record,) = records.wait_for(1)
     assert (record.oid, record.meta.dropped, record.meta.policies) == (entry[0], True, {"queue": "the queue was full"})
     assert machine.status.dropped == 1
-    assert_lawful(machine.status)
+    assert_counts_add_up(machine.status)
 
 
 def test_a_message_dropped_while_another_is_processed_does_not_come_back_into_the_queue(machine, records):
@@ -108,7 +108,7 @@ def test_a_stepped_message_is_recorded_or_waits_when_a_hook_is_interrupted(machi
     status = machine.status
     assert (status.in_flight, status.processed + status.queue_size) == (0, 1)
     assert len(records.rows) == status.processed
-    assert_lawful(status)
+    assert_counts_add_up(status)
     end()
     if status.queue_size:
         machine.get()
@@ -137,7 +137,7 @@ def test_an_interrupted_sink_costs_the_other_sinks_nothing_when_a_message_is_ste
     assert machine.status.in_flight == 0
 
 
-def test_a_sink_that_would_have_to_be_awaited_is_refused(machines, machine):
+def test_an_async_sink_is_refused(machines, machine):
     class Awaited:
         async def publish(self, rows):
             raise AssertionError("nobody awaits it")

@@ -73,7 +73,7 @@ def test_a_new_subscription_asks_to_count_the_topics_that_it_fits(uri: str, matc
     assert bool(interest.created(uri, match)) == fits
 
 
-def test_a_topic_that_was_let_go_takes_no_counts() -> None:
+def test_a_topic_that_was_forgotten_takes_no_counts() -> None:
     interest = SubscribedTopics()
     interest.follow(["a.b"])
     interest.forget(["a.b"])
@@ -88,11 +88,11 @@ def a_status(seq: int = 0, **options: object) -> Status:
     return msgspec.structs.replace(Status(name="machine", run="r", state="idle", last_seq=seq), **options)
 
 
-def test_the_first_status_goes_out_even_when_nobody_listens() -> None:
+def test_the_first_status_is_published_even_without_listeners() -> None:
     assert StatusPacer().due(a_status(), 0.0, listened=False)
 
 
-def test_nobody_listening_only_a_change_of_nature_goes_out() -> None:
+def test_without_listeners_only_a_change_of_state_is_published() -> None:
     pacer = StatusPacer()
     pacer.due(a_status(), 0.0, listened=False)
     assert not pacer.due(a_status(5), 10.0, listened=False)
@@ -100,14 +100,14 @@ def test_nobody_listening_only_a_change_of_nature_goes_out() -> None:
     assert pacer.due(a_status(5, state="running", revision=2), 30.0, listened=False)
 
 
-def test_listened_to_changes_go_out_but_never_faster_than_the_shortest_pause() -> None:
+def test_with_listeners_changes_are_published_no_faster_than_the_shortest_pause() -> None:
     pacer = StatusPacer()
     sent = [now / 100 for now in range(1000) if pacer.due(a_status(now), now / 100, listened=True)]
     assert all(b - a >= STATUS_SHORTEST_S for a, b in pairwise(sent))
     assert len(sent) == 40
 
 
-def test_listened_to_an_unchanged_status_goes_out_at_the_longest_pause() -> None:
+def test_with_listeners_an_unchanged_status_is_published_after_the_longest_pause() -> None:
     pacer = StatusPacer()
     pacer.due(a_status(), 0.0, listened=True)
     assert not pacer.due(a_status(), STATUS_LONGEST_S - 0.1, listened=True)
@@ -117,7 +117,7 @@ def test_listened_to_an_unchanged_status_goes_out_at_the_longest_pause() -> None
 # --- sampling --------------------------------------------------------------------------------
 
 
-def test_below_the_cap_everything_goes_out() -> None:
+def test_below_the_cap_everything_is_published() -> None:
     sampler = Sampler()
     for tick in range(100):
         assert sampler.take([tick], tick * 0.02) == [tick]
@@ -125,7 +125,7 @@ def test_below_the_cap_everything_goes_out() -> None:
 
 
 @given(rate=st.integers(300, 20_000), chunk=st.integers(20, 200))
-def test_above_the_cap_about_the_allowed_number_goes_out(rate: int, chunk: int) -> None:
+def test_above_the_cap_about_the_allowed_number_is_published(rate: int, chunk: int) -> None:
     sampler, sent, now = Sampler(), 0, 0.0
     seconds = 5
     for _ in range(rate * seconds // chunk):
@@ -136,7 +136,7 @@ def test_above_the_cap_about_the_allowed_number_goes_out(rate: int, chunk: int) 
     assert sent >= EVENTS_PER_S * seconds * 0.2
 
 
-def test_after_a_quiet_while_nothing_is_left_out() -> None:
+def test_after_a_quiet_time_nothing_is_left_out() -> None:
     sampler = Sampler()
     sampler.take(range(10_000), 0.0)
     assert sampler.n > 1
@@ -168,7 +168,7 @@ def test_a_message_that_fits_is_passed_on_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "𝄞"])
-def test_a_large_text_is_cut_and_nothing_of_it_is_lost(letter: str) -> None:
+def test_a_large_text_is_sent_in_parts(letter: str) -> None:
     text = letter * PAYLOAD_LIMIT_BYTES
     parts = fitting(IopubMessage(msg_type="stream", content={"name": "stdout", "text": text}, parent_id="p"))
     assert "".join(part.content["text"] for part in parts) == text

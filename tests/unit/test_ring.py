@@ -26,7 +26,7 @@ def test_an_empty_ring_keeps_nothing_and_says_so():
     assert ring.get(1) is None
 
 
-def test_the_oldest_rows_give_way_by_number():
+def test_the_oldest_rows_are_dropped_beyond_the_number_limit():
     ring = RecordRing(rows=5)
     ring.extend(rows(1, 3))
     assert (ring.first_seq, ring.last_seq) == (1, 3)
@@ -37,7 +37,7 @@ def test_the_oldest_rows_give_way_by_number():
     assert ring.get(8) is not None
 
 
-def test_the_oldest_rows_give_way_by_bytes_and_the_newest_stays_whatever_its_size():
+def test_the_oldest_rows_are_dropped_beyond_the_byte_limit_and_the_newest_stays_whatever_its_size():
     ring = RecordRing(rows=100, limit_bytes=120)
     ring.extend(rows(1, 20))
     assert numbers(ring.newest(100)) == list(range(11, 21))

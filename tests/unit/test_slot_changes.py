@@ -1,4 +1,4 @@
-"""Every change of the slots goes one way: from wherever it is made, whatever is prepared meanwhile."""
+"""Every change of the slots takes the same path, wherever it is made and whatever is prepared meanwhile."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_teardown_that_exits_keeps_no_other_from_being_torn_down(machine, reco
     wait_until(lambda: last.log == ["prep", "teardown"], "not torn down")
 
 
-def test_a_teardown_that_hangs_holds_up_no_other(machine, gate):
+def test_a_teardown_that_hangs_delays_no_other(machine, gate):
     class Hangs(Node):
         def teardown(self) -> None:
             gate(None)
@@ -305,7 +305,7 @@ def test_every_kind_of_change_has_hooks_before_and_after_it(machine, change):
 # --- source text ---
 
 
-def test_source_text_is_taken_here_as_it_is_from_elsewhere(machine):
+def test_local_source_text_is_treated_like_remote_source_text(machine):
     machine[0] = "lambda x: x + 1"
     machine[1] = "def f(x):\n    return x * 2"
     machine[2:4] = ["lambda x: x - 1", FunctionRef(kind="reference", text="builtins:str")]

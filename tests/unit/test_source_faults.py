@@ -32,7 +32,7 @@ def rig() -> Iterator[Callable[..., Rig]]:
 
 @pytest.fixture
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sources that ignore being ended are left sooner."""
+    """Sources that ignore their cancellation are abandoned sooner."""
     monkeypatch.setattr(feeder, "GRACE_S", 0.02)
     monkeypatch.setattr(async_reader, "CLOSE_LIMIT_S", 0.05)
 
@@ -158,7 +158,7 @@ def test_a_hundred_restarts_leave_no_descriptor_open(rig):
 
 
 @stubborn
-def test_a_source_that_is_taken_away_ends_its_thread(rig, short_limits, source):
+def test_a_deleted_source_ends_its_thread(rig, short_limits, source):
     one = rig(source).start()
     one.take_until(lambda: one.processed)
     one.feeder.close(0.1)
@@ -169,7 +169,7 @@ def test_a_source_that_is_taken_away_ends_its_thread(rig, short_limits, source):
 
 
 class Strange:
-    """A `Source` that raises what it is told where it is told."""
+    """A `Source` that raises a given error in a given method."""
 
     def __init__(self, where: str, error: BaseException) -> None:
         self._where, self._error = where, error
@@ -266,7 +266,7 @@ def test_a_generator_that_somebody_else_is_running_fails_and_is_restarted(rig):
     assert one.status.error == "ValueError: generator already executing"
 
 
-# --- held: no message of the source goes in or out any more ---
+# --- a source on hold: none of its messages is queued or dropped ---
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -356,7 +356,7 @@ class DataFrame:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_hardly_meant_is_refused_with_what_to_do(rig, thing, hint):
+def test_a_probable_mistake_is_refused_with_advice(rig, thing, hint):
     with pytest.raises(NotASource, match=hint):
         rig(thing)
 
@@ -398,7 +398,7 @@ class Blocking:
 
 
 @pytest.mark.parametrize("make", [Inventive, Liar, Blocking], ids=lambda make: make.__name__)
-def test_nothing_is_asked_of_an_object_that_it_might_invent(rig, make):
+def test_dynamic_attributes_of_an_object_are_not_asked(rig, make):
     one = rig(make()).start()
     assert one.run_to_end() == [1, 2]
     assert one.status.total is None
@@ -443,10 +443,10 @@ def test_a_source_object_may_say_how_many_there_will_be(rig):
     assert rig(Unsure("", OSError())).status.total is None
 
 
-# --- one object that is given again and again ---
+# --- one object that is yielded repeatedly ---
 
 
-def test_a_source_that_gives_one_object_again_and_again_is_told_so_once(rig, caplog):
+def test_a_source_that_reuses_one_object_is_warned_of_once(rig, caplog):
     def source():
         row: dict[str, int] = {}
         for n in range(6):

@@ -1,4 +1,4 @@
-"""A source that fails is begun again, one that is silent for too long is given up; nothing it gave is lost."""
+"""A source that fails is restarted, one that is silent for too long is abandoned; no message of it is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from timbr_wamp.errors import NotASource
 from timbr_wamp.machine.intake.restarts import REPORT_S, Restarts
 from timbr_wamp.machine.protocols import EndOfSource
 
-#: No test waits for so long.
+#: Longer than any test waits.
 FOR_EVER_S = 3600.0
 #: Short enough to wait for it, and restarts as often as are needed.
 SOON = {"restarts": 3, "backoff_s": 0.001}
@@ -29,32 +29,32 @@ def rig() -> Iterator[Callable[..., Rig]]:
 
 
 class Failing:
-    """A generator function: what each begin gives before it fails; after the last, it ends well."""
+    """A generator function: each of ``passes`` is yielded by one start, which then fails; the start after them ends."""
 
     def __init__(self, *passes: list[object]) -> None:
         self._passes = iter(passes)
-        self.begun = 0
+        self.starts = 0
 
     def __call__(self):
-        self.begun += 1
+        self.starts += 1
         messages = next(self._passes, None)
         if messages is None:
             return
         yield from messages
-        raise OSError(f"failure {self.begun}")
+        raise OSError(f"failure {self.starts}")
 
 
-# --- when: decided without a source ---
+# --- when to restart, decided without a source ---
 
 
-def test_the_backoff_doubles_up_to_its_limit_and_a_message_forgives_all():
+def test_the_backoff_doubles_up_to_its_limit_and_a_message_resets_it():
     restarts = Restarts(SourceOptions(restarts=5, backoff_s=1.0, backoff_max_s=6.0))
     assert [restarts.after_failure() for _ in range(6)] == [1.0, 2.0, 4.0, 6.0, 6.0, None]
     restarts.note_message()
     assert restarts.after_failure() == 1.0
 
 
-def test_very_many_failures_are_no_overflow():
+def test_very_many_failures_do_not_overflow_the_backoff():
     restarts = Restarts(SourceOptions(restarts=10_000, backoff_s=1.0, backoff_max_s=60.0))
     assert {restarts.after_failure() for _ in range(5000)} == {1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0}
 
@@ -68,14 +68,14 @@ def test_an_end_without_a_message_is_followed_by_a_pause():
     assert restarts.after_end() == 0.5
 
 
-def test_an_end_is_an_end_where_nothing_else_is_wanted():
+def test_a_source_that_ends_is_not_restarted_by_default():
     restarts = Restarts(SourceOptions(restarts=3))
     assert restarts.wanted
     assert restarts.after_end() is None
     assert not Restarts(SourceOptions()).wanted
 
 
-def test_a_circle_is_told_now_and_then_a_restart_after_a_failure_always():
+def test_restarts_after_an_end_are_reported_at_intervals_and_those_after_a_failure_always():
     restarts = Restarts(SourceOptions(on_exhausted="restart"))
     assert [restarts.note_restart(now, after_failure=False) for now in (0.0, 0.5, REPORT_S)] == [True, False, True]
     assert restarts.note_restart(REPORT_S, after_failure=True)
@@ -85,7 +85,7 @@ def test_a_circle_is_told_now_and_then_a_restart_after_a_failure_always():
 # --- restarts ---
 
 
-def test_a_source_that_fails_is_begun_again_and_what_it_gave_is_kept(rig):
+def test_a_source_that_fails_is_restarted_and_what_it_gave_is_kept(rig):
     source = rig(Failing([1, 2], [3], []), **SOON).start()
     assert source.run_to_end() == [1, 2, 3]
     assert source.kinds == ["source_failed", "restarted"] * 3
@@ -102,8 +102,8 @@ def test_after_the_limit_it_has_failed(rig):
     source = rig(failing, restarts=3, backoff_s=0.001, backoff_max_s=0.003).start()
     assert source.run_to_end() == [1]
     waits = [data["restart_in_s"] for kind, data in source.events if kind == "source_failed"]
-    assert waits == [0.001, 0.002, 0.003], "the fourth failure in a row is the end, told by on_end"
-    assert failing.begun == 4
+    assert waits == [0.001, 0.002, 0.003], "the fourth failure in a row is the end, reported by on_end"
+    assert failing.starts == 4
     assert (source.status.state, source.status.error) == ("failed", "OSError: failure 4")
     assert source.feeder.failed
     assert source.ends == 1
@@ -112,10 +112,10 @@ def test_after_the_limit_it_has_failed(rig):
 def test_without_restarts_the_first_failure_is_the_end(rig):
     failing = Failing([1], [2])
     assert rig(failing).start().run_to_end() == [1]
-    assert failing.begun == 1
+    assert failing.starts == 1
 
 
-def test_beginning_again_may_fail_too_and_counts(rig):
+def test_a_restart_may_fail_too_and_counts(rig):
     begins = []
 
     def factory():
@@ -141,7 +141,7 @@ def test_a_factory_that_gives_no_messages_any_more_fails_with_a_sentence(rig):
     assert source.status.error.startswith(NotASource.__name__)
 
 
-def test_a_source_object_is_reopened_after_a_failure_and_goes_on(rig):
+def test_a_source_object_is_reopened_after_a_failure_and_continues(rig):
     class Line:
         reopened = closed = given = 0
 
@@ -168,25 +168,25 @@ def test_a_source_object_is_reopened_after_a_failure_and_goes_on(rig):
     assert (line.reopened, line.closed) == (1, 1)
 
 
-def test_the_finally_of_a_failed_async_source_runs_before_the_next_begin(rig):
-    told = []
+def test_the_finally_of_a_failed_async_source_runs_before_its_restart(rig):
+    calls = []
 
     async def source():
-        told.append("begin")
+        calls.append("begin")
         try:
-            yield len(told)
+            yield len(calls)
             await asyncio.sleep(0)
-            if len(told) < 4:
+            if len(calls) < 4:
                 raise OSError
         finally:
-            told.append("end")
+            calls.append("end")
 
     assert rig(source, **SOON).start().run_to_end() == [1, 3, 5]
-    assert told == ["begin", "end"] * 3
+    assert calls == ["begin", "end"] * 3
 
 
 @pytest.mark.parametrize("paused", [True, False])
-def test_waiting_for_the_next_begin_ends_at_once_when_it_is_taken_away(rig, paused):
+def test_waiting_for_a_restart_ends_at_once_when_the_source_is_deleted(rig, paused):
     source = rig(Failing([1]), restarts=1, backoff_s=FOR_EVER_S, backoff_max_s=FOR_EVER_S).start()
     source.wait_for_event("source_failed")
     assert source.status.state == "restarting"
@@ -198,13 +198,13 @@ def test_waiting_for_the_next_begin_ends_at_once_when_it_is_taken_away(rig, paus
     assert source.take() == [1]
 
 
-def test_a_paused_machine_begins_its_source_again_only_when_it_goes_on(rig):
+def test_a_paused_machine_restarts_its_source_only_after_resume(rig):
     failing = Failing([], [])
     failing_at = threading.Event()
     may_start = threading.Event()
 
     def source():
-        if failing.begun == 0:
+        if failing.starts == 0:
             failing_at.set()
             may_start.wait(LIMIT_S)
         yield from failing()
@@ -215,13 +215,13 @@ def test_a_paused_machine_begins_its_source_again_only_when_it_goes_on(rig):
     may_start.set()
     one.wait_for_event("source_failed")
     wait_until(lambda: one.status.state == "restarting", "it waits")
-    assert failing.begun == 1
+    assert failing.starts == 1
     one.start()
     one.wait_for_event("restarted", 2)
-    assert failing.begun >= 2
+    assert failing.starts >= 2
 
 
-def test_an_empty_list_read_in_a_circle_waits_and_does_not_spin(rig):
+def test_an_empty_list_that_restarts_waits_and_does_not_spin(rig):
     messages: list[object] = []
     source = rig(messages, on_exhausted="restart", backoff_s=FOR_EVER_S, backoff_max_s=FOR_EVER_S).start()
     wait_until(lambda: source.status.state == "restarting", "its first end")
@@ -229,7 +229,7 @@ def test_an_empty_list_read_in_a_circle_waits_and_does_not_spin(rig):
     assert source.status.restarts == 0
 
 
-def test_what_a_list_gets_later_is_read_on_the_next_round(rig):
+def test_items_added_to_a_list_are_read_after_its_restart(rig):
     messages: list[object] = []
     source = rig(messages, on_exhausted="restart", backoff_s=0.001).start()
     wait_until(lambda: source.status.restarts > 1, "some rounds")
@@ -238,7 +238,7 @@ def test_what_a_list_gets_later_is_read_on_the_next_round(rig):
     assert source.processed[0] == "late"
 
 
-def test_a_ready_source_that_is_begun_again_is_read_by_a_thread_that_waits_under_any_policy(rig):
+def test_a_ready_source_with_restarts_is_read_by_a_thread_that_waits_under_any_policy(rig):
     source = rig([1, 2, 3], on_exhausted="restart", policy="drop_new", bufsize=2).start()
     assert not source.feeder.ready
     source.take_until(lambda: len(source.processed) >= 12)
@@ -249,7 +249,7 @@ def test_a_ready_source_that_is_begun_again_is_read_by_a_thread_that_waits_under
 # --- silence ---
 
 
-def test_an_iterator_that_is_silent_for_too_long_is_given_up_and_what_it_gives_later_is_queued(rig):
+def test_an_iterator_that_is_silent_for_too_long_is_abandoned_and_what_it_gives_later_is_queued(rig):
     may_start, ended = threading.Event(), threading.Event()
 
     def silent():
@@ -323,7 +323,7 @@ def test_a_source_object_with_nothing_ready_for_too_long_is_closed(rig):
     assert nothing.closed == 1
 
 
-def test_a_source_object_that_blocks_although_it_may_not_is_given_up_all_the_same(rig):
+def test_a_source_object_that_blocks_although_it_must_not_is_abandoned_too(rig):
     nothing = Nothing()
     nothing.blocks.clear()
     source = rig(nothing, idle_timeout_s=0.02, on_exhausted="restart").start()
@@ -333,16 +333,16 @@ def test_a_source_object_that_blocks_although_it_may_not_is_given_up_all_the_sam
     wait_until(lambda: nothing.closed, "it is closed by the thread that it held up")
 
 
-def test_a_silent_source_is_begun_again_where_that_is_wanted(rig):
+def test_a_silent_source_is_restarted_if_on_exhausted_says_so(rig):
     hold = threading.Event()
-    begun = []
+    starts = []
 
     def stuck():
-        begun.append(1)
-        yield len(begun)
-        if len(begun) < 3:
+        starts.append(1)
+        yield len(starts)
+        if len(starts) < 3:
             hold.wait(LIMIT_S)
-            yield f"late {len(begun)}"
+            yield f"late {len(starts)}"
 
     source = rig(stuck, idle_timeout_s=0.02, on_exhausted="restart").start()
     source.take_until(lambda: 3 in source.processed)
@@ -401,23 +401,23 @@ def test_progress_counts_from_when_the_source_was_set(rig):
 def test_progress_without_a_total_or_a_rate_claims_nothing(rig):
     source = rig(n for n in range(3)).start()
     source.run_to_end()
-    told = source.feeder.progress(source.queue.snapshot(), rate_per_s=0.0, state="running", drained=False)
-    assert (told.done, told.total, told.percentage, told.eta_s) == (3, None, None, None)
+    progress = source.feeder.progress(source.queue.snapshot(), rate_per_s=0.0, state="running", drained=False)
+    assert (progress.done, progress.total, progress.percentage, progress.eta_s) == (3, None, None, None)
     assert source.feeder.status(10.0).eta_s is None
 
 
 def test_a_total_that_was_too_small_or_too_large_gives_no_nonsense(rig):
     source = rig((n for n in range(3)), total=2).start()
     source.run_to_end()
-    told = source.feeder.progress(source.queue.snapshot(), rate_per_s=1.0, state="running", drained=False)
-    assert (told.done, told.percentage, told.eta_s) == (3, 100.0, 0.0)
+    progress = source.feeder.progress(source.queue.snapshot(), rate_per_s=1.0, state="running", drained=False)
+    assert (progress.done, progress.percentage, progress.eta_s) == (3, 100.0, 0.0)
     few = rig((n for n in range(3)), total=4).start()
     few.run_to_end()
-    told = few.feeder.progress(few.queue.snapshot(), rate_per_s=1.0, state="running", drained=True)
-    assert (told.done, told.percentage, told.complete) == (3, 100.0, True)
+    progress = few.feeder.progress(few.queue.snapshot(), rate_per_s=1.0, state="running", drained=True)
+    assert (progress.done, progress.percentage, progress.complete) == (3, 100.0, True)
 
 
-def test_the_time_left_is_told_from_total_and_rate(rig):
+def test_the_time_left_is_estimated_from_total_and_rate(rig):
     source = rig([1, 2, 3, 4], total=8).start()
     source.take(2)
     assert source.feeder.status(2.0).eta_s == 3.0
@@ -431,7 +431,7 @@ def kinds(machine):
     return [event.kind for event in machine.events()]
 
 
-def test_a_machine_goes_on_over_failures_of_its_source(machine, records):
+def test_a_machine_survives_failures_of_its_source(machine, records):
     machine.set_source(Failing([1, 2], [3], []), **SOON)
     machine.start()
     assert machine.wait(LIMIT_S)
@@ -450,7 +450,7 @@ def test_a_machine_is_settled_only_when_its_source_failed_for_good(machine, reco
     assert "restart_in_s" not in failures[1]
 
 
-def test_a_machine_stops_once_its_source_is_exhausted_where_that_is_wanted(machine, records):
+def test_a_machine_stops_when_its_source_is_exhausted_if_on_exhausted_says_so(machine, records):
     machine.set_source([1, 2, 3], on_exhausted="stop")
     machine.start()
     wait_until(lambda: machine.status.state == "stopped", "it stopped")
@@ -459,7 +459,7 @@ def test_a_machine_stops_once_its_source_is_exhausted_where_that_is_wanted(machi
 
 
 @pytest.mark.parametrize("how", ["delete", "close"])
-def test_a_machine_lets_a_source_go_that_waits_for_its_next_begin(machine, how):
+def test_a_source_that_waits_for_its_restart_can_be_deleted(machine, how):
     machine.set_source(Failing([1]), restarts=1, backoff_s=FOR_EVER_S, backoff_max_s=FOR_EVER_S)
     machine.start()
     wait_until(lambda: machine.source.state == "restarting", "it failed")
@@ -472,7 +472,7 @@ def test_a_machine_lets_a_source_go_that_waits_for_its_next_begin(machine, how):
         assert machine.source.state == "waiting"
 
 
-def test_a_silent_source_is_told_as_idle_and_exhausted(machine, records):
+def test_a_silent_source_is_reported_as_idle_and_exhausted(machine, records):
     hold = threading.Event()
 
     def silent():
@@ -505,7 +505,7 @@ def test_a_message_that_comes_after_another_source_took_over_is_processed_too(ma
     assert [record.input for record in records.wait_for(3)] == [1, 2, "late"]
 
 
-def test_a_machine_tells_how_far_it_is(machine):
+def test_a_machine_reports_its_progress(machine):
     machine.put("before")
     machine.set_source(n for n in range(4))
     machine.set_source((n for n in range(4)), total=4, replace=True)

@@ -147,7 +147,7 @@ def test_a_total_is_a_whole_number(machine, total):
         machine.set_source([1], total=total)
 
 
-def test_a_source_tells_how_many_there_will_be_when_it_knows(machine, records, clock):
+def test_a_source_that_knows_its_total_reports_it(machine, records, clock):
     machine.source = [1, 2, 3]
     assert machine.source.total == 3
     machine.set_source(generator(), total=3, replace=True)
@@ -304,7 +304,7 @@ def test_a_source_is_not_replaced_by_accident(machine):
     assert machine.source.total == 2
 
 
-def test_an_ended_source_gives_way_by_itself(machine, records):
+def test_an_ended_source_can_be_replaced_without_replace(machine, records):
     machine.source = [1]
     machine.start()
     assert machine.wait(LIMIT_S)
@@ -316,7 +316,7 @@ def test_an_ended_source_gives_way_by_itself(machine, records):
 
 def test_reading_begins_at_once_with_start_and_ends_at_once_with_the_source(machines):
     """An idle worker looks around every second; nothing may wait for that."""
-    begun = time.monotonic()
+    started = time.monotonic()
     for _ in range(100):
         machine = machines()
         machine.source = range(5)
@@ -325,7 +325,7 @@ def test_reading_begins_at_once_with_start_and_ends_at_once_with_the_source(mach
         machine.set_source([1])
         assert machine.wait(LIMIT_S)
         machine.close()
-    assert time.monotonic() - begun < 5.0, "two of 100 rounds took a second more"
+    assert time.monotonic() - started < 5.0, "two of 100 rounds took a second more"
 
 
 def test_a_source_set_while_running_is_read_at_once(machine, records):
@@ -348,7 +348,7 @@ def test_deleting_keeps_what_was_read_and_is_an_event(machine, records, gate):
     del machine.source
 
 
-def test_a_source_deleted_while_it_blocks_lets_go_as_soon_as_it_returns_and_its_message_is_kept(machine, records):
+def test_a_source_deleted_while_it_blocks_ends_when_it_returns_and_its_message_is_kept(machine, records):
     reading, give = threading.Event(), threading.Event()
     finished = threading.Event()
 
@@ -392,7 +392,7 @@ def test_an_async_source_deleted_while_it_waits_is_cancelled_and_its_finally_run
 
 
 @pytest.mark.parametrize("how", ["delete", "replace", "close"])
-def test_taking_a_generator_away_runs_its_finally(machine, how):
+def test_deleting_a_generator_runs_its_finally(machine, how):
     closed = threading.Event()
 
     def source():
@@ -509,7 +509,7 @@ def test_stepping_reads_one_message_of_the_source_at_a_time(machine):
     assert machine.status.source.count == 2
 
 
-def test_stepping_waits_for_a_source_that_takes_its_time(machine):
+def test_stepping_waits_for_a_slow_source(machine):
     give = threading.Semaphore(0)
 
     def source():
@@ -526,7 +526,7 @@ def test_stepping_waits_for_a_source_that_takes_its_time(machine):
     give.release()
 
 
-def test_stepping_to_the_end_of_a_source_tells_exhausted_and_drained_once(machine, records):
+def test_stepping_to_the_end_of_a_source_reports_exhausted_and_drained_once(machine, records):
     machine.source = generator
     for _ in range(3):
         machine.get(block=True, timeout=LIMIT_S)

@@ -1,4 +1,4 @@
-"""Taps: the newest values of one slot, live, parsed when somebody looks."""
+"""Taps: the newest values of one slot, live, parsed when they are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_tap_reads_like_a_sequence_of_the_newest_values():
         tap[3]
 
 
-def test_it_grows_by_itself():
+def test_it_grows_with_each_record():
     tap = Tap("in", 0, 2)
     seen = [list(tap)]
     for n in range(3):
@@ -41,7 +41,7 @@ def test_it_grows_by_itself():
     assert seen == [[], [0], [0, 1], [1, 2]]
 
 
-def test_rows_tell_number_and_message():
+def test_rows_hold_seq_and_oid():
     tap = Tap("f0", 1, 5)
     tap.add_row(7, "a", b'[1,{"mag":2.5}]')
     tap.add_row(8, "b", '[1,"text"]')
@@ -68,7 +68,7 @@ def test_nothing_is_parsed_before_somebody_looks_and_nothing_twice(monkeypatch):
     assert len(parsed) == 4
 
 
-def test_a_new_numbering_is_no_mix_up():
+def test_records_of_a_new_run_follow_those_of_the_old():
     tap = Tap("f0", 1, 5)
     tap.add_row(1, "a", "[1,1]")
     assert list(tap) == [1]
@@ -113,7 +113,7 @@ def test_clearing_and_closing():
     assert (list(tap), tap.closed, ended) == ([2], True, [1])
 
 
-def test_what_it_is():
+def test_its_repr_shows_label_size_and_newest_values():
     tap = Tap("f0 (clean)", 1, 10)
     tap.publish([row(n, n, n) for n in range(5)])
     assert repr(tap) == "<tap f0 (clean), 5 of 10: […, 2, 3, 4]>"
@@ -123,7 +123,7 @@ def test_what_it_is():
 
 
 @pytest.mark.parametrize("n", [0, -1, TAP_LIMIT + 1, 1.5, True, "5"])
-def test_a_size_that_is_none_is_refused(n):
+def test_an_invalid_size_is_refused(n):
     with pytest.raises(InvalidArgument, match="argument n: a whole number from 1 to"):
         Tap("f0", 1, n)
 

@@ -23,7 +23,7 @@ from timbr_wamp.machine.slots.table import SlotTable
 
 @pytest.fixture
 def threaded(machines: Machines, records: Recorder) -> Machine:
-    """A machine that runs its slots in threads and tells `records` everything."""
+    """A machine that runs its slots in threads, with `records` as sink and hook."""
     return machines(sinks=[records], hooks=[records], executor="threads")
 
 
@@ -43,7 +43,7 @@ def table_of(**slots: Any) -> SlotTable:
 
 
 def entries_of(count: int) -> deque[Any]:
-    """So many messages, each its own number."""
+    """Return ``count`` messages, each its own number."""
     return deque((f"{n:024x}", n, 0.0, 1) for n in range(count))
 
 
@@ -76,7 +76,7 @@ def test_a_slot_runs_after_those_whose_values_it_takes(executor):
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_as_many_messages_are_under_way_as_was_said_and_no_more(executor, concurrency, side_by_side):
+def test_concurrency_limits_the_messages_under_way(executor, concurrency, side_by_side):
     barrier, lock, under_way, most = threading.Barrier(concurrency), threading.Lock(), set(), 0
 
     def meet(message: int) -> int:
@@ -138,21 +138,21 @@ def test_many_messages_come_all_and_in_order(executor):
     assert [entry[1] for entry, *_ in done] == list(range(count))
 
 
-# --- to go on or not ---
+# --- whether another message may start ---
 
 
 @pytest.mark.parametrize("second", [lambda: "alone", lambda f0: f0])
-def test_messages_that_may_not_begin_stay_where_they_are_in_order(executor, second):
-    begun: list[int] = []
-    table, entries = table_of(f0=begun.append, f1=second), entries_of(6)
-    done = list(executor.process(entries, context_of(table.current, may_start=lambda: len(begun) < 2)))
-    assert begun == [entry[1] for entry, *_ in done] == [0, 1]
+def test_messages_that_may_not_start_stay_queued_in_order(executor, second):
+    started: list[int] = []
+    table, entries = table_of(f0=started.append, f1=second), entries_of(6)
+    done = list(executor.process(entries, context_of(table.current, may_start=lambda: len(started) < 2)))
+    assert started == [entry[1] for entry, *_ in done] == [0, 1]
     assert [entry[1] for entry in entries] == [2, 3, 4, 5]
     assert executor.abandon() == []
 
 
 @pytest.mark.parametrize("second", [lambda: "alone", lambda f0: f0])
-def test_each_message_is_processed_by_the_revision_that_is_newest_when_it_begins(executor, second):
+def test_each_message_is_processed_by_the_revision_that_is_newest_when_it_starts(executor, second):
     table = table_of(f1=second)
 
     def change(message: object) -> str:
@@ -166,7 +166,7 @@ def test_each_message_is_processed_by_the_revision_that_is_newest_when_it_begins
 
 
 @pytest.mark.parametrize("second", [lambda: "alone", lambda f0: f0])
-def test_a_policy_that_pauses_begins_no_later_message(threaded, records, second):
+def test_a_policy_that_pauses_starts_no_later_message(threaded, records, second):
     fails, seen = [True], []
 
     def slot(message: int) -> int:
@@ -189,7 +189,7 @@ def test_a_policy_that_pauses_begins_no_later_message(threaded, records, second)
     assert threaded.status.errored == 0
 
 
-# --- trouble ---
+# --- failures ---
 
 
 def test_a_slot_whose_source_failed_is_skipped_and_an_independent_one_runs(threaded, records):
@@ -339,15 +339,15 @@ def test_a_slot_within_its_time_gives_its_value_or_its_own_error(threaded, recor
     assert "pool.py" not in bad.values[0]["_exception"]["exc_tb"]
 
 
-def test_no_further_call_begins_while_too_many_abandoned_ones_run_on():
-    limiter, held, begun = TimeLimiter(), threading.Event(), []
+def test_no_further_call_starts_while_too_many_abandoned_ones_still_run():
+    limiter, held, started = TimeLimiter(), threading.Event(), []
     for _ in range(ABANDONED_LIMIT):
         with pytest.raises(SlotTimeout):
             limiter.call(lambda: held.wait(LIMIT_S), 0.001, "f0")
     assert limiter.abandoned == ABANDONED_LIMIT
     with pytest.raises(SlotTimeout):
-        limiter.call(lambda: begun.append(1), 0.01, "f0")
-    assert begun == []
+        limiter.call(lambda: started.append(1), 0.01, "f0")
+    assert started == []
     waiting = in_thread(limiter.call, lambda: "its turn", LIMIT_S, "f0")
     held.set()
     assert waiting.result() == "its turn"

@@ -110,7 +110,7 @@ KINDS = {
 
 @pytest.mark.parametrize("leaf", ["plain", 1, 2**70, 1j, "\ud800"], ids=ascii)
 @pytest.mark.parametrize("kind", KINDS)
-def test_nesting_beyond_the_limit_is_told_in_the_same_form_whatever_is_in_it(leaf, kind):
+def test_nesting_beyond_the_limit_has_the_same_form_whatever_it_holds(leaf, kind):
     plain = leaf if kind != "set" or leaf != 2**70 else "set"
     allowed = to_json(nested(plain, DEPTH_LIMIT - 1, KINDS[kind]))
     assert b"__too_deep__" not in allowed

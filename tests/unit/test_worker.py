@@ -1,4 +1,4 @@
-"""The worker's decisions: a stall is told once, and a paused machine can be drained."""
+"""The worker's decisions: a stall is reported once, and a paused machine can be drained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from timbr_wamp import Machine
 from timbr_wamp.machine.running.worker import STALLED_S, Stall
 
 
-def test_a_stall_is_told_once_until_something_is_finished_again():
+def test_a_stall_is_reported_once_until_something_is_finished_again():
     stall = Stall(100.0)
     assert not stall.starts(100.0 + STALLED_S - 0.1, 0, waiting=True)
     assert stall.starts(100.0 + STALLED_S, 0, waiting=True)

@@ -81,7 +81,7 @@ def test_a_slot_that_would_wait_for_its_own_machine_gets_an_error(machines, exec
     machine.start()
     for message in ("first", "second", "third"):
         machine.put(message, block=True, timeout=LIMIT_S)
-    wait_until(lambda: errors, "it was told")
+    wait_until(lambda: errors, "the error was raised")
     assert machine.wait(LIMIT_S)
     assert machine.status.processed == 3
 
@@ -107,7 +107,7 @@ def test_a_hook_that_would_wait_for_its_own_machine_gets_an_error(machines, poin
     machine.start()
     machine.put("first")
     machine.put("second", block=True, timeout=LIMIT_S)
-    wait_until(lambda: errors, "it was told")
+    wait_until(lambda: errors, "the error was raised")
     assert machine.wait(LIMIT_S)
     assert machine.status.processed == 2
 
@@ -130,7 +130,7 @@ def test_a_sink_that_would_wait_for_its_own_machine_gets_an_error(machines, call
     machine.start()
     machine.put("first")
     machine.put("second", block=True, timeout=LIMIT_S)
-    wait_until(lambda: errors, "it was told")
+    wait_until(lambda: errors, "the error was raised")
     assert machine.wait(LIMIT_S)
 
 

@@ -1,4 +1,4 @@
-"""The traps that the ancestors fell into, as far as the core can: one test each, named after it."""
+"""Faults of timbr-machine that the core must not have: one test each, named after the fault."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_message_lost_on_a_full_queue(machines, records):
 
 
 def test_running_a_flag(machines, records, caplog):
-    """Ours: from the thread that does the work. When it dies, running is false and the reason is told."""
+    """Ours: from the thread that does the work. When it dies, running is false and the status has the reason."""
 
     class Dies(InlineExecutor):
         def process(self, entries, context):
@@ -103,7 +103,7 @@ def test_oid_overwritten_on_error(machine, records):
 
 
 def test_poison_message(machine, records):
-    """A message that always fails fails once, is told, and keeps nobody waiting."""
+    """A message that always fails is recorded once as failed, and others do not wait for it."""
     calls = []
 
     def slot(value):

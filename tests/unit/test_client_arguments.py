@@ -43,7 +43,7 @@ def test_a_lambda_brings_just_its_expression():
     assert source_text(pair[0]) == "lambda x: x + 1"
     assert source_text(pair[1]) == "lambda y: y - 1"
     twins = [lambda x: x + 1, lambda x: x - 1]
-    assert source_text(twins[0]) is None  # which of the two cannot be told
+    assert source_text(twins[0]) is None  # ambiguous: either of the two
 
 
 def test_texts_and_references_travel_as_they_are():

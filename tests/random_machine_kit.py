@@ -1,6 +1,6 @@
-"""What stories of machines are made of: slot functions that are known in plain Python, and a book that checks records.
+"""For random tests of machines: slot functions with a known result, and a checker of records.
 
-Nothing of `timbr_wamp.machine` is used to say what a record must hold: the rules are written down here once more.
+What a record must hold is computed here, independently of `timbr_wamp.machine`.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ import orjson
 
 from timbr_wamp.contract import Policy, Record, outcome_kind
 
-#: Kinds of messages; a function fails for one of them at most.
+#: Kinds of messages; a function fails for at most one of them.
 KINDS = range(3)
 #: Verdicts after which no later slot runs.
 FINAL = ("drop", "dead_letter", "pause", "stop")
 
 
-class Trouble(ValueError):
-    """What slots of a story raise."""
+class SlotError(ValueError):
+    """Raised by the slot functions."""
 
 
-class Tale:
-    """What a story's own functions and sources saw. Any thread."""
+class Observed:
+    """What the functions and sources of one test saw. Any thread."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        #: Messages by number: who gave it.
-        self.giver: dict[int, str] = {}
+        #: Who put a message, by its number.
+        self.producer: dict[int, str] = {}
         #: How often slots raised for a message, by its number.
         self.raised: Counter[int] = Counter()
-        #: Whatever must never happen.
+        #: Descriptions of what must never happen.
         self.violations: list[str] = []
         self.nodes: list[Node] = []
 
-    def message(self, giver: str, kind: int) -> dict[str, int]:
-        """Return a message like no other."""
+    def message(self, producer: str, kind: int) -> dict[str, int]:
+        """Return a new message with a number of its own."""
         number = next(self._numbers)
-        self.giver[number] = giver
+        self.producer[number] = producer
         return {"n": number, "k": kind}
 
 
@@ -53,12 +53,12 @@ class Tale:
 
 @dataclass(frozen=True)
 class Spec:
-    """A slot function as plain figures."""
+    """Describes a slot function."""
 
     uid: int
     #: Required parameters; -1: ``*args``.
     arity: int
-    #: It raises for messages of this kind: always, or the first ``times`` times for each message.
+    #: It raises for messages of this kind: always, or the first ``times`` calls for each message.
     fails_on: int = -1
     times: int | None = None
     is_async: bool = False
@@ -78,19 +78,19 @@ class Spec:
         return {"n": number, "k": kind, "f": self.uid, "h": zlib.crc32(orjson.dumps(arguments))}
 
     def may(self, arguments: list[Any]) -> tuple[bool, bool]:
-        """Tell whether it may go well, and whether it may fail."""
+        """Return whether it may succeed, and whether it may fail."""
         concerned = self.fails_on in KINDS and about(arguments)[1] == self.fails_on
         return not concerned or self.times is not None, concerned
 
 
 def about(arguments: list[Any]) -> tuple[int, int]:
-    """Return number and kind of the message that a value belongs to; ``(0, -1)`` when it tells none."""
+    """Return number and kind of the message that a value belongs to; ``(0, -1)`` when unknown."""
     first = arguments[0] if arguments else None
     return (first["n"], first["k"]) if isinstance(first, dict) and "n" in first else (0, -1)
 
 
-def make_function(spec: Spec, tale: Tale) -> Any:
-    """Return the function, or the object, that ``spec`` tells of."""
+def make_function(spec: Spec, observed: Observed) -> Any:
+    """Return the function or object that ``spec`` describes."""
     calls: Counter[int] = Counter()
     names = [Parameter(f"a{n}", Parameter.POSITIONAL_ONLY) for n in range(max(spec.arity, 0))]
     signature = Signature(names if spec.arity >= 0 else [Parameter("args", Parameter.VAR_POSITIONAL)])
@@ -101,8 +101,8 @@ def make_function(spec: Spec, tale: Tale) -> Any:
             number = about(given)[0]
             calls[number] += 1
             if spec.times is None or calls[number] <= spec.times:
-                tale.raised[number] += 1
-                raise Trouble(f"f{spec.uid} does not take {number}")
+                observed.raised[number] += 1
+                raise SlotError(f"f{spec.uid} does not take {number}")
         return spec.value(given)
 
     async def run_async(*arguments: Any) -> Any:
@@ -111,19 +111,19 @@ def make_function(spec: Spec, tale: Tale) -> Any:
 
     function: Any = run_async if spec.is_async else run
     function.__signature__ = signature
-    return Node(function, signature, tale, spec.is_async) if spec.is_object else function
+    return Node(function, signature, observed, spec.is_async) if spec.is_object else function
 
 
 class Node:
     """An object in a slot that counts how often it is opened and closed."""
 
-    def __init__(self, function: Any, signature: Signature, tale: Tale, is_async: bool) -> None:
-        self._function, self._tale = function, tale
+    def __init__(self, function: Any, signature: Signature, observed: Observed, is_async: bool) -> None:
+        self._function, self._observed = function, observed
         self._lock = threading.Lock()
         self.opened = self.closed = 0
         self.step = self._step_async() if is_async else self._step()
         self.step.__signature__ = signature  # type: ignore[attr-defined]
-        tale.nodes.append(self)
+        observed.nodes.append(self)
 
     def prep(self) -> None:
         """Open it."""
@@ -157,11 +157,11 @@ class Node:
 
     def _check_open(self) -> None:
         if self.opened - self.closed != 1:
-            self._tale.violations.append(f"a step of an object opened {self.opened}, closed {self.closed} times")
+            self._observed.violations.append(f"a step of an object opened {self.opened}, closed {self.closed} times")
 
     def _check(self, when: str) -> None:
         if self.opened - self.closed not in (0, 1):
-            self._tale.violations.append(f"{when}: opened {self.opened}, closed {self.closed} times")
+            self._observed.violations.append(f"{when}: opened {self.opened}, closed {self.closed} times")
 
 
 class BrokenNode(Node):
@@ -172,12 +172,12 @@ class BrokenNode(Node):
         raise OSError("no such device")
 
 
-# --- tables, as the test remembers them ---
+# --- slot tables, as the test knows them ---
 
 
 @dataclass(frozen=True)
 class Table:
-    """What one revision has in its slots."""
+    """The functions and policies of one revision."""
 
     specs: tuple[Spec | None, ...]
     own: tuple[Policy | None, ...]
@@ -197,7 +197,7 @@ class Table:
         return replace(self, specs=tuple(new), own=tuple(own))
 
     def with_policy(self, slot: int | None, policy: Policy | None) -> Table:
-        """Return the table with another policy of a slot, or of all."""
+        """Return the table with another policy of a slot, or of the machine."""
         if slot is None:
             return replace(self, policy=policy or Policy())
         own = list(self.own)
@@ -210,18 +210,18 @@ class Table:
         return replace(self, specs=self.specs[:stages] + more, own=self.own[:stages] + more)
 
     def policy_of(self, slot: int) -> Policy:
-        """Return what a slot follows."""
+        """Return the policy that applies to a slot."""
         return self.own[slot] or self.policy
 
 
-# --- the book ---
+# --- the checker ---
 
 
-class Book:
-    """Checks each record when it comes: numbers, attempts, values; and all of them at the end."""
+class RecordChecker:
+    """Checks each record when it arrives: numbers, attempts, values; and the order of all at the end."""
 
-    def __init__(self, tale: Tale) -> None:
-        self._tale = tale
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
         #: The tables by revision.
         self.tables: dict[int, Table] = {}
         #: Policies of event handlers that the machine has had.
@@ -231,7 +231,7 @@ class Book:
         self.oids: dict[int, str] = {}
 
     def enter(self, records: list[Record]) -> None:
-        """Check further records."""
+        """Check the next records."""
         for record in records:
             number = record.input["n"]
             assert record.seq == len(self.records) + 1, "numbers without gaps"
@@ -242,13 +242,13 @@ class Book:
             self.check(record)
 
     def check(self, record: Record) -> None:
-        """Fail unless the record's values are what the one revision that it names gives for its input."""
-        table, told = self.tables[record.revision], dict(record.meta.policies or {})
+        """Fail unless the record's values follow from its input and the revision that it names."""
+        table, reported = self.tables[record.revision], dict(record.meta.policies or {})
         assert len(record.values) == len(table.specs)
-        values, broken, final = [record.input], [False], "queue" in told
+        values, broken, final = [record.input], [False], "queue" in reported
         wrong = []
         for slot, spec in enumerate(table.specs):
-            value, word = record.values[slot], told.get(f"f{slot}")
+            value, word = record.values[slot], reported.get(f"f{slot}")
             consumed = broken if spec is None or spec.arity < 0 else broken[max(len(broken) - spec.arity, 0) :]
             if spec is None:
                 assert value == values[-1], "an unset slot is identity"
@@ -264,7 +264,7 @@ class Book:
                 final = final or verdict in FINAL
                 wrong += [slot] if broken[-1] else []
             values.append(value)
-        dropped = "queue" in told or any("drop" in word for word in told.values())
+        dropped = "queue" in reported or any("drop" in word for word in reported.values())
         assert record.meta.dropped == dropped
         assert record.errored == (bool(wrong) and not dropped)
 
@@ -273,16 +273,16 @@ class Book:
     ) -> str | None:
         """Return the verdict on a slot's failure; None when it had a value in the end."""
         well, ill = spec.may(arguments)
-        told = word.split(", ") if word else []
-        retries = int(told.pop(0).split()[1]) if told and told[0].startswith("retry") else 0
+        reported = word.split(", ") if word else []
+        retries = int(reported.pop(0).split()[1]) if reported and reported[0].startswith("retry") else 0
         allowed = [policy, *self.handlers]
-        if not told and outcome_kind(value) == "value":
+        if not reported and outcome_kind(value) == "value":
             assert well
             assert value == spec.value(arguments)
             assert ill or not retries
             assert retries <= max(one.retries for one in allowed)
             return None
-        verdict = told[0] if told else "record"
+        verdict = reported[0] if reported else "record"
         assert ill, f"{spec} failed for {arguments}"
         fitting = [one for one in allowed if one.on_error == verdict and (self.handlers or one.retries == retries)]
         assert fitting, f"{word!r} by {policy}"
@@ -290,27 +290,27 @@ class Book:
             assert value in [one.default for one in fitting]
         else:
             assert outcome_kind(value) == "error"
-            assert value["_exception"]["exc_class"] == "Trouble"
+            assert value["_exception"]["exc_class"] == "SlotError"
             assert f"f{spec.uid} does not take" in value["_exception"]["exc_value"]
         return verdict
 
     def check_order(self) -> None:
-        """Fail unless first attempts came in the order in which each giver gave them.
+        """Fail unless the first attempts of each producer's messages were recorded in order.
 
-        But those that waited for a retry, were kept by a policy, or dropped by a source's policy.
+        Except messages that waited for a retry, were kept by a policy, or dropped by a source's policy.
         """
         last: dict[str, int] = {}
         for record in self.records:
-            number, told = record.input["n"], record.meta.policies or {}
-            if record.attempt > 1 or "queue" in told or self._waited(record):
+            number, reported = record.input["n"], record.meta.policies or {}
+            if record.attempt > 1 or "queue" in reported or self._waited(record):
                 continue
-            giver = self._tale.giver[number]
-            assert last.get(giver, 0) < number, f"{number} of {giver} came after {last[giver]}"
-            last[giver] = number
+            producer = self._observed.producer[number]
+            assert last.get(producer, 0) < number, f"{number} of {producer} came after {last[producer]}"
+            last[producer] = number
 
     def _waited(self, record: Record) -> bool:
         words = (record.meta.policies or {}).values()
         if any("retry" in word for word in words):
             return True
         failed = {outcome.value["_exception"]["task"] for outcome in record.outcomes if outcome.kind == "error"}
-        return self._tale.raised[record.input["n"]] > len(failed) + sum("default" in word for word in words)
+        return self._observed.raised[record.input["n"]] > len(failed) + sum("default" in word for word in words)

@@ -1,4 +1,4 @@
-"""A message's way through the slots: fat pipeline, texts at once, failures as outcomes."""
+"""The passes: a message runs through the slots, values are serialized right after their slot, failures are outcomes."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_an_exception_that_cannot_be_printed_is_described(run):
 
 
 @both
-def test_a_value_whose_own_code_raises_harms_nobody(run):
+def test_a_value_whose_own_code_raises_is_described_and_passed_on(run):
     _, texts, failures = run(revision_of(f0=lambda message: Hostile(), f1=lambda f0: 1), "in")
     assert b"Hostile" in texts[1]
     assert texts[2] == b"1"
@@ -234,7 +234,7 @@ def test_a_slot_of_source_without_python_frames_has_a_traceback_that_names_its_e
     assert "could not convert" in failures[0].exc_tb
 
 
-def test_both_ways_of_running_give_the_same_record():
+def test_both_passes_give_the_same_record():
     revision = revision_of(f0=lambda message: {"m": message}, f2=lambda f1, f0: [f1, f0], f4=functools.partial(fail))
     for message in (1, None, [1.5, "x"], {1: 2}, 1j):
         values, texts, failures = plain(revision, message)
@@ -244,12 +244,12 @@ def test_both_ways_of_running_give_the_same_record():
         assert outcomes(failures) == outcomes(failures_2)
 
 
-def test_both_ways_give_a_huge_message_whole_so_that_the_record_decides_what_is_too_large():
+def test_both_passes_give_a_huge_message_whole_so_that_the_record_decides_what_is_too_large():
     huge = "x" * 17_000_000
     assert {len(texts[0]) for _, texts, _ in (plain(revision_of(), huge), careful(revision_of(), huge))} == {17_000_002}
 
 
-def test_each_entry_is_processed_by_the_revision_that_is_newest_when_it_begins():
+def test_each_entry_is_processed_by_the_revision_that_is_newest_when_it_starts():
     table = SlotTable(1, time.time)
     context = context_of(table.current)
 
@@ -264,13 +264,13 @@ def test_each_entry_is_processed_by_the_revision_that_is_newest_when_it_begins()
     assert [texts[1] for _, _, texts, *_ in done] == [b'"old"', b'"new"', b'"new"']
 
 
-def test_an_abandoned_executor_has_begun_nothing_more():
-    begun = []
+def test_an_abandoned_executor_has_started_nothing_more():
+    started = []
     table = SlotTable(1, time.time)
-    table.assign({0: begun.append})
+    table.assign({0: started.append})
     entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(3))
     iterator = InlineExecutor().process(entries, context_of(table.current))
     next(iterator)
     iterator.close()
-    assert begun == [0]
+    assert started == [0]
     assert len(entries) == 2

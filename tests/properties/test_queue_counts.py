@@ -1,27 +1,27 @@
-"""No message is lost or counted twice, whatever happens in whatever order."""
+"""No message is lost or counted twice, in any sequence of calls."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from machine_kit import assert_lawful
+from machine_kit import assert_counts_add_up
 
 from timbr_wamp.errors import MachineClosed, MachineFull
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
 from timbr_wamp.machine.messages import Entry
 
 
-class QueueLaw(RuleBasedStateMachine):
-    """A queue beside a model of plain lists that says what is where."""
+class QueueBesideModel(RuleBasedStateMachine):
+    """A queue, and beside it a model of plain lists that knows where each message is."""
 
     @initialize(capacity=st.integers(1, 5))
     def make(self, capacity: int) -> None:
-        self.told = self.crowds = 0
+        self.reports = self.crowds = 0
         self.crowded = False
-        self.queue = MessageQueue(capacity, on_full=self.tell, timer=lambda: 1.0e9 * self.told)
+        self.queue = MessageQueue(capacity, on_full=self.report_full, timer=lambda: 1.0e9 * self.reports)
         self.capacity = capacity
         self.waiting: list[int] = []
-        #: Of those that wait and are under way: a source's, that may be dropped.
+        #: Waiting or under way, from a source, and allowed to be dropped.
         self.droppable: set[int] = set()
         self.under_way: list[int] = []
         self.finished: list[int] = []
@@ -32,12 +32,12 @@ class QueueLaw(RuleBasedStateMachine):
         self.number += 1
         return (f"{self.number:024x}", self.number, 0.0, 1)
 
-    def tell(self) -> None:
-        self.told += 1
-        assert_lawful(self.queue.snapshot())
+    def report_full(self) -> None:
+        self.reports += 1
+        assert_counts_add_up(self.queue.snapshot())
 
     def no_room(self) -> None:
-        """Note that somebody found none."""
+        """Note in the model that a caller found no room."""
         if not self.crowded and not self.closed:
             self.crowded = True
             self.crowds += 1
@@ -142,12 +142,12 @@ class QueueLaw(RuleBasedStateMachine):
         if not hasattr(self, "queue"):
             return
         counts = self.queue.snapshot()
-        assert_lawful(counts)
+        assert_counts_add_up(counts)
         assert counts.put == len(self.waiting) + len(self.under_way) + len(self.finished)
         assert (counts.queue_size, counts.in_flight) == (len(self.waiting), len(self.under_way))
         assert counts.refused == self.refused
-        assert (self.told, self.queue.crowded) == (self.crowds, self.crowded)
+        assert (self.reports, self.queue.crowded) == (self.crowds, self.crowded)
         assert self.queue.idle() == (not self.waiting and not self.under_way)
 
 
-TestQueueLaw = QueueLaw.TestCase
+TestQueueLaw = QueueBesideModel.TestCase

@@ -1,4 +1,4 @@
-"""One thread looks at what is due, and ends when nothing is watched."""
+"""One thread calls functions when they are due, and ends when none is registered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def ended(watcher: Timers) -> bool:
     return watcher._thread is None
 
 
-def test_it_looks_as_often_as_is_wanted_and_then_no_more():
+def test_a_function_is_called_as_often_as_it_asks():
     watcher, looks, done = Timers(), [], threading.Event()
 
     def look():
@@ -29,7 +29,7 @@ def test_it_looks_as_often_as_is_wanted_and_then_no_more():
     assert len(looks) == 3
 
 
-def test_what_is_due_first_is_looked_at_first_though_it_came_later():
+def test_the_function_due_first_is_called_first():
     watcher, looks, done = Timers(), [], threading.Event()
     watcher.watch(lambda: looks.append("late"), 3600.0)
     watcher.watch(lambda: (looks.append("soon"), done.set())[0], 0.001)
@@ -37,7 +37,7 @@ def test_what_is_due_first_is_looked_at_first_though_it_came_later():
     assert looks == ["soon"]
 
 
-def test_what_is_forgotten_is_looked_at_no_more_and_the_thread_ends_at_once():
+def test_a_forgotten_function_is_not_called_again_and_the_thread_ends_at_once():
     watcher = Timers()
 
     def look():
@@ -49,7 +49,7 @@ def test_what_is_forgotten_is_looked_at_no_more_and_the_thread_ends_at_once():
     wait_until(lambda: ended(watcher), "its thread ended")
 
 
-def test_a_look_that_fails_costs_the_others_nothing(caplog):
+def test_a_failing_function_does_not_affect_the_others(caplog):
     watcher, done = Timers(), threading.Event()
 
     def bad():

@@ -26,7 +26,7 @@ def test_words_become_a_policy(words, policy):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reason"),
     [
         ("", "not one of record"),
         ("drop stop", "one verdict"),
@@ -37,12 +37,12 @@ def test_words_become_a_policy(words, policy):
         ("=3", "'=3'"),
     ],
 )
-def test_words_that_mean_nothing_are_refused_by_name(words, told):
-    with pytest.raises(InvalidArgument, match=told):
+def test_invalid_words_are_refused_by_name(words, reason):
+    with pytest.raises(InvalidArgument, match=reason):
         parse_policy(words)
 
 
-def test_every_word_that_is_offered_is_understood():
+def test_every_completion_is_valid():
     values = {"retries=": "1", "backoff_s=": "0", "backoff_max_s=": "9", "default=": "1", "timeout_s=": "1"}
     for word in POLICY_COMPLETIONS:
         made = parse_policy(word + values.get(word, ""))

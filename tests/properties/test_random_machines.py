@@ -1,7 +1,7 @@
-"""Random lives of a real machine: whatever is done to it, in whatever order, the counts and records are right.
+"""Random operations on a real machine: in any order, counts and records are right.
 
 Everything is checked from outside: puts as the test counted them, records as a sink got them, values
-by a second statement of the rules (`tests.story_kit`).
+as computed independently by `tests.random_machine_kit`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machine_kit import Recorder, assert_lawful, in_thread, wait_until
+from machine_kit import Recorder, assert_counts_add_up, in_thread, wait_until
 
-from tests.story_kit import KINDS, Book, BrokenNode, Spec, Table, Tale, Trouble, make_function
+from tests.random_machine_kit import KINDS, BrokenNode, Observed, RecordChecker, SlotError, Spec, Table, make_function
 from timbr_wamp.contract import Policy
 from timbr_wamp.errors import (
     InvalidArgument,
@@ -72,7 +72,7 @@ HANDLERS = [
     ("DaskEventDebugger", {}, Policy(on_error="stop")),
 ]  # fmt: skip
 
-#: What may be done to a machine: methods of `Story` and their arguments.
+#: What may be done to a machine: methods of `RandomMachine` and their arguments.
 STEPS: dict[str, dict[str, Any]] = {
     "put": {"kinds": kinds},
     "put_from_another_thread": {"kinds": kinds},
@@ -102,7 +102,7 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 steps = st.one_of(*(st.tuples(st.just(name), st.fixed_dictionaries(given)) for name, given in STEPS.items()))
 scripts = st.lists(steps, min_size=5, max_size=40)
-beginnings = st.fixed_dictionaries(
+initial_states = st.fixed_dictionaries(
     {
         "stages": st.integers(1, STAGES),
         "bufsize": st.integers(1, 12),
@@ -114,12 +114,12 @@ beginnings = st.fixed_dictionaries(
 )
 
 
-class Story:
-    """One machine's life."""
+class RandomMachine:
+    """A machine, the operations that a test may call on it, and what must hold after each."""
 
     def __init__(self, executor: str, begin: dict[str, Any]) -> None:
-        self.tale, self.sink = Tale(), Recorder()
-        self.book = Book(self.tale)
+        self.observed, self.sink = Observed(), Recorder()
+        self.checker = RecordChecker(self.observed)
         self.entered = 0
         #: Attempts that the test asked for, by the message's number.
         self.asked: Counter[int] = Counter()
@@ -133,14 +133,14 @@ class Story:
             concurrency=begin["concurrency"], executor=executor,
         )  # fmt: skip
         self.table = Table.empty(begin["stages"], begin["policy"])
-        self.book.tables[0] = self.table
+        self.checker.tables[0] = self.table
         for slot, spec in enumerate(begin["slots"][: begin["stages"]]):
             self.set_slot(slot, spec, None)
         if begin["started"]:
             self.machine.start()
 
     def live(self, script: list[tuple[str, dict[str, Any]]]) -> int:
-        """Do one thing after the other; check after each, and at the end. Return how many records there are."""
+        """Do the operations of a script; check after each and at the end. Return the number of records."""
         try:
             for name, given in script:
                 getattr(self, name)(**given)
@@ -149,7 +149,7 @@ class Story:
         finally:
             self.machine.close()
         self.check_the_end()
-        return len(self.book.records)
+        return len(self.checker.records)
 
     # --- messages ---
 
@@ -174,7 +174,7 @@ class Story:
         assert self.machine.status.refused == before
 
     def _put(self, kind: int, **options: Any) -> int | None:
-        message = self.tale.message("hand", kind)
+        message = self.observed.message("hand", kind)
         try:
             self.machine.put(message, **options)
         except MachineFull:
@@ -184,14 +184,14 @@ class Story:
         return message["n"]
 
     def call(self, kind: int) -> None:
-        record = self.machine(self.tale.message("call", kind))
+        record = self.machine(self.observed.message("call", kind))
         assert record.revision == self.machine.revision
-        self.book.check(record)
+        self.checker.check(record)
 
     def get(self) -> None:
         try:
             oid, *_ = self.machine.get()
-        except (MachineRunning, MachineEmpty, MessageKept, Trouble):
+        except (MachineRunning, MachineEmpty, MessageKept, SlotError):
             return
         assert len(oid) == 24
 
@@ -200,7 +200,7 @@ class Story:
 
     def replay(self, count: int) -> None:
         self.look()
-        seqs = [record.seq for record in self.book.records[-count:]]
+        seqs = [record.seq for record in self.checker.records[-count:]]
         if seqs:
             self._again(lambda: self.machine.replay(self.machine.run, seqs))
 
@@ -210,40 +210,40 @@ class Story:
         except MachineFull:
             return
         wait_until(lambda: self._knows(oids), "what is put again has a record of the attempt before")
-        of = {oid: number for number, oid in self.book.oids.items()}
+        of = {oid: number for number, oid in self.checker.oids.items()}
         self.asked.update(of[oid] for oid in oids)
 
     def _knows(self, oids: list[str]) -> bool:
         self.look()
-        return set(oids) <= set(self.book.oids.values())
+        return set(oids) <= set(self.checker.oids.values())
 
     # --- slots ---
 
     def _changed(self, table: Table) -> None:
-        self.table = self.book.tables[self.machine.revision] = table
+        self.table = self.checker.tables[self.machine.revision] = table
 
     def set_slot(self, slot: int, spec: Spec, policy: Policy | None) -> None:
         slot %= len(self.table.specs)
         if _asks_too_much(spec, slot):
             with pytest.raises(NotCallable):
-                self.machine.set(slot, make_function(spec, self.tale), policy=policy)
+                self.machine.set(slot, make_function(spec, self.observed), policy=policy)
             return
         table = self.table.with_slots({slot: spec}, policy)
-        self.book.tables[self.machine.revision + 1] = table
-        self.machine.set(slot, make_function(spec, self.tale), policy=policy)
+        self.checker.tables[self.machine.revision + 1] = table
+        self.machine.set(slot, make_function(spec, self.observed), policy=policy)
         self._changed(table)
 
     def set_two_slots_at_once(self, spec: Spec, other: Spec | None) -> None:
         if len(self.table.specs) > 1 and not _asks_too_much(spec, 0) and not _asks_too_much(other, 1):
             table = self.table.with_slots({0: spec, 1: other})
-            self.book.tables[self.machine.revision + 1] = table
-            functions = [None if one is None else make_function(one, self.tale) for one in (spec, other)]
+            self.checker.tables[self.machine.revision + 1] = table
+            functions = [None if one is None else make_function(one, self.observed) for one in (spec, other)]
             self.machine[0:2] = functions
             self._changed(table)
 
     def an_object_cannot_be_opened(self, spec: Spec) -> None:
         before = self.machine.revision
-        node = BrokenNode(lambda: None, None, self.tale, False)
+        node = BrokenNode(lambda: None, None, self.observed, False)
         with pytest.raises(PrepFailed):
             self.machine[0] = node
         assert self.machine.revision == before
@@ -251,27 +251,27 @@ class Story:
     def delete_slot(self, slot: int) -> None:
         slot %= len(self.table.specs)
         table = self.table.with_slots({slot: None})
-        self.book.tables[self.machine.revision + 1] = table
+        self.checker.tables[self.machine.revision + 1] = table
         del self.machine[slot]
         self._changed(table)
 
     def rollback(self, back: int) -> None:
         number = max(self.machine.revision - back, 0)
-        self.book.tables[self.machine.revision + 1] = self.book.tables[number]
+        self.checker.tables[self.machine.revision + 1] = self.checker.tables[number]
         self.machine.rollback(number)
-        self._changed(self.book.tables[number])
+        self._changed(self.checker.tables[number])
 
     def set_policy(self, slot: int | None, policy: Policy) -> None:
         slot = None if slot is None else slot % len(self.table.specs)
         table = self.table.with_policy(slot, policy)
-        self.book.tables[self.machine.revision + 1] = table
+        self.checker.tables[self.machine.revision + 1] = table
         self.machine.set_policy(slot, policy)
         self._changed(table)
 
     def resize(self, stages: int) -> None:
         before = len(self.table.specs)
         stands = any(spec is not None for spec in self.table.specs[stages:])
-        self.book.tables[self.machine.revision + 1] = table = self.table.resized(stages)
+        self.checker.tables[self.machine.revision + 1] = table = self.table.resized(stages)
         try:
             self.machine.configure(stages=stages)
         except InvalidArgument:
@@ -290,7 +290,7 @@ class Story:
     def change_the_handler(self, choice: tuple[str, dict[str, Any], Policy | None]) -> None:
         name, options, policy = choice
         if policy is not None:
-            self.book.handlers.append(policy)
+            self.checker.handlers.append(policy)
         self.machine.set_handler(name, options)
 
     # --- life ---
@@ -298,19 +298,19 @@ class Story:
     def verb(self, verb: str) -> None:
         try:
             getattr(self.machine, verb)()
-        except (WrongState, Trouble):
+        except (WrongState, SlotError):
             return
 
     def drain(self) -> None:
         try:
             self.machine.stop(drain=True)
-        except (Trouble, TimeoutError):
+        except (SlotError, TimeoutError):
             return
 
     def wait(self) -> None:
         try:
             self.machine.wait(0.02)
-        except Trouble:
+        except SlotError:
             assert self.machine.status.state == "stopped"
 
     def work(self, rounds: int, kinds: list[int]) -> None:
@@ -322,21 +322,21 @@ class Story:
     # --- sources ---
 
     def set_a_list(self, kinds: list[int]) -> None:
-        giver = f"source {next(self.sources)}"
-        messages = [self.tale.message(giver, kind) for kind in kinds]
+        producer = f"source {next(self.sources)}"
+        messages = [self.observed.message(producer, kind) for kind in kinds]
         self.lists.append([message["n"] for message in messages])
         self.machine.set_source(messages, replace=True)
 
     def set_a_generator(self, count: int, fails: bool, options: dict[str, Any]) -> None:
-        giver, left = f"source {next(self.sources)}", itertools.repeat(None, count)
+        producer, left = f"source {next(self.sources)}", itertools.repeat(None, count)
 
         def generate() -> Any:
             for count_before, _ in enumerate(left):
-                message = self.tale.message(giver, count_before % len(KINDS))
+                message = self.observed.message(producer, count_before % len(KINDS))
                 self.asked[message["n"]] += 1
                 yield message
                 if fails and count_before == count // 3:
-                    raise Trouble("the source is gone")
+                    raise SlotError("the source is gone")
 
         self.machine.set_source(generate, replace=True, **options)
 
@@ -351,12 +351,12 @@ class Story:
         if rows > self.entered:
             records = self.sink.records[self.entered : rows]
             self.entered = rows
-            self.book.enter(records)
+            self.checker.enter(records)
 
     def check(self) -> None:
         """Fail unless what is seen from outside adds up."""
         status = self.machine.status
-        assert_lawful(status)
+        assert_counts_add_up(status)
         settled = status.processed + status.errored + status.dropped
         assert settled <= len(self.sink.rows), "each counted message has a record"
         given = sum(list(self.asked.values())) + sum(map(len, self.lists))
@@ -365,10 +365,10 @@ class Story:
         assert status.hook_failures == 0
         assert status.state != "failed", status.reason
         self.look()
-        assert self.tale.violations == []
+        assert self.observed.violations == []
 
     def come_to_the_end(self) -> None:
-        """Let everything that was put become a record."""
+        """Run until every message that was put is recorded."""
         machine = self.machine
         machine.handler = "BaseEventHandler"
         for slot in range(len(self.table.specs)):
@@ -376,51 +376,51 @@ class Story:
         machine.delete_source()
         try:
             machine.stop()
-        except Trouble:
+        except SlotError:
             assert machine.status.state == "stopped"
         machine.start()
         wait_until(self._all_is_recorded, "everything that was put has a record")
 
     def _all_is_recorded(self) -> bool:
         self.look()
-        missing = {n for n, count in list(self.asked.items()) if len(self.book.attempts[n]) < count}
+        missing = {n for n, count in list(self.asked.items()) if len(self.checker.attempts[n]) < count}
         return not missing and self.machine.wait(0)
 
     def check_the_end(self) -> None:
         """Fail unless every attempt at every message has its one right record, and nothing is left."""
         self.look()
-        status, records = self.machine.status, self.book.records
-        assert_lawful(status)
+        status, records = self.machine.status, self.checker.records
+        assert_counts_add_up(status)
         assert (status.in_flight, status.queue_size) == (0, 0)
         assert status.put == len(records)
         assert status.errored == sum(record.errored for record in records)
         assert status.dropped == sum(record.meta.dropped for record in records)
         for numbers in self.lists:
-            read = [number for number in numbers if number in self.book.attempts]
+            read = [number for number in numbers if number in self.checker.attempts]
             assert read == numbers[: len(read)], "read from the first on"
             self.asked.update(read)
-        attempts = {number: sorted(seen) for number, seen in self.book.attempts.items()}
+        attempts = {number: sorted(seen) for number, seen in self.checker.attempts.items()}
         assert attempts == {number: list(range(1, count + 1)) for number, count in self.asked.items()}
-        self.book.check_order()
-        for node in self.tale.nodes:
+        self.checker.check_order()
+        for node in self.observed.nodes:
             assert node.opened == node.closed
         left = [thread.name for thread in threading.enumerate() if thread.name.startswith("timbr ")]
         wait_until(lambda: not any(t.name.startswith("timbr ") for t in threading.enumerate()), f"ended: {left}")
 
 
-lives = settings(deadline=None, suppress_health_check=list(HealthCheck))
+hypothesis_settings = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(lives, max_examples=50)
-@given(beginnings, scripts)
-def test_a_life_inline(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
-    assert Story("inline", begin).live(script) >= 0
+@settings(hypothesis_settings, max_examples=50)
+@given(initial_states, scripts)
+def test_random_operations_inline(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
+    assert RandomMachine("inline", begin).live(script) >= 0
 
 
-@settings(lives, max_examples=30)
-@given(beginnings, scripts)
-def test_a_life_in_threads(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
-    assert Story("threads", begin).live(script) >= 0
+@settings(hypothesis_settings, max_examples=30)
+@given(initial_states, scripts)
+def test_random_operations_in_threads(begin: dict[str, Any], script: list[tuple[str, dict[str, Any]]]) -> None:
+    assert RandomMachine("threads", begin).live(script) >= 0
 
 
 def _asks_too_much(spec: Spec | None, slot: int) -> bool:

@@ -1,4 +1,4 @@
-"""Messages under way, with every executor: who waits for whom, and that nothing foreign stops the machine."""
+"""Messages under way, with every executor: which wait for which, and that no foreign code stops the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, Machines, Recorder, assert_lawful, in_thread, wait_until
+from machine_kit import LIMIT_S, Machines, Recorder, assert_counts_add_up, in_thread, wait_until
 
 from tests.executor_kit import START_S, beside
 from tests.slot_kit import context_of
@@ -109,7 +109,7 @@ def test_a_pause_reaches_messages_in_backoff_and_they_run_again(make: Make, reco
 
 
 @pytest.mark.parametrize("kind", ["inline", "inline, async", "threads", "processes"])
-def test_with_too_many_messages_in_backoff_an_executor_waits_without_looking(kind: str) -> None:
+def test_with_too_many_messages_in_backoff_an_executor_waits_without_polling(kind: str) -> None:
     async def fails_later(message: object) -> None:
         raise ValueError(message)
 
@@ -122,12 +122,12 @@ def test_with_too_many_messages_in_backoff_an_executor_waits_without_looking(kin
     executor = executors.get(kind, InlineExecutor)()
     table.assign({0: function})
     table.set_policy(0, policy_of(60.0))
-    looked, going = 0, True
+    looked, may_run = 0, True
 
     def may_start() -> bool:
         nonlocal looked
         looked += 1
-        return going
+        return may_run
 
     context = context_of(table.current, may_start=may_start, concurrency=100)
     entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(BACKOFF_LIMIT + 500))
@@ -136,7 +136,7 @@ def test_with_too_many_messages_in_backoff_an_executor_waits_without_looking(kin
     before = looked
     threading.Event().wait(0.5)  # nothing happens in this time, and that is to be seen
     assert looked - before < 50
-    going = False
+    may_run = False
     assert running.result(LIMIT_S) == []
     assert len(executor.abandon()) + len(entries) == BACKOFF_LIMIT + 500
     executor.close()
@@ -162,7 +162,7 @@ def test_a_lower_concurrency_holds_for_the_next_messages(machines: Machines, rec
     for n in range(8):
         m.put(n)
     m.start()
-    wait_until(lambda: len(most) == 5, "four are under way")
+    wait_until(lambda: len(most) == 5, "four messages are under way")
     m.configure(concurrency=1)
     released.set()
     assert [record.input for record in records.wait_for(8)] == list(range(8))
@@ -185,7 +185,7 @@ def test_a_plain_slot_beside_an_async_one_may_run_an_event_loop(machines: Machin
     assert [record.values for record in records.wait_for(40)] == [(2 * n, 4 * n) for n in range(40)]
 
 
-def test_while_a_plain_slot_blocks_async_slots_of_others_go_on(machines: Machines) -> None:
+def test_while_a_plain_slot_blocks_async_slots_of_other_messages_continue(machines: Machines) -> None:
     gate, awaited = machines.gate(), threading.Event()
 
     async def wait(message: int) -> int:
@@ -205,7 +205,7 @@ def test_while_a_plain_slot_blocks_async_slots_of_others_go_on(machines: Machine
     assert awaited.wait(LIMIT_S)
 
 
-# --- what would end a thread, a loop or the process ---
+# --- errors that would end a thread, a loop or the process ---
 
 
 def exits_in_a_task() -> None:
@@ -230,7 +230,7 @@ def interrupts() -> None:
 
 @pytest.mark.parametrize("harm", [exits, interrupts, exits_in_a_task, stops_the_loop])
 @pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
-def test_an_async_slot_that_would_end_its_loop_ends_nothing(
+def test_an_async_slot_that_tries_to_end_its_loop_does_not(
     machines: Machines, records: Recorder, executor: str, harm: Callable[[], None]
 ) -> None:
     async def slot(message: int) -> int:
@@ -247,7 +247,7 @@ def test_an_async_slot_that_would_end_its_loop_ends_nothing(
     assert [record.input for record in records.wait_for(3)] == [0, 1, 2]
     assert m.wait(LIMIT_S)
     assert in_thread(lambda: m(1)).result(LIMIT_S).errored == (harm in (exits, interrupts))
-    assert_lawful(m.status)
+    assert_counts_add_up(m.status)
     assert m.status.in_flight == 0
 
 
@@ -266,7 +266,7 @@ def test_an_async_prep_that_exits_leaves_the_slot_as_it_was(machines: Machines) 
     assert m("four").values[0] == 4
 
 
-def test_what_somebody_waits_for_in_a_loop_that_is_closed_fails() -> None:
+def test_pending_calls_into_a_closed_loop_fail() -> None:
     loop, started = EventLoop(), threading.Event()
 
     async def block() -> None:
@@ -357,7 +357,7 @@ def no_clock(*_: object, **__: object) -> float:
     raise MemoryError("out of time")
 
 
-def test_a_forked_child_of_a_machines_process_harms_no_child_process(machines: Machines, records: Recorder) -> None:
+def test_a_forked_child_does_not_affect_the_machines_child_processes(machines: Machines, records: Recorder) -> None:
     m = machines(1, sinks=[records], executor=ProcessesExecutor(workers=1))
     m[0] = lambda message: message
     m.put(1)
