@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from machine_kit import LIMIT_S
 
 from timbr_wamp import Raw
@@ -91,6 +93,24 @@ def test_a_raw_message_that_failed_is_retried_as_it_was():
         machine.retry_errors()
         assert machine.wait(LIMIT_S)
         assert [record.values for record in machine.recent()][-1] == (0,)
+
+
+@pytest.mark.parametrize("text", ['{"a":01}', "[1,]", b'"\xff"', "nul", "1 2", "", '"\\ud800x', "[NaN]", '"\x01"'])
+def test_a_text_is_checked_as_strictly_when_nobody_parses_it(text):
+    with pytest.raises(InvalidArgument, match="not JSON"):
+        Raw(text).validate()
+
+
+@given(st.binary(max_size=30) | st.text(max_size=30))
+def test_checking_and_parsing_agree(text):
+    raw = Raw(text)
+    try:
+        raw.parsed()
+    except InvalidArgument:
+        with pytest.raises(InvalidArgument):
+            raw.validate()
+    else:
+        raw.validate()
 
 
 def test_it_is_a_value():

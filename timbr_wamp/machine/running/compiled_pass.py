@@ -21,6 +21,7 @@ from timbr_wamp.errors import InvalidArgument, is_users_interrupt
 from timbr_wamp.machine.messages import Entry, Finished
 from timbr_wamp.machine.raw import Raw
 from timbr_wamp.machine.running.careful_pass import CarefulPass, KnownOutcome, Unawaited
+from timbr_wamp.machine.slots.arguments import reads_message
 from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.values import TEXT_OPTIONS, TEXT_TYPES, is_small_and_plain, plain_text, text_of
 
@@ -130,10 +131,11 @@ class _Text:
         return [*lines, *([last] if last else [])]
 
     def _input(self, leave: str) -> list[str]:
+        read = any(reads_message(step, step.slot.number + 1, self._revision.lead) for step in self._revision.steps)
         return [
             " if type(value) is Raw:",
             "  text = value.text",
-            "  try: value = value.parsed()",
+            f"  try: {'value = value.parsed()' if read else 'value.validate()'}",
             f"  except InvalidArgument:{leave.format('careful(value, oid)')}",
             " else:",
             f"  try: {_text_line('text', 'value')}",
