@@ -104,6 +104,8 @@ class MessageQueue:
         self._watchers: Waiters = deque()
         #: Ids given by callers; with the entry until it is known to be queued.
         self._known: OrderedDict[str, Entry | None] = OrderedDict()
+        #: Those of them that `keep` has now: who puts one of them again waits for what becomes of it.
+        self._keeping: set[str] = set()
         self._closed = False
         self._woken = 0
         survive_forks(self)
@@ -150,7 +152,10 @@ class MessageQueue:
                     return False
                 if self._closed:
                     raise MachineClosed(self._name)
-                if self._room() > 0:
+                limit_s = left_s(deadline)
+                if known and entry[0] in self._keeping:
+                    report, waiter, limit_s = False, add_waiter(self._writers), float("inf")
+                elif self._room() > 0:
                     if self.keep is not None:
                         break
                     if known:
@@ -159,13 +164,14 @@ class MessageQueue:
                         self._queue.append(entry)
                     wake_all(self._readers)
                     return True
-                report = self._note_full()
-                if not report:
-                    waiter = self._waiting_writer(deadline)
+                else:
+                    report = self._note_full()
+                    if not report:
+                        waiter = self._waiting_writer(deadline)
             if report:
                 self._report_full()
             else:
-                wait(self._writers, waiter, left_s(deadline))
+                wait(self._writers, waiter, limit_s)
         return self._put_durably(entry, deadline, known)
 
     def _put_durably(self, entry: Entry, deadline: float | None, known: bool) -> bool:
@@ -173,11 +179,12 @@ class MessageQueue:
         assert self.keep is not None
         with deferred():
             with self._lock:
-                if (known and entry[0] in self._known) or self._closed or not self._room():
+                put_again = known and (entry[0] in self._known or entry[0] in self._keeping)
+                if put_again or self._closed or not self._room():
                     reserved = False  # another writer, meanwhile
                 else:
                     if known:
-                        self._known[entry[0]] = None
+                        self._keeping.add(entry[0])
                     self._reserve(1)
                     reserved = True
             if reserved:
@@ -186,11 +193,16 @@ class MessageQueue:
                 except BaseException:
                     with self._lock:
                         self._reserve(-1)
-                        self._known.pop(entry[0], None)
+                        self._keeping.discard(entry[0])
                         wake_all(self._writers)
                     raise
                 with self._lock:
-                    self._queue.append(entry)
+                    if known:
+                        self._append_known(entry)
+                        self._keeping.discard(entry[0])
+                        wake_all(self._writers)
+                    else:
+                        self._queue.append(entry)
                     self._reserve(-1)
                     wake_all(self._readers)
         return True if reserved else self._put_when_possible(entry, deadline, known)
