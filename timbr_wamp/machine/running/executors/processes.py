@@ -26,6 +26,7 @@ from timbr_wamp.errors import InvalidArgument, SlotTimeout, WorkerDied
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 from timbr_wamp.machine.running.careful_pass import KnownOutcome
+from timbr_wamp.machine.running.executors.argument_changes import containers_of, take_changes
 from timbr_wamp.machine.running.executors.child import (
     Batch,
     BatchReply,
@@ -210,10 +211,13 @@ class ProcessesExecutor(ThreadsExecutor):
             self._finish(one, values, texts, ())
             return True
         if isinstance(result, Failed):
-            known = _known_outcomes(result)
-            if known is not None:
-                self._run_carefully(one, context, text=result.texts[0], known=known)
-            return known is not None
+            found = _known_outcomes(result)
+            if found is not None:
+                message, known = found
+                if result.unread:
+                    message = one.entry[1]
+                self._run_carefully(one, context, message=message, text=result.texts[0], known=known)
+            return found is not None
         if isinstance(result, (CannotLoad, Unawaited)):
             self._note_refused(result)
         return False
@@ -247,14 +251,17 @@ class ProcessesExecutor(ThreadsExecutor):
             RaisedElsewhere: what it raised in the child.
         """
         function = self._functions.of(step)
+        containers = [] if function is None else containers_of(arguments)
         data = None if function is None else pickled(list(arguments))
         if function is None or data is None:
             return super().invoke(step, arguments)
         reply = self._single_call(step, {function.number: function.data}, function.number, data)
+        load = partial(take_changes, containers=containers)
         if isinstance(reply, Raised):
+            _loaded(reply.changes, load)
             raise _error_of(reply)
         if isinstance(reply, Value):
-            loaded, value = _loaded(reply.value)
+            loaded, value = _loaded(reply.value, load)
             if loaded:
                 return value
             self._functions.keep_here(function.number, "what it returns cannot be sent")
@@ -285,15 +292,16 @@ class ProcessesExecutor(ThreadsExecutor):
         super().close()
 
 
-def _known_outcomes(failed: Failed) -> dict[int, KnownOutcome] | None:
-    """Return what the slots of a message gave, and what one raised; None when values cannot be had."""
-    loaded, values = _loaded(failed.values)
+def _known_outcomes(failed: Failed) -> tuple[Any, dict[int, KnownOutcome]] | None:
+    """Return a message, what its slots gave, and what one raised; None when values cannot be had."""
+    loaded, made = _loaded(failed.values)
     if not loaded:
         return None
+    message, *values = made
     texts = failed.texts[1:]
     known: dict[int, KnownOutcome] = {n: (value, None, texts[n]) for n, value in enumerate(values)}
     known[failed.position] = (None, _error_of(failed.raised), b"")
-    return known
+    return message, known
 
 
 def _error_of(raised: Raised) -> RaisedElsewhere:
@@ -301,12 +309,12 @@ def _error_of(raised: Raised) -> RaisedElsewhere:
     return RaisedElsewhere(raised.text, error if loaded and isinstance(error, BaseException) else None)
 
 
-def _loaded(data: bytes | None) -> tuple[bool, Any]:
+def _loaded(data: bytes | None, load: Callable[[bytes], Any] = pickle.loads) -> tuple[bool, Any]:
     """Return whether bytes could be unpickled, and the object."""
     if data is None:
         return False, None
     try:
-        return True, pickle.loads(data)
+        return True, load(data)
     except BaseException:  # constructors of the user
         return False, None
 
