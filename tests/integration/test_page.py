@@ -128,13 +128,14 @@ def stack(crossbar: Path) -> Iterator[Stack]:
     startup.write_text(STARTUP)
     with timbr_wamp.connect(router.url, router.admin_token, settings=settings) as client:
         kernel_id = until(lambda: client.start_kernel("ticker", startup=str(startup))).id
-    yield Stack(settings, router, tokens, kernel_id)
+    made = Stack(settings, router, tokens, kernel_id)
+    yield made
     host.terminate()
     host.wait(timeout=20)
     for file in settings.runtime_dir.glob("kernel-*.json"):
         content = runtime.read_file(file, runtime.KernelFile)
         assert content is None or launcher.end_process(content)
-    router.stop()
+    made.router.stop()
     shutil.rmtree(folder)
 
 
@@ -307,10 +308,7 @@ def test_the_light_goes_out_with_the_router_and_comes_back_with_it(stack, browse
     for name in ("Start", "Pause", "Resume", "Stop"):
         assert not browser("enabled", selector=f'role=button[name="{name}"]'), name
     stack.router.stop()
-    again = until(lambda: Router.start(stack.settings, port=port, page_dir=page_dir()))
-    try:
-        browser("wait", selector=RUNNING, timeout_ms=30_000)
-        before = number(browser, "put")
-        browser("wait", selector=f'[data-testid=count-put]:not(:text-is("{before:,}"))')
-    finally:
-        again.stop()
+    stack.router = until(lambda: Router.start(stack.settings, port=port, page_dir=page_dir()))
+    browser("wait", selector=RUNNING, timeout_ms=30_000)
+    before = number(browser, "put")
+    browser("wait", selector=f'[data-testid=count-put]:not(:text-is("{before:,}"))')
