@@ -523,7 +523,7 @@ def test_a_second_interrupt_stops_waiting(notebook, demo):
     with meanwhile(interrupt_twice):
         error = notebook.fails(STUBBORN)
     assert error.ename == "KeyboardInterrupt"
-    assert "may go on over there" in notebook.cell.outputs[-1]["traceback"][0]
+    assert "may still be running" in notebook.cell.outputs[-1]["traceback"][0]
     assert "interrupted demo" in notebook("%wamp interrupt")
     wait_until(lambda: demo.info().state == "idle", 20, "it ended")
 

@@ -26,7 +26,7 @@ from timbr_wamp.machine.waiting import Waiters, add_waiter, deadline_after, left
 KNOWN_OIDS = 65_536
 
 #: That the queue is full is reported at most so often, seconds: a source that waits for room fills it all the time.
-FULL_AGAIN_S = 1.0
+FULL_REPORT_S = 1.0
 
 _NONE: list[Entry] = []
 _Accounts: TypeAlias = tuple[int, int, int, int, list[Entry], list[Entry]]
@@ -60,7 +60,7 @@ class MessageQueue:
     back may stand above the capacity, and so may what the reader itself offers: one micro-batch each.
 
     ``on_full`` is called when somebody found no room: once, and again only after the queue was half
-    empty and `FULL_AGAIN_S` went by on ``timer`` (seconds). Called in the thread that found none,
+    empty and `FULL_REPORT_S` went by on ``timer`` (seconds). Called in the thread that found none,
     without the lock; it must not raise.
 
     **Interrupts.** A signal handler may raise between any two bytecodes of the main thread. So each
@@ -83,7 +83,7 @@ class MessageQueue:
         self._capacity = _checked_capacity(capacity)
         self._name = name
         self._on_full, self._timer = on_full, timer
-        self._full_told_at = float("-inf")
+        self._full_reported_at = float("-inf")
         self._crowded = False
         self._lock: LockType | ForkedLock = threading.Lock()
         self._queue: deque[Entry] = deque()
@@ -329,14 +329,14 @@ class MessageQueue:
         return displaced
 
     def _note_full(self) -> bool:
-        """Note, with the lock held, that somebody found no room; tell whether to report it, without the lock."""
+        """Note, with the lock held, that somebody found no room; return whether to report it, without the lock."""
         if self._crowded or self._closed:
             return False
         self._crowded = True
         now = self._timer()
-        if self._on_full is None or now - self._full_told_at < FULL_AGAIN_S:
+        if self._on_full is None or now - self._full_reported_at < FULL_REPORT_S:
             return False
-        self._full_told_at = now
+        self._full_reported_at = now
         return True
 
     def _report_full(self) -> None:

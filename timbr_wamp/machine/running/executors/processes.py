@@ -43,7 +43,7 @@ from timbr_wamp.machine.running.executors.child import (
 )
 from timbr_wamp.machine.running.executors.children import ChildDied, Children, ChildTooSlow
 from timbr_wamp.machine.running.executors.pickling import dumps
-from timbr_wamp.machine.running.executors.sendable import SendableFunctions
+from timbr_wamp.machine.running.executors.sendable import Sendable, SendableFunctions
 from timbr_wamp.machine.running.executors.threads import POOL_THREADS, ThreadsExecutor
 from timbr_wamp.machine.running.executors.window import UnderWay
 from timbr_wamp.machine.tracebacks import RaisedElsewhere
@@ -62,7 +62,7 @@ class BatchPlan(NamedTuple):
     """A revision of which every slot can be sent."""
 
     steps: tuple[ChildStep, ...]
-    functions: dict[int, bytes]
+    functions: dict[int, Sendable]
 
 
 class RunningBatch:
@@ -125,7 +125,7 @@ class ProcessesExecutor(ThreadsExecutor):
             if function is None or step.policy.timeout_s is not None:
                 return None
             steps.append(ChildStep(function.number, step.values, step.texts, step.carry))
-            functions[function.number] = function.data
+            functions[function.number] = function
         return BatchPlan(tuple(steps), functions) if steps else None
 
     def _start(self, one: UnderWay, context: RunContext) -> None:
@@ -165,8 +165,7 @@ class ProcessesExecutor(ThreadsExecutor):
             if sent:
                 steps, functions = batch.plan
                 lead, timed = batch.messages[0].revision.lead, batch.timed
-                with self._children.one() as child:
-                    reply = child.request(functions, lambda news: Batch(news, steps, lead, data, timed))
+                reply = self._children.request(functions, lambda news: Batch(news, steps, lead, data, timed))
             event = partial(self._batch_ended, batch, sent, reply)
         except ChildDied:
             event = partial(self._batch_ended, batch, [], BatchReply([], 0.0))
@@ -255,7 +254,7 @@ class ProcessesExecutor(ThreadsExecutor):
         data = None if function is None else pickled(list(arguments))
         if function is None or data is None:
             return super().invoke(step, arguments)
-        reply = self._single_call(step, {function.number: function.data}, function.number, data)
+        reply = self._single_call(step, function, data)
         load = partial(take_changes, containers=containers)
         if isinstance(reply, Raised):
             _loaded(reply.changes, load)
@@ -270,12 +269,14 @@ class ProcessesExecutor(ThreadsExecutor):
             self._note_refused(reply)
         return super().invoke(step, arguments)
 
-    def _single_call(self, step: PlanStep, functions: dict[int, bytes], number: int, data: bytes) -> Any:
+    def _single_call(self, step: PlanStep, function: Sendable, data: bytes) -> Any:
         tries = 0
         while True:
             try:
-                with self._children.one() as child:
-                    return child.request(functions, lambda news: SingleCall(news, number, data), step.policy.timeout_s)
+                return self._children.request(
+                    {function.number: function}, lambda news: SingleCall(news, function.number, data),
+                    step.policy.timeout_s,
+                )  # fmt: skip
             except ChildTooSlow:
                 assert step.policy.timeout_s is not None, "only a time limit ends a wait"
                 raise SlotTimeout(step.slot.task, step.policy.timeout_s) from None
