@@ -34,6 +34,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 LEAK_LIMIT_S = 5.0
 #: Every process that a test starts inherits this variable: what still has it at the end was left behind.
 SESSION_MARK = "TIMBR_TEST_SESSION"
+#: How the names of a machine's threads begin.
+MACHINE_THREADS = "timbr "
 #: Started by the standard library for the whole process.
 LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -160,7 +162,13 @@ def free_port() -> int:
 
 # --- the router ------------------------------------------------------------------------------
 
-_session_router: list[Router] = []
+_lasting_routers: list[Router] = []
+
+
+@pytest.fixture(scope="session")
+def lasting_routers() -> list[Router]:
+    """Routers that outlive the test that started them; who adds one stops it."""
+    return _lasting_routers
 
 
 @pytest.fixture(scope="session")
@@ -169,11 +177,11 @@ def router(settings: Settings, crossbar: Path) -> Iterator[Router]:
     page = Path(timbr_wamp.dashboard.__file__).parent / "static"
     page_dir = page if (page / "index.html").is_file() else None
     node = Router.start(settings, port=pick_free_port(), page_dir=page_dir)
-    _session_router.append(node)
+    _lasting_routers.append(node)
     try:
         yield node
     finally:
-        _session_router.remove(node)
+        _lasting_routers.remove(node)
         node.stop(timeout_s=10.0)
 
 
@@ -188,7 +196,7 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
     commands: dict[psutil.Process, str] = {}
     deadline = time.monotonic() + LEAK_LIMIT_S
     while True:
-        threads = [thread for thread in threading.enumerate() if thread not in threads_before and not thread.daemon]
+        threads = [thread for thread in threading.enumerate() if thread not in threads_before and _must_end(thread)]
         processes = _children() - processes_before
         if not threads and not processes:
             return
@@ -203,8 +211,13 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
     pytest.fail(f"left behind: threads {[thread.name for thread in threads]}, processes {names}")
 
 
+def _must_end(thread: threading.Thread) -> bool:
+    """Whether a thread is one that holds up the exit, or a machine's: a machine that is closed has none."""
+    return not thread.daemon or thread.name.startswith(MACHINE_THREADS)
+
+
 def _children() -> set[psutil.Process]:
-    routers = {process for node in _session_router for process in _family(node.pid)}
+    routers = {process for node in _lasting_routers for process in _family(node.pid)}
     return {process for process in _family(os.getpid()) if process not in routers and _counts(process)}
 
 

@@ -19,6 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,11 +52,12 @@ from timbr_wamp.contract import (
     Verdict,
 )
 from timbr_wamp.contract.structs import Backpressure, OnExhausted
+from timbr_wamp.dashboard import page_dir
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.events import hooks
 from timbr_wamp.machine.removed import STOP_ARGUMENTS
-from timbr_wamp.router import Router
-from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings
+from timbr_wamp.router import Router, free_port
+from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings, load_settings
 from timbr_wamp.values import VALUE_LIMIT_BYTES
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +154,24 @@ def connects(page: Path) -> bool:
 def test_a_page_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     run_page(page)
+
+
+@pytest.fixture(scope="module")
+def settings(crossbar: Path) -> Iterator[Settings]:
+    """Those of a node of their own, which `connect()` finds: pages list all kernels that there are."""
+    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"{ENV_PREFIX}RUNTIME_DIR", str(folder / "run"))
+        patch.setenv(f"{ENV_PREFIX}DATA_DIR", str(folder / "data"))
+        yield load_settings()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def router(settings: Settings) -> Iterator[Router]:
+    node = Router.start(settings, port=free_port(), page_dir=page_dir())
+    yield node
+    node.stop()
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ import pytest
 import timbr_wamp
 from tests.conftest import require_service
 from timbr_wamp import runtime
+from timbr_wamp.client import RemoteMachine
 from timbr_wamp.components import launcher
-from timbr_wamp.dashboard import page_dir
+from timbr_wamp.dashboard import build, page_dir
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.router import Router, TokenStore, free_port
 from timbr_wamp.settings import Settings, load_settings
@@ -63,8 +64,8 @@ def installed() -> None:
         raise FileNotFoundError(f"{CHROMIUM}: apt-get install chromium")
     if shutil.which("node") is None:
         raise FileNotFoundError("node is not on the PATH")
-    if page_dir() is None or not (ROOT / "frontend/node_modules/playwright-core").is_dir():
-        raise FileNotFoundError("the page is not built: make page")
+    if not build.is_up_to_date() or not (ROOT / "frontend/node_modules/playwright-core").is_dir():
+        raise FileNotFoundError("the page is not built from these sources: make page")
 
 
 class Browser:
@@ -115,7 +116,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def stack(crossbar: Path) -> Iterator[Stack]:
+def stack(crossbar: Path, lasting_routers: list[Router]) -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
     settings = load_settings(
         environ={}, host="lab", crossbar=crossbar, runtime_dir=folder / "run", data_dir=folder / "data"
@@ -136,7 +137,21 @@ def stack(crossbar: Path) -> Iterator[Stack]:
         content = runtime.read_file(file, runtime.KernelFile)
         assert content is None or launcher.end_process(content)
     made.router.stop()
+    if made.router in lasting_routers:
+        lasting_routers.remove(made.router)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def machine(stack: Stack) -> Iterator[RemoteMachine]:
+    """The machine of the stack, for tests that change it; they find the next test's as it began."""
+    with timbr_wamp.connect(stack.router.url, stack.tokens["admin"], settings=stack.settings) as client:
+        machine = client.kernel(stack.kernel_id).machine()
+        before = machine.status.revision
+        yield machine
+        machine.rollback(before)
+        machine.set_source("ticks()", replace=True)
+        machine.start()
 
 
 def start_host(settings: Settings, router: Router) -> subprocess.Popen[bytes]:
@@ -193,7 +208,7 @@ def test_what_the_machine_says_is_text_and_never_markup(stack, browser):
     assert browser("problems") == []
 
 
-def test_policies_error_groups_and_progress_are_on_the_page(stack, browser, tmp_path):
+def test_policies_error_groups_and_progress_are_on_the_page(stack, browser, machine, tmp_path):
     browser("open", url=stack.link("viewer"))
     browser("wait", selector=RUNNING)
     group = "[data-testid=group-1-ZeroDivisionError]"
@@ -201,33 +216,25 @@ def test_policies_error_groups_and_progress_are_on_the_page(stack, browser, tmp_
     times = [int(browser("text", selector=f"{group} strong").rstrip("×").replace(",", ""))]
     browser("wait", selector=f"{group} strong:not(:text-is('{times[0]}×'))")  # asked for again as failures come
     assert browser("count", selector="[data-testid=policy-1]") == 0
-    with timbr_wamp.connect(stack.router.url, stack.router.admin_token, settings=stack.settings) as client:
-        machine = client.kernel(stack.kernel_id).machine()
-        machine.set_policy(1, {"retries": 1, "on_error": "drop"})
-        browser("wait", selector="[data-testid=policy-1]:text-is('retry 1, then drop')")
-        machine.set_source("range(400, 1000)", total=600, replace=True)
-        browser("wait", selector="[role=progressbar][aria-valuenow='100']")
-        browser("wait", selector="[data-testid=count-dropped]:not(:text-is('0'))")
-        machine.set_policy(1, None)
-        machine.set_source("ticks()", replace=True)
+    machine.set_policy(1, {"retries": 1, "on_error": "drop"})
+    browser("wait", selector="[data-testid=policy-1]:text-is('retry 1, then drop')")
+    machine.set_source("range(400, 1000)", total=600, replace=True)
+    browser("wait", selector="[role=progressbar][aria-valuenow='100']")
+    browser("wait", selector="[data-testid=count-dropped]:not(:text-is('0'))")
     browser("screenshot", path=str(tmp_path / "policies.png"))
 
 
-def test_integers_of_any_size_keep_their_digits_live_and_when_asked_for(stack, browser):
+def test_integers_of_any_size_keep_their_digits_live_and_when_asked_for(stack, browser, machine):
     browser("open", url=stack.link("viewer"))
     browser("wait", selector=RUNNING)
     shown = 'role=list[name="Latest records"] >> text=[9007199254740993,-9007199254740995,18446744073709551615,"'
-    with timbr_wamp.connect(stack.router.url, stack.router.admin_token, settings=stack.settings) as client:
-        machine = client.kernel(stack.kernel_id).machine()
-        machine[3] = "lambda *values: [values[-1], -2**53 - 3, 2**64 - 1, '9007199254740993']"
-        machine.set_source("iter([2**53 + 1] * 60)", replace=True)
-        browser("wait", selector=shown)
-        browser("reload")
-        browser("wait", selector=shown)
-        browser("click", selector='role=list[name="Latest records"] >> summary')
-        assert browser("text", selector=".values pre >> nth=0") == "9007199254740993"
-        machine[3] = None
-        machine.set_source("ticks()", replace=True)
+    machine[3] = "lambda *values: [values[-1], -2**53 - 3, 2**64 - 1, '9007199254740993']"
+    machine.set_source("iter([2**53 + 1] * 60)", replace=True)
+    browser("wait", selector=shown)
+    browser("reload")
+    browser("wait", selector=shown)
+    browser("click", selector=shown)
+    assert browser("text", selector=".values pre >> nth=0") == "9007199254740993"
     assert browser("problems") == []
 
 
@@ -252,7 +259,7 @@ def test_a_viewer_sees_all_and_can_do_nothing(stack, browser):
     assert browser("count", selector='role=button[name="Try again"]') == 0
 
 
-def test_an_admin_writes_a_slot_and_reads_at_the_field_why_bad_source_is_refused(stack, browser):
+def test_an_admin_writes_a_slot_and_reads_at_the_field_why_bad_source_is_refused(stack, browser, machine):
     browser("open", url=stack.link("admin"))
     browser("wait", selector=RUNNING)
     browser("click", selector="[data-testid=slot-2] summary")
@@ -265,8 +272,7 @@ def test_an_admin_writes_a_slot_and_reads_at_the_field_why_bad_source_is_refused
     browser("click", selector='[data-testid=slot-2] >> role=button[name="Set"]')
     browser("wait", selector='[data-testid=slot-2] .title:text-is("halve")')
     assert "return x / 2" in browser("text", selector="[data-testid=slot-2] pre")
-    with timbr_wamp.connect(stack.router.url, stack.tokens["admin"], settings=stack.settings) as client:
-        slot = client.kernel(stack.kernel_id).machine().slots[2]
+    slot = machine.slots[2]
     assert (slot.function, slot.author) == ("halve", "admin")
 
 
@@ -298,7 +304,7 @@ def test_a_script_with_another_wamp_library_reads_complete_records(stack):
     assert last["ordered"]
 
 
-def test_the_light_goes_out_with_the_router_and_comes_back_with_it(stack, browser):
+def test_the_light_goes_out_with_the_router_and_comes_back_with_it(stack, browser, lasting_routers):
     browser("open", url=stack.link("admin"))
     browser("wait", selector=RUNNING)
     port = int(re.search(r":(\d+)", stack.router.page_url)[1])
@@ -309,6 +315,7 @@ def test_the_light_goes_out_with_the_router_and_comes_back_with_it(stack, browse
         assert not browser("enabled", selector=f'role=button[name="{name}"]'), name
     stack.router.stop()
     stack.router = until(lambda: Router.start(stack.settings, port=port, page_dir=page_dir()))
+    lasting_routers.append(stack.router)
     browser("wait", selector=RUNNING, timeout_ms=30_000)
     before = number(browser, "put")
     browser("wait", selector=f'[data-testid=count-put]:not(:text-is("{before:,}"))')

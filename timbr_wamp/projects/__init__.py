@@ -1,6 +1,6 @@
-"""Projects: create a machine from ``timbr.toml``, compare it with the file, and save it to the file."""
+"""Projects: a machine written down in ``timbr.toml``, made from it, compared with it, saved into it."""
 
-from timbr_wamp.projects.difference import Difference, describe_machine, describe_project, differences
+from timbr_wamp.projects.difference import Difference, differences, side_of_machine, side_of_project
 from timbr_wamp.projects.project import Project, load_project
 from timbr_wamp.projects.saving import exported, save, toml, write
 
@@ -11,8 +11,8 @@ __all__ = [
     "exported",
     "load_project",
     "save",
-    "describe_machine",
-    "describe_project",
+    "side_of_machine",
+    "side_of_project",
     "toml",
     "write",
 ]

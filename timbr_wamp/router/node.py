@@ -1,8 +1,7 @@
-"""Start and stop the router: a node folder and one tree of Crossbar processes.
+"""Start and stop the router: a node folder made from ``router-config/``, one Crossbar process tree.
 
-The node folder (mode 0700) holds configuration, tokens, log and the node component; it is kept. The
-runtime file ``node.json`` tells the user's other processes how to reach the router; it is removed when
-the router stops.
+The node folder (0700) holds configuration, tokens, log and the node component; it stays. The
+runtime file ``node.json`` tells other processes of the user how to reach the router; it goes with it.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ Report = Callable[[str], None]
 
 NODE_FOLDER = "node"
 LOG_FILE = "router.log"
-PID_FILE = "node.pid"  # written by Crossbar
+PID_FILE = "node.pid"  # Crossbar's own
 
-#: Timeout of a start. It takes 4 to 6 s, and several times that on a busy computer with a cold disk.
+#: A start takes 4 to 6 s; on a busy computer, with a cold disk, several times that.
 START_LIMIT_S = 60.0
-#: Number of further ports that ``next_free_port`` tries.
+#: Ports that are tried when the next free one is asked for.
 PORT_RANGE = 100
-#: Timeout for the port of a killed router: a worker runs up to two seconds longer than its controller.
+#: A worker outlives a killed controller by up to two seconds, and holds the port.
 CRASHED_PORT_LIMIT_S = 5.0
 POLL_S = 0.05
 PROBE_LIMIT_S = 5.0
@@ -51,7 +50,7 @@ KILL_LIMIT_S = 5.0
 
 
 def free_port(interface: str = "127.0.0.1") -> int:
-    """Return a TCP port that is free at the moment. Another process may take it at any time."""
+    """Return a TCP port that is free now. Somebody else may take it before you do."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind((interface, 0))
         return int(sock.getsockname()[1])
@@ -59,7 +58,7 @@ def free_port(interface: str = "127.0.0.1") -> int:
 
 @dataclass
 class Router:
-    """A router that this process started. It keeps running when this process ends; `stop` ends it."""
+    """A router that this process started. It goes on when this process ends; `stop` ends it."""
 
     url: str
     unix_url: str
@@ -82,20 +81,20 @@ class Router:
         page_dir: Path | None = None,
         report: Report = lambda text: None,
     ) -> Router:
-        """Start the router; return when page, unix socket and node component answer.
+        """Start the router and return when page, unix socket and node component answer.
 
         Args:
-            port: TCP port; None means the port of the settings.
-            next_free_port: take the next free port when it is in use.
-            page_dir: folder of the built page; None serves a page that says how to build it.
-            report: called with lines for people.
+            port: the one of the settings when None.
+            next_free_port: take the next free one when it is busy.
+            page_dir: folder of the built page; without it a page that says how to build it.
+            report: gets lines for people.
 
         Raises:
-            AlreadyUp: a router already runs from this folder.
+            AlreadyUp: one runs from this folder, or its runtime file says so.
             PortBusy: the port is in use.
-            NoFreePort: the port and the next ones are in use.
+            NoFreePort: so are the next ones.
             RouterNotInstalled: there is no Crossbar.io.
-            RouterStartFailed: it ended, or did not answer in time; the error has the end of its log.
+            RouterStartFailed: it ended, or did not answer in time; with the end of its log.
         """
         crossbar = find_crossbar(settings)
         node_dir = private_folder(settings.data_dir / NODE_FOLDER)
@@ -139,7 +138,7 @@ class Router:
     def _write_runtime_file(self) -> None:
         started = runtime.process_started(self.pid)
         if started is None:
-            raise RouterStartFailed("it ended right after it had answered", _log_tail(self.node_dir))
+            raise RouterStartFailed("it ended just after it had answered", _log_tail(self.node_dir))
         content = NodeFile(
             pid=self.pid,
             process_started=started,
@@ -157,20 +156,20 @@ class Router:
     def port(self) -> int:
         """The TCP port of page and websocket."""
         port = urlsplit(self.url).port
-        assert port is not None  # _choose_port set it
+        assert port is not None  # we chose it
         return port
 
     @property
     def local_url(self) -> str:
-        """URL for clients on this computer; see `timbr_wamp.runtime.NodeFile.local_url`."""
+        """Where this computer's own clients connect; see `timbr_wamp.runtime.NodeFile.local_url`."""
         return self.unix_url if self.url.startswith("wss:") else self.url
 
     def poll(self) -> int | None:
-        """Return the exit status if the router has ended, None while it runs."""
+        """Return the exit status if the router ended, None while it runs."""
         return self._process.poll()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the router with SIGTERM, and after ``timeout_s`` with SIGKILL. Idempotent."""
+        """End the router: politely, after ``timeout_s`` by force. Idempotent."""
         _end(self._controller, self._process.wait, timeout_s=timeout_s)
         _remove_traces(self.settings.runtime_dir, self.pid, Path(self.unix_url.removeprefix("rs+unix://")))
 
@@ -182,7 +181,7 @@ class Router:
 
 
 def stop_node(settings: Settings, timeout_s: float = 10.0) -> bool:
-    """End the local router, also when another process started it; return False if none runs."""
+    """End the local router, whoever started it; return False if none runs."""
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
     if node is None or not node.alive():
         return False
@@ -197,7 +196,7 @@ def stop_node(settings: Settings, timeout_s: float = 10.0) -> bool:
 
 @contextmanager
 def _starting(node_dir: Path) -> Iterator[None]:
-    """Lock the folder, so that only one process at a time starts a router from it."""
+    """Let one process at a time start a router from this folder."""
     try:
         with locked(node_dir / "start.lock", START_LIMIT_S + KILL_LIMIT_S):
             yield
@@ -206,10 +205,10 @@ def _starting(node_dir: Path) -> Iterator[None]:
 
 
 def _check_not_running(settings: Settings, node_dir: Path) -> bool:
-    """Remove the files of a router that was killed; return whether there was one.
+    """Clean up after a router that was killed; return whether there was one.
 
     Raises:
-        AlreadyUp: a router runs, according to its runtime file or Crossbar's pid file.
+        AlreadyUp: a router runs, by its runtime file or by Crossbar's own pid file.
     """
     path = runtime.node_file(settings.runtime_dir)
     node = runtime.read_file(path, NodeFile)
@@ -233,9 +232,9 @@ def _pid_in(path: Path) -> int | None:
 
 
 def _is_crossbar_of(pid: int, node_dir: Path) -> bool:
-    """Return whether a process is a router of this folder, and not another process with a reused pid.
+    """Tell whether a process is a router of this folder, and not another that got its number.
 
-    It compares the working folder, because Crossbar overwrites its command line.
+    By its working folder: Crossbar overwrites its command line.
     """
     try:
         return Path(psutil.Process(pid).cwd()).samefile(node_dir)
@@ -262,7 +261,7 @@ def _choose_port(interface: str, wanted: int, next_free: bool, crashed: bool) ->
 
 def _is_free(interface: str, port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Twisted does, so that TIME_WAIT does not count
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Twisted does: TIME_WAIT is no obstacle
         try:
             sock.bind((interface, port))
         except OSError as error:
@@ -276,7 +275,7 @@ def _is_free(interface: str, port: int) -> bool:
 
 
 def _spawn(crossbar: Path, node_dir: Path) -> subprocess.Popen[bytes]:
-    """Start Crossbar in a session of its own, so that Ctrl-C in this terminal does not reach it."""
+    """Start Crossbar in a session of its own, so that our terminal's Ctrl-C does not reach it."""
     command = [str(crossbar), "start", "--cbdir", str(node_dir), "--color", "false", "--loglevel", "warn"]
     log = node_dir / LOG_FILE
     if log.exists():
@@ -305,7 +304,7 @@ def _wait_until_answering(process: subprocess.Popen[bytes], plan: NodePlan, toke
         if process.poll() is not None:
             log_tail = _log_tail(plan.node_dir)
             if "cannot_listen" in log_tail or "CannotListenError" in log_tail:
-                raise PortBusy(plan.port)  # another process took it meanwhile
+                raise PortBusy(plan.port)  # somebody was quicker
             raise RouterStartFailed(f"it ended with status {process.returncode}", log_tail)
         if (
             plan.socket_path.exists()
@@ -314,7 +313,7 @@ def _wait_until_answering(process: subprocess.Popen[bytes], plan: NodePlan, toke
         ):
             return
         time.sleep(POLL_S)
-    raise RouterStartFailed(f"it did not answer within {START_LIMIT_S:g} s", _log_tail(plan.node_dir))
+    raise RouterStartFailed(f"it did not answer in {START_LIMIT_S:g} s", _log_tail(plan.node_dir))
 
 
 def _log_tail(node_dir: Path) -> str:
@@ -325,12 +324,12 @@ def _log_tail(node_dir: Path) -> str:
 
 
 def _end(controller: psutil.Process, wait: Callable[..., object], *, timeout_s: float) -> None:
-    """End a router's processes: SIGTERM to the controller, which ends its worker; then SIGKILL to the rest.
+    """End a router's processes: the controller politely, which ends its worker; by force what stays.
 
-    psutil identifies processes by their start time too, so a reused pid is never signalled.
+    psutil knows processes by their start time too, so that a reused number is never hit.
     """
     family: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):  # a worker ends by itself when its controller has ended
+    with suppress(psutil.NoSuchProcess):  # a worker ends by itself when its controller is gone
         family = controller.children(recursive=True)
         controller.terminate()
     deadline = time.monotonic() + timeout_s
@@ -338,7 +337,7 @@ def _end(controller: psutil.Process, wait: Callable[..., object], *, timeout_s: 
         wait(timeout=timeout_s)
     _, alive = psutil.wait_procs([controller, *family], timeout=max(0.0, deadline - time.monotonic()))
     for process in alive:
-        logger.warning("process %d of the router did not end within %.1f s; killed it", process.pid, timeout_s)
+        logger.warning("process %d of the router did not end in %.1f s; killed", process.pid, timeout_s)
         with suppress(psutil.NoSuchProcess):
             process.kill()
     with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
@@ -354,4 +353,4 @@ def _remove_traces(runtime_dir: Path, pid: int, socket_path: Path) -> None:
         socket_path.unlink(missing_ok=True)
         if socket_path.parent != runtime_dir:
             with suppress(OSError):
-                socket_path.parent.rmdir()  # a short folder created for the socket only
+                socket_path.parent.rmdir()  # a short folder that was made for it

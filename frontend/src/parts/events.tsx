@@ -1,4 +1,4 @@
-/** The machine's events, newest first. */
+/** What changed the machine, newest first. */
 
 import type { Event } from "../contract";
 import { oneLine, timeOfDay } from "../format";

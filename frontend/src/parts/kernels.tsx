@@ -1,4 +1,4 @@
-/** The list of kernels on the router, with the selection of a machine. */
+/** The kernels on the router, and which machine is looked at. */
 
 import type { KernelInfo } from "../contract";
 import { isThere } from "../model";
