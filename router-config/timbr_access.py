@@ -1,7 +1,7 @@
-"""Who may do what on the router: tokens, and the rules of the roles. No network here.
+"""Tokens and the access rules of the roles, without any network code.
 
-The rules come from ``access.json``, which `timbr_wamp.router` writes from the contract. Standard
-library only: this runs in the router's own environment, which has no ``timbr_wamp``.
+The rules are read from ``access.json``, which `timbr_wamp.router` writes from the contract. Standard
+library only, because this module runs in the router's environment, which does not contain ``timbr_wamp``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 ROLES = ("viewer", "operator", "admin", "host")
 
-#: Classes of the table that a role may use; admin may use more, see `Access`.
+#: Access classes that each role includes. For further rights of admin see `Access`.
 CLASSES = {"viewer": {"read"}, "operator": {"read", "operate"}, "admin": {"read", "operate", "admin"}}
 
 AUTHID = re.compile(r"[a-z0-9_]{1,32}")
@@ -24,11 +24,11 @@ _PARTS = r"[a-z0-9_]+(?:\.[a-z0-9_]+)*"
 _KERNEL = re.compile(rf"io\.timbr\.kernel\.(?P<id>[a-z0-9_]{{1,32}}_[0-9a-f]{{12}})(?:\.(?P<rest>{_PARTS}))?")
 _OWNED = re.compile(rf"io\.timbr\.(?:host|stream)\.[a-z0-9_]{{1,32}}\.(?P<rest>{_PARTS})")
 
-#: What bridges need to publish a topic only while somebody listens.
+#: Procedures that bridges need to count subscribers.
 HOST_CALLS = frozenset({"wamp.subscription.match", "wamp.subscription.lookup", "wamp.subscription.count_subscribers"})
 HOST_META_TOPICS = re.compile(r"wamp\.subscription\.on_[a-z]+")
 
-#: What an administrator may ask of the router itself: to look, not to change.
+#: The router's own procedures that an administrator may call: reading only.
 ADMIN_CALLS = re.compile(
     r"wamp\.session\.(count|list|get)"
     r"|wamp\.(registration|subscription)\.(match|lookup|list|get|count_callees|list_callees"
@@ -37,7 +37,7 @@ ADMIN_CALLS = re.compile(
 
 
 class Tokens:
-    """The tokens file: name → role and SHA-256 of the secret (256 random bits, so no salt is needed)."""
+    """The tokens file: role and SHA-256 of the secret by name. The secret has 256 random bits, so it needs no salt."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,12 +46,12 @@ class Tokens:
         self.refresh()
 
     def refresh(self) -> list[str]:
-        """Read the file if it changed; return the names whose former token no longer counts.
+        """Read the file if it changed; return the names whose tokens were revoked or changed.
 
-        A missing file holds no tokens.
+        A missing file has no tokens.
 
         Raises:
-            ValueError: the file cannot be understood; the former tokens stay in force.
+            ValueError: the file is invalid; the previous tokens stay valid.
         """
         try:
             status = os.stat(self._path)
@@ -66,12 +66,12 @@ class Tokens:
         return [name for name, token in before.items() if tokens.get(name) != token]
 
     def role(self, name: str) -> str | None:
-        """Return the role of the token of that name, None if there is none."""
+        """Return the role of the token with that name; None if there is none."""
         token = self._tokens.get(name)
         return token["role"] if token else None
 
     def role_of(self, name: str | None, secret: object) -> str | None:
-        """Return the role of the token; None if there is no such name or its secret is another."""
+        """Return the role of the token with that name and secret; None if there is none."""
         token = self._tokens.get(name or "")
         if token is None or not isinstance(secret, str):
             return None
@@ -83,30 +83,30 @@ def _parsed_tokens(content: bytes) -> dict[str, dict[str, Any]]:
     tokens = json.loads(content)["tokens"]
     for name, token in tokens.items():
         if not AUTHID.fullmatch(name) or token["role"] not in ROLES or not isinstance(token["sha256"], str):
-            raise ValueError(f"tokens file: {name!r} is not a usable entry")
+            raise ValueError(f"tokens file: the entry {name!r} is invalid")
     return tokens
 
 
 def kernel_of(uri: str) -> str | None:
-    """Return the id of the kernel that a URI belongs to, None if to none."""
+    """Return the kernel id in a URI; None if it belongs to no kernel."""
     found = _KERNEL.fullmatch(uri)
     return found["id"] if found else None
 
 
 def host_owns_kernel(authid: str, kernel_id: object) -> bool:
-    """Tell whether a kernel id is one of the host ``authid``: ``lab`` does not own ``lab_2_…``."""
+    """Return whether a kernel id belongs to the host ``authid``. ``lab`` does not own ``lab_2_…``."""
     return isinstance(kernel_id, str) and bool(re.fullmatch(rf"{re.escape(authid)}_[0-9a-f]{{12}}", kernel_id))
 
 
 class Access:
-    """Decide from the contract's table. Pure: the same question has the same answer."""
+    """Decides what a role may do, from the contract's access table. Pure."""
 
     def __init__(self, table: dict[str, Any]) -> None:
         self._table = table
         self._reserved = frozenset(table["reserved"])
 
     def allows(self, role: str, authid: str, action: str, uri: str, match: str) -> bool:
-        """Tell whether the role may ``call``, ``register``, ``publish`` or ``subscribe``."""
+        """Return whether the role may perform ``action``: ``call``, ``register``, ``publish`` or ``subscribe``."""
         if role == "host":
             return match == "exact" and self._host_allows(authid, action, uri)
         if role not in CLASSES or action not in ("call", "subscribe"):
@@ -119,8 +119,8 @@ class Access:
 
     def _admin_allows(self, action: str, uri: str, match: str) -> bool:
         if action == "subscribe":
-            return match in ("prefix", "wildcard") or uri.startswith("wamp.") or _is_ours(uri)
-        return bool(ADMIN_CALLS.fullmatch(uri)) or _is_ours(uri)
+            return match in ("prefix", "wildcard") or uri.startswith("wamp.") or _is_under_a_host(uri)
+        return bool(ADMIN_CALLS.fullmatch(uri)) or _is_under_a_host(uri)
 
     def _host_allows(self, authid: str, action: str, uri: str) -> bool:
         if action in ("register", "publish"):
@@ -130,7 +130,7 @@ class Access:
         return bool(HOST_META_TOPICS.fullmatch(uri)) or self._class_of("topics", uri) == "read"
 
     def _class_of(self, kind: str, uri: str) -> str | None:
-        """Return the access class of a URI; None for what the contract does not know."""
+        """Return the access class of a URI; None if the contract does not contain it."""
         table = self._table
         if uri in table["node"][kind]:
             return str(table["node"][kind][uri])
@@ -157,6 +157,6 @@ def _is_own(authid: str, uri: str) -> bool:
     )
 
 
-def _is_ours(uri: str) -> bool:
-    """Tell whether the URI stands where hosts register, whether or not the table knows it."""
+def _is_under_a_host(uri: str) -> bool:
+    """Return whether the URI is in the namespace of a kernel, host or stream, in the contract or not."""
     return bool(_KERNEL.fullmatch(uri) or _OWNED.fullmatch(uri))

@@ -1,8 +1,8 @@
-"""The node component: authenticator, authorizer, presence, list and discovery, inside the router.
+"""The node component: authenticator, authorizer, presence, list of kernels and discovery, inside the router.
 
-The only place where Twisted speaks. It decides nothing itself: `timbr_access` knows the rules,
-`timbr_presence` the kernels; here their answers become WAMP. Nobody joins before it is ready.
-Everything runs in the router worker's reactor thread.
+The only module that uses Twisted. It connects `timbr_access` (access rules) and `timbr_presence`
+(kernels) to WAMP. Clients cannot join before it is ready. Everything runs in the reactor thread of
+the router's worker.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ LIST = "io.timbr.kernel.list"
 DISCOVERY = "io.timbr.kernel.discovery"
 REVOKED = "io.timbr.error.token_revoked"
 
-#: How often the tokens file is looked at.
+#: Interval for checking the tokens file.
 WATCH_INTERVAL_S = 0.25
-#: A wamp session that does not leave when told to loses its subscriptions and registrations.
+#: Seconds after which a wamp session that stays after its token was revoked loses subscriptions and registrations.
 REVOKED_GRACE_S = 2.0
-#: How long a client that comes before the component is ready waits for it.
+#: Timeout for clients that connect before the component is ready.
 READY_LIMIT_S = 15.0
 
-server.version = b"timbr"  # the static pages' Server header otherwise names Twisted and its version
+server.version = b"timbr"  # else the Server header of static pages contains Twisted's version
 
 
-class _Desk:
-    """Where the authenticators, which the transports make, find the component of this worker."""
+class _ComponentRegistry:
+    """The component of this worker, for the authenticators, which the transports create."""
 
     def __init__(self) -> None:
         self._component: NodeComponent | None = None
         self._waiting: list[Deferred[NodeComponent]] = []
 
-    def open(self, component: NodeComponent) -> None:
+    def set(self, component: NodeComponent) -> None:
         self._component = component
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
@@ -54,7 +54,7 @@ class _Desk:
 
     async def component(self) -> NodeComponent:
         if self._component is None:
-            from twisted.internet import reactor  # not at import: Crossbar chooses the reactor
+            from twisted.internet import reactor  # not at module level, because Crossbar chooses the reactor
 
             ready: Deferred[NodeComponent] = Deferred()
             self._waiting.append(ready)
@@ -62,20 +62,20 @@ class _Desk:
         return self._component
 
 
-_desk = _Desk()
+_registry = _ComponentRegistry()
 
 
 def create_authenticator(config: dict[str, Any], controller: object) -> Callable[..., Deferred[Any]]:
-    """Return the function that Crossbar asks about each ticket (``"type": "function"``)."""
+    """Return the function that Crossbar calls to authenticate a ticket (``"type": "function"``)."""
     realm = config["realm"]
 
     async def authenticate(asked_realm: str | None, authid: str | None, details: dict[str, Any]) -> dict[str, Any]:
         if asked_realm != realm:
-            raise ApplicationError("wamp.error.no_such_realm", "there is no such realm here")
-        component = await _desk.component()
+            raise ApplicationError("wamp.error.no_such_realm", "unknown realm")
+        component = await _registry.component()
         role = await component.role_of(authid, details.get("ticket"))
         if role is None:
-            raise ApplicationError("wamp.error.not_authorized", "this token is not known here")
+            raise ApplicationError("wamp.error.not_authorized", "unknown token")
         return {"realm": realm, "role": role, "authid": authid}
 
     def authenticator(asked_realm: str | None, authid: str | None, details: dict[str, Any]) -> Deferred[Any]:
@@ -85,17 +85,17 @@ def create_authenticator(config: dict[str, Any], controller: object) -> Callable
 
 
 class NodeComponent(ApplicationSession):
-    """The node's own wamp session, of role ``trusted``."""
+    """The node's wamp session, with the role ``trusted``."""
 
     async def onJoin(self, details: object) -> None:
-        """Register what the node answers, then open the door."""
+        """Register the node's procedures, then let clients join."""
         folder = Path(self.config.extra["folder"])
         self._tokens = Tokens(folder / "tokens.json")
         self._access = Access(json.loads((folder / "access.json").read_text(encoding="utf-8")))
         self._presence = Presence()
-        #: Names of the tokens of the wamp sessions that are here.
+        #: Name of the token of each wamp session.
         self._sessions: dict[int, str] = {}
-        #: Those of them that were told to leave since their token was revoked.
+        #: Wamp sessions whose token was revoked.
         self._revoked: set[int] = set()
         with_caller = RegisterOptions(details_arg="details")
         await self.subscribe(self._session_joined, "wamp.session.on_join")
@@ -105,12 +105,12 @@ class NodeComponent(ApplicationSession):
         await self.register(self._presence.kernels, LIST)
         self._watch = LoopingCall(lambda: ensureDeferred(self._watch_tokens()))
         self._watch.start(WATCH_INTERVAL_S).addErrback(self._watch_failed)
-        _desk.open(self)
+        _registry.set(self)
 
     # --- tokens ------------------------------------------------------------------------------
 
     async def role_of(self, authid: str | None, ticket: object) -> str | None:
-        """Return the role that a name and its secret give, from the tokens file as it is now."""
+        """Return the role for a name and secret, from the current tokens file."""
         await self._watch_tokens()
         if authid is None or not AUTHID.fullmatch(authid):
             return None
@@ -120,24 +120,24 @@ class NodeComponent(ApplicationSession):
         try:
             revoked = self._tokens.refresh()
         except (OSError, ValueError) as error:
-            self.log.warn("tokens file not read, the former tokens stay in force: {error}", error=error)
+            self.log.warn("the tokens file could not be read, the previous tokens stay valid: {error}", error=error)
             return
         for session, name in list(self._sessions.items()):
             if name in revoked:
                 await self._end(session, name)
 
     async def _end(self, session: int, name: str) -> None:
-        """Tell a wamp session to leave since its token was revoked; from now on it may do nothing."""
+        """End a wamp session whose token was revoked; deny everything from now on."""
         self._revoked.add(session)
         message = f"token {name!r} was revoked"
         try:
             await self.call("wamp.session.kill", session, reason=REVOKED, message=message)
         except ApplicationError as error:
-            self.log.debug("wamp session {session} leaves already: {error}", session=session, error=error)
-        ensureDeferred(self._insist(session)).addErrback(self._failed)
+            self.log.debug("wamp session {session} is already leaving: {error}", session=session, error=error)
+        ensureDeferred(self._strip(session)).addErrback(self._failed)
 
-    async def _insist(self, session: int) -> None:
-        """Leave nothing to a wamp session that stays although its token was revoked."""
+    async def _strip(self, session: int) -> None:
+        """Remove subscriptions and registrations of a wamp session that stays although its token was revoked."""
         await sleep(REVOKED_GRACE_S)
         if session not in self._revoked:
             return
@@ -148,7 +148,7 @@ class NodeComponent(ApplicationSession):
                 await self.call(f"wamp.{kind}.{remove}", number, session, reason=REVOKED)
 
     def _watch_failed(self, failure: Any) -> None:
-        """End the router rather than go on with tokens that nobody watches."""
+        """End the router, because without the watch revoked tokens would stay valid."""
         self._failed(failure)
         from twisted.internet import reactor
 
@@ -160,7 +160,7 @@ class NodeComponent(ApplicationSession):
     # --- authorization -----------------------------------------------------------------------
 
     def _authorize(self, session: Info, uri: str, action: str, options: Info) -> dict[str, bool]:
-        """Answer Crossbar's question; never cached, since its cache does not know authids."""
+        """Authorize an action for Crossbar. Never cached, because Crossbar's cache ignores authids."""
         allowed = self._allows(session, uri, action, options.get("match") or "exact")
         return {"allow": allowed, "disclose": True, "cache": False}
 
@@ -178,11 +178,11 @@ class NodeComponent(ApplicationSession):
     async def _session_joined(self, info: Info) -> None:
         session, authid, role = info["session"], info["authid"], info["authrole"]
         if role not in ROLES:
-            return  # the router's own
+            return  # the node component itself
         self._sessions[session] = authid
         self._presence.joined(session)
         if self._tokens.role(authid) != role:
-            await self._end(session, authid)  # revoked between its authentication and now
+            await self._end(session, authid)  # the token was revoked after the authentication
 
     def _session_left(self, session: int, *_: object) -> None:
         self._sessions.pop(session, None)
@@ -190,14 +190,14 @@ class NodeComponent(ApplicationSession):
         for info in self._presence.left(session):
             topic = f"io.timbr.kernel.{info['kernel_id']}.state"
             self.publish(topic, info, options=PublishOptions(retain=True))
-            self._tell("went", info)
+            self._publish_discovery("went", info)
 
     def _announce(self, kernel: object, details: CallDetails) -> None:
         try:
             kind, info = self._presence.announce(details.caller_authid, details.caller, kernel)
         except Refused as refused:
             raise ApplicationError(refused.uri, *refused.args) from None
-        self._tell(kind, info)
+        self._publish_discovery(kind, info)
 
-    def _tell(self, kind: str, info: Info) -> None:
+    def _publish_discovery(self, kind: str, info: Info) -> None:
         self.publish(DISCOVERY, {"kind": kind, "kernel": info})

@@ -1,8 +1,8 @@
-"""Which kernels are on the router: who announced what, who left, and what to tell the others.
+"""The kernels on the router, from the announcements of bridges and the end of their wamp sessions.
 
-Sans-I/O: told of wamp sessions and announcements, it returns what changed; `timbr_node` sends it.
-Wamp session ids are random, so sessions are ordered by when they joined: what an older wamp session
-of a kernel says never replaces what a newer one said. Standard library only.
+Sans-I/O: it gets wamp sessions and announcements and returns the changes, which `timbr_node` publishes.
+Wamp session ids are random, so sessions are ordered by the time they joined: a state from an older wamp
+session of a kernel never replaces one from a newer session. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from timbr_access import host_owns_kernel
 
 STATES = ("starting", "idle", "busy", "restarting", "dead", "offline")
 
-#: One announcement, as JSON. A kernel's state has about 500 bytes, and 80 for each machine.
+#: Largest announcement, as JSON. A kernel's state has about 500 bytes, plus 80 for each machine.
 MAX_INFO_BYTES = 16 * 1024
-#: All of them, so that `kernels` stays well under the router's message limit of 4 MiB.
+#: Largest total, so that the result of `kernels` stays below the router's message limit of 4 MiB.
 MAX_TOTAL_BYTES = 2 * 1024 * 1024
-#: Offline kernels are kept for their return: so many, and so long.
+#: Number of offline kernels that are kept, and for how long.
 MAX_OFFLINE = 256
 OFFLINE_KEEP_S = 24 * 3600.0
 
@@ -29,7 +29,7 @@ Info = dict[str, Any]
 
 
 class Refused(Exception):
-    """An announcement that is not taken; `uri` and `args` are those of an error of timbr_wamp."""
+    """An announcement that was refused; `uri` and `args` are those of an error of timbr_wamp."""
 
     def __init__(self, name: str, *args: object) -> None:
         super().__init__(*args)
@@ -38,9 +38,9 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class _Kernel:
-    """What is known of one kernel."""
+    """The state of one kernel."""
 
-    #: Place of its newest wamp session in the order of joining.
+    #: Position of its newest wamp session in the order of joining.
     order: int
     session: int
     info: Info | None = None
@@ -58,12 +58,12 @@ class Presence:
         self._kernels: dict[str, _Kernel] = {}
 
     def joined(self, session: int) -> None:
-        """Note that a wamp session joined."""
+        """Record that a wamp session joined."""
         self._joined += 1
         self._order[session] = self._joined
 
     def left(self, session: int) -> list[Info]:
-        """Note that a wamp session left; return the kernels that are offline now. May be told twice."""
+        """Record that a wamp session left; return the kernels that are offline now. Idempotent."""
         if self._order.pop(session, None) is None:
             return []
         offline = []
@@ -73,7 +73,7 @@ class Presence:
             if kernel.info is None:
                 del self._kernels[kernel_id]
             elif kernel.info["state"] == "dead":
-                del self._kernels[kernel_id]  # it will not come back under this id
+                del self._kernels[kernel_id]  # a dead kernel does not return under this id
                 offline.append(self._offline(kernel.info))
             else:
                 kernel.info = self._offline(kernel.info)
@@ -84,13 +84,13 @@ class Presence:
 
     def _offline(self, info: Info) -> Info:
         reason = info.get("reason") if info["state"] in ("dead", "offline") else None
-        return {**info, "state": "offline", "reason": reason or "its bridge left", "time": self._clock()}
+        return {**info, "state": "offline", "reason": reason or "its bridge disconnected", "time": self._clock()}
 
     def claim(self, kernel_id: str, session: int) -> bool:
-        """Note that a wamp session speaks for a kernel; False if a newer one does already."""
+        """Record that a wamp session represents a kernel; return False if a newer one does."""
         order = self._order.get(session)
         if order is None:
-            return False  # it left while its message was under way
+            return False  # it left before its message was handled
         kernel = self._kernels.setdefault(kernel_id, _Kernel(order, session))
         if kernel.order > order:
             return False
@@ -98,10 +98,10 @@ class Presence:
         return True
 
     def announce(self, authid: str, session: int, info: object) -> tuple[str, Info]:
-        """Take a kernel's state; return ``came``, ``changed`` or ``went``, and the state as kept.
+        """Store a kernel's state; return ``came``, ``changed`` or ``went``, and the stored state.
 
         Raises:
-            Refused: not this host's kernel, a newer wamp session speaks for it, or no usable state.
+            Refused: another host's kernel, a newer wamp session represents it, or an invalid state.
         """
         kept, size_bytes = _checked(authid, session, info)
         kernel_id = kept["kernel_id"]
@@ -110,7 +110,7 @@ class Presence:
         if total - (former.size_bytes if former else 0) + size_bytes > MAX_TOTAL_BYTES:
             raise Refused("invalid_argument", "kernel", "the node's list of kernels is full")
         if not self.claim(kernel_id, session):
-            raise Refused("not_authorized", "announce (a newer wamp session speaks for it)", kernel_id)
+            raise Refused("not_authorized", "announce (a newer wamp session represents it)", kernel_id)
         kernel = self._kernels[kernel_id]
         here_before = kernel.info is not None and kernel.offline_since is None
         kernel.info, kernel.size_bytes = kept, size_bytes
@@ -120,7 +120,7 @@ class Presence:
         return ("changed" if here_before else "came"), kept
 
     def forget_old(self) -> None:
-        """Forget kernels that are offline for long, and the longest gone of too many."""
+        """Remove kernels that have been offline for too long, and the oldest ones beyond `MAX_OFFLINE`."""
         gone = sorted(
             (kernel.offline_since, kernel_id)
             for kernel_id, kernel in self._kernels.items()
@@ -133,13 +133,13 @@ class Presence:
                 del self._kernels[kernel_id]
 
     def kernels(self) -> list[Info]:
-        """Return the states of all kernels, in the order in which they first came."""
+        """Return the states of all kernels, in the order of their first announcement."""
         self.forget_old()
         return [kernel.info for kernel in self._kernels.values() if kernel.info is not None]
 
 
 def _checked(authid: str, session: int, info: object) -> tuple[Info, int]:
-    """Return the announcement with the caller's wamp session in it, and its size as JSON."""
+    """Return the announcement with the caller's wamp session added, and its size as JSON."""
     if not isinstance(info, dict):
         raise Refused("invalid_argument", "kernel", "is not a map")
     if not host_owns_kernel(authid, info.get("kernel_id")):
@@ -147,7 +147,7 @@ def _checked(authid: str, session: int, info: object) -> tuple[Info, int]:
     if info.get("host") != authid:
         raise Refused("invalid_argument", "kernel", f"its host is not {authid!r}")
     if info.get("state") not in STATES or not isinstance(info.get("name"), str):
-        raise Refused("invalid_argument", "kernel", f"name is a text, state one of {', '.join(STATES)}")
+        raise Refused("invalid_argument", "kernel", f"name must be a text and state one of {', '.join(STATES)}")
     try:
         size_bytes = len(json.dumps(info, allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
 /**
- * One WAMP connection that heals itself, over wampy.
+ * A WAMP connection that reconnects automatically, on top of wampy.
  *
- * Each attempt is a fresh wampy object: wampy's own reconnecting gives up after a GOODBYE and after
- * a refused first attempt. Topics wanted are subscribed again after each join.
+ * Each attempt uses a new wampy object, because wampy's own reconnection gives up after a GOODBYE and
+ * after a refused first attempt. Subscriptions are restored after each join.
  */
 
 import { Wampy } from "wampy";
@@ -14,16 +14,16 @@ export interface ConnectionOptions {
   realm: string;
   authid: string;
   ticket: string;
-  /** After each change of the link. */
+  /** Called after each change of the connection's state. */
   onLink: (link: Link) => void;
-  /** After each join, when the topics wanted are being subscribed. */
+  /** Called after each join, while subscriptions are being restored. */
   onJoin: () => void;
 }
 
 export interface TopicEvent {
   args: readonly unknown[];
   kwargs: Readonly<Record<string, unknown>>;
-  /** Kept by the router from before, not of this moment. */
+  /** The router retained the event from an earlier publication. */
   retained: boolean;
 }
 
@@ -34,16 +34,16 @@ const JOIN_TIMEOUT_MS = 10_000;
 const CALL_TIMEOUT_MS = 20_000;
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 8_000;
-/** A join that lasted so long makes the next delay short again. */
+/** A session that lasted this long resets the delay. */
 const STABLE_MS = 10_000;
-/** A router that has just started may not be able to decide yet who may subscribe. */
-const ASK_AGAIN_MS = 1_000;
+/** Wait before a failed subscription is repeated: a router that has just started may not be ready to authorize it. */
+const RETRY_MS = 1_000;
 const NOT_ALLOWED = "wamp.error.not_authorized";
-/** Reasons to ask for another token rather than to try again. */
+/** Errors after which the page asks for another token instead of reconnecting. */
 const REJECTED = /^wamp\.error\.(not_authorized|authentication_failed|authentication_denied|no_such_principal|no_auth_method|authentication_required)$/;
 
 class Session extends Wampy {
-  // wampy 8.0.2 looks a subscription up without its options when it ends, so it never finds ours.
+  // wampy 8.0.2 looks up a subscription without its options when it unsubscribes, and so does not find it.
   override _getSubscriptionKey(topic: string): string {
     return topic;
   }
@@ -54,11 +54,11 @@ export class Connection {
   private closed = false;
   private delay_ms = FIRST_DELAY_MS;
   private timer: ReturnType<typeof setTimeout> | undefined;
-  /** Topics wanted. */
+  /** Handlers by topic. */
   private readonly handlers = new Map<string, Handler>();
-  /** Topics subscribed in this session, with wampy's number; null: the router refused. */
+  /** Subscription ids by topic in this session; null if the router refused. */
   private subscribed = new Map<string, number | null>();
-  private settling = new Set<string>();
+  private syncing = new Set<string>();
 
   constructor(private readonly options: ConnectionOptions) {}
 
@@ -78,7 +78,7 @@ export class Connection {
     return this.session !== null;
   }
 
-  /** Give up this session, for a peer that no longer answers; a new one follows. */
+  /** Drop this session, for a router that no longer answers, and reconnect. */
   drop(reason: string): void {
     const session = this.session;
     if (!session) return;
@@ -101,14 +101,14 @@ export class Connection {
     }
   }
 
-  /** Want a topic's events from now on, also after a lost connection; one handler a topic. */
+  /** Subscribe to a topic, also after reconnections; one handler per topic. Returns the function that unsubscribes. */
   subscribe(topic: string, handler: Handler): () => void {
     this.handlers.set(topic, handler);
-    void this.settle(topic);
+    void this.syncSubscription(topic);
     return () => {
       if (this.handlers.get(topic) !== handler) return;
       this.handlers.delete(topic);
-      void this.settle(topic);
+      void this.syncSubscription(topic);
     };
   }
 
@@ -129,11 +129,11 @@ export class Connection {
       if (this.closed) return void session.disconnect().catch(ignore);
       this.session = session;
       this.subscribed = new Map();
-      this.settling = new Set();
+      this.syncing = new Set();
       const stable = setTimeout(() => (this.delay_ms = FIRST_DELAY_MS), STABLE_MS);
       session.setOptions({ onClose: () => (clearTimeout(stable), this.lost(session, "the connection was closed")) });
       onLink({ state: "open", reason: null, authid: String(welcome["authid"]), role: String(welcome["authrole"]) });
-      for (const topic of this.handlers.keys()) void this.settle(topic);
+      for (const topic of this.handlers.keys()) void this.syncSubscription(topic);
       onJoin();
     } catch (error) {
       session.setOptions({ onClose: null });
@@ -160,14 +160,14 @@ export class Connection {
     this.delay_ms = Math.min(this.delay_ms * 1.6, MAX_DELAY_MS);
   }
 
-  /** Bring what is subscribed in line with what is wanted; one at a time for each topic. */
-  private async settle(topic: string): Promise<void> {
-    const { session, subscribed, settling } = this;
-    if (!session || settling.has(topic)) return;
-    settling.add(topic);
+  /** Subscribe or unsubscribe at the router, so that it matches `handlers`; one call at a time per topic. */
+  private async syncSubscription(topic: string): Promise<void> {
+    const { session, subscribed, syncing } = this;
+    if (!session || syncing.has(topic)) return;
+    syncing.add(topic);
     try {
       while (session === this.session && this.handlers.has(topic) !== subscribed.has(topic)) {
-        if (this.handlers.has(topic)) subscribed.set(topic, await this.begin(session, topic));
+        if (this.handlers.has(topic)) subscribed.set(topic, await this.subscribeNow(session, topic));
         else {
           const number = subscribed.get(topic);
           subscribed.delete(topic);
@@ -177,11 +177,11 @@ export class Connection {
     } catch (error) {
       if (session === this.session) console.warn(`cannot unsubscribe ${topic}:`, asFailure(error).message);
     } finally {
-      settling.delete(topic);
+      syncing.delete(topic);
     }
   }
 
-  private async begin(session: Session, topic: string): Promise<number | null> {
+  private async subscribeNow(session: Session, topic: string): Promise<number | null> {
     const onEvent = ({ argsList, argsDict, details }: EventData) => {
       const retained = details["retained"] === true;
       this.handlers.get(topic)?.({ args: argsList ?? [], kwargs: argsDict ?? {}, retained });
@@ -192,19 +192,19 @@ export class Connection {
     } catch (error) {
       const failure = asFailure(error);
       if (session === this.session) console.warn(`cannot subscribe ${topic}:`, failure.message);
-      if (failure.uri !== NOT_ALLOWED) setTimeout(() => this.again(session, topic), ASK_AGAIN_MS);
+      if (failure.uri !== NOT_ALLOWED) setTimeout(() => this.resubscribe(session, topic), RETRY_MS);
       return null;
     }
   }
 
-  private again(session: Session, topic: string): void {
+  private resubscribe(session: Session, topic: string): void {
     if (session !== this.session || this.subscribed.get(topic) !== null) return;
     this.subscribed.delete(topic);
-    void this.settle(topic);
+    void this.syncSubscription(topic);
   }
 }
 
-/** What went wrong, in words; our own errors bring theirs as `message`. */
+/** Convert an error of wampy. Errors of timbr_wamp have their text in `message`. */
 function asFailure(error: unknown): Failure {
   if (error instanceof Failure) return error;
   const { errorUri, argsDict, argsList, details, message } = error as {
@@ -215,7 +215,7 @@ function asFailure(error: unknown): Failure {
     message?: string;
   };
   const uri = errorUri ?? "io.timbr.error.not_connected";
-  if (uri === "wamp.error.no_such_procedure") return new Failure("Nobody on the router answers for it.", uri);
+  if (uri === "wamp.error.no_such_procedure") return new Failure("The procedure is not registered: the kernel or its machine is gone.", uri);
   const text = argsDict?.["message"] ?? argsList?.[0] ?? details?.["message"] ?? (errorUri || message) ?? uri;
   return new Failure(String(text), uri);
 }
@@ -228,5 +228,5 @@ function within<T>(promise: Promise<T>, ms: number, late: () => Error): Promise<
 }
 
 function ignore(): void {
-  // the session was given up already
+  // the session was already dropped
 }

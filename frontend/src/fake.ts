@@ -1,4 +1,4 @@
-/** An `Api` over made-up data, for development: a machine that feels alive, without a router. */
+/** An `Api` with invented, changing data, for development without a router. */
 
 import type { ErrorGroup, ErrorRow, Event, KernelInfo, SlotCounts, SlotInfo, Status } from "./contract";
 import * as model from "./model";

@@ -1,4 +1,4 @@
-/** Numbers, times and values as people read them. */
+/** Format numbers, times and values for people. */
 
 import type { Policy } from "./contract";
 import { stringify } from "./json";
@@ -31,13 +31,13 @@ function pair(big: number, big_unit: string, small: number, small_unit: string):
   return small ? `${big} ${big_unit} ${small} ${small_unit}` : `${big} ${big_unit}`;
 }
 
-/** How far something is, 0 to 1; null while the total is unknown. */
+/** The fraction that is done, 0 to 1; null if the total is unknown. */
 export function share(done: number, total: number | null): number | null {
   if (total === null) return null;
   return total > 0 ? Math.min(1, done / total) : 1;
 }
 
-/** The time of day here, of seconds since the epoch. */
+/** The local time of day of seconds since the epoch. */
 export function timeOfDay(seconds: number): string {
   return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour12: false });
 }
@@ -48,7 +48,7 @@ export function bytes(n: number): string {
   return `${short.format(n / 1e6)} MB`;
 }
 
-/** A policy in a few words; what is as usual is not in it. */
+/** A policy as text, without default values. */
 export function policyText(policy: Policy): string {
   const verdict = (policy.on_error ?? "record").replace("_", " ");
   const retries = policy.retries ?? 0;
@@ -57,7 +57,7 @@ export function policyText(policy: Policy): string {
   return `${retries > 0 ? `retry ${retries}${wait}, then ` : ""}${verdict}${limit}`;
 }
 
-/** A value on one line, cut at `limit` characters. */
+/** A value on one line, at most `limit` characters. */
 export function oneLine(value: unknown, limit = 120): string {
   return cut(stringify(value), limit);
 }

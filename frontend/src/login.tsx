@@ -1,4 +1,4 @@
-/** The form that asks for a token. */
+/** The login form for a token. */
 
 import { render } from "preact";
 import { useState } from "preact/hooks";
@@ -6,7 +6,7 @@ import { Problem } from "./parts/common";
 import { looksLikeToken } from "./token";
 import "./style.css";
 
-/** Ask for a token in `element`; `problem` says why the one before was of no use. */
+/** Show the login form in `element`; `problem` is the reason why the previous token was refused. */
 export function askForToken(element: HTMLElement, problem: string | null, onToken: (token: string) => void): () => void {
   element.classList.add("timbr");
   render(<Login problem={problem} onToken={onToken} />, element);
@@ -19,7 +19,7 @@ function Login(props: { problem: string | null; onToken: (token: string) => void
     event.preventDefault();
     const text = String(new FormData(event.currentTarget as HTMLFormElement).get("token") ?? "").trim();
     if (looksLikeToken(text)) props.onToken(text);
-    else setProblem("A token looks like name.secret, with a name of small letters, digits and “_”.");
+    else setProblem("A token has the form name.secret; the name has lower-case letters, digits and “_”.");
   };
   return (
     <main class="login">
@@ -42,7 +42,7 @@ function Login(props: { problem: string | null; onToken: (token: string) => void
           Connect
         </button>
         <p id="token-help" class="muted small">
-          “timbr-wamp up” printed one in the page’s address. Others are made by{" "}
+          “timbr-wamp up” prints the page’s address with a token. Create others with{" "}
           <code>timbr-wamp token create --role viewer --name &lt;name&gt;</code>.
         </p>
       </form>

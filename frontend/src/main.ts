@@ -1,4 +1,4 @@
-/** The page that the router serves: finds the token, connects, and shows. */
+/** Entry of the page that the router serves: find the token, connect, and show the machine. */
 
 import { askForToken } from "./login";
 import { mount } from "./mount";
@@ -36,9 +36,9 @@ function ask(element: HTMLElement, problem: string | null): void {
 const root = document.getElementById("page") as HTMLElement;
 const token = takeToken();
 if (token !== null && looksLikeToken(token)) show(root, token);
-else ask(root, token === null ? null : "The address carried something that is not a token.");
+else ask(root, token === null ? null : "The address contains an invalid token.");
 
-// another link with a token, opened in this very tab, changes only the fragment
+// opening another link with a token in this tab changes the fragment only
 addEventListener("hashchange", () => {
   if (takeToken() !== token) location.reload();
 });

@@ -1,5 +1,5 @@
 /**
- * What the page knows, folded from what arrives. Pure: no connection, no clock of its own.
+ * The page's state, and how it changes with what arrives. Pure functions: no connection, no clock.
  */
 
 import { ACCESS, type Discovery, type ErrorRow, type Event, type KernelInfo, type MachineProcedures } from "./contract";
@@ -12,7 +12,7 @@ export const RECORDS_KEPT = 50;
 export const ERRORS_KEPT = 50;
 export const EVENTS_KEPT = 100;
 export const GROUPS_KEPT = 20;
-/** A status older than this says nothing about now: it comes at least every 2 s while somebody listens. */
+/** Age from which a status is out of date. A machine sends one at least every 2 s while the topic has subscribers. */
 export const FRESH_MS = 6000;
 
 export const NOTHING: View = {
@@ -45,7 +45,7 @@ export function withKernel(kernels: readonly KernelInfo[], kernel: KernelInfo): 
   return sortedKernels([...kernels.filter((known) => known.kernel_id !== kernel.kernel_id), kernel]);
 }
 
-/** Also one that went stays, as offline: it may come back, and the router still lists it. */
+/** A kernel that was removed stays in the list as offline, as in the router's list, because it may return. */
 export function withDiscovery(kernels: readonly KernelInfo[], { kernel }: Discovery): KernelInfo[] {
   return withKernel(kernels, kernel);
 }
@@ -59,13 +59,13 @@ export function kernelOf(view: View): KernelInfo | undefined {
   return view.kernels.find((kernel) => kernel.kernel_id === view.selected?.kernel_id);
 }
 
-/** Whether the machine selected is one that can answer. */
+/** Whether the selected machine can answer. */
 export function isListed(view: View): boolean {
   const kernel = kernelOf(view);
   return isThere(kernel) && (kernel?.machines ?? []).some((one) => one.name === view.selected?.machine);
 }
 
-/** The selection itself while it exists, else the first machine there is. */
+/** The selection if it exists, else the first machine. */
 export function selectionFor(view: View, wanted: Selection | null): Selection | null {
   const chosen = wanted && view.kernels.find((kernel) => kernel.kernel_id === wanted.kernel_id);
   if (chosen) {
@@ -80,7 +80,7 @@ export function selectionFor(view: View, wanted: Selection | null): Selection | 
 
 // --- the machine -----------------------------------------------------------------------------
 
-/** Fold in a status; `live` when it tells of this moment rather than of when it was kept. */
+/** Add a status; `live` is false for a retained one. */
 export function withStatus(machine: MachineView, status: Status, now_ms: number, live: boolean): MachineView {
   const before = machine.status?.run === status.run ? machine : { ...NEW_MACHINE, slots: machine.slots };
   if (!live) return { ...before, status, trouble: null };
@@ -90,13 +90,13 @@ export function withStatus(machine: MachineView, status: Status, now_ms: number,
   return { ...before, status, heard_at: now_ms, points: [...kept, point], trouble: null };
 }
 
-/** Fold in a record; each message stands there once, with its latest attempt. */
+/** Add a record. Each message has one row, for its latest attempt. */
 export function withRecord(machine: MachineView, record: RecordView, sampled: number): MachineView {
   const others = machine.records.filter((known) => known.oid !== record.oid);
   return { ...machine, records: [record, ...others].slice(0, RECORDS_KEPT), sampled };
 }
 
-/** Fold in what was asked for; records that came live meanwhile stay in front. */
+/** Add fetched records after those that arrived live in the meantime. */
 export function withRecent(machine: MachineView, recent: readonly RecordView[]): MachineView {
   const seen = new Set(machine.records.map((record) => record.oid));
   const older = recent.filter((record) => !seen.has(record.oid)).reverse();
@@ -121,7 +121,7 @@ export function withEvents(machine: MachineView, events: readonly Event[]): Mach
   return { ...machine, events: sorted.slice(0, EVENTS_KEPT) };
 }
 
-/** A record as `recent` gives it. */
+/** Convert a row of the procedure `recent`. */
 export function recordFromRow([seq, oid, text, meta]: RecordRow, key: number): RecordView {
   const about = JSON.parse(meta) as RecordMeta;
   const values = text === null ? null : (parse(text) as unknown[]);
@@ -129,12 +129,12 @@ export function recordFromRow([seq, oid, text, meta]: RecordRow, key: number): R
   return { key, oid, values, text_bytes, seq, revision: about.revision, errored: about.errored };
 }
 
-/** A record as the machine's own topic gives it. */
+/** Convert an event of the machine's topic. */
 export function recordFromEvent(oid: string, values: readonly unknown[], key: number): RecordView {
   return { key, oid, values, text_bytes: null, seq: null, revision: null, errored: values.some(isException) };
 }
 
-/** What stands in a record in place of a value when the slot raised. */
+/** The value of a slot that raised. */
 export interface ExceptionValue {
   _exception: { exc_class?: string; exc_value?: string };
 }
@@ -143,11 +143,11 @@ export function isException(value: unknown): value is ExceptionValue {
   return typeof value === "object" && value !== null && "_exception" in value;
 }
 
-// --- what one may see and do -----------------------------------------------------------------
+// --- state light and permissions -----------------------------------------------------------------
 
 export type Light = "running" | "paused" | "resting" | "failed" | "unknown";
 
-/** The light beside the machine's name. It shines only on fresh news over an open connection. */
+/** The state light beside the machine's name; "unknown" without a recent status over an open connection. */
 export function light(view: View, now_ms: number): Light {
   const machine = view.machine;
   const fresh = machine !== null && now_ms - machine.heard_at < FRESH_MS;
@@ -164,7 +164,7 @@ const ROLES_OF_ACCESS: Record<string, readonly string[]> = {
   admin: ["admin"],
 };
 
-/** Whether the token's role may call one of a machine's procedures. The router decides; this only hides. */
+/** Whether the token's role may call a procedure. It is used to hide controls; the router enforces access. */
 export function may(role: string | null, procedure: Procedure): boolean {
   return role !== null && (ROLES_OF_ACCESS[ACCESS.machine[procedure]] ?? []).includes(role);
 }

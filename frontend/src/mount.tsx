@@ -1,4 +1,4 @@
-/** `mount(element, api)`: everything that is seen, over any `Api`. Knows no WAMP. */
+/** `mount(element, api)`: the display for any `Api`, without WAMP. */
 
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
@@ -16,12 +16,12 @@ import "./style.css";
 
 export type { Api, Message, View } from "./seam";
 
-/** Draws at most so often, however many messages arrive. */
+/** Shortest interval between two draws. */
 const DRAW_INTERVAL_MS = 100;
-/** Draws at least so often: the charts move on, and the light goes out by itself. */
+/** Longest interval between two draws, so that charts and state light are updated without new messages. */
 const TICK_MS = 1000;
 
-/** Show `api` in `element`; the function returned takes it away. */
+/** Show `api` in `element`; the returned function removes it. */
 export function mount(element: HTMLElement, api: Api): () => void {
   element.classList.add("timbr");
   render(<Page api={api} />, element);
@@ -71,7 +71,7 @@ function Banner({ view }: { view: View }) {
       <div role="status" aria-live="polite" class={`link link-${state}`} data-testid="link">
         {state === "open" && `${authid} · ${role}`}
         {state === "connecting" && "Connecting to the router…"}
-        {state === "lost" && `No connection to the router (${reason}). Trying again…`}
+        {state === "lost" && `No connection to the router (${reason}). Reconnecting…`}
         {state === "rejected" && "The router did not accept the token."}
       </div>
     </div>
@@ -80,7 +80,7 @@ function Banner({ view }: { view: View }) {
 
 function Machine({ api, view, now_ms }: { api: Api; view: View; now_ms: number }) {
   const { selected, machine, link } = view;
-  if (!selected || !machine) return <p class="muted empty">No kernel, so no machine to look at.</p>;
+  if (!selected || !machine) return <p class="muted empty">No kernel is running.</p>;
   const key = `${selected.kernel_id}.${selected.machine}`;
   const kernel = kernelOf(view);
   if (!machine.status && kernel?.machines.length === 0)

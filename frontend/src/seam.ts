@@ -1,19 +1,19 @@
 /**
- * The seam between what is shown and where it comes from.
+ * The interface between the display and its data.
  *
- * `mount(element, api)` needs only an `Api`: the page gives one over a WAMP connection (`wamp.ts`),
- * a notebook's widget gives one over its model, `fake.ts` gives made-up data. A `View` is replaced
- * whole at each change, never edited, so that parts may compare by identity.
+ * `mount(element, api)` needs an `Api`: the page uses one over a WAMP connection (`wamp.ts`), a notebook's
+ * widget one over its model, and `fake.ts` one with invented data. A `View` is immutable and replaced at
+ * each change, so that components can compare by identity.
  */
 
 import type { ErrorGroup, ErrorRow, Event, KernelInfo, SlotInfo, Status } from "./contract";
 
 export interface Api {
-  /** What to show now. The same object until something changed. */
+  /** The current view. The same object until something changes. */
   get(): View;
-  /** Call `f` after each change; the function returned ends that. */
+  /** Call `f` after each change; the returned function ends it. */
   onChange(f: () => void): () => void;
-  /** Ask for something. Settles when it is done; rejects with a `Failure` that tells people why not. */
+  /** Carry out a command. Resolves when it is done; rejects with a `Failure` whose message is for people. */
   send(message: Message): Promise<void>;
 }
 
@@ -23,12 +23,12 @@ export type Message =
   | { kind: "slot_set"; slot: number; source: string; name: string | null }
   | { kind: "slot_delete"; slot: number }
   | { kind: "retry_errors" }
-  /** Whether records should arrive; they cost the router something. */
+  /** Whether to receive records, which cause load on the router. */
   | { kind: "follow"; on: boolean };
 
 export type Verb = "start" | "pause" | "resume" | "stop";
 
-/** Why something asked for was not done. `message` is for people. */
+/** The reason why a command failed. `message` is for people. */
 export class Failure extends Error {
   constructor(
     message: string,
@@ -44,7 +44,7 @@ export interface View {
   /** Sorted by name. */
   kernels: readonly KernelInfo[];
   selected: Selection | null;
-  /** The machine selected; null when there is none. */
+  /** The selected machine; null if there is none. */
   machine: MachineView | null;
 }
 
@@ -64,22 +64,22 @@ export interface Link {
 export interface MachineView {
   /** Null until the machine has answered. */
   status: Status | null;
-  /** This browser's clock, milliseconds, when `status` came; 0 when it is from a time before. */
+  /** When `status` arrived, on this browser's clock in milliseconds; 0 for a retained status. */
   heard_at: number;
   slots: readonly SlotInfo[];
   /** Oldest first, at most `POINTS_KEPT_S` seconds. */
   points: readonly Point[];
   /** Newest first, at most `RECORDS_KEPT`. */
   records: readonly RecordView[];
-  /** One record in so many arrives. */
+  /** One record in this many arrives. */
   sampled: number;
   /** Newest first, at most `ERRORS_KEPT`. */
   errors: readonly ErrorRow[];
-  /** Failures by kind, those seen last first, as they were when last asked for. */
+  /** Error groups, most recent first, when they were last fetched. */
   groups: readonly ErrorGroup[];
   /** Newest first, at most `EVENTS_KEPT`. */
   events: readonly Event[];
-  /** Why the machine does not answer; null when it does. */
+  /** Why the machine does not answer; null if it does. */
   trouble: string | null;
 }
 
@@ -91,13 +91,13 @@ export interface Point {
 }
 
 export interface RecordView {
-  /** Counts the records that this page has seen: a key for lists. */
+  /** Number of the record on this page, as the key of its list item. */
   key: number;
   oid: string;
   /** `[in, f0, f1, …]`; null when it was too large to send. */
   values: readonly unknown[] | null;
   text_bytes: number | null;
-  /** Known only of records asked for; the live topic does not carry them. */
+  /** Null for records from the live topic, which does not contain them. */
   seq: number | null;
   revision: number | null;
   errored: boolean;

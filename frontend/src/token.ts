@@ -1,8 +1,8 @@
-/** The token: from the address bar's fragment into this tab's session storage, and out of sight. */
+/** The token: moved from the address bar's fragment to this tab's session storage. */
 
 const KEY = "timbr_wamp.token";
 
-/** Take `#token=…` out of the address bar and keep it. Return the token kept, if any. */
+/** Move `#token=…` from the address bar to the session storage. Return the stored token, or null. */
 export function takeToken(): string | null {
   const fragment = new URLSearchParams(location.hash.slice(1));
   const given = fragment.get("token");
@@ -21,7 +21,7 @@ export function forgetToken(): void {
   sessionStorage.removeItem(KEY);
 }
 
-/** `<name>.<secret>`, as `timbr-wamp token create` shows it. */
+/** Whether the text has the form `<name>.<secret>`. */
 export function looksLikeToken(text: string): boolean {
   return /^[a-z0-9_]{1,32}\.\S+$/.test(text.trim());
 }

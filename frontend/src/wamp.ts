@@ -1,8 +1,8 @@
 /**
- * The page's `Api` over a WAMP connection: which topics and procedures stand behind the view.
+ * The page's `Api` over a WAMP connection: the topics and procedures that provide the view.
  *
- * Live values come by topics; procedures are asked once for what was before: when the connection
- * opens, when a machine is selected, and when its revision or run changes.
+ * Live values come from topics. Procedures are called for earlier values: when the connection opens,
+ * when a machine is selected, and when its revision or run changes.
  */
 
 import { Connection } from "./connection";
@@ -18,11 +18,11 @@ export interface WampOptions {
   token: string;
 }
 
-/** The list is asked for again so often: it heals what was missed, and notices a dead connection. */
+/** Interval for fetching the list of kernels again, which also detects a dead connection. */
 const CHECK_INTERVAL_MS = 15_000;
-/** A router that has just started may not know its kernels yet. */
-const ASK_AGAIN_MS = 1_000;
-/** Error groups are asked for no oftener than this while failures come. */
+/** Wait before a failed list is fetched again: a router that has just started may not know its kernels yet. */
+const RETRY_MS = 1_000;
+/** Shortest interval for fetching error groups while failures arrive. */
 const GROUPS_EVERY_MS = 2_000;
 const PREFIX = "io.timbr.kernel";
 
@@ -35,11 +35,11 @@ export class WampApi implements Api {
   private groups_soon: ReturnType<typeof setTimeout> | null = null;
   private wanted: Selection | null = null;
   private following = true;
-  /** Ends the subscriptions of the machine selected. */
-  private unwatch: (() => void)[] = [];
-  private unfollow: (() => void) | null = null;
-  /** Names the machine selected and its session: answers to older questions are thrown away. */
-  private round = 0;
+  /** Functions that end the subscriptions of the selected machine. */
+  private subscriptions: (() => void)[] = [];
+  private unsubscribe_records: (() => void) | null = null;
+  /** Incremented for each selection and session, to ignore answers to earlier calls. */
+  private generation = 0;
   private records_seen = 0;
 
   constructor(options: WampOptions) {
@@ -84,18 +84,18 @@ export class WampApi implements Api {
         this.following = message.on;
         return this.follow();
       case "command":
-        return this.learn(await this.ask(message.verb));
+        return this.applyStatus(await this.callMachine(message.verb));
       case "slot_set": {
         const code = { kind: "source", text: message.source, data: null, python: null } as const;
-        await this.ask("slot_set", { slot: message.slot, function: code, name: message.name });
-        return this.askSlots(this.round);
+        await this.callMachine("slot_set", { slot: message.slot, function: code, name: message.name });
+        return this.fetchSlots(this.generation);
       }
       case "slot_delete":
-        await this.ask("slot_delete", { slot: message.slot });
-        return this.askSlots(this.round);
+        await this.callMachine("slot_delete", { slot: message.slot });
+        return this.fetchSlots(this.generation);
       case "retry_errors":
-        await this.ask("retry_errors");
-        return this.askGroups(this.round);
+        await this.callMachine("retry_errors");
+        return this.fetchGroups(this.generation);
     }
   }
 
@@ -107,15 +107,15 @@ export class WampApi implements Api {
 
   private async onJoin(): Promise<void> {
     await this.refresh();
-    if (this.view.selected) await this.askAll();
+    if (this.view.selected) await this.fetchAll();
   }
 
   private async onCheck(): Promise<void> {
     await this.refresh();
-    if (this.view.machine?.trouble) await this.askAll();
+    if (this.view.machine?.trouble) await this.fetchAll();
   }
 
-  /** Ask for the list of kernels; a router that does not answer is left. */
+  /** Fetch the list of kernels; drop the connection if the router does not answer. */
   private async refresh(): Promise<void> {
     if (!this.connection.joined) return;
     try {
@@ -127,7 +127,7 @@ export class WampApi implements Api {
       if (failure.uri === "io.timbr.error.call_timeout") this.connection.drop("the router no longer answers");
       else if (failure.uri !== "wamp.error.not_authorized") {
         clearTimeout(this.soon);
-        this.soon = setTimeout(() => void this.onCheck(), ASK_AGAIN_MS);
+        this.soon = setTimeout(() => void this.onCheck(), RETRY_MS);
       }
     }
   }
@@ -137,100 +137,100 @@ export class WampApi implements Api {
     this.change({ kernels });
     const selection = model.selectionFor(this.view, this.wanted ?? this.view.selected);
     if (!same(selection, this.view.selected)) this.select(selection);
-    else if (!was_listed && model.isListed(this.view)) void this.askAll();
+    else if (!was_listed && model.isListed(this.view)) void this.fetchAll();
   }
 
   // --- the machine selected ------------------------------------------------------------------
 
   private select(selected: Selection | null): void {
-    for (const off of this.unwatch.splice(0)) off();
-    this.round += 1;
+    for (const off of this.subscriptions.splice(0)) off();
+    this.generation += 1;
     this.change({ selected, machine: selected && model.NEW_MACHINE });
     if (!selected) return this.follow();
     const kernel = `${PREFIX}.${selected.kernel_id}`;
     const machine = `${kernel}.${selected.machine}`;
     const on = (topic: string, f: (value: unknown, retained: boolean) => void): void => {
-      this.unwatch.push(this.connection.subscribe(topic, ({ args, retained }) => f(args[0], retained)));
+      this.subscriptions.push(this.connection.subscribe(topic, ({ args, retained }) => f(args[0], retained)));
     };
     on(`${kernel}.state`, (info) => this.setKernels(model.withKernel(this.view.kernels, info as KernelInfo)));
     on(`${machine}.status`, (status, retained) => {
       const back = !retained && this.view.machine?.trouble;
-      this.learn(status as Status, !retained);
-      if (back) void this.askAll();
+      this.applyStatus(status as Status, !retained);
+      if (back) void this.fetchAll();
     });
     on(`${machine}.event`, (event) => this.changeMachine((m) => model.withEvents(m, [event as Event])));
     on(`${machine}.error`, (row) => {
       this.changeMachine((m) => model.withErrors(m, [row as ErrorRow]));
-      this.askGroupsSoon();
+      this.fetchGroupsSoon();
     });
     this.follow();
-    void this.askAll();
+    void this.fetchAll();
   }
 
-  /** Subscribe the machine's own topic, or not. */
+  /** Subscribe to the machine's topic of records, or unsubscribe. */
   private follow(): void {
-    this.unfollow?.();
-    this.unfollow = null;
+    this.unsubscribe_records?.();
+    this.unsubscribe_records = null;
     const selected = this.view.selected;
     if (!selected || !this.following) return;
-    this.unfollow = this.connection.subscribe(this.uri(""), ({ args, kwargs }) => {
+    this.unsubscribe_records = this.connection.subscribe(this.uri(""), ({ args, kwargs }) => {
       const record = model.recordFromEvent(String(args[0]), args[1] as unknown[], ++this.records_seen);
       this.changeMachine((m) => model.withRecord(m, record, Number(kwargs["sampled"] ?? 1)));
     });
   }
 
-  /** Ask for all that was before now. */
-  private async askAll(): Promise<void> {
+  /** Fetch status, records, errors, events, slots and error groups. */
+  private async fetchAll(): Promise<void> {
     if (!this.connection.joined || !this.view.selected) return;
-    const round = ++this.round;
-    const fold = (f: (machine: MachineView) => MachineView) => round === this.round && this.changeMachine(f);
+    const generation = ++this.generation;
+    const apply = (f: (machine: MachineView) => MachineView) => generation === this.generation && this.changeMachine(f);
     try {
-      const status = await this.ask("status");
-      if (round !== this.round) return;
-      this.learn(status);
+      const status = await this.callMachine("status");
+      if (generation !== this.generation) return;
+      this.applyStatus(status);
       const [recent, errors, events] = await Promise.all([
-        this.ask("recent", { n: model.RECORDS_KEPT }) as Promise<RecordRow[]>,
-        this.ask("errors", { n: model.ERRORS_KEPT }),
-        this.ask("events", { n: model.EVENTS_KEPT }),
-        this.askSlots(round),
-        this.askGroups(round),
+        this.callMachine("recent", { n: model.RECORDS_KEPT }) as Promise<RecordRow[]>,
+        this.callMachine("errors", { n: model.ERRORS_KEPT }),
+        this.callMachine("events", { n: model.EVENTS_KEPT }),
+        this.fetchSlots(generation),
+        this.fetchGroups(generation),
       ]);
       const records = recent.map((row) => model.recordFromRow(row, ++this.records_seen));
-      fold((m) => model.withEvents(model.withErrors(model.withRecent(m, records), errors), events));
+      apply((m) => model.withEvents(model.withErrors(model.withRecent(m, records), errors), events));
     } catch (error) {
-      fold((m) => ({ ...m, trouble: (error as Failure).message }));
+      apply((m) => ({ ...m, trouble: (error as Failure).message }));
     }
   }
 
-  private async askSlots(round: number): Promise<void> {
-    const slots = await this.ask("slots");
-    if (round === this.round) this.changeMachine((m) => ({ ...m, slots }));
+  private async fetchSlots(generation: number): Promise<void> {
+    const slots = await this.callMachine("slots");
+    if (generation === this.generation) this.changeMachine((m) => ({ ...m, slots }));
   }
 
-  private async askGroups(round: number): Promise<void> {
-    const groups = await this.ask("error_groups", { n: model.GROUPS_KEPT });
-    if (round === this.round) this.changeMachine((m) => ({ ...m, groups }));
+  private async fetchGroups(generation: number): Promise<void> {
+    const groups = await this.callMachine("error_groups", { n: model.GROUPS_KEPT });
+    if (generation === this.generation) this.changeMachine((m) => ({ ...m, groups }));
   }
 
-  /** Ask for the groups once the failures that come now have come; failures may be many. */
-  private askGroupsSoon(): void {
+  /** Fetch the error groups after a delay, because many failures may arrive at once. */
+  private fetchGroupsSoon(): void {
     this.groups_soon ??= setTimeout(() => {
       this.groups_soon = null;
-      // a machine that does not answer tells so by `askAll`
-      if (this.connection.joined && this.view.selected) this.askGroups(this.round).catch(() => undefined);
+      // errors of a machine that does not answer are shown by `fetchAll`
+      if (this.connection.joined && this.view.selected) this.fetchGroups(this.generation).catch(() => undefined);
     }, GROUPS_EVERY_MS);
   }
 
-  /** Take in a status, and ask for what it shows to have changed. */
-  private learn(status: Status, live = true): void {
+  /** Store a status, and fetch what has changed according to it. */
+  private applyStatus(status: Status, live = true): void {
     const before = this.view.machine?.status;
     this.changeMachine((m) => model.withStatus(m, status, Date.now(), live));
     if (!before || !live) return;
-    if (before.run !== status.run) void this.askAll();
-    else if (before.revision !== status.revision) this.askSlots(this.round).catch(() => this.askAll());
+    if (before.run !== status.run) void this.fetchAll();
+    else if (before.revision !== status.revision) this.fetchSlots(this.generation).catch(() => this.fetchAll());
   }
 
-  private ask<P extends keyof MachineProcedures>(
+  private callMachine<P extends keyof MachineProcedures>(
     name: P,
     args: MachineProcedures[P]["args"] | Record<string, never> = {},
   ): Promise<MachineProcedures[P]["result"]> {

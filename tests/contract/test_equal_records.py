@@ -199,6 +199,41 @@ def test_whatever_slots_return_is_recorded_alike(run: Run) -> None:
 
 
 @pytest.mark.parametrize("run", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("fails_first", [False, True], ids=["at once", "at the second try"])
+def test_later_slots_see_what_a_slot_changed_in_its_arguments(run: Run, fails_first: bool) -> None:
+    def grow(message: Any) -> Any:
+        message["list"].append(len(message["list"]))
+        message.setdefault("set", set()).add("grown")
+        if fails_first and len(message["list"]) == 1:
+            raise ValueError("too short")
+        return message["list"]
+
+    def change_all(f0: Any, message: Any) -> Any:
+        f0.append(message)
+        del message["gone"]
+        message["nested"][0][1]["deep"] = bytearray(b"a")
+        return (f0, message["nested"])
+
+    def extend(nested: Any) -> Any:
+        nested[1][0][1]["deep"].extend(b"bc")
+        nested[0][-1] = "the message"
+        return None
+
+    def fill(m: Machine) -> None:
+        m.set(0, grow, policy={"retries": 1})
+        m[1] = change_all
+        m[2] = extend
+        m[3] = lambda f2, f1, f0, message: [repr((f1, f0, message)), f0 is message["list"], f1[0] is f0]
+
+    def message() -> Any:
+        return {"list": [], "gone": 1, "nested": [(0, {}), "same"]}
+
+    seen, expected = run(fill, [message()]), inline(fill, [message()])
+    assert seen == expected
+    assert expected[0][0][4][1:] == [True, True]
+
+
+@pytest.mark.parametrize("run", OTHERS.values(), ids=OTHERS)
 def test_a_value_that_cannot_be_sent_and_a_later_failure_are_recorded_alike(run: Run) -> None:
     def fill(m: Machine) -> None:
         m[0] = lambda x: threading.Lock()

@@ -403,8 +403,7 @@ def test_doctor_says_what_to_do_about_a_folder_that_others_can_open(home: Home) 
 
 def test_a_second_up_is_refused_with_a_sentence(home: Home) -> None:
     said = home.run("up", "--port", str(pick_free_port()), status=1)
-    assert "already runs" in said
-    assert str(home.json("router", "status")["pid"]) in said
+    assert said.startswith("timbr-wamp: timbr-wamp already runs")
 
 
 # --- coming up and ending --------------------------------------------------------------------
@@ -444,7 +443,7 @@ def test_a_host_that_dies_ends_the_rest_with_a_sentence_and_its_log(empty_home: 
     os.kill(host["pid"], signal.SIGKILL)
     _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
     assert process.returncode == 1
-    assert "timbr-wamp: the host ended by itself (status -9); all services were stopped" in stderr
+    assert "timbr-wamp: the host ended by itself (status -9)" in stderr
     assert empty_home.processes() == []
 
 

@@ -75,7 +75,7 @@ def home(crossbar: Path) -> Iterator[Home]:
     (made.folder / "app.py").write_text(APP)
     try:
         with headless(made, "app.py:MACHINE", "--name", "app") as process:
-            assert "joins when one comes" in next(iter(process.stderr or ()))
+            assert "joins a router when one starts" in next(iter(process.stderr or ()))
             with made.up():
                 wait_for(lambda: listed(made, "app"))
                 yield made
@@ -272,7 +272,7 @@ def test_a_project_runs_differs_when_changed_live_and_is_exported(home, project)
     ("target", "status", "word"),
     [
         ("clean", 0, "3 processed, 0 errored"),
-        ("thirty_one", 3, "60 processed, 2 errored (2 left so)"),
+        ("thirty_one", 3, "60 processed, 2 errored (2 unresolved)"),
         ("broken_source", 1, "the source failed: RuntimeError: the line is down"),
         ("MACHINE", 1, "needs a machine with a source"),
     ],
@@ -305,7 +305,7 @@ def test_a_machine_of_a_module_runs_too_and_ctrl_c_ends_it(offline_home):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
     assert process.returncode == 0
-    assert "0 left unprocessed" in stderr
+    assert "0 unprocessed" in stderr
 
 
 def test_validate_tells_every_problem(offline_home):

@@ -54,13 +54,13 @@ async def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
 
 
 @contextlib.asynccontextmanager
-async def kept(
+async def supervised(
     folder: Path, file: KernelFile, outputs: list[IopubMessage] | None = None
 ) -> AsyncIterator[KernelSupervisor]:
     async def pace() -> None: ...
 
     heard: list[IopubMessage] = [] if outputs is None else outputs
-    keeper = KernelSupervisor(
+    supervisor = KernelSupervisor(
         file.kernel_id,
         Path(file.connection_file),
         folder,
@@ -70,24 +70,24 @@ async def kept(
         pace=pace,
     )
     try:
-        await keeper.open()
-        yield keeper
+        await supervisor.open()
+        yield supervisor
     finally:
-        await keeper.close()
+        await supervisor.close()
 
 
 def in_kernel(folder: Path, work: Callable[[KernelSupervisor], Awaitable[T]], **options: Any) -> T:
-    """Start a kernel, run ``work`` with its keeper, let go of it."""
+    """Start a kernel, run ``work`` with its supervisor, then disconnect from it."""
 
     async def body() -> T:
         file = launcher.start_kernel(folder, new_kernel_id("lab"), **options)
-        async with kept(folder, file) as keeper:
-            return await work(keeper)
+        async with supervised(folder, file) as supervisor:
+            return await work(supervisor)
 
     return run(body())
 
 
-async def value_of(keeper: KernelSupervisor, expression: str) -> str:
+async def value_of(supervisor: KernelSupervisor, expression: str) -> str:
     """Run ``print(expression)`` as a cell; return what it printed."""
     printed: list[str] = []
 
@@ -95,7 +95,7 @@ async def value_of(keeper: KernelSupervisor, expression: str) -> str:
         if message.msg_type == "stream":
             printed.append(message.content["text"])
 
-    reply = await keeper.link.execute(f"print({expression})", on_output=on_output)
+    reply = await supervisor.channels.execute(f"print({expression})", on_output=on_output)
     assert reply["status"] == "ok", reply
     return "".join(printed).strip()
 
@@ -116,62 +116,62 @@ def test_a_kernel_outlives_the_kill_of_its_starter_and_is_adopted(folder: Path) 
     assert file is not None
 
     async def work() -> None:
-        async with kept(folder, file) as keeper:
-            assert await value_of(keeper, "6 * 7") == "42"
+        async with supervised(folder, file) as supervisor:
+            assert await value_of(supervisor, "6 * 7") == "42"
             # ipykernel looks for its parent once a second; it is asked again after that
             await asyncio.sleep(1.5)
-            assert await value_of(keeper, "__import__('os').environ.get('TIMBR_WAMP_TOKEN')") == "None"
-        async with kept(folder, file) as keeper:
-            assert (keeper.state, keeper.restarts) == ("idle", 0)
+            assert await value_of(supervisor, "__import__('os').environ.get('TIMBR_WAMP_TOKEN')") == "None"
+        async with supervised(folder, file) as supervisor:
+            assert (supervisor.state, supervisor.restarts) == ("idle", 0)
 
     run(work())
     assert file.alive()
 
 
 def test_interrupt_reaches_a_busy_cell(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> None:
-        cell = asyncio.create_task(keeper.link.execute("while True: pass"))
-        await until(lambda: keeper.state == "busy")
-        await keeper.link.interrupt()
+    async def work(supervisor: KernelSupervisor) -> None:
+        cell = asyncio.create_task(supervisor.channels.execute("while True: pass"))
+        await until(lambda: supervisor.state == "busy")
+        await supervisor.channels.interrupt()
         reply = await asyncio.wait_for(cell, 10)
         assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
-        await until(lambda: keeper.state == "idle")
+        await until(lambda: supervisor.state == "idle")
 
     in_kernel(folder, work)
 
 
 def test_a_cell_over_its_time_is_interrupted_and_the_kernel_free_again(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> None:
+    async def work(supervisor: KernelSupervisor) -> None:
         with pytest.raises(CallTimeout):
-            await keeper.link.execute("while True: pass", timeout_s=1.0)
-        assert await value_of(keeper, "1") == "1"
+            await supervisor.channels.execute("while True: pass", timeout_s=1.0)
+        assert await value_of(supervisor, "1") == "1"
 
     in_kernel(folder, work)
 
 
 def test_completion_and_inspection_answer_while_a_cell_runs(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> None:
-        await keeper.link.execute("apples = 5")
-        cell = asyncio.create_task(keeper.link.execute("import time\nwhile True: time.sleep(0.01)"))
-        await until(lambda: keeper.state == "busy")
-        assert "apples" in (await keeper.link.complete("app"))["matches"]
-        assert (await keeper.link.inspect("apples"))["found"]
-        assert keeper.state == "busy"
-        await keeper.link.interrupt()
+    async def work(supervisor: KernelSupervisor) -> None:
+        await supervisor.channels.execute("apples = 5")
+        cell = asyncio.create_task(supervisor.channels.execute("import time\nwhile True: time.sleep(0.01)"))
+        await until(lambda: supervisor.state == "busy")
+        assert "apples" in (await supervisor.channels.complete("app"))["matches"]
+        assert (await supervisor.channels.inspect("apples"))["found"]
+        assert supervisor.state == "busy"
+        await supervisor.channels.interrupt()
         await cell
 
     in_kernel(folder, work)
 
 
 def test_output_comes_in_order_and_whole_before_the_reply(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> list[str]:
+    async def work(supervisor: KernelSupervisor) -> list[str]:
         seen: list[str] = []
 
         def on_output(message: IopubMessage) -> None:
             if message.msg_type == "display_data":
                 seen.append(message.content["data"]["text/plain"])
 
-        await keeper.link.execute("for i in range(200): display(i)", on_output=on_output)
+        await supervisor.channels.execute("for i in range(200): display(i)", on_output=on_output)
         return seen
 
     assert in_kernel(folder, work) == [str(i) for i in range(200)]
@@ -190,11 +190,11 @@ threading.Thread(target=chatter, daemon=True).start()
 def test_a_chatty_kernel_shakes_hands(folder: Path) -> None:
     async def work() -> None:
         file = launcher.start_kernel(folder, new_kernel_id("lab"))
-        async with kept(folder, file) as keeper:
-            await keeper.link.execute(CHATTER)
+        async with supervised(folder, file) as supervisor:
+            await supervisor.channels.execute(CHATTER)
         outputs: list[IopubMessage] = []
         begun = time.monotonic()
-        async with kept(folder, file, outputs):
+        async with supervised(folder, file, outputs):
             assert time.monotonic() - begun < 5.0
             await until(lambda: sum(message.msg_type == "stream" for message in outputs) > 5)
 
@@ -204,12 +204,12 @@ def test_a_chatty_kernel_shakes_hands(folder: Path) -> None:
 def test_a_bridge_that_comes_while_a_cell_runs_sees_it_busy(folder: Path) -> None:
     async def work() -> None:
         file = launcher.start_kernel(folder, new_kernel_id("lab"))
-        async with kept(folder, file) as first:
-            cell = asyncio.create_task(first.link.execute("import time\nwhile True: time.sleep(0.01)"))
+        async with supervised(folder, file) as first:
+            cell = asyncio.create_task(first.channels.execute("import time\nwhile True: time.sleep(0.01)"))
             await until(lambda: first.state == "busy")
-            async with kept(folder, file) as second:
+            async with supervised(folder, file) as second:
                 assert second.state == "busy"
-                await second.link.interrupt()
+                await second.channels.interrupt()
                 await cell
                 await until(lambda: second.state == "idle")
 
@@ -217,28 +217,28 @@ def test_a_bridge_that_comes_while_a_cell_runs_sees_it_busy(folder: Path) -> Non
 
 
 def test_restart_keeps_the_id_and_file_and_forgets_the_rest(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> None:
-        assert keeper.file is not None
-        pid = keeper.file.pid
-        await keeper.link.execute("kept = 1")
-        waiting = asyncio.create_task(keeper.link.execute("import time\nwhile True: time.sleep(0.01)"))
-        await until(lambda: keeper.state == "busy")
-        await keeper.restart()
+    async def work(supervisor: KernelSupervisor) -> None:
+        assert supervisor.file is not None
+        pid = supervisor.file.pid
+        await supervisor.channels.execute("kept = 1")
+        waiting = asyncio.create_task(supervisor.channels.execute("import time\nwhile True: time.sleep(0.01)"))
+        await until(lambda: supervisor.state == "busy")
+        await supervisor.restart()
         with pytest.raises(KernelDead):
             await waiting
-        assert keeper.file.pid != pid
-        assert (keeper.state, keeper.restarts) == ("idle", 1)
-        assert await value_of(keeper, "'kept' in globals()") == "False"
+        assert supervisor.file.pid != pid
+        assert (supervisor.state, supervisor.restarts) == ("idle", 1)
+        assert await value_of(supervisor, "'kept' in globals()") == "False"
 
     in_kernel(folder, work)
 
 
 def test_a_kernel_that_dies_is_started_again(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> None:
+    async def work(supervisor: KernelSupervisor) -> None:
         with pytest.raises(KernelDead):
-            await keeper.link.execute("import os; os._exit(3)")
-        await until(lambda: keeper.restarts == 1 and keeper.state == "idle")
-        assert await value_of(keeper, "1") == "1"
+            await supervisor.channels.execute("import os; os._exit(3)")
+        await until(lambda: supervisor.restarts == 1 and supervisor.state == "idle")
+        assert await value_of(supervisor, "1") == "1"
 
     in_kernel(folder, work)
 
@@ -247,30 +247,30 @@ def test_a_kernel_that_dies_at_once_is_given_up_with_the_reason(folder: Path) ->
     startup = folder / "startup.py"
     startup.write_text("import os\nif os.path.exists('bomb'): os._exit(3)")
 
-    async def work(keeper: KernelSupervisor) -> None:
+    async def work(supervisor: KernelSupervisor) -> None:
         (folder / "bomb").touch()
         with pytest.raises(KernelDead):
-            await keeper.link.execute("import os; os._exit(3)")
-        await until(lambda: "not started again" in (keeper.reason or ""), 40)
-        assert (keeper.state, keeper.restarts) == ("dead", RESTART_LIMIT)
+            await supervisor.channels.execute("import os; os._exit(3)")
+        await until(lambda: "not restarted" in (supervisor.reason or ""), 40)
+        assert (supervisor.state, supervisor.restarts) == ("dead", RESTART_LIMIT)
         with pytest.raises(KernelDead):
-            await keeper.link.execute("1")
+            await supervisor.channels.execute("1")
         (folder / "bomb").unlink()
-        await keeper.restart()
-        assert await value_of(keeper, "1") == "1"
+        await supervisor.restart()
+        assert await value_of(supervisor, "1") == "1"
 
     in_kernel(folder, work, startup=str(startup), cwd=str(folder))
 
 
 def test_exit_detaches_and_the_kernel_stays(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> None:
+    async def work(supervisor: KernelSupervisor) -> None:
         for verb in ("exit", "quit()", "exit(keep_kernel=False)"):
-            reply = await keeper.link.execute(verb)
+            reply = await supervisor.channels.execute(verb)
             assert reply["payload"] == [{"source": "ask_exit", "keepkernel": True}]
         # the plain kernel's loop would end 0.1 s later
         await asyncio.sleep(0.5)
-        assert await value_of(keeper, "1") == "1"
-        assert keeper.restarts == 0
+        assert await value_of(supervisor, "1") == "1"
+        assert supervisor.restarts == 0
 
     in_kernel(folder, work)
 
@@ -279,26 +279,26 @@ def test_the_startup_file_runs_after_each_start_and_its_failure_is_told(folder: 
     startup = folder / "startup.py"
     startup.write_text("fruit = 'apple'")
 
-    async def work(keeper: KernelSupervisor) -> None:
-        assert await value_of(keeper, "fruit") == "apple"
-        assert keeper.reason is None
+    async def work(supervisor: KernelSupervisor) -> None:
+        assert await value_of(supervisor, "fruit") == "apple"
+        assert supervisor.reason is None
         startup.write_text("fruit = 'pear'\nraise ValueError('sour')")
-        await keeper.restart()
-        assert await value_of(keeper, "fruit") == "pear"
-        assert keeper.reason == f"startup file {startup} failed: ValueError: sour"
-        assert keeper.file is not None
-        assert "ValueError: sour" in launcher.log_tail(keeper.file)
+        await supervisor.restart()
+        assert await value_of(supervisor, "fruit") == "pear"
+        assert supervisor.reason == f"startup file {startup} failed: ValueError: sour"
+        assert supervisor.file is not None
+        assert "ValueError: sour" in launcher.log_tail(supervisor.file)
 
     in_kernel(folder, work, startup=str(startup))
 
 
 def test_shutdown_ends_the_process_and_removes_its_files(folder: Path) -> None:
-    async def work(keeper: KernelSupervisor) -> KernelFile:
-        await keeper.shutdown()
+    async def work(supervisor: KernelSupervisor) -> KernelFile:
+        await supervisor.shutdown()
         with pytest.raises(KernelDead):
-            await keeper.link.execute("1")
-        assert keeper.file is not None
-        return keeper.file
+            await supervisor.channels.execute("1")
+        assert supervisor.file is not None
+        return supervisor.file
 
     assert not in_kernel(folder, work).alive()
     assert list(folder.iterdir()) == []
@@ -334,12 +334,12 @@ def test_a_kernel_of_somebody_else_is_neither_restarted_nor_ended(folder: Path) 
         with pytest.raises(KernelNotManaged):
             await theirs.shutdown()
         # its owner restarts it behind our back: what waits ends, what comes later works
-        waiting = asyncio.create_task(theirs.link.execute("import time\nwhile True: time.sleep(0.01)"))
+        waiting = asyncio.create_task(theirs.channels.execute("import time\nwhile True: time.sleep(0.01)"))
         await until(lambda: theirs.state == "busy")
         await asyncio.to_thread(launcher.restart_kernel, folder, file)
         with pytest.raises(KernelDead):
             await waiting
-        assert (await theirs.link.execute("1"))["status"] == "ok"
+        assert (await theirs.channels.execute("1"))["status"] == "ok"
         await asyncio.to_thread(launcher.end_process, file)
         await until(lambda: theirs.state == "dead")
         await theirs.close()

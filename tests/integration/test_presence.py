@@ -105,7 +105,7 @@ async def test_a_kernel_comes_changes_and_goes(lab: Lab, watching: Callable[[], 
             assert (kind, kernel["state"]) == ("changed", "busy")
             assert (await lab.listed(watcher.session))["state"] == "busy"
         kind, kernel = await watcher.next()
-        assert (kind, kernel["state"], kernel["reason"]) == ("went", "offline", "its bridge left")
+        assert (kind, kernel["state"], kernel["reason"]) == ("went", "offline", "its bridge disconnected")
         assert (await lab.listed(watcher.session))["state"] == "offline"
 
 

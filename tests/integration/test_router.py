@@ -257,6 +257,7 @@ def test_a_half_made_environment_is_made_anew_and_a_failure_shows_why(
         install_crossbar(own_settings, told.append)
     assert not (folder / "leftover").exists()
     assert "own environment" in told[0]
+    monkeypatch.setenv("PATH", str(tmp_path))  # a crossbar may be on the caller's
     with pytest.raises(e.RouterNotInstalled):
         find_crossbar(replace(own_settings, crossbar=None))
 

@@ -10,7 +10,7 @@ from feeder_kit import Rig, rigs
 from machine_kit import LIMIT_S, ManualClock, assert_counts_add_up, in_thread, wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
-from timbr_wamp.machine.intake.message_queue import FULL_AGAIN_S, Droppable, MessageQueue
+from timbr_wamp.machine.intake.message_queue import FULL_REPORT_S, Droppable, MessageQueue
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_full_is_reported_once_and_again_only_after_the_queue_was_half_empty():
         with pytest.raises(MachineFull):
             put(queue, "e")
     assert fulls.count == 1
-    fulls.timer.advance(FULL_AGAIN_S)
+    fulls.timer.advance(FULL_REPORT_S)
     queue.take(1, 0.0)
     put(queue, "e")
     with pytest.raises(MachineFull):
@@ -217,7 +217,7 @@ def test_a_queue_that_a_source_keeps_full_is_reported_once_a_second():
         fulls.queue.offer([entry(3)], 0.0)
         fulls.queue.take(2, 0.0)
     assert fulls.count == 1
-    fulls.timer.advance(FULL_AGAIN_S)
+    fulls.timer.advance(FULL_REPORT_S)
     fulls.queue.offer([entry(1), entry(2)], 0.0)
     fulls.queue.offer([entry(3)], 0.0)
     assert fulls.count == 2

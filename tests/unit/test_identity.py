@@ -87,22 +87,22 @@ def test_the_connection_file_of_one_of_ours_is_ours(folder: Path, connection_fil
     runtime.write_file(runtime.kernel_file(folder, KERNEL_ID), file)
     found = identity.of_connection_file(folder, connection_file, "other")
     assert (found.kernel_id, found.file) == (KERNEL_ID, file)
-    assert identity.of_ours(folder, KERNEL_ID).file == file
+    assert identity.of_kernel_id(folder, KERNEL_ID).file == file
 
 
 def test_an_unknown_kernel_is_refused(folder: Path) -> None:
     with pytest.raises(UnknownKernel):
-        identity.of_ours(folder, KERNEL_ID)
+        identity.of_kernel_id(folder, KERNEL_ID)
     with pytest.raises(InvalidName):
-        identity.of_ours(folder, "../../etc")
+        identity.of_kernel_id(folder, "../../etc")
 
 
 def test_a_kernel_is_held_by_one_bridge_at_a_time(folder: Path) -> None:
-    with identity.held(folder, KERNEL_ID) as left:
+    with identity.lock_kernel(folder, KERNEL_ID) as left:
         assert left is None
-        with pytest.raises(AlreadyBridged, match=str(os.getpid())), identity.held(folder, KERNEL_ID):
+        with pytest.raises(AlreadyBridged, match=str(os.getpid())), identity.lock_kernel(folder, KERNEL_ID):
             pass
-    with identity.held(folder, KERNEL_ID):
+    with identity.lock_kernel(folder, KERNEL_ID):
         pass
     assert list(folder.iterdir()) == []
 
@@ -110,5 +110,5 @@ def test_a_kernel_is_held_by_one_bridge_at_a_time(folder: Path) -> None:
 def test_the_subshell_of_a_killed_bridge_is_passed_to_the_next(folder: Path) -> None:
     content = BridgeFile(pid=1 << 30, process_started=0.0, kernel_id=KERNEL_ID, subshell_id="s")
     runtime.write_file(runtime.bridge_file(folder, KERNEL_ID), content)
-    with identity.held(folder, KERNEL_ID) as left:
+    with identity.lock_kernel(folder, KERNEL_ID) as left:
         assert left == "s"

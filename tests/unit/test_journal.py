@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 import pytest
 from machine_kit import LIMIT_S, MemoryJournal, assert_counts_add_up, in_thread, seqs
 
 from timbr_wamp.errors import MachineFull, RecordNotFound
+from timbr_wamp.names import new_oid
 
 
 @pytest.fixture
@@ -123,6 +127,40 @@ def test_a_put_returns_only_when_its_message_is_durable(machines, journal, gate)
     gate.open()
     assert putting.result() == journal.appended[0][0]
     assert machine.status.queue_size == 1
+    assert_counts_add_up(machine.status)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["kept", "not kept"])
+def test_a_put_that_is_repeated_while_the_first_is_being_kept_waits_for_it(machines, journal, gate, fails):
+    oid = new_oid()
+    came = threading.Semaphore(0)
+    machine = machines(journal=journal)
+    machine.hooks.add("pre_put", lambda message: came.release())
+    append, first_call = journal.append, itertools.count()
+
+    def slow(entries):
+        first = next(first_call) == 0
+        gate(None)
+        if first and fails:
+            raise OSError("disk full")
+        append(entries)
+
+    journal.append = slow
+    first = in_thread(machine.put, "m", oid=oid)
+    gate.wait_until_entered()
+    again = in_thread(machine.put, "m", oid=oid)
+    assert came.acquire(timeout=LIMIT_S)
+    assert came.acquire(timeout=LIMIT_S)
+    assert not again.done
+    gate.open()
+    if fails:
+        with pytest.raises(OSError, match="disk full"):
+            first.result()
+    else:
+        assert first.result() == oid
+    assert again.result() == oid
+    assert [entry[0] for entry in journal.appended] == [oid]
+    assert machine.status.queue_size == machine.status.put == 1
     assert_counts_add_up(machine.status)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from timbr_wamp.magic.callbacks import Watch
+from timbr_wamp.magic.callbacks import CallbackSubscription
 
 
 class PinningShell:
@@ -46,8 +46,10 @@ def topic() -> Topic:
 
 def test_a_callback_gets_the_events_arguments_while_pinned_to_the_cell(topic):
     shell, seen = PinningShell(), []
-    watch = Watch(shell, "machine", "f", lambda: lambda *args, **words: seen.append((args, words, *shell.pinned)))
-    watch.begin(topic.subscribe)
+    subscription = CallbackSubscription(
+        shell, "machine", "f", lambda: lambda *args, **words: seen.append((args, words, *shell.pinned))
+    )
+    subscription.begin(topic.subscribe)
     topic.handler("oid", [1, 2], sampled=4)
     assert seen == [(("oid", [1, 2]), {"sampled": 4}, "the cell")]
     assert shell.pinned == []
@@ -55,11 +57,11 @@ def test_a_callback_gets_the_events_arguments_while_pinned_to_the_cell(topic):
 
 def test_a_batch_is_one_call_for_each_item(topic):
     seen: list[object] = []
-    watch = Watch(object(), "records", "f", lambda: seen.append)
-    watch.begin(topic.subscribe, lambda args, _: (((item,), {}) for item in args[0]))
+    subscription = CallbackSubscription(object(), "records", "f", lambda: seen.append)
+    subscription.begin(topic.subscribe, lambda args, _: (((item,), {}) for item in args[0]))
     topic.handler([1, 2, 3])
     assert seen == [1, 2, 3]
-    assert watch.calls == 3
+    assert subscription.calls == 3
 
 
 def test_a_failing_callback_is_shown_once_counted_and_called_again(topic, capsys):
@@ -71,13 +73,17 @@ def test_a_failing_callback_is_shown_once_counted_and_called_again(topic, capsys
         seen.append(n)
 
     shell = PinningShell()
-    watch = Watch(shell, "machine", "fail", lambda: fail)
-    watch.begin(topic.subscribe)
+    subscription = CallbackSubscription(shell, "machine", "fail", lambda: fail)
+    subscription.begin(topic.subscribe)
     for n in range(4):
         topic.handler(n)
     assert seen == [3]
-    assert (watch.calls, watch.failures, watch.last_error) == (4, 3, "ZeroDivisionError: division by zero")
-    assert "3 failed" in repr(watch)
+    assert (subscription.calls, subscription.failures, subscription.last_error) == (
+        4,
+        3,
+        "ZeroDivisionError: division by zero",
+    )
+    assert "3 failed" in repr(subscription)
     assert shell.pinned == []
     shown = capsys.readouterr().err
     assert shown.count("callback fail for machine failed") == 1
@@ -85,18 +91,18 @@ def test_a_failing_callback_is_shown_once_counted_and_called_again(topic, capsys
 
 
 def test_an_event_that_cannot_be_read_is_a_failure_too(topic, capsys):
-    watch = Watch(object(), "records", "f", lambda: print)
-    watch.begin(topic.subscribe, lambda args, _: args[0]["rows"])
+    subscription = CallbackSubscription(object(), "records", "f", lambda: print)
+    subscription.begin(topic.subscribe, lambda args, _: args[0]["rows"])
     topic.handler({})
-    assert watch.failures == 1
+    assert subscription.failures == 1
     assert "KeyError" in capsys.readouterr().err
 
 
 def test_a_redefined_function_takes_effect(topic):
     seen: list[object] = []
     namespace = {"f": lambda n: seen.append(("old", n))}
-    watch = Watch(object(), "machine", "f", lambda: namespace["f"])
-    watch.begin(topic.subscribe)
+    subscription = CallbackSubscription(object(), "machine", "f", lambda: namespace["f"])
+    subscription.begin(topic.subscribe)
     topic.handler(1)
     namespace["f"] = lambda n: seen.append(("new", n))
     topic.handler(2)
@@ -105,11 +111,11 @@ def test_a_redefined_function_takes_effect(topic):
 
 def test_an_ended_watch_is_called_no_more(topic):
     seen: list[object] = []
-    watch = Watch(object(), "machine", "f", lambda: seen.append)
-    watch.begin(topic.subscribe)
+    subscription = CallbackSubscription(object(), "machine", "f", lambda: seen.append)
+    subscription.begin(topic.subscribe)
     late = topic.handler
-    watch.end()
-    watch.end()
+    subscription.end()
+    subscription.end()
     late(1)  # it waited in the client's queue
     assert topic.handler is None
     assert seen == []

@@ -10,7 +10,7 @@ from IPython.core.error import UsageError
 
 from timbr_wamp.contract import Policy
 from timbr_wamp.magic.commands import REPLACED, VERBS
-from timbr_wamp.magic.parser import HelpWanted, overview, parse
+from timbr_wamp.magic.parser import HelpRequested, overview, parse
 
 # fmt: off
 ASKED_FOR = {
@@ -121,13 +121,13 @@ def test_a_mistyped_verb_gets_a_suggestion():
 
 @pytest.mark.parametrize("line", ["-h", "--help", "help", "set -h", "set 0 --help", "help set"])
 def test_help_is_an_answer_and_no_exit(line):
-    with pytest.raises(HelpWanted, match="put a function in a slot"):
+    with pytest.raises(HelpRequested, match="assign a function to a slot"):
         parse(line)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_and_stands_in_the_overview(verb):
-    with pytest.raises(HelpWanted, match=f"usage: %wamp {verb}"):
+    with pytest.raises(HelpRequested, match=f"usage: %wamp {verb}"):
         parse(f"{verb} -h")
     assert f"%wamp {verb} " in overview()
 

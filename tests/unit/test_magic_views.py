@@ -12,7 +12,7 @@ from traitlets.config import Config
 from timbr_wamp.contract import ExecuteReply, KernelInfo, MachineBrief, Progress, Record, RecordMeta, Status
 from timbr_wamp.errors import MachineFull
 from timbr_wamp.magic import views
-from timbr_wamp.magic.failures import RemoteCellError, cell_error, made_short
+from timbr_wamp.magic.failures import RemoteCellError, cell_error, shortened
 
 EVIL = "<script>alert(1)</script>"
 
@@ -42,7 +42,7 @@ def test_an_empty_table_is_a_sentence():
 
 
 def test_a_struct_shows_its_face_in_a_terminal_too_and_keeps_its_attributes():
-    face = views.Face(Progress(done=30, total=100, percentage=30.0))
+    face = views.StructView(Progress(done=30, total=100, percentage=30.0))
     assert face.done == 30
     assert "30" in repr(face)
     assert not repr(face).startswith("Progress(")
@@ -103,7 +103,7 @@ def test_our_errors_show_as_one_sentence_and_a_remote_traceback_that_users_have_
     error.remote_traceback = remote
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     try:
-        raise made_short(error)
+        raise shortened(error)
     except MachineFull:
         shell.showtraceback()
     shown = capsys.readouterr().out.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -129,6 +130,23 @@ def test_what_slots_print_goes_to_stderr(machine, records, capfd):
 def test_an_invalid_number_of_children_is_refused(workers):
     with pytest.raises(InvalidArgument):
         ProcessesExecutor(workers=workers)
+
+
+def test_a_function_of_a_reloaded_module_runs_as_it_is_now(machine, records, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "edited_module.py"
+    file.write_text("def slot(message):\n    return 'old'\n")
+    module = importlib.import_module("edited_module")
+    machine[0] = module.slot
+    machine.put(1)
+    machine.start()
+    assert records.wait_for(1, START_S)[0].values[0] == "old"
+    file.write_text("def slot(message):\n    return 'edited'\n")
+    machine[0] = importlib.reload(module).slot
+    machine.put(2)
+    assert records.wait_for(2, START_S)[1].values[0] == "edited"
+    del sys.modules["edited_module"]
 
 
 # --- children that die or hang ---

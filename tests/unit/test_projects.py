@@ -17,17 +17,17 @@ from timbr_wamp.errors import CannotSave, InvalidArgument, InvalidProject
 from timbr_wamp.machine import Machine
 from timbr_wamp.projects import (
     Project,
+    describe_machine,
+    describe_project,
     differences,
     exported,
     load_project,
     save,
-    side_of_machine,
-    side_of_project,
     toml,
     write,
 )
 from timbr_wamp.projects.difference import as_text
-from timbr_wamp.projects.texts import free_names, lambda_text, reference_of
+from timbr_wamp.projects.source_texts import free_names, lambda_text, reference_of
 from timbr_wamp.settings import load_settings, project_file
 
 FULL = '''
@@ -133,7 +133,7 @@ def test_a_module_of_the_same_name_from_elsewhere_is_not_taken_for_the_projects(
         (tmp_path / name / "timbr.toml").write_text('[[slots]]\nslot = 0\nfunction = "project_same:f"\n')
     assert load_project(tmp_path / "one").check() == []
     (problem,) = load_project(tmp_path / "two").check()
-    assert "another one here" in problem
+    assert "is already imported from" in problem
     assert str(tmp_path / "one") in problem
 
 
@@ -166,19 +166,19 @@ prot = 1
     report = "\n".join(found)
     for words in (
         "extras: unknown",
-        "machine.stage: unknown; 'stages' was meant",
+        "machine.stage: unknown; did you mean 'stages'?",
         "machine.stages: 'four' is not a whole number",
         "machine.on_error: 'explode' is not one of record, default",
-        "slots[0].slot: is missing",
-        "slots[1].policy.retry: unknown; 'retries' was meant",
+        "slots[0].slot: missing",
+        "slots[1].policy.retry: unknown; did you mean 'retries'?",
         "slots[1].policy.backoff_s: 'long' is not a number",
-        "slots[1]: give `source`, a text, or `function`",
-        "slots[1].function: 'no reference' is no reference; write module:name",
-        "slots[2]: give `source`, a text, or `function`",
-        "slot 99: there are 8",
-        "source: give `source`",
+        "slots[1]: exactly one of `source`",
+        "slots[1].function: 'no reference' is not a reference; write module:name",
+        "slots[2]: exactly one of `source`",
+        "slot 99: out of range; with 8 stages",
+        "source: exactly one of `source`",
         "source.policy: 'hope' is not one of wait, drop_new, drop_old, sample",
-        "source.restarts: -1 is below 0",
+        "source.restarts: -1 is less than 0",
         "settings: setting prot",
     ):
         assert words in report
@@ -190,22 +190,22 @@ prot = 1
     [
         ("[machine", "not readable as TOML"),
         ("slots = 3", "write [[slots]]"),
-        ("machine = 3", "machine: 3 is no table"),
+        ("machine = 3", "machine: 3 is not a table"),
         ("settings = 3", "is not a table; write [settings]"),
-        ('[machine]\nname = "state"', "a kernel's own name"),
+        ('[machine]\nname = "state"', "is reserved for kernels"),
         ('[machine]\nname = "No Name"', "is not a valid name"),
-        ("[machine]\nbufsize = 0", "machine.bufsize: 0 is not above 0"),
+        ("[machine]\nbufsize = 0", "machine.bufsize: 0 is not greater than 0"),
         ("[machine]\nconcurrency = true", "machine.concurrency: True is not a whole number"),
         ("[machine]\non_error = 3", "machine.on_error: 3 is neither a table nor one of"),
         ("[machine]\non_error = {retries = -1}", "retries: -1 is not between"),
-        ('[[slots]]\nslot = 0\nsource = "int"\nname = "a b"', "is no identifier"),
+        ('[[slots]]\nslot = 0\nsource = "int"\nname = "a b"', "is not an identifier"),
         (
             '[[slots]]\nslot = 0\nsource = "int"\n[[slots]]\nslot = 0\nsource = "int"',
-            "stands in the file more than once",
+            "defined more than once",
         ),
         (
             '[[slots]]\nslot = 0\nname = "a"\nsource = "int"\n[[slots]]\nslot = 1\nname = "a"\nsource = "int"',
-            "is borne by more than one slot",
+            "used by more than one slot",
         ),
     ],
 )
@@ -335,7 +335,7 @@ def test_an_existing_file_is_replaced_only_on_request_and_keeps_source_and_setti
     before = project(tmp_path, FULL)
     machine = machines(2)
     machine[0] = float
-    with pytest.raises(InvalidArgument, match="is there already"):
+    with pytest.raises(InvalidArgument, match="already exists"):
         save(machine, tmp_path)
     assert load_project(tmp_path).content == before.content
     save(machine, tmp_path, overwrite=True)
@@ -365,9 +365,9 @@ def _with_an_object() -> Any:
     ("function", "words"),
     [
         (_with_an_object(), "refers to 'model', a Model"),
-        (functools.partial(pow, 2), "it is a partial that no module holds"),
-        (Model(), "it is a Model that no module holds"),
-        (eval("lambda x: x"), "does not know its source text"),
+        (functools.partial(pow, 2), "it is a partial that is not a variable"),
+        (Model(), "it is a Model that is not a variable"),
+        (eval("lambda x: x"), "its source text is not available"),
     ],
 )
 def test_what_cannot_be_written_names_its_slot_and_why(tmp_path, machines, function, words):
@@ -382,7 +382,7 @@ def test_what_cannot_be_written_names_its_slot_and_why(tmp_path, machines, funct
 def test_a_default_that_toml_cannot_say_is_refused(tmp_path, machines):
     machine = machines(1)
     machine.set(0, float, policy={"on_error": "default", "default": [None]})
-    with pytest.raises(CannotSave, match="TOML cannot say it"):
+    with pytest.raises(CannotSave, match="it cannot be expressed in TOML"):
         save(machine, tmp_path)
 
 
@@ -413,17 +413,20 @@ def test_free_names_are_those_that_a_text_does_not_define():
 # --- from a description ----------------------------------------------------------------------
 
 
-def described(**keywords: Any) -> SlotInfo:
+def slot_source(**keywords: Any) -> SlotInfo:
     return SlotInfo(slot=0, identity=False, kind="function", **keywords)
 
 
 @pytest.mark.parametrize(
     ("info", "expected"),
     [
-        (described(source="def f(x):\n    return x\n", function="f"), {"source": "def f(x):\n    return x\n"}),
-        (described(source="m[0] = lambda x: x + 1\n", function="<lambda>"), {"source": "lambda x: x + 1\n"}),
-        (described(source="ours.steps:clean", function="ours.steps.clean"), {"function": "ours.steps:clean"}),
-        (described(source="def f(x):\n    return np.abs(x)\n", function="ours.steps.f"), {"function": "ours.steps:f"}),
+        (slot_source(source="def f(x):\n    return x\n", function="f"), {"source": "def f(x):\n    return x\n"}),
+        (slot_source(source="m[0] = lambda x: x + 1\n", function="<lambda>"), {"source": "lambda x: x + 1\n"}),
+        (slot_source(source="ours.steps:clean", function="ours.steps.clean"), {"function": "ours.steps:clean"}),
+        (
+            slot_source(source="def f(x):\n    return np.abs(x)\n", function="ours.steps.f"),
+            {"function": "ours.steps:f"},
+        ),
     ],
 )
 def test_a_remote_slot_is_exported_from_its_description(info, expected, machines):
@@ -434,9 +437,9 @@ def test_a_remote_slot_is_exported_from_its_description(info, expected, machines
 @pytest.mark.parametrize(
     "info",
     [
-        described(source="def f(x):\n    return np.abs(x)\n", function="f"),
-        described(source=None, function="<lambda>"),
-        described(source="def f(x):\n    return (x", function="f"),
+        slot_source(source="def f(x):\n    return np.abs(x)\n", function="f"),
+        slot_source(source=None, function="<lambda>"),
+        slot_source(source="def f(x):\n    return (x", function="f"),
     ],
 )
 def test_a_remote_slot_with_too_little_description_is_not_exported(info, machines):
@@ -450,7 +453,7 @@ def test_a_remote_slot_with_too_little_description_is_not_exported(info, machine
 def test_a_machine_does_not_differ_from_the_project_that_made_it(tmp_path):
     given = project(tmp_path, FULL)
     with given.machine() as machine:
-        assert differences(side_of_project(given), side_of_machine(machine.status, machine.slots)) == []
+        assert differences(describe_project(given), describe_machine(machine.status, machine.slots)) == []
 
 
 def test_live_changes_are_reported_by_setting_and_slot(tmp_path):
@@ -461,7 +464,7 @@ def test_live_changes_are_reported_by_setting_and_slot(tmp_path):
         del machine[2]
         machine.configure(bufsize=64)
         machine.set_policy(None, "record")
-        before, after = side_of_project(given), side_of_machine(machine.status, machine.slots)
+        before, after = describe_project(given), describe_machine(machine.status, machine.slots)
         found = differences(before, after)
     report = [(one.slot, one.what, one.change) for one in found]
     assert report == [

@@ -8,6 +8,7 @@ from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
 
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.messages import Entry
+from timbr_wamp.machine.running.worker import STALLED_S
 from timbr_wamp.names import new_oid
 
 
@@ -277,3 +278,18 @@ def test_sinks_and_readers_get_whole_rows_whatever_is_set(machines, records, slo
         expected.append(wrapped)
     assert orjson.loads(published[2]) == expected
     assert row[0] == oid
+
+
+def test_a_slot_that_hangs_while_a_source_drops_is_a_stall(machines, records, clock, gate):
+    machine = machines(stages=1, sinks=[records], hooks=[records], clock=clock)
+    machine[0] = gate
+    machine.put("m")
+    machine.start()
+    gate.wait_until_entered()
+    for _ in range(2):
+        clock.advance(STALLED_S * 0.6)
+        entry = (new_oid(), "dropped", clock(), 1)
+        machine._queue.set_aside([entry])
+        machine.recorder.drop([entry], "the queue was full")
+    assert records.wait_for_event("stalled").data["oid"] is not None
+    gate.open()

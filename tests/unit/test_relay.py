@@ -1,4 +1,4 @@
-"""What a bridge decides: interest, pace of the status, sampling, caps, messages that fit."""
+"""What a bridge decides: subscribed, pace of the status, sampling, caps, messages that fit."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from timbr_wamp.components.kernel_supervisor import RestartLimit
 from timbr_wamp.components.relay import (
     ERRORS_PER_S,
     EVENTS_PER_S,
-    STATUS_LONGEST_S,
-    STATUS_SHORTEST_S,
-    Cap,
+    STATUS_MAX_INTERVAL_S,
+    STATUS_MIN_INTERVAL_S,
+    RateLimit,
     Sampler,
-    StatusPacer,
+    StatusThrottle,
     SubscribedTopics,
-    fitting,
+    split_to_fit,
 )
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, IopubMessage, Status, to_builtins
 
 K = "io.timbr.kernel.lab_0123456789ab"
 
 
-# --- interest --------------------------------------------------------------------------------
+# --- subscribed --------------------------------------------------------------------------------
 
 
 def test_a_topic_is_wanted_while_any_subscription_that_fits_has_a_subscriber() -> None:
-    interest = SubscribedTopics()
-    interest.follow([f"{K}.machine"])
-    assert not interest.wanted(f"{K}.machine")
-    assert interest.counted(f"{K}.machine", {7: 0, 8: 2})
-    assert interest.wanted(f"{K}.machine")
-    assert not interest.counted(f"{K}.machine", {7: 1, 8: 0})
-    assert interest.counted(f"{K}.machine", {7: 0, 8: 0})
-    assert not interest.wanted(f"{K}.machine")
+    subscribed = SubscribedTopics()
+    subscribed.add([f"{K}.machine"])
+    assert not subscribed.has_subscribers(f"{K}.machine")
+    assert subscribed.set_counts(f"{K}.machine", {7: 0, 8: 2})
+    assert subscribed.has_subscribers(f"{K}.machine")
+    assert not subscribed.set_counts(f"{K}.machine", {7: 1, 8: 0})
+    assert subscribed.set_counts(f"{K}.machine", {7: 0, 8: 0})
+    assert not subscribed.has_subscribers(f"{K}.machine")
 
 
 def test_a_subscription_without_subscribers_as_a_retained_event_leaves_it_is_not_interest() -> None:
-    interest = SubscribedTopics()
-    interest.follow([f"{K}.machine.status"])
-    assert not interest.counted(f"{K}.machine.status", {7: 0})
-    assert interest.changed(7) == [f"{K}.machine.status"]
+    subscribed = SubscribedTopics()
+    subscribed.add([f"{K}.machine.status"])
+    assert not subscribed.set_counts(f"{K}.machine.status", {7: 0})
+    assert subscribed.affected_by_change(7) == [f"{K}.machine.status"]
 
 
 def test_an_unknown_subscription_may_be_one_that_a_retained_event_made() -> None:
-    interest = SubscribedTopics()
-    interest.follow([f"{K}.machine.status", f"{K}.machine.records"])
-    interest.counted(f"{K}.machine.records", {8: 1})
-    assert interest.changed(9) == [f"{K}.machine.status"]
+    subscribed = SubscribedTopics()
+    subscribed.add([f"{K}.machine.status", f"{K}.machine.records"])
+    subscribed.set_counts(f"{K}.machine.records", {8: 1})
+    assert subscribed.affected_by_change(9) == [f"{K}.machine.status"]
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_an_unknown_subscription_may_be_one_that_a_retained_event_made() -> None
     ],
 )
 def test_a_new_subscription_asks_to_count_the_topics_that_it_fits(uri: str, match: str, fits: bool) -> None:
-    interest = SubscribedTopics()
-    interest.follow([f"{K}.machine"])
-    assert bool(interest.created(uri, match)) == fits
+    subscribed = SubscribedTopics()
+    subscribed.add([f"{K}.machine"])
+    assert bool(subscribed.affected_by_creation(uri, match)) == fits
 
 
 def test_a_topic_that_was_forgotten_takes_no_counts() -> None:
-    interest = SubscribedTopics()
-    interest.follow(["a.b"])
-    interest.forget(["a.b"])
-    assert not interest.counted("a.b", {1: 1})
-    assert interest.topics == []
+    subscribed = SubscribedTopics()
+    subscribed.add(["a.b"])
+    subscribed.remove(["a.b"])
+    assert not subscribed.set_counts("a.b", {1: 1})
+    assert subscribed.topics == []
 
 
 # --- status ----------------------------------------------------------------------------------
@@ -89,29 +89,29 @@ def a_status(seq: int = 0, **options: object) -> Status:
 
 
 def test_the_first_status_is_published_even_without_listeners() -> None:
-    assert StatusPacer().due(a_status(), 0.0, listened=False)
+    assert StatusThrottle().due(a_status(), 0.0, listened=False)
 
 
 def test_without_listeners_only_a_change_of_state_is_published() -> None:
-    pacer = StatusPacer()
-    pacer.due(a_status(), 0.0, listened=False)
-    assert not pacer.due(a_status(5), 10.0, listened=False)
-    assert pacer.due(a_status(5, state="running"), 20.0, listened=False)
-    assert pacer.due(a_status(5, state="running", revision=2), 30.0, listened=False)
+    throttle = StatusThrottle()
+    throttle.due(a_status(), 0.0, listened=False)
+    assert not throttle.due(a_status(5), 10.0, listened=False)
+    assert throttle.due(a_status(5, state="running"), 20.0, listened=False)
+    assert throttle.due(a_status(5, state="running", revision=2), 30.0, listened=False)
 
 
 def test_with_listeners_changes_are_published_no_faster_than_the_shortest_pause() -> None:
-    pacer = StatusPacer()
-    sent = [now / 100 for now in range(1000) if pacer.due(a_status(now), now / 100, listened=True)]
-    assert all(b - a >= STATUS_SHORTEST_S for a, b in pairwise(sent))
+    throttle = StatusThrottle()
+    sent = [now / 100 for now in range(1000) if throttle.due(a_status(now), now / 100, listened=True)]
+    assert all(b - a >= STATUS_MIN_INTERVAL_S for a, b in pairwise(sent))
     assert len(sent) == 40
 
 
 def test_with_listeners_an_unchanged_status_is_published_after_the_longest_pause() -> None:
-    pacer = StatusPacer()
-    pacer.due(a_status(), 0.0, listened=True)
-    assert not pacer.due(a_status(), STATUS_LONGEST_S - 0.1, listened=True)
-    assert pacer.due(a_status(), STATUS_LONGEST_S, listened=True)
+    throttle = StatusThrottle()
+    throttle.due(a_status(), 0.0, listened=True)
+    assert not throttle.due(a_status(), STATUS_MAX_INTERVAL_S - 0.1, listened=True)
+    assert throttle.due(a_status(), STATUS_MAX_INTERVAL_S, listened=True)
 
 
 # --- sampling --------------------------------------------------------------------------------
@@ -145,8 +145,8 @@ def test_after_a_quiet_time_nothing_is_left_out() -> None:
 
 
 def test_a_cap_lets_a_burst_and_then_the_rate_through() -> None:
-    cap = Cap()
-    passed = [now / 100 for now in range(1000) if cap.allow(now / 100)]
+    limit = RateLimit()
+    passed = [now / 100 for now in range(1000) if limit.allow(now / 100)]
     assert len(passed) == pytest.approx(ERRORS_PER_S * 11, abs=2)
 
 
@@ -164,13 +164,13 @@ def sizes(messages: list[IopubMessage]) -> list[int]:
 
 def test_a_message_that_fits_is_passed_on_as_it_is() -> None:
     message = IopubMessage(msg_type="stream", content={"name": "stdout", "text": "x"})
-    assert fitting(message) == [message]
+    assert split_to_fit(message) == [message]
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "𝄞"])
 def test_a_large_text_is_sent_in_parts(letter: str) -> None:
     text = letter * PAYLOAD_LIMIT_BYTES
-    parts = fitting(IopubMessage(msg_type="stream", content={"name": "stdout", "text": text}, parent_id="p"))
+    parts = split_to_fit(IopubMessage(msg_type="stream", content={"name": "stdout", "text": text}, parent_id="p"))
     assert "".join(part.content["text"] for part in parts) == text
     assert {(part.content["name"], part.parent_id) for part in parts} == {("stdout", "p")}
     assert max(sizes(parts)) < PAYLOAD_LIMIT_BYTES
@@ -180,7 +180,7 @@ def test_a_large_text_is_sent_in_parts(letter: str) -> None:
 def test_any_other_large_message_says_how_large_it_is(kind: str) -> None:
     large = "x" * PAYLOAD_LIMIT_BYTES
     content = {"data": {"text/plain": large}, "ename": "E", "evalue": large, "traceback": [large]}
-    (part,) = fitting(IopubMessage(msg_type=kind, content=content, buffers=[b"y" * PAYLOAD_LIMIT_BYTES]))
+    (part,) = split_to_fit(IopubMessage(msg_type=kind, content=content, buffers=[b"y" * PAYLOAD_LIMIT_BYTES]))
     assert part.msg_type == kind
     assert sizes([part])[0] < 2000
     assert "2,0" in str(part.content) or "too_large" in part.content or "4,1" in str(part.content)

@@ -84,5 +84,5 @@ def test_tokens_made_at_the_same_time_are_all_kept(store: TokenStore) -> None:
 def test_a_file_that_cannot_be_read_is_named(store: TokenStore, tmp_path: Path) -> None:
     store.create("ada", "viewer")
     (tmp_path / "node" / "tokens.json").write_text("{")
-    with pytest.raises(InvalidSetting, match="mend or remove it"):
+    with pytest.raises(InvalidSetting, match="repair or remove it"):
         store.list()

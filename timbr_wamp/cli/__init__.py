@@ -1,6 +1,6 @@
 """The command ``timbr-wamp``: arguments → frozen settings → run.
 
-Other rooms load inside the commands that need them, so that ``--help`` is quick.
+Other packages are imported inside the commands that need them, so that ``--help`` is fast.
 """
 
 from timbr_wamp.cli.app import main, wampify

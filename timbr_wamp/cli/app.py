@@ -1,4 +1,4 @@
-"""The group of commands, and the ancestor's name of one of them."""
+"""The group of all commands, and `wampify`, the ancestor's name of one of them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from timbr_wamp.errors import InvalidSetting
 @click.option("--debug", is_flag=True, help="Show tracebacks and the whole log.")
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
-    """Machines in IPython kernels on a WAMP router: start them, watch them, change them while they run.
+    """Start, watch and change machines in IPython kernels on a WAMP router, while they run.
 
-    Which router and token: TIMBR_WAMP_URL and TIMBR_WAMP_TOKEN, else `timbr.toml`, else the router
-    that runs here.
+    Router and token are taken from TIMBR_WAMP_URL and TIMBR_WAMP_TOKEN, else from `timbr.toml`, else
+    from the router that runs on this computer.
     """
     set_up_logging("debug" if debug else _log_level(ctx))
 
@@ -37,7 +37,7 @@ def _log_level(ctx: click.Context) -> str:
     try:
         return settings_from().log_level
     except InvalidSetting:
-        if ctx.invoked_subcommand == "validate":  # tells that, and all else that is wrong with the file
+        if ctx.invoked_subcommand == "validate":  # it reports all problems of the file itself
             return "warning"
         raise
 
@@ -78,7 +78,7 @@ for command in (
 
 
 def wampify() -> None:
-    """Run ``timbr-wamp bridge`` under the name that it had in the ancestor."""
+    """Run ``timbr-wamp bridge`` under its name in juno-magic."""
     import sys
 
     main(args=["bridge", *sys.argv[1:]], prog_name="wampify")

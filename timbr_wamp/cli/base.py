@@ -1,6 +1,6 @@
-"""What every command shares: the group that turns our errors into one sentence, options, JSON, a client.
+"""Shared by all commands: the group that prints errors as one sentence, common options, JSON output, the client.
 
-Exit status: 0 it worked, 1 one of our errors (a sentence on stderr), 2 wrong usage, 130 Ctrl-C.
+Exit status: 0 success, 1 a `TimbrError` (a sentence on stderr), 2 wrong usage, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from timbr_wamp.client import Client, RemoteMachine
     from timbr_wamp.settings import Settings
 
-#: Columns of a table that goes into a pipe.
+#: Width of a table that is written to a pipe.
 PIPE_WIDTH = 200
 
 P = ParamSpec("P")
@@ -48,8 +48,8 @@ def command_name() -> str:
     return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
 
 
-class Refused(click.ClickException):
-    """One of our errors on its way to stderr."""
+class CommandFailed(click.ClickException):
+    """An error that is printed on stderr as one sentence."""
 
     exit_code = 1
 
@@ -58,7 +58,7 @@ class Refused(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group of commands whose `TimbrError` is a sentence, not a traceback, unless ``--debug`` is given."""
+    """A group of commands that prints a `TimbrError` as one sentence, or with ``--debug`` as a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -68,18 +68,18 @@ class Commands(click.Group):
                 if error.remote_traceback:
                     click.echo(f"In the other process:\n{error.remote_traceback}", err=True)
                 raise
-            raise Refused(str(error)) from error
+            raise CommandFailed(str(error)) from error
         except KeyboardInterrupt:
-            ctx.exit(130)  # 128 + SIGINT, as shells say it; click's own is 1
+            ctx.exit(130)  # 128 + SIGINT, as in shells; click would use 1
         except BrokenPipeError:
-            # The reader of a pipe has seen enough, as `timbr-wamp tail | head` does. Python would
-            # complain when it flushes stdout at exit: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+            # The reader of a pipe has closed it, as in `timbr-wamp tail | head`. Without this, Python fails when
+            # it flushes stdout at exit: https://docs.python.org/3/library/signal.html#note-on-sigpipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
 
 
 def set_up_logging(level: str) -> None:
-    """Send the program's log to stderr. Only commands do this, never the library."""
+    """Log to stderr. Only commands set up handlers, never the library."""
     names = logging.getLevelNamesMapping()
     logging.basicConfig(
         level=names.get(level.upper(), logging.WARNING),
@@ -90,18 +90,18 @@ def set_up_logging(level: str) -> None:
 
 
 def settings_from(**explicit: Any) -> Settings:
-    """Return the settings with a command's own options on top; an option that was not given changes nothing."""
+    """Return the settings, overridden by a command's options that were given."""
     from timbr_wamp.settings import load_settings
 
     return load_settings(**explicit)
 
 
 def router_options(function: Callable[P, T]) -> Callable[P, T]:
-    """Add ``--url`` and ``--realm``: which router. The token comes by environment or file, never by argument."""
+    """Add ``--url`` and ``--realm``. The token is taken from environment or file, never from an argument."""
     for option in (
-        click.option("--realm", metavar="NAME", help="The router's realm; `timbr` unless configured."),
+        click.option("--realm", metavar="NAME", help="The router's realm; default: the configured one, else `timbr`."),
         click.option(
-            "--url", metavar="URL", help="The router: ws://…, wss://… or rs+unix:///path. Else the local one."
+            "--url", metavar="URL", help="The router: ws://…, wss://… or rs+unix:///path. Default: the local one."
         ),
     ):
         function = option(function)
@@ -109,7 +109,7 @@ def router_options(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def connecting(function: Callable[..., T]) -> Callable[..., T]:
-    """Add the router's options to a command and hand it a connected `Client` first; close it afterwards."""
+    """Add the router's options to a command, call it with a connected `Client` first, and close the client."""
 
     @router_options
     @click.option(
@@ -118,7 +118,7 @@ def connecting(function: Callable[..., T]) -> Callable[..., T]:
         type=float,
         default=10.0,
         show_default=True,
-        help="Seconds to wait for the router.",
+        help="Timeout for connecting, in seconds.",
     )
     @functools.wraps(function)
     def run(*args: Any, url: str | None, realm: str | None, connect_timeout_s: float, **kwargs: Any) -> T:
@@ -130,7 +130,7 @@ def connecting(function: Callable[..., T]) -> Callable[..., T]:
 
 @contextmanager
 def connected(settings: Settings, timeout_s: float = 10.0) -> Iterator[Client]:
-    """Connect to the router of ``settings``, else the local one; close at the end."""
+    """Connect to the router of ``settings``, else to the local one; close the client at the end."""
     from timbr_wamp.client import connect
 
     client = connect(settings=settings, timeout_s=timeout_s)
@@ -141,18 +141,18 @@ def connected(settings: Settings, timeout_s: float = 10.0) -> Iterator[Client]:
 
 
 def machine_option(function: Callable[P, T]) -> Callable[P, T]:
-    """Add ``--machine``: which machine of the kernel."""
+    """Add ``--machine``, the name of the machine in its kernel."""
     return click.option("-m", "--machine", default="machine", show_default=True, help="The machine's name.")(function)
 
 
 def machine_of(client: Client, kernel: str | None, name: str) -> RemoteMachine:
-    """Return a machine of a kernel given by id, name or unique prefix; None: the only kernel there is."""
+    """Return a machine of a kernel by the kernel's id, name or unique prefix; None means the only kernel."""
     return client.kernel(kernel).machine(name)
 
 
 def json_option(function: Callable[P, T]) -> Callable[P, T]:
-    """Add ``--json``: output for programs."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
+    """Add ``--json``, output for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(function)
 
 
 def print_json(value: object, *, line: bool = False) -> None:
@@ -166,7 +166,7 @@ def print_json(value: object, *, line: bool = False) -> None:
 
 
 def console() -> Console:
-    """Return where people read results. Rich itself honours ``NO_COLOR``; a pipe gets wide lines."""
+    """Return the console for results. Rich obeys ``NO_COLOR``; a pipe gets wide lines."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
@@ -174,5 +174,5 @@ def console() -> Console:
 
 
 def note(text: str) -> None:
-    """Tell people something that is not the result: on stderr, so that pipes stay clean."""
+    """Print a message that is not part of the result on stderr."""
     click.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""``timbr-wamp doctor``: what is there, what is missing, and what to do about it."""
+"""``timbr-wamp doctor``: check everything that timbr-wamp needs, and print what to do."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from timbr_wamp.settings import Settings
 Verdict = Literal["ok", "note", "problem"]
 MARKS: dict[Verdict, str] = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[bold red]problem[/]"}
 
-#: A machine's or kernel's socket is called like this; what must fit behind the runtime folder.
+#: Longest name of a socket of a machine or kernel in the runtime folder.
 SOCKET_NAME_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     what: str
     verdict: Verdict
     text: str
-    #: What to do; empty when nothing.
+    #: What to do; empty if nothing.
     todo: str = ""
 
 
@@ -36,9 +36,9 @@ class Finding:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Look at everything that timbr-wamp needs, and say what to do about what is missing.
+    """Check everything that timbr-wamp needs, and print what to do about problems.
 
-    Ends with status 1 when there is a problem.
+    The exit status is 1 if there is a problem.
     """
     settings = settings_from()
     findings = [finding for check in CHECKS for finding in check(settings)]
@@ -77,11 +77,11 @@ def _folders(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("runtime folder", "problem", f"{folder}: {error.strerror}", "set TIMBR_WAMP_RUNTIME_DIR")
     else:
-        yield Finding("runtime folder", "ok", f"{folder}, yours alone")
+        yield Finding("runtime folder", "ok", f"{folder}, private")
         used = len(str(folder).encode()) + 1 + SOCKET_NAME_BYTES
         if used > runtime.SOCKET_PATH_LIMIT_BYTES:
             yield Finding(
-                "socket paths", "note", f"{used} bytes, over {runtime.SOCKET_PATH_LIMIT_BYTES}: folders in /tmp serve",
+                "socket paths", "note", f"{used} bytes, over {runtime.SOCKET_PATH_LIMIT_BYTES}: using folders in /tmp",
                 "set TIMBR_WAMP_RUNTIME_DIR to a shorter path",
             )  # fmt: skip
         else:
@@ -107,7 +107,7 @@ def _page(settings: Settings) -> Iterator[Finding]:
 
     page = page_dir()
     if page is None:
-        yield Finding("page", "note", "not built: the router shows a placeholder", "make page, in a clone")
+        yield Finding("page", "note", "not built: the router serves a placeholder", "make page, in a clone")
     else:
         yield Finding("page", "ok", str(page))
 
@@ -117,7 +117,7 @@ def _node(settings: Settings) -> Iterator[Finding]:
 
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
     if node is None or not node.alive():
-        yield Finding("router", "note", "none runs here", f"{command_name()} up")
+        yield Finding("router", "note", "none runs on this computer", f"{command_name()} up")
         yield _port(settings)
     else:
         yield Finding("router", "ok", f"{node.url} (process {node.pid})")
@@ -125,7 +125,9 @@ def _node(settings: Settings) -> Iterator[Finding]:
         if host is not None and host.alive():
             yield Finding("host", "ok", f"{host.authid} (process {host.pid})")
         else:
-            yield Finding("host", "note", "none runs here, so no kernel can be started", f"{command_name()} host")
+            yield Finding(
+                "host", "note", "none runs on this computer, so no kernel can be started", f"{command_name()} host"
+            )
     if settings.url is not None or (node is not None and node.alive()):
         yield _connection(settings)
 

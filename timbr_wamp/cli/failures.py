@@ -1,4 +1,4 @@
-"""Commands about failures and what becomes of them: error groups, policies, handler, retries, revisions."""
+"""Commands about failures and their handling: error groups, policies, event handler, retries, revisions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 W = TypeVar("W")
 
-#: Stands for the machine where a slot could.
+#: Word for the machine in place of a slot.
 MACHINE = "machine"
 
 
 def slot_key(text: str) -> int | str:
-    """Return the slot that people name: ``3`` and ``f3`` are numbers, all else is a name."""
+    """Return a slot's number for ``3`` or ``f3``, else its name."""
     number = text.removeprefix("f")
     return int(number) if number.isdecimal() else text
 
 
-def read_words(read: Callable[[W], T], words: W) -> T:
-    """Return what words say; what says nothing is wrong usage."""
+def parse_words(read: Callable[[W], T], words: W) -> T:
+    """Parse words; raise a usage error if they are invalid."""
     try:
         return read(words)
     except InvalidArgument as error:
@@ -38,12 +38,12 @@ def read_words(read: Callable[[W], T], words: W) -> T:
 @click.command()
 @click.argument("kernel", required=False)
 @machine_option
-@click.option("--rows", is_flag=True, help="Print single failures, oldest first, not groups of them.")
-@click.option("-n", "--count", type=click.IntRange(1, 50), default=10, show_default=True, help="At most so many.")
+@click.option("--rows", is_flag=True, help="Print single failures, oldest first, instead of groups.")
+@click.option("-n", "--count", type=click.IntRange(1, 50), default=10, show_default=True, help="Most lines to print.")
 @json_option
 @connecting
 def errors(client: Client, kernel: str | None, machine: str, rows: bool, count: int, as_json: bool) -> None:
-    """Print what failed in a machine: by slot, exception class and line, those seen last first."""
+    """Print a machine's failures, grouped by slot, exception class and line, most recent group first."""
     remote = machine_of(client, kernel, machine)
     if as_json:
         print_json(list(remote.errors[-count:] if rows else remote.error_groups[:count]))
@@ -62,20 +62,20 @@ def errors(client: Client, kernel: str | None, machine: str, rows: bool, count: 
 @json_option
 @connecting
 def policy(client: Client, kernel: str, slot: str, words: tuple[str, ...], machine: str, as_json: bool) -> None:
-    """Say what becomes of a message when SLOT raises; without WORDS print it.
+    """Set what happens to a message when SLOT raises; print it if there are no WORDS.
 
     SLOT is a number, a name, or `machine` for all slots without a policy of their own. WORDS are a
     verdict (record, default, drop, dead_letter, pause, stop) and any of retries=N, backoff_s=S,
-    backoff_max_s=S, default=JSON, timeout_s=S; `none` takes the slot's own policy away.
+    backoff_max_s=S, default=JSON, timeout_s=S; `none` removes the slot's own policy.
     """
     from timbr_wamp.contract.policy_syntax import parse_policy
     from timbr_wamp.faces.cards import policy_text
 
-    said = read_words(parse_policy, words) if words else None
+    new_policy = parse_words(parse_policy, words) if words else None
     remote = machine_of(client, kernel, machine)
     which = None if slot == MACHINE else slot_key(slot)
     if words:
-        tell_revision(remote.set_policy(which, said), as_json)
+        print_revision(remote.set_policy(which, new_policy), as_json)
         return
     present = remote.policy_of(which)
     print_json(present) if as_json else click.echo(policy_text(present))
@@ -91,12 +91,12 @@ def policy(client: Client, kernel: str, slot: str, words: tuple[str, ...], machi
 def handler(
     client: Client, kernel: str, name: str | None, options: tuple[str, ...], machine: str, as_json: bool
 ) -> None:
-    """Choose the event handler NAME, made with OPTIONS such as retries=5; without NAME print which it is."""
+    """Set the event handler to NAME, with OPTIONS such as retries=5; without NAME print its name."""
     from timbr_wamp.contract.policy_syntax import parse_options
 
-    said = read_words(parse_options, options)
+    parsed = parse_words(parse_options, options)
     remote = machine_of(client, kernel, machine)
-    status = remote.status if name is None else remote.set_handler(name, said)
+    status = remote.status if name is None else remote.set_handler(name, parsed)
     print_json({"handler": status.handler}) if as_json else click.echo(status.handler)
 
 
@@ -107,14 +107,14 @@ def handler(
 @json_option
 @connecting
 def retry(client: Client, kernel: str, oids: tuple[str, ...], machine: str, as_json: bool) -> None:
-    """Put messages that failed again, each as its next attempt, and print their ids; all unresolved ones by default."""
+    """Queue failed messages again, each as its next attempt, and print their ids. Default: all unresolved ones."""
     done = machine_of(client, kernel, machine).retry_errors(oids or None)
     if as_json:
         print_json({"oids": done})
         return
     for oid in done:
         click.echo(oid)
-    note(f"timbr-wamp: {len(done):,} messages put again")
+    note(f"timbr-wamp: {len(done):,} messages queued again")
 
 
 @click.command()
@@ -123,7 +123,7 @@ def retry(client: Client, kernel: str, oids: tuple[str, ...], machine: str, as_j
 @json_option
 @connecting
 def revisions(client: Client, kernel: str | None, machine: str, as_json: bool) -> None:
-    """Print the kept states of a machine's slot table, oldest first."""
+    """Print the kept revisions of a machine's slot table, oldest first."""
     found = machine_of(client, kernel, machine).revisions
     if as_json:
         print_json(list(found))
@@ -140,12 +140,12 @@ def revisions(client: Client, kernel: str | None, machine: str, as_json: bool) -
 @json_option
 @connecting
 def rollback(client: Client, kernel: str, number: int, machine: str, as_json: bool) -> None:
-    """Bring the slot table of revision NUMBER back, as a new revision."""
-    tell_revision(machine_of(client, kernel, machine).rollback(number), as_json)
+    """Restore the slot table of revision NUMBER, as a new revision."""
+    print_revision(machine_of(client, kernel, machine).rollback(number), as_json)
 
 
-def tell_revision(revision: RevisionInfo, as_json: bool) -> None:
-    """Tell of a new revision, as `timbr-wamp set` does."""
+def print_revision(revision: RevisionInfo, as_json: bool) -> None:
+    """Print a new revision: as JSON on stdout, or as a note on stderr."""
     if as_json:
         print_json(revision)
     else:

@@ -1,6 +1,6 @@
-"""``timbr-wamp machine`` and ``timbr-wamp run``: a machine without a kernel, on the router all the same.
+"""``timbr-wamp machine`` and ``timbr-wamp run``: run a machine without a kernel, on the router.
 
-Exit status besides the common ones: 0 after SIGINT or SIGTERM, 3 when ``--until-done`` ends with errored messages left.
+Additional exit status: 0 after SIGINT or SIGTERM, 3 when ``--until-done`` ends with unresolved errored messages.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from timbr_wamp.cli.base import Refused, note, print_json, router_options, settings_from
+from timbr_wamp.cli.base import CommandFailed, note, print_json, router_options, settings_from
 
 if TYPE_CHECKING:
     from timbr_wamp.machine import Machine
     from timbr_wamp.settings import Settings
 
-#: How often it is looked whether the source is done.
-LOOK_S = 0.05
+#: Interval for checking whether the source is done.
+POLL_INTERVAL_S = 0.05
 ERRORED_LEFT = 3
-#: After the draining, or instead of it, a message under way has so long.
-CLOSE_S = 1.0
+#: Timeout for the current message at the end, after or without draining.
+CLOSE_TIMEOUT_S = 1.0
 
 T = TypeVar("T")
 
 
 def headless_options(function: Callable[..., T]) -> Callable[..., T]:
-    """Add what both commands take."""
+    """Add the options of both commands."""
     for option in reversed((
-        click.option("--name", help="What people call the process on the router; otherwise after its file or folder."),
-        click.option("--no-start", is_flag=True, help="Do not start the machine; somebody does so over the router."),
+        click.option("--name", help="The process's name for people; default: the name of its file or folder."),
+        click.option("--no-start", is_flag=True, help="Do not start the machine; it can be started over the router."),
         click.option(
             "--until-done", is_flag=True,
-            help="End when the source is exhausted and all is processed; status 3 when errored messages are left.",
+            help="End when the source is exhausted and all is processed; status 3 if errored messages are unresolved.",
         ),
         click.option(
             "--drain", "drain_s", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
-            help="Asked to end, finish what waits, for at most so long.",
+            help="Time for processing queued messages before it ends.",
         ),
-        click.option("--offline", is_flag=True, help="Stay off the router; the local wire is open all the same."),
-        click.option("--json", "as_json", is_flag=True, help="Print what runs as one line of JSON, for programs."),
+        click.option("--offline", is_flag=True, help="Do not join a router; open the local sockets only."),
+        click.option("--json", "as_json", is_flag=True, help="Print what runs as one line of JSON."),
         router_options,
     )):  # fmt: skip
         function = option(function)
@@ -56,12 +56,12 @@ def headless_options(function: Callable[..., T]) -> Callable[..., T]:
 @headless_options
 @click.pass_context
 def headless_machine(ctx: click.Context, /, target: str, url: str | None, realm: str | None, **options: Any) -> None:
-    """Run a machine without a kernel, on the router all the same, until Ctrl-C or SIGTERM.
+    """Run a machine without a kernel, on the router, until Ctrl-C or SIGTERM.
 
-    NAME in FILE.py, or in package.module:NAME, is a Machine or a function that returns one. Without a
-    router it runs too, and joins when one comes. Asked to end, it finishes what waits, within limits,
-    and ends with status 0; with --until-done, 1 when source or machine failed, 3 when errored messages
-    are left.
+    NAME in FILE.py, or in package.module:NAME, is a Machine or a function that returns one. It also runs
+    without a router, and joins a router when one starts. At the end it processes queued messages for the
+    time of --drain. The exit status is 0; with --until-done it is 1 if source or machine failed, and 3 if
+    errored messages are unresolved.
     """
     from timbr_wamp.projects.targets import find_machine
 
@@ -79,22 +79,22 @@ def headless_machine(ctx: click.Context, /, target: str, url: str | None, realm:
 def run_project(
     ctx: click.Context, /, project: Path | None, url: str | None, realm: str | None, **options: Any
 ) -> None:
-    """Run the machine of a project, as `machine` does: timbr.toml in FOLDER, in TIMBR_PROJECT, or here.
+    """Run the machine of a project, as `machine` does: timbr.toml in FOLDER, TIMBR_PROJECT or the working folder.
 
-    Its settings hold for this process; `docs/reference/projects.md` tells what may stand in the file.
+    The file's settings apply to this process. For the file's format see `docs/reference/projects.md`.
     """
     from timbr_wamp.projects import load_project
     from timbr_wamp.settings import PROJECT_VARIABLES
 
     loaded = load_project(project)
-    # for all of this process, so that the machine's local wire and its bridge meet in one folder
+    # for this whole process, so that machine and bridge use the same runtime folder
     os.environ[PROJECT_VARIABLES[0]] = str(loaded.path)
     settings = settings_from(url=url, realm=realm)
     ctx.exit(Headless(loaded.machine(), settings, loaded.folder.name, **options).run())
 
 
 class Headless:
-    """A machine, its place on the router, and the signals that end both. Main thread."""
+    """Runs a machine and its bridge until a signal ends both. Main thread."""
 
     def __init__(
         self,
@@ -115,42 +115,42 @@ class Headless:
         self._stop = threading.Event()
 
     def run(self) -> int:
-        """Run until asked to end, or done; return the exit status."""
+        """Run until a signal or until done; return the exit status."""
         from timbr_wamp.components.own_bridge import OwnBridge
 
         machine = self._machine
         bridge = (
             None if self._offline else OwnBridge(self._settings, self._name, lambda text: note(f"timbr-wamp: {text}"))
         )
-        with _asked_to_end(self._stop):
+        with _stop_at_signal(self._stop):
             try:
                 if self._until_done and machine.source.state == "none":
-                    raise Refused("--until-done needs a machine with a source: this one would never be done")
+                    raise CommandFailed("--until-done needs a machine with a source")
                 machine.serve()
                 if bridge is not None:
                     bridge.start()
                 if self._start:
                     machine.start()
-                self._tell()
-                with suppress(KeyboardInterrupt):  # a second signal: no more patience
+                self._report_start()
+                with suppress(KeyboardInterrupt):  # a second signal ends the draining
                     self._wait()
                     self._drain()
-                return self._ending()
+                return self._report_end()
             finally:
-                machine.close(timeout=CLOSE_S)
+                machine.close(timeout=CLOSE_TIMEOUT_S)
                 if bridge is not None:
                     bridge.close()
 
-    def _tell(self) -> None:
+    def _report_start(self) -> None:
         machine = self._machine
         if self._as_json:
-            told = {"name": self._name, "machine": machine.name, "run": machine.run, "pid": os.getpid()}
-            print_json({**told, "endpoint": machine.endpoint}, line=True)
+            fields = {"name": self._name, "machine": machine.name, "run": machine.run, "pid": os.getpid()}
+            print_json({**fields, "endpoint": machine.endpoint}, line=True)
         else:
             note(f"timbr-wamp: machine {machine.name!r} of {self._name} is {machine.status.state}; Ctrl-C ends it")
 
     def _wait(self) -> None:
-        while not self._stop.wait(LOOK_S):
+        while not self._stop.wait(POLL_INTERVAL_S):
             if self._until_done and (self._machine.wait(timeout=0) or self._ended_by_itself()):
                 return
 
@@ -159,40 +159,42 @@ class Headless:
         return status.state == "failed" or (status.state == "stopped" and status.reason is not None)
 
     def _drain(self) -> None:
-        """Finish what waits, unless somebody paused or stopped the machine."""
+        """Process queued messages, unless the machine is paused or stopped."""
         from timbr_wamp.errors import CallTimeout
 
         if self._machine.status.state == "running":
-            with suppress(CallTimeout):  # told by what is left
+            with suppress(CallTimeout):  # _report_end prints what is left
                 self._machine.stop(drain=True, timeout=self._drain_s)
 
-    def _ending(self) -> int:
-        """Say how it went; return the exit status."""
+    def _report_end(self) -> int:
+        """Print the counters; return the exit status."""
         machine, status = self._machine, self._machine.status
         left = status.queue_size + status.in_flight
         open_errors = sum(group.open for group in machine.error_groups)
         note(
-            f"timbr-wamp: {status.processed} processed, {status.errored} errored ({open_errors} left so), "
-            f"{status.dropped} dropped, {left} left unprocessed"
+            f"timbr-wamp: {status.processed} processed, {status.errored} errored ({open_errors} unresolved), "
+            f"{status.dropped} dropped, {left} unprocessed"
         )
         if not self._until_done or self._stop.is_set():
             return 0
         failed = status.source.error if status.source.state == "failed" else None
         if failed is not None or self._ended_by_itself():
-            raise Refused(f"the source failed: {failed}" if failed is not None else f"{status.state}: {status.reason}")
+            raise CommandFailed(
+                f"the source failed: {failed}" if failed is not None else f"{status.state}: {status.reason}"
+            )
         return ERRORED_LEFT if open_errors else 0
 
 
 @contextmanager
-def _asked_to_end(stop: threading.Event) -> Iterator[None]:
-    """Set ``stop`` at SIGINT, SIGTERM or SIGHUP; raise `KeyboardInterrupt` at a second one."""
+def _stop_at_signal(stop: threading.Event) -> Iterator[None]:
+    """Set ``stop`` at SIGINT, SIGTERM or SIGHUP; raise `KeyboardInterrupt` at the second signal."""
 
-    def asked(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    old = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -42,16 +42,16 @@ kernel.add_command(list_kernels, "list")
 
 
 @kernel.command()
-@click.option("--name", help="What people call it; its id otherwise.")
-@click.option("--startup", metavar="FILE", help="A Python file on the host that runs in it after each (re)start.")
-@click.option("--cwd", metavar="FOLDER", help="Its working folder on the host; your home otherwise.")
-@click.option("--host", metavar="NAME", help="Which host starts it, where there are several.")
+@click.option("--name", help="The kernel's name for people; default: its id.")
+@click.option("--startup", metavar="FILE", help="A Python file on the host that runs after each (re)start.")
+@click.option("--cwd", metavar="FOLDER", help="The working folder on the host; default: the host's.")
+@click.option("--host", metavar="NAME", help="The host that starts it, if there are several.")
 @json_option
 @connecting
 def start(
     client: Client, name: str | None, startup: str | None, cwd: str | None, host: str | None, as_json: bool
 ) -> None:
-    """Start a kernel and its bridge; it is on the router when this returns."""
+    """Start a kernel and its bridge; return when the kernel is on the router."""
     started = client.start_kernel(name=name, startup=_absolute(startup), cwd=_absolute(cwd), host=host)
     if as_json:
         print_json(started.info())
@@ -60,7 +60,7 @@ def start(
 
 
 def _absolute(path: str | None) -> str | None:
-    """Return a path of this computer in full, since the host has another working folder; others stay."""
+    """Return an existing local path as an absolute one, because the host has another working folder."""
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 
@@ -71,7 +71,7 @@ def stop(client: Client, kernel: str) -> None:
     """End a kernel and its bridge."""
     chosen = client.kernel(kernel)
     chosen.shutdown()
-    note(f"kernel {chosen.id} ended")
+    note(f"ended kernel {chosen.id}")
 
 
 @kernel.command()
@@ -79,12 +79,12 @@ def stop(client: Client, kernel: str) -> None:
 @json_option
 @connecting
 def restart(client: Client, kernel: str, as_json: bool) -> None:
-    """End a kernel's process and start it again; its id stays, its startup file runs again."""
+    """Restart a kernel's process. It keeps its id and runs its startup file again."""
     info = client.kernel(kernel).restart()
     if as_json:
         print_json(info)
         return
-    note(f"kernel {info.kernel_id} restarted as process {info.pid}")
+    note(f"restarted kernel {info.kernel_id} as process {info.pid}")
 
 
 @kernel.command()
@@ -98,14 +98,14 @@ def interrupt(client: Client, kernel: str) -> None:
 @click.command("exec")
 @click.argument("kernel")
 @click.argument("code")
-@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Give up after so long; else never.")
+@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Timeout; default: no limit.")
 @json_option
 @connecting
 @click.pass_context
 def execute(ctx: click.Context, client: Client, kernel: str, code: str, timeout_s: float | None, as_json: bool) -> None:
-    """Run CODE in a kernel and print its output as it comes; `-` reads stdin, `@file.py` a file.
+    """Run CODE in a kernel and print its output; `-` reads the code from stdin, `@file.py` from a file.
 
-    Ends with status 1 when the code raises. Ctrl-C interrupts the code.
+    The exit status is 1 when the code raises. Ctrl-C interrupts the code.
     """
     ending = click.get_current_context().exit
     chosen = client.kernel(kernel)
@@ -137,9 +137,9 @@ def _print_as_json(message: IopubMessage) -> None:
 
 
 def _print_output(message: IopubMessage) -> None:
-    """Print a kernel's output as a terminal can: streams, texts of results, tracebacks on stderr."""
+    """Print a kernel's output: streams, texts of results, tracebacks on stderr."""
     content = message.content
-    # a tty gets the kernel's colours unless NO_COLOR asks for none (https://no-color.org); a pipe never does
+    # colours are shown on a tty unless NO_COLOR is set (https://no-color.org), and never in a pipe
     color = False if os.environ.get("NO_COLOR") else None
     if message.msg_type == "stream":
         click.echo(content["text"], nl=False, err=content["name"] == "stderr", color=color)

@@ -1,7 +1,7 @@
-"""The processes that one ``up`` starts: router and host. Started in order, watched, ended in reverse order.
+"""`LocalServices`: the processes of ``up``, router and host. They are started, watched, and ended in reverse order.
 
-They run in sessions of their own, so that Ctrl-C in the terminal reaches only us. Kernels are not
-ours to end: they outlive the host, and a later ``up`` finds them.
+They run in sessions of their own, so that Ctrl-C in the terminal reaches this process only. Kernels keep
+running after the host, and a later ``up`` adopts them.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
     from timbr_wamp.router import Router
     from timbr_wamp.settings import Settings
 
-#: A host answers within this time of its start; kernels that it adopts may come later.
+#: Timeout for the host to answer after its start; it may adopt kernels later.
 HOST_START_S = 20.0
 START_POLL_S = 0.05
-#: After SIGTERM a child has so long before it is killed.
+#: Timeouts for the processes to end after SIGTERM, before they are killed.
 HOST_STOP_S = 15.0
 BRIDGE_STOP_S = 5.0
 ROUTER_STOP_S = 10.0
-#: A second Ctrl-C shortens each of those waits to this.
-HURRIED_STOP_S = 0.5
-#: A router that ends by itself is started again, so often within this time; then it is an error.
+#: Timeout that replaces the others after a second Ctrl-C.
+SHORTENED_STOP_S = 0.5
+#: Most restarts of a router that ends by itself, within this time; one more is an error.
 ROUTER_RESTARTS, ROUTER_RESTARTS_WITHIN_S = 5, 300.0
-#: How often the children are looked at.
+#: Interval for checking the processes.
 WATCH_INTERVAL_S = 0.5
 LOG_TAIL_LINES = 15
 
 
 class LocalServices:
-    """Router and host of one ``up``. One thread: the main one.
+    """The router and host of one ``up``. Main thread only.
 
     Args:
-        report: gets lines for people.
-        ends_with_us: which kernels `stop` ends; none otherwise, and they are named.
+        report: called with lines for people.
+        ends_kernel: returns whether `stop` ends a kernel; by default it ends none.
     """
 
     def __init__(
@@ -54,30 +54,30 @@ class LocalServices:
         settings: Settings,
         report: Callable[[str], None],
         *,
-        ends_with_us: Callable[[KernelFile], bool] = lambda kernel: False,
+        ends_kernel: Callable[[KernelFile], bool] = lambda kernel: False,
     ) -> None:
         self._settings = settings
         self._report = report
-        self._ends_with_us = ends_with_us
+        self._ends_kernel = ends_kernel
         self._router: Router | None = None
         self._host: subprocess.Popen[bytes] | None = None
         self._host_log: Path | None = None
-        self._hurry = threading.Event()
+        self._shortened = threading.Event()
         self._page: Path | None = None
         #: When the router ended by itself, `time.monotonic`.
         self._router_ends: list[float] = []
 
     @property
     def router(self) -> Router:
-        """The router; only after `start_router`."""
+        """The router; available after `start_router`."""
         assert self._router is not None
         return self._router
 
     def start_router(self, *, next_free_port: bool) -> None:
-        """Start the router, with its environment made first when it is missing; return when it answers.
+        """Start the router, after installing Crossbar.io if necessary; return when it answers.
 
         Raises:
-            AlreadyUp, PortBusy, NoFreePort, RouterInstallFailed, RouterStartFailed: as they say.
+            AlreadyUp, PortBusy, NoFreePort, RouterInstallFailed, RouterStartFailed.
         """
         from timbr_wamp.dashboard import page_dir
         from timbr_wamp.errors import AlreadyUp, RouterNotInstalled
@@ -96,14 +96,14 @@ class LocalServices:
         self._page = page
         self._router = Router.start(self._settings, next_free_port=next_free_port, page_dir=page, report=self._report)
 
-    def _router_again(self) -> None:
-        """Start the router again on its port, unless that was needed too often.
+    def _restart_router(self) -> None:
+        """Restart the router on its port, unless it ended too often.
 
-        Host, bridges and clients find it by themselves; what flows meanwhile waits in the machines.
+        Host, bridges and clients reconnect by themselves. Records of the meantime stay in the machines.
 
         Raises:
             ServiceEnded: it ended too often.
-            PortBusy, RouterStartFailed: as they say.
+            PortBusy, RouterStartFailed: it could not be restarted.
         """
         from timbr_wamp.router import Router
 
@@ -112,9 +112,9 @@ class LocalServices:
         status = self.router.poll()
         if len(self._router_ends) > ROUTER_RESTARTS:
             raise ServiceEnded("the router", f"ended by itself {len(self._router_ends)} times (status {status})", "")
-        self._report(f"the router ended by itself (status {status}); starting it again")
+        self._report(f"the router ended by itself (status {status}); restarting it")
         port = self.router.port
-        self.router.stop(timeout_s=HURRIED_STOP_S)
+        self.router.stop(timeout_s=SHORTENED_STOP_S)
         self._router = None
         self._router = Router.start(self._settings, port=port, page_dir=self._page, report=self._report)
 
@@ -122,7 +122,7 @@ class LocalServices:
         """Start the host as a child process; return when it answers on the router.
 
         Raises:
-            ServiceEnded: it ended, or gave no answer in time; with its log's tail.
+            ServiceEnded: it ended or did not answer in time; the error has the end of its log.
         """
         router = self.router
         self._end_stray_host()
@@ -145,42 +145,42 @@ class LocalServices:
         self._wait_for_host(self._host)
 
     def _end_stray_host(self) -> None:
-        """End a host whose `up` was killed; its kernels live on and are found by the new one."""
+        """End a host whose `up` was killed; the new host adopts its kernels."""
         stray = runtime.read_file(runtime.host_file(self._settings.runtime_dir), runtime.HostFile)
         for number in (signal.SIGTERM, signal.SIGKILL):
             if stray is None or not stray.alive():
                 return
-            self._report(f"ending a host that was left behind (process {stray.pid})")
+            self._report(f"ending the host of an earlier run (process {stray.pid})")
             with suppress(ProcessLookupError):
                 os.kill(stray.pid, number)
             self._wait(lambda: not stray.alive(), HOST_STOP_S)
 
     def _wait_for_host(self, host: subprocess.Popen[bytes]) -> None:
-        """Wait for the host's runtime file: it writes that when its procedures are registered."""
+        """Wait for the host's runtime file, which it writes when its procedures are registered."""
         path = runtime.host_file(self._settings.runtime_dir)
         deadline = time.monotonic() + HOST_START_S
         while (written := runtime.read_file(path, runtime.HostFile)) is None or written.pid != host.pid:
             if (ended := self.ended()) is not None:
                 raise ended
             if time.monotonic() > deadline:
-                raise ServiceEnded("the host", f"gave no answer in {HOST_START_S:g} s", self._tail())
+                raise ServiceEnded("the host", f"did not answer within {HOST_START_S:g} s", self._tail())
             time.sleep(START_POLL_S)
 
     def watch(self) -> None:
-        """Wait until the host ends, and start the router again when that does. Interrupted by `KeyboardInterrupt`.
+        """Wait until the host ends; restart the router when it ends. Ended by `KeyboardInterrupt`.
 
         Raises:
-            ServiceEnded: which child, and the tail of its log.
+            ServiceEnded: a process ended; the error has the end of its log.
         """
         while True:
             if self._router is not None and self._router.poll() is not None:
-                self._router_again()
+                self._restart_router()
             if (ended := self.ended()) is not None:
                 raise ended
             time.sleep(WATCH_INTERVAL_S)
 
     def ended(self) -> ServiceEnded | None:
-        """Return what is to be said of a child that ended by itself, None while all live."""
+        """Return the error for a process that ended by itself; None while all run."""
         if self._router is not None and self._router.poll() is not None:
             return ServiceEnded("the router", f"ended by itself (status {self._router.poll()})", "")
         if self._host is not None and self._host.poll() is not None:
@@ -193,14 +193,14 @@ class LocalServices:
         lines = self._host_log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
-    def hurry(self) -> None:
-        """Shorten what is left of `stop`. Any thread, also a signal handler."""
-        self._hurry.set()
+    def shorten_stop(self) -> None:
+        """Shorten the remaining timeouts of `stop`. Any thread, also a signal handler."""
+        self._shortened.set()
 
     def stop(self) -> None:
-        """End host, bridges, kernels if they end with us, and router, within bounded time. Idempotent.
+        """End host, bridges, the kernels selected by ``ends_kernel``, and router. Idempotent, bounded in time.
 
-        The host goes first, since it would start again what ends under it.
+        The host is ended first, because it restarts bridges that end.
         """
         if self._host is not None:
             self._report("ending the host")
@@ -210,7 +210,7 @@ class LocalServices:
             self._end_kernels()
         if self._router is not None:
             self._report("ending the router")
-            self._router.stop(timeout_s=self._patience(ROUTER_STOP_S))
+            self._router.stop(timeout_s=self._timeout_s(ROUTER_STOP_S))
             self._router = None
 
     def _end(self, child: subprocess.Popen[bytes], patience_s: float) -> None:
@@ -220,7 +220,7 @@ class LocalServices:
             child.wait()
 
     def _end_bridges(self) -> None:
-        """End bridges that their host left behind."""
+        """End bridges that a killed host left running."""
         folder = self._settings.runtime_dir
         left = runtime.live_files(folder, "bridge-", BridgeFile)
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -235,34 +235,34 @@ class LocalServices:
         from timbr_wamp.components.launcher import end_process, forget_kernel
 
         folder = self._settings.runtime_dir
-        living_on = []
+        kept = []
         for kernel in runtime.live_files(folder, "kernel-", KernelFile, clean=False).values():
-            if not self._ends_with_us(kernel):
-                living_on.append(kernel.name)
+            if not self._ends_kernel(kernel):
+                kept.append(kernel.name)
                 continue
             self._report(f"ending kernel {kernel.name}")
             if end_process(kernel):
                 forget_kernel(folder, kernel)
-        if living_on:
-            self._report(f"these kernels live on, and the next `timbr-wamp up` finds them: {', '.join(living_on)}")
+        if kept:
+            self._report(f"these kernels keep running, and the next `timbr-wamp up` adopts them: {', '.join(kept)}")
 
     def _wait(self, done: Callable[[], bool], patience_s: float) -> bool:
-        begun = time.monotonic()
+        started = time.monotonic()
         while not done():
-            if time.monotonic() - begun > self._patience(patience_s):
+            if time.monotonic() - started > self._timeout_s(patience_s):
                 return False
             time.sleep(0.02)
         return True
 
-    def _patience(self, patience_s: float) -> float:
-        return min(patience_s, HURRIED_STOP_S) if self._hurry.is_set() else patience_s
+    def _timeout_s(self, patience_s: float) -> float:
+        return min(patience_s, SHORTENED_STOP_S) if self._shortened.is_set() else patience_s
 
 
 @contextmanager
-def interruptible(house: LocalServices) -> Iterator[None]:
-    """Run a house: SIGINT, SIGTERM or SIGHUP end the body quietly; then `LocalServices.stop`.
+def interruptible(services: LocalServices) -> Iterator[None]:
+    """End the body at SIGINT, SIGTERM or SIGHUP, then call `LocalServices.stop`.
 
-    A second signal while it ends shortens the waits. Main thread only.
+    A second signal shortens the timeouts of `stop`. Main thread only.
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     old = {number: signal.signal(number, _raise_interrupt) for number in signals}
@@ -272,8 +272,8 @@ def interruptible(house: LocalServices) -> Iterator[None]:
                 yield
         finally:
             for number in signals:
-                signal.signal(number, lambda *_: house.hurry())
-            house.stop()
+                signal.signal(number, lambda *_: services.shorten_stop())
+            services.stop()
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

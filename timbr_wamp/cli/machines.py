@@ -1,4 +1,4 @@
-"""Commands about a machine: its status, records, slots, and putting messages into it."""
+"""Commands about a machine: status, records, slots, and putting messages."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from timbr_wamp.cli.base import connecting, console, json_option, machine_of, machine_option, note, print_json
-from timbr_wamp.cli.failures import read_words, slot_key, tell_revision
+from timbr_wamp.cli.failures import parse_words, print_revision, slot_key
 from timbr_wamp.errors import MachineFull
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client, RemoteMachine
     from timbr_wamp.contract import Record, Status
 
-#: Lines of ``put KERNEL -`` travel in calls of at most so many messages.
+#: Most messages per call of ``put KERNEL -``.
 PUT_BATCH = 200
-#: So long one call of ``put KERNEL -`` waits in the kernel for room; Ctrl-C is heard between calls.
+#: Timeout for space in the queue per call of ``put KERNEL -``; Ctrl-C takes effect between calls.
 PUT_WAIT_S = 2.0
-#: A terminal this wide has room for message ids.
+#: Width from which a terminal shows message ids.
 WIDE_COLUMNS = 140
-#: A status that is older than this is told to be so: the machine sends one at least every 2 s.
+#: Age of the last status from which a warning is shown. A machine sends one at least every 2 s.
 SILENT_AFTER_S = 6.0
 
 
@@ -54,7 +54,7 @@ def status(client: Client, kernel: str | None, machine: str, as_json: bool) -> N
 @json_option
 @connecting
 def watch(client: Client, kernel: str | None, machine: str, as_json: bool) -> None:
-    """Show a machine's status, live, until Ctrl-C. With --json one status a line."""
+    """Show a machine's status live, until Ctrl-C. With --json it prints one status per line."""
     remote = machine_of(client, kernel, machine)
     if as_json:
         for newest in _statuses(remote):
@@ -76,17 +76,17 @@ def _watch_screen(remote: RemoteMachine) -> None:
     heard = time.monotonic()
     with Live(status_view(shown, slots), console=console(), auto_refresh=False, transient=False) as live:
         for newest in _statuses(remote):
-            if newest is not None and newest.time >= shown.time:  # the retained one may be an old one
+            if newest is not None and newest.time >= shown.time:  # the retained status may be older
                 if newest.revision != shown.revision:
                     slots = remote.slots
                 shown, heard = newest, time.monotonic()
             silent_s = time.monotonic() - heard
-            warning = f"no word from the machine for {silent_s:.0f} s" if silent_s > SILENT_AFTER_S else ""
+            warning = f"no status from the machine for {silent_s:.0f} s" if silent_s > SILENT_AFTER_S else ""
             live.update(Group(status_view(shown, slots), Text(warning, style="bold red")), refresh=True)
 
 
 def _statuses(remote: RemoteMachine) -> Iterator[Status | None]:
-    """Yield the machine's statuses as they come, and None after each second without one."""
+    """Yield the machine's statuses, and None after each second without one."""
     news: queue.Queue[Status] = queue.Queue(maxsize=64)
 
     def keep_newest(newest: Status) -> None:
@@ -106,9 +106,9 @@ def _statuses(remote: RemoteMachine) -> Iterator[Status | None]:
 @click.argument("kernel", required=False)
 @machine_option
 @click.option("--slot", metavar="SLOT", help="Print only this value, as JSON: in, f3, 3 or the slot's name.")
-@click.option("--all", "from_oldest", is_flag=True, help="Begin with the oldest record kept, not with the next one.")
-@click.option("-n", "--count", type=click.IntRange(min=1), help="Stop after so many records.")
-@click.option("--idle", "idle_s", type=float, metavar="SECONDS", help="Stop when no record comes for so long.")
+@click.option("--all", "from_oldest", is_flag=True, help="Start with the oldest kept record instead of the next one.")
+@click.option("-n", "--count", type=click.IntRange(min=1), help="Stop after this number of records.")
+@click.option("--idle", "idle_s", type=float, metavar="SECONDS", help="Stop after this time without a record.")
 @json_option
 @connecting
 def tail(
@@ -121,9 +121,9 @@ def tail(
     idle_s: float | None,
     as_json: bool,
 ) -> None:
-    """Print every record of a machine as it is made, none left out, until Ctrl-C.
+    """Print every record of a machine, complete and live, until Ctrl-C.
 
-    Where data is gone for good, or a new numbering begins, a line on stderr says so.
+    A line on stderr reports lost records and the start of a new run.
     """
     remote = machine_of(client, kernel, machine)
     column = None if slot is None else _column(remote, slot)
@@ -138,21 +138,21 @@ def tail(
 
 
 def _records(remote: RemoteMachine, after_seq: int | None, idle_s: float | None) -> Iterator[Record]:
-    """Yield the records; tell gaps and new numberings on stderr."""
+    """Yield the records; report gaps and new runs on stderr."""
     from timbr_wamp.client import Gap, RunChanged
     from timbr_wamp.contract import Record
 
     for item in remote.records(after_seq=after_seq, timeout_s=idle_s):
         if isinstance(item, Gap):
-            note(f"timbr-wamp: records {item.first} to {item.last} of run {item.run} are gone")
+            note(f"timbr-wamp: records {item.first} to {item.last} of run {item.run} are lost")
         elif isinstance(item, RunChanged):
-            note(f"timbr-wamp: a new numbering begins: run {item.run}")
+            note(f"timbr-wamp: a new run starts: {item.run}")
         elif isinstance(item, Record):
             yield item
 
 
 def _column(remote: RemoteMachine, slot: str) -> int:
-    """Return the place in ``[in, f0, …]`` that `in`, `f3`, `3` or a slot's name means."""
+    """Return the position of `in`, `f3`, `3` or a slot's name in ``[in, f0, …]``."""
     from timbr_wamp.errors import SlotOutOfRange, UnknownSlot
 
     if slot == "in":
@@ -188,7 +188,7 @@ def _print_record(record: Record, column: int | None, as_json: bool) -> None:
 
 
 def record_as_json(record: Record) -> dict[str, Any]:
-    """Return a record as one flat mapping: its meta, oid and values by the names ``in``, ``f0`` …"""
+    """Return a record as a flat mapping of its oid, its meta, and its values by the names ``in``, ``f0`` …"""
     from timbr_wamp.contract import to_builtins
 
     values: dict[str, Any] = {}
@@ -201,13 +201,13 @@ def record_as_json(record: Record) -> dict[str, Any]:
 @click.argument("kernel")
 @click.argument("message")
 @machine_option
-@click.option("--oid", help="The message's id; one that is known already is not put twice.")
+@click.option("--oid", help="The message's id; a message with a known id is not queued again.")
 @json_option
 @connecting
 def put(client: Client, kernel: str, message: str, machine: str, oid: str | None, as_json: bool) -> None:
-    """Put MESSAGE, a JSON text, into a machine and print its id; `-` puts each line of stdin.
+    """Queue MESSAGE, a JSON text, in a machine and print its id; `-` queues each line of stdin.
 
-    What is not JSON is refused, and nothing of it is put.
+    A text that is not JSON is refused.
     """
     remote = machine_of(client, kernel, machine)
     if message != "-":
@@ -215,24 +215,24 @@ def put(client: Client, kernel: str, message: str, machine: str, oid: str | None
         print_json({"oid": oid}) if as_json else click.echo(oid)
         return
     if oid is not None:
-        raise click.UsageError("--oid names one message; stdin may give many")
+        raise click.UsageError("--oid is for one message; stdin may have many")
     total = 0
     for batch in _stdin_batches():
         for done in _put_all(remote, batch):
             total += 1
             click.echo(json.dumps({"oid": done}) if as_json else done)
-    note(f"timbr-wamp: {total:,} messages put")
+    note(f"timbr-wamp: {total:,} messages queued")
 
 
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise click.UsageError(f"{where} is not JSON: {error}; a text needs its quotes: '\"text\"'") from None
+        raise click.UsageError(f"{where} is not JSON: {error}; a text needs quotes: '\"text\"'") from None
 
 
 def _stdin_batches() -> Iterator[list[Any]]:
-    """Yield the messages of stdin's lines as they arrive, at most `PUT_BATCH` at once."""
+    """Yield the messages of stdin's lines in batches of at most `PUT_BATCH`, as they arrive."""
     rest, line_number = b"", 0
     while chunk := os.read(sys.stdin.fileno(), 1 << 16):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -248,10 +248,10 @@ def _stdin_batches() -> Iterator[list[Any]]:
 
 
 def _put_all(remote: RemoteMachine, messages: list[Any], patience_s: float = 60.0) -> Iterator[str]:
-    """Put messages in order, waiting for room; yield their ids.
+    """Queue messages in order, waiting for space; yield their ids.
 
     Raises:
-        MachineFull: the machine took nothing for ``patience_s`` seconds.
+        MachineFull: the machine accepted no message for ``patience_s`` seconds.
     """
     progress = time.monotonic()
     while messages:
@@ -270,7 +270,7 @@ def _put_all(remote: RemoteMachine, messages: list[Any], patience_s: float = 60.
 @json_option
 @connecting
 def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> None:
-    """Print what stands in a machine's slots, with its source text."""
+    """Print the functions in a machine's slots, with their source texts."""
     found = machine_of(client, kernel, machine).slots
     if as_json:
         print_json(list(found))
@@ -285,8 +285,8 @@ def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> No
 @click.argument("slot")
 @click.argument("source")
 @machine_option
-@click.option("--name", help="Give the slot a name.")
-@click.option("--policy", "policy_words", metavar="WORDS", help="As for `policy`, in one text: 'drop retries=3'.")
+@click.option("--name", help="Name of the slot.")
+@click.option("--policy", "policy_words", metavar="WORDS", help="A policy, as one text: 'drop retries=3'.")
 @json_option
 @connecting
 def set_slot(
@@ -299,22 +299,22 @@ def set_slot(
     policy_words: str | None,
     as_json: bool,
 ) -> None:
-    """Put a function in a slot of a machine, running or not: SOURCE text, or `@file.py`.
+    """Assign a function to a slot of a machine, also while it runs: SOURCE text, or `@file.py`.
 
     SOURCE is an expression such as `lambda x: x**2`, or a text that defines one function. An empty
-    SOURCE makes the slot identity again.
+    SOURCE unsets the slot.
     """
     from timbr_wamp.contract.policy_syntax import parse_policy
 
-    policy = read_words(parse_policy, policy_words) if policy_words else None
+    policy = parse_words(parse_policy, policy_words) if policy_words else None
     remote = machine_of(client, kernel, machine)
-    place = slot_key(slot)
+    key = slot_key(slot)
     text = _file_text(source[1:]) if source.startswith("@") else source
     if text.strip():
-        tell_revision(remote.set(place, text, name=name, policy=policy), as_json)
+        print_revision(remote.set(key, text, name=name, policy=policy), as_json)
     else:
-        del remote[place]
-        tell_revision(remote.revisions[-1], as_json)
+        del remote[key]
+        print_revision(remote.revisions[-1], as_json)
 
 
 def _file_text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""``timbr-wamp validate``, ``diff`` and ``export``: a project, and a live machine beside it."""
+"""``timbr-wamp validate``, ``diff`` and ``export``: check a project, compare it with a live machine, export one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from timbr_wamp.cli.base import (
-    Refused,
+    CommandFailed,
     connected,
     json_option,
     machine_of,
@@ -21,14 +21,12 @@ from timbr_wamp.cli.base import (
 
 if TYPE_CHECKING:
     from timbr_wamp.contract import SlotInfo, Status
-    from timbr_wamp.projects.difference import Side
+    from timbr_wamp.projects.difference import MachineDescription
 
 project_argument = click.argument(
     "project", required=False, metavar="[FOLDER|FILE]", type=click.Path(path_type=Path)
 )  # fmt: skip
-kernel_option = click.option(
-    "--kernel", metavar="KERNEL", help="Id, name or beginning of one; the only one there is otherwise."
-)
+kernel_option = click.option("--kernel", metavar="KERNEL", help="Id, name or unique prefix; default: the only kernel.")
 
 
 @click.command()
@@ -36,9 +34,9 @@ kernel_option = click.option(
 @json_option
 @click.pass_context
 def validate(ctx: click.Context, project: Path | None, as_json: bool) -> None:
-    """Check a project: its file, source texts, references and settings; start nothing.
+    """Check a project: its file, source texts, references and settings, without starting a machine.
 
-    Runs the project's code as importing does. Prints every problem; status 1 when there are any.
+    Imports the project's modules. Prints every problem; the exit status is 1 if there are any.
     """
     from timbr_wamp.errors import InvalidProject
     from timbr_wamp.projects import load_project
@@ -54,7 +52,7 @@ def validate(ctx: click.Context, project: Path | None, as_json: bool) -> None:
     elif problems:
         click.echo("\n".join(f"{file}: {problem}" for problem in problems))
     else:
-        note(f"timbr-wamp: {file} is in order")
+        note(f"timbr-wamp: {file} has no problems")
     ctx.exit(1 if problems else 0)
 
 
@@ -76,21 +74,21 @@ def diff(
     url: str | None,
     realm: str | None,
 ) -> None:
-    """Print in what a live machine, or another project, differs from a project; status 1 when it does.
+    """Print the differences of a live machine, or another project, from a project; status 1 if there are any.
 
-    Lines with + are what the live machine has, lines with - what the file has.
+    Lines with + are those of the live machine, lines with - those of the file.
     """
     from timbr_wamp.projects import load_project
-    from timbr_wamp.projects.difference import as_text, differences, side_of_machine, side_of_project
+    from timbr_wamp.projects.difference import as_text, describe_machine, describe_project, differences
 
     loaded = load_project(project)
-    before = side_of_project(loaded)
+    before = describe_project(loaded)
     if other is not None:
-        after: Side = side_of_project(load_project(other), str(other))
+        after: MachineDescription = describe_project(load_project(other), str(other))
     else:
         settings = settings_from(url=url, realm=realm, folder=loaded.path)
         status, slots = _described(settings, kernel, machine)
-        after = side_of_machine(status, slots)
+        after = describe_machine(status, slots)
     found = differences(before, after)
     if as_json:
         print_json({"differs": bool(found), "differences": found})
@@ -102,8 +100,10 @@ def diff(
 @click.command()
 @kernel_option
 @machine_option
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="A file or folder; else stdout.")
-@click.option("--force", is_flag=True, help="Replace a file; its [source] and [settings] stay.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="File or folder; default: stdout."
+)
+@click.option("--force", is_flag=True, help="Replace an existing file; its [source] and [settings] are kept.")
 @json_option
 @router_options
 def export(
@@ -115,15 +115,15 @@ def export(
     url: str | None,
     realm: str | None,
 ) -> None:
-    """Print a live machine as timbr.toml: slots, policies and the machine's own settings.
+    """Print a live machine as timbr.toml: slots, policies and the machine's settings.
 
-    A machine does not tell what its source is, so [source] is yours to write.
+    A machine does not report its source's code, so [source] must be written by hand.
     """
     from timbr_wamp.projects import exported, toml, write
     from timbr_wamp.settings import project_file
 
     if output is not None and project_file(output).exists() and not force:
-        raise Refused(f"{project_file(output)} is there already; --force replaces its machine and slots")
+        raise CommandFailed(f"{project_file(output)} already exists; --force replaces its machine and slots")
     tables = exported(*_described(settings_from(url=url, realm=realm), kernel, machine))
     if output is not None:
         note(f"timbr-wamp: wrote {write(tables, output, overwrite=force)}")
@@ -134,7 +134,7 @@ def export(
 
 
 def _described(settings: Any, kernel: str | None, name: str) -> tuple[Status, list[SlotInfo]]:
-    """Return what a live machine tells of itself; of slots whose text was too long for the list, each alone."""
+    """Return status and slots of a live machine. Source texts that are too long for the list are fetched one by one."""
     with connected(settings) as client:
         machine = machine_of(client, kernel, name)
         slots = [info if info.identity or info.source else machine[info.slot] for info in machine.slots]

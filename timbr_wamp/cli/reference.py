@@ -1,6 +1,6 @@
-"""``docs/reference/cli.md``, made from the commands themselves: ``python -m timbr_wamp.cli.reference``.
+"""Generate ``docs/reference/cli.md`` from the commands: ``python -m timbr_wamp.cli.reference``.
 
-A test fails when the page is stale.
+A test fails when the page is out of date.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from timbr_wamp.cli.app import main
 PAGE = "docs/reference/cli.md"
 HEAD = """# The command line
 
-<!-- Made from timbr_wamp/cli by `python -m timbr_wamp.cli.reference`; do not edit. -->
+<!-- Generated from timbr_wamp/cli by `python -m timbr_wamp.cli.reference`; do not edit. -->
 
-`timbr-wamp COMMAND --help` shows the same. Which router: `--url`, else `TIMBR_WAMP_URL`, else `timbr.toml`, else the
-router that runs on this computer. Which token: `TIMBR_WAMP_TOKEN`, else `timbr.toml`, else the local router's own;
-never an argument, since all users of a computer see those. `KERNEL` is an id, a name or a unique beginning of one;
-where it may be left out, the only kernel is meant.
+`timbr-wamp COMMAND --help` shows the same text. The router is taken from `--url`, else `TIMBR_WAMP_URL`, else
+`timbr.toml`, else it is the router that runs on this computer. The token is taken from `TIMBR_WAMP_TOKEN`, else
+`timbr.toml`, else it is the local router's; it is never an argument, because all users of a computer can see
+arguments. `KERNEL` is an id, a name or a unique prefix of one; if it is optional, the default is the only kernel.
 
-Exit status: 0 it worked; 1 it did not, and a sentence on stderr says why (`timbr-wamp --debug …` shows the traceback);
-2 wrong usage; 3 `machine` and `run` with `--until-done`: done, with errored messages left; 130 Ctrl-C. `--json` prints
-for programs; what is not the result goes to stderr. `NO_COLOR` is honoured.
+Exit status: 0 success; 1 failure, with a sentence on stderr (`timbr-wamp --debug …` shows the traceback); 2 wrong
+usage; 3 `machine` and `run` with `--until-done`: done, but errored messages are unresolved; 130 Ctrl-C. `--json` prints
+results for programs; other messages go to stderr. `NO_COLOR` is obeyed.
 """
 
 
@@ -43,7 +43,7 @@ def cli_reference() -> str:
 
 
 def commands(group: click.Group, words: str = "timbr-wamp") -> Iterator[tuple[str, click.Command]]:
-    """Yield every command with the words that call it, in alphabetical order."""
+    """Yield every command with its full name, in alphabetical order."""
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
             yield from commands(command, f"{words} {name}")
@@ -65,9 +65,9 @@ def _options(command: click.Command) -> str:
     for parameter in command.params:
         if not isinstance(parameter, click.Option):
             continue
-        shown = parameter.get_help_record(click.Context(command))
-        if shown is not None:
-            names, text = (part.replace("|", "\\|") for part in shown)
+        record = parameter.get_help_record(click.Context(command))
+        if record is not None:
+            names, text = (part.replace("|", "\\|") for part in record)
             rows.append(f"| `{names}` | {text} |")
     return "\n".join(["| option | |", "|---|---|", *rows]) if rows else ""
 

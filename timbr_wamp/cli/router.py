@@ -1,4 +1,4 @@
-"""``timbr-wamp router``: Crossbar's environment, a router alone, and how it is."""
+"""``timbr-wamp router``: install Crossbar.io, and start, stop or check a router without a host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def port_options(function: click.decorators.FC) -> click.decorators.FC:
     """Add ``--port`` and ``--next-free-port``."""
     for option in (
         click.option("--next-free-port", is_flag=True, help="If the port is in use, take the next free one."),
-        click.option("--port", type=click.IntRange(1, 65535), help="Where the router listens; 8080 unless configured."),
+        click.option("--port", type=click.IntRange(1, 65535), help="The port; default: the configured one, else 8080."),
     ):
         function = option(function)
     return function
@@ -20,18 +20,18 @@ def port_options(function: click.decorators.FC) -> click.decorators.FC:
 
 @click.group()
 def router() -> None:
-    """Install Crossbar.io, start a router alone, ask how it is."""
+    """Install Crossbar.io; start, stop or check a router."""
 
 
 @router.command()
 def install() -> None:
-    """Make Crossbar.io's own environment, unless there is one already."""
+    """Create the environment for Crossbar.io, unless it exists."""
     from timbr_wamp.errors import RouterNotInstalled
     from timbr_wamp.router import find_crossbar, install_crossbar
 
     settings = settings_from()
     try:
-        note(f"Crossbar.io is there: {find_crossbar(settings)}")
+        note(f"Crossbar.io is already installed: {find_crossbar(settings)}")
     except RouterNotInstalled:
         install_crossbar(settings, note)
 
@@ -40,26 +40,26 @@ def install() -> None:
 @port_options
 def start(port: int | None, next_free_port: bool) -> None:
     """Start a router in the foreground, without a host; Ctrl-C ends it."""
-    house = LocalServices(settings_from(port=port), note)
-    with interruptible(house):
-        house.start_router(next_free_port=next_free_port)
-        click.echo(f"router at {house.router.url}, page at {house.router.page_url}")
-        house.watch()
+    services = LocalServices(settings_from(port=port), note)
+    with interruptible(services):
+        services.start_router(next_free_port=next_free_port)
+        click.echo(f"router at {services.router.url}, page at {services.router.page_url}")
+        services.watch()
 
 
 @router.command()
 def stop() -> None:
-    """End the router that runs here, whoever started it."""
+    """End the router that runs on this computer, also if another process started it."""
     from timbr_wamp.router import stop_node
 
-    note("the router ended" if stop_node(settings_from()) else "no router runs here")
+    note("the router was stopped" if stop_node(settings_from()) else "no router runs on this computer")
 
 
 @router.command()
 @json_option
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Tell whether a router runs here; status 1 when none does."""
+    """Print whether a router runs on this computer; the exit status is 1 if none does."""
     from timbr_wamp import runtime
 
     node = runtime.read_file(runtime.node_file(settings_from().runtime_dir), runtime.NodeFile)
@@ -67,7 +67,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         if as_json:
             print_json({"running": False})
         else:
-            note(f"no router runs here; start one with: {command_name()} up")
+            note(f"no router runs on this computer; start one with: {command_name()} up")
         ctx.exit(1)
     if as_json:
         print_json({

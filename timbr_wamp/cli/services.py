@@ -1,4 +1,4 @@
-"""The processes of the house that run in the foreground: host and bridge."""
+"""Commands that run a service in the foreground: host and bridge."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from timbr_wamp.cli.base import note, router_options, set_up_logging, settings_f
 
 @click.command()
 @router_options
-@click.option("--name", help="This host's name: the token's name must be the same. The computer's otherwise.")
-@click.option("--stop-kernels", is_flag=True, help="End the kernels too when this ends; otherwise they live on.")
+@click.option("--name", help="This host's name, which must be the token's name; default: the computer's.")
+@click.option("--stop-kernels", is_flag=True, help="End the kernels when the host ends; default: they keep running.")
 @click.pass_context
 def host(ctx: click.Context, url: str | None, realm: str | None, name: str | None, stop_kernels: bool) -> None:
-    """Start kernels and bridges on this computer when asked by the router; adopt those that live.
+    """Start kernels and bridges on this computer on request; adopt running kernels.
 
-    The token (role host) comes from TIMBR_WAMP_TOKEN, else from the router that runs here.
+    The token (role host) is taken from TIMBR_WAMP_TOKEN, else from the router that runs on this computer.
     """
     from timbr_wamp.components.host import HostProcess
 
@@ -27,16 +27,16 @@ def host(ctx: click.Context, url: str | None, realm: str | None, name: str | Non
 
 @click.command()
 @click.argument("file", required=False)
-@click.option("--kernel-id", metavar="ID", help="A kernel of ours, by its runtime file.")
-@click.option("--name", help="What people call the kernel; its id otherwise.")
-@click.option("--wamp-url", "--url", "url", metavar="URL", help="The router; the local one otherwise.")
+@click.option("--kernel-id", metavar="ID", help="Id of a kernel that timbr-wamp started.")
+@click.option("--name", help="The kernel's name for people; default: its id.")
+@click.option("--wamp-url", "--url", "url", metavar="URL", help="The router; default: the local one.")
 @click.option("--wamp-realm", "--realm", "realm", metavar="NAME", help="The router's realm.")
-@click.option("--token", metavar="TOKEN", help="Seen by all users of this computer: set TIMBR_WAMP_TOKEN instead.")
+@click.option("--token", metavar="TOKEN", help="Visible to all users of this computer: set TIMBR_WAMP_TOKEN instead.")
 @click.option(
     "--shutdown-interval", "shutdown_interval_s", type=float, metavar="SECONDS",
-    help="End the kernel when it was idle, and nobody asked it anything, for so long.",
+    help="End the kernel after this time without a cell or a call.",
 )  # fmt: skip
-@click.option("--debug", is_flag=True, help="Show the whole log.")
+@click.option("--debug", is_flag=True, help="Log at level debug.")
 @click.pass_context
 def bridge(
     ctx: click.Context,
@@ -49,22 +49,22 @@ def bridge(
     shutdown_interval_s: float | None,
     debug: bool,
 ) -> None:
-    """Put a running kernel on the router: FILE is its Jupyter connection file, or the id of a kernel of ours.
+    """Put a running kernel on the router: FILE is its Jupyter connection file, or the id of a kernel.
 
-    The token (role host) comes from TIMBR_WAMP_TOKEN, else from the router that runs here.
+    The token (role host) is taken from TIMBR_WAMP_TOKEN, else from the router that runs on this computer.
     """
     if (file is None) == (kernel_id is None):
-        raise click.UsageError("give a connection file or a kernel id")
+        raise click.UsageError("pass a connection file or a kernel id")
     if token is not None:
-        note("timbr-wamp: a token among the arguments is seen by all users here; set TIMBR_WAMP_TOKEN instead")
+        note("timbr-wamp: a token in the arguments is visible to all users; set TIMBR_WAMP_TOKEN instead")
     if debug:
         set_up_logging("debug")
     settings = settings_from(url=url, realm=realm, token=token, shutdown_interval_s=shutdown_interval_s)
     from timbr_wamp import runtime
     from timbr_wamp.components.bridge import BridgeOptions, run_bridge
-    from timbr_wamp.components.host import router_of
+    from timbr_wamp.components.host import bridge_environment
 
-    router = router_of(settings)
+    router = bridge_environment(settings)
     if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():
         file, kernel_id = None, file
     options = BridgeOptions(

@@ -1,4 +1,4 @@
-"""How things look to people in a terminal: tables and short texts. Decides nothing, asks nobody."""
+"""Tables and texts for the terminal. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from timbr_wamp.contract import (
     Status,
     outcome_kind,
 )
+from timbr_wamp.errors import class_and_text
 from timbr_wamp.faces.cards import policy_text
 from timbr_wamp.tables import duration
 
@@ -31,7 +32,7 @@ STATE_STYLES = {
     "starting": "yellow", "restarting": "yellow", "failed": "bold red", "dead": "bold red", "offline": "red",
 }  # fmt: skip
 
-#: Characters of a message, and of each value after it, on a record's line.
+#: Longest text of a message, and of each value, on a record's line.
 INPUT_WIDTH, VALUE_WIDTH = 32, 64
 
 
@@ -41,12 +42,12 @@ def state_text(state: str) -> Text:
 
 
 def clock_text(seconds: float | None) -> str:
-    """Return the local time of day of UTC seconds."""
+    """Return UTC seconds as local time of day."""
     return "–" if seconds is None else datetime.fromtimestamp(seconds).strftime("%H:%M:%S.%f")[:-4]
 
 
 def duration_text(seconds: float | None) -> str:
-    """Return a duration as people say it.
+    """Return a duration with a unit that suits its size.
 
     >>> duration_text(0.00025), duration_text(0.3), duration_text(75), duration_text(7300)
     ('250 µs', '300 ms', '1 min 15 s', '2 h 1 min')
@@ -68,7 +69,7 @@ def kernels_table(kernels: Sequence[KernelInfo]) -> Table:
 
 
 def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
-    """Return a machine's status: counters, source, and its slots' counts."""
+    """Return a machine's status: counters, source, and counters of its slots."""
     facts = Table.grid(padding=(0, 3))
     state = Text.assemble(state_text(status.state), f" ({status.reason})" if status.reason else "")
     one_s, ten_s, minute = status.rate_per_s
@@ -78,16 +79,16 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
         ("processed", f"{status.processed:,} of {status.put:,} put"),
         ("errored", Text(f"{status.errored:,}", style="red" if status.errored else "")),
         ("dropped, refused", f"{status.dropped:,}, {status.refused:,}"),
-        ("waiting", f"{status.queue_size:,} of {status.queue_capacity:,}, {status.in_flight} under way"),
+        ("queued", f"{status.queue_size:,} of {status.queue_capacity:,}, {status.in_flight} in flight"),
         ("rate", f"{one_s:,.1f}/s now, {ten_s:,.1f}/s over 10 s, {minute:,.1f}/s over 1 min"),
         ("last", f"{status.last_oid or '–'} (number {status.last_seq:,}) at {clock_text(status.last_processed_time)}"),
         ("source", source_text(status)),
-        ("on error", _conduct_text(status)),
+        ("on error", _error_handling_text(status)),
     ]
-    if told := _policies_text(status):
-        rows.append(("policies", told))
+    if effects := _policies_text(status):
+        rows.append(("policies", effects))
     if status.hook_failures or status.events_dropped:
-        lost = f"{status.hook_failures:,} of hooks, {status.events_dropped:,} events lost by slow ones"
+        lost = f"{status.hook_failures:,} of hooks, {status.events_dropped:,} events dropped because hooks were slow"
         rows.append(("failures", Text(lost, style="red")))
     for name, value in rows:
         facts.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)
@@ -97,12 +98,12 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
 
 
 def source_text(status: Status) -> str:
-    """Return the source's part of a status in words."""
+    """Return the source's state and counters as text."""
     source = status.source
     if source.state == "none":
-        return "none; messages come by put"
+        return "none; messages arrive through put"
     if source.state == "restarting" or source.restarts:
-        restarts = f", begun again {source.restarts:,} times"
+        restarts = f", restarted {source.restarts:,} times"
     else:
         restarts = ""
     dropped = f", {source.dropped:,} dropped ({source.options.policy})" if source.dropped else ""
@@ -112,14 +113,14 @@ def source_text(status: Status) -> str:
     return f"{source.state}, {source.count:,}{of} read{dropped}{restarts}{eta}{error}"
 
 
-def _conduct_text(status: Status) -> str:
+def _error_handling_text(status: Status) -> str:
     handler = "" if status.handler == "BaseEventHandler" else f", handler {status.handler}"
     many = f", {status.concurrency} at once" if status.concurrency > 1 else ""
     return f"{policy_text(status.on_error)}{handler}; executor {status.executor}{many}"
 
 
 def _policies_text(status: Status) -> str:
-    """Return what policies did so far, empty when nothing."""
+    """Return how often policies took effect; empty if never."""
     done = status.policies
     counts = {
         "waiting for a retry": status.retrying, "retries": done.retries, "mended": done.mended,
@@ -130,7 +131,7 @@ def _policies_text(status: Status) -> str:
 
 
 def counts_table(status: Status, slots: Sequence[SlotInfo] = ()) -> Table:
-    """Return how often and how fast each set slot ran."""
+    """Return counters and timings of the slots that have run."""
     names = {slot.slot: slot.name or "" for slot in slots}
     policies: dict[int, Policy | None] = {slot.slot: slot.policy for slot in slots}
     table = _table("slot", "name", "on error", "calls", "errors", "skipped", "retries", "p50", "p99")
@@ -152,7 +153,7 @@ def counts_table(status: Status, slots: Sequence[SlotInfo] = ()) -> Table:
 
 
 def slots_view(slots: Sequence[SlotInfo]) -> Group:
-    """Return what stands in each set slot, with its source text; then which are unset."""
+    """Return the functions in the slots, with their source texts, and the list of unset slots."""
     blocks: list[Text] = []
     for info in slots:
         if info.identity:
@@ -181,13 +182,13 @@ def _gets(info: SlotInfo) -> str:
 
 
 def error_groups_table(groups: Sequence[ErrorGroup]) -> Table:
-    """Return failures by kind."""
+    """Return a table of error groups."""
     table = _table("slot", "error", "where", "count", "per min", "open", "last", "last message", "policies")
     for group in groups:
         _add(
             table,
             group.task or f"f{group.slot}",
-            Text(f"{group.exc_class}: {cut(group.exc_value)}", style="" if group.resolved else "red"),
+            Text(class_and_text(group.exc_class, cut(group.exc_value)), style="" if group.resolved else "red"),
             group.where,
             f"{group.count:,}",
             f"{group.rate_per_min:.1f}",
@@ -200,7 +201,7 @@ def error_groups_table(groups: Sequence[ErrorGroup]) -> Table:
 
 
 def errors_table(rows: Sequence[ErrorRow]) -> Table:
-    """Return single failures."""
+    """Return a table of single failures."""
     table = _table("record", "time", "slot", "error", "where", "message", "message id", "tries", "policy", "resolved")
     for row in rows:
         _add(
@@ -208,7 +209,7 @@ def errors_table(rows: Sequence[ErrorRow]) -> Table:
             f"{row.seq:,}" if row.seq else "–",
             clock_text(row.time),
             row.task or f"f{row.slot}",
-            Text(f"{row.exc_class}: {cut(row.exc_value)}", style="" if row.resolved else "red"),
+            Text(class_and_text(row.exc_class, cut(row.exc_value)), style="" if row.resolved else "red"),
             row.where,
             cut(row.input, INPUT_WIDTH),
             row.oid,
@@ -220,7 +221,7 @@ def errors_table(rows: Sequence[ErrorRow]) -> Table:
 
 
 def revisions_table(revisions: Sequence[RevisionInfo]) -> Table:
-    """Return the kept states of a slot table."""
+    """Return a table of the kept revisions."""
     table = _table("number", "time", "by", "change", "functions")
     for one in revisions:
         functions = ", ".join(name or "·" for name in one.functions)
@@ -229,7 +230,7 @@ def revisions_table(revisions: Sequence[RevisionInfo]) -> Table:
 
 
 def record_line(record: Record, *, with_oid: bool = True) -> Text:
-    """Return a record on one line: number, time, id, message, and each value that is not the one before it."""
+    """Return a record on one line: number, time, id, message, and each value that differs from the previous one."""
     line = Text.assemble((f"{record.seq:>8} ", "bold"), (f"{clock_text(record.finished_at)} ", "dim"))
     if with_oid:
         line.append(f"{record.oid} ", style="dim")
@@ -250,9 +251,9 @@ def record_line(record: Record, *, with_oid: bool = True) -> Text:
 
 
 def failure_text(value: dict[str, Any]) -> str:
-    """Return the class and text of an outcome that is an error or a skip."""
+    """Return class and text of the error of a failed or skipped slot."""
     detail = value["_exception"]
-    return f"{detail.get('exc_class')}: {detail.get('exc_value')}"
+    return class_and_text(str(detail.get("exc_class")), str(detail.get("exc_value") or ""))
 
 
 def compact(value: object, width: int = VALUE_WIDTH) -> str:
@@ -267,12 +268,12 @@ def cut(text: str, width: int = VALUE_WIDTH) -> str:
 
 
 def _add(table: Table, *cells: str | Text) -> None:
-    """Add a row of texts as they are: to rich a bare one may hold markup."""
+    """Add a row of literal texts; rich would interpret markup in a plain ``str``."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "message id")  # ids are copied
+        table.add_column(column, overflow="fold", no_wrap=column == "message id")  # so that ids can be copied
     return table

@@ -1,4 +1,4 @@
-"""Commands about tokens: who may come to the local router, and as what."""
+"""Commands about tokens of the local router."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ROLES = ("viewer", "operator", "admin", "host")
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke tokens of the router on this computer."""
+    """Create, list and revoke tokens of the router on this computer."""
 
 
 def _store() -> TokenStore:
-    """Return the store of the node that runs here, else of the folder where one would run."""
+    """Return the token store of the running router, else of the folder in which it would run."""
     from timbr_wamp import runtime
     from timbr_wamp.router import TokenStore
     from timbr_wamp.router.node import NODE_FOLDER
@@ -34,11 +34,11 @@ def _store() -> TokenStore:
 
 
 @token.command()
-@click.option("--role", type=click.Choice(ROLES), required=True, help="What its holder may do.")
-@click.option("--name", required=True, help="Who it is for: 1 to 32 of a-z, 0-9 and _.")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="Permissions of the token.")
+@click.option("--name", required=True, help="The token's name: 1 to 32 characters of a-z, 0-9 and _.")
 @json_option
 def create(role: str, name: str, as_json: bool) -> None:
-    """Make a token and print it. It is shown this once; only a hash is kept."""
+    """Create a token and print it. It cannot be shown again, because only its hash is stored."""
     text = _store().create(name, role)
     if as_json:
         print_json({"name": name, "role": role, "token": text})
@@ -49,7 +49,7 @@ def create(role: str, name: str, as_json: bool) -> None:
 @token.command("list")
 @json_option
 def list_tokens(as_json: bool) -> None:
-    """Print the tokens' names and roles; the tokens themselves are not kept."""
+    """Print names and roles of the tokens. The tokens themselves are not stored."""
     found = _store().list()
     if as_json:
         print_json([{"name": entry.name, "role": entry.role, "created_at": entry.created_at} for entry in found])
@@ -65,6 +65,6 @@ def list_tokens(as_json: bool) -> None:
 @token.command()
 @click.argument("name")
 def revoke(name: str) -> None:
-    """Make a token worthless and end the wamp sessions that it opened."""
+    """Revoke a token and end its wamp sessions."""
     _store().revoke(name)
-    note(f"token {name} revoked")
+    note(f"revoked token {name}")

@@ -1,4 +1,4 @@
-"""``timbr-wamp up`` and ``timbr-wamp demo``: a whole node in one command, ended by Ctrl-C."""
+"""``timbr-wamp up`` and ``timbr-wamp demo``: router, page and host in one command, ended by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEMO_SOURCES = ("metrics", "earthquakes")
 
 @click.command()
 @port_options
-@click.option("--stop-kernels", is_flag=True, help="End the kernels too when this ends; otherwise they live on.")
-@click.option("--json", "as_json", is_flag=True, help="Print addresses and token as one line of JSON, for programs.")
+@click.option("--stop-kernels", is_flag=True, help="End the kernels when this ends; default: they keep running.")
+@click.option("--json", "as_json", is_flag=True, help="Print addresses and token as one line of JSON for programs.")
 def up(port: int | None, next_free_port: bool, stop_kernels: bool, as_json: bool) -> None:
     """Start router, page and host on this computer; Ctrl-C ends them in order.
 
-    Kernels live on when it ends, unless --stop-kernels is given, and the next `up` finds them again.
+    Kernels keep running when it ends, unless --stop-kernels is given, and the next `up` adopts them.
     """
     _run(settings_from(port=port), next_free_port=next_free_port, stop_kernels=stop_kernels, as_json=as_json)
 
@@ -35,43 +35,45 @@ def up(port: int | None, next_free_port: bool, stop_kernels: bool, as_json: bool
 @port_options
 @click.option(
     "--source", type=click.Choice(DEMO_SOURCES), default="metrics", envvar="SOURCE", show_default=True,
-    help="What the machine reads: this computer's own metrics, or a week of earthquakes, replayed.",
+    help="The machine's input: metrics of this computer, or a replay of a week of earthquakes.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print addresses and token as one line of JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print addresses and token as one line of JSON for programs.")
 def demo(port: int | None, next_free_port: bool, source: str, as_json: bool) -> None:
-    """Like `up`, with a kernel whose machine runs on live input. Ctrl-C ends that kernel too."""
+    """Like `up`, with a kernel whose machine has live input. Ctrl-C ends that kernel too."""
     _run(settings_from(port=port), next_free_port=next_free_port, stop_kernels=False, as_json=as_json, source=source)
 
 
 def _run(
     settings: Settings, *, next_free_port: bool, stop_kernels: bool, as_json: bool, source: str | None = None
 ) -> None:
-    """Start the house, say where it is, watch it; end it. ``source`` not None: the demo's kernel as well."""
+    """Start, announce, watch and end the services; with ``source`` also the demo's kernel."""
     demo_kernels: set[str] = set()
-    house = LocalServices(settings, note, ends_with_us=lambda kernel: stop_kernels or kernel.kernel_id in demo_kernels)
-    with interruptible(house):
-        house.start_router(next_free_port=next_free_port)
+    services = LocalServices(
+        settings, note, ends_kernel=lambda kernel: stop_kernels or kernel.kernel_id in demo_kernels
+    )
+    with interruptible(services):
+        services.start_router(next_free_port=next_free_port)
         note("starting the host")
-        house.start_host()
-        as_admin = replace(settings, url=house.router.local_url, token=house.router.admin_token)
+        services.start_host()
+        as_admin = replace(settings, url=services.router.local_url, token=services.router.admin_token)
         with connected(as_admin) as client:
             if source is not None:
-                note("starting a kernel with a machine on live input")
+                note("starting a kernel with a machine that has live input")
                 demo_kernels.add(client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id)
             kernels = [kernel.name for kernel in client.kernels()]
-        ending = "all of it" if stop_kernels or source else "router and host; kernels live on"
-        _announce(house, kernels, ending, as_json)
-        house.watch()
+        ending = "everything" if stop_kernels or source else "router and host; kernels keep running"
+        _announce(services, kernels, ending, as_json)
+        services.watch()
 
 
 def startup_file(source: str) -> Path:
-    """Return the file that makes the demo's machine."""
+    """Return the startup file of the demo's machine."""
     return Path(__file__).parent / "demo" / f"{source}.py"
 
 
-def _announce(house: LocalServices, kernels: list[str], ending: str, as_json: bool) -> None:
-    """Print where everything is, and lines to paste."""
-    router = house.router
+def _announce(services: LocalServices, kernels: list[str], ending: str, as_json: bool) -> None:
+    """Print the addresses and commands to copy."""
+    router = services.router
     page = f"{router.page_url.rstrip('/')}/#token={router.admin_token}"
     if as_json:
         print_json({
@@ -80,7 +82,7 @@ def _announce(house: LocalServices, kernels: list[str], ending: str, as_json: bo
         return
     click.echo(
         f"""
-timbr-wamp is up{f", with kernels {', '.join(kernels)}" if kernels else ""}.
+timbr-wamp is running{f", with kernels {', '.join(kernels)}" if kernels else ""}.
 
   in a browser    {page}
   in a notebook   %load_ext timbr_wamp
@@ -89,6 +91,6 @@ timbr-wamp is up{f", with kernels {', '.join(kernels)}" if kernels else ""}.
   elsewhere       client = timbr_wamp.connect("{router.url}", token="{router.admin_token}")
   in a terminal   {command_name()} list
 
-Whoever has this token may run code here. Ctrl-C ends {ending}.
+Anybody with this token can run code on this computer. Ctrl-C ends {ending}.
 """
     )

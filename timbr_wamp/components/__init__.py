@@ -1,8 +1,8 @@
-"""What joins kernels to the router: bridges and hosts. Processes of their own; used through the command line.
+"""Bridges and hosts: the processes that put kernels on the router. They are started by the command line.
 
-`bridge` and `host` are the two programs. Beside them: `keeper` (one kernel's process), `kernel_link` (its
-Jupyter channels), `machine_link` with `control_link` and `records_link` (one machine's sockets), `relay`
-(what is decided, without sockets).
+The two programs are `bridge` and `host`. `kernel_supervisor` manages one kernel's process and
+`kernel_channels` its Jupyter channels. `machine_connection`, with `control_client` and
+`records_subscriber`, reads one machine's sockets. `relay` contains the bridge's decisions, without I/O.
 """
 
 __all__: list[str] = []

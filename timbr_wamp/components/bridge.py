@@ -1,8 +1,8 @@
-"""A bridge: one kernel and its machines on the router, from outside the kernel's process.
+"""A bridge puts one kernel and its machines on the router, from a process outside the kernel.
 
-It answers while a cell runs, publishes a topic only while somebody is subscribed, and lets go of a kernel
-that goes on living. What it decides is in `relay`, what it reads in `kernel_link` and `machine_link`; here
-the parts are joined.
+It answers while a cell runs, and publishes a topic only while it has subscribers. When the bridge
+ends, the kernel keeps running. This module connects the parts: `kernel_supervisor`, `machine_relay`,
+`subscription_counter`.
 """
 
 from __future__ import annotations
@@ -21,62 +21,62 @@ import zmq
 
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.components import kernel_identity as identity
-from timbr_wamp.components.headless_supervisor import HeadlessSupervisor, Kept
+from timbr_wamp.components.headless_supervisor import HeadlessSupervisor, Supervisor
 from timbr_wamp.components.kernel_identity import Identity
 from timbr_wamp.components.kernel_service import KernelService, answer
 from timbr_wamp.components.kernel_supervisor import KernelSupervisor
 from timbr_wamp.components.machine_connection import MachineConnection
 from timbr_wamp.components.machine_relay import MachineRelay, send
-from timbr_wamp.components.relay import fitting
-from timbr_wamp.components.subscription_counter import Counter
+from timbr_wamp.components.relay import split_to_fit
+from timbr_wamp.components.subscription_counter import SubscriptionCounter
 from timbr_wamp.contract import KERNEL, RESERVED_NAMES, IopubMessage, KernelInfo, to_builtins
 from timbr_wamp.errors import InvalidArgument, InvalidName, TimbrError
 from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
 
 logger = logging.getLogger(__name__)
 
-#: Above so much unsent data records stay in the machine, and output in ZeroMQ.
+#: Size of the router connection's write buffer above which the bridge stops reading records and output.
 BUFFER_BYTES = 512 * 1024
-#: How often the runtime folder is looked at for machines.
-LOOK_S = 0.5
-#: The kernel's state goes out at most so often.
-STATE_SHORTEST_S = 0.1
-#: An announcement that was not taken is made again.
-ANNOUNCE_AGAIN_S = 2.0
-#: Output waits at most so long for a router that is behind; then ZeroMQ's own limit decides what is lost.
-PACE_S = 5.0
-#: The reply to ``shutdown`` leaves before the bridge does.
-LAST_REPLY_S = 0.2
-JOIN_S = 15.0
+#: Interval for scanning the runtime folder for machines.
+POLL_INTERVAL_S = 0.5
+#: Shortest interval between two publications of the kernel's state.
+STATE_INTERVAL_S = 0.1
+#: Wait before a failed announcement is repeated.
+ANNOUNCE_RETRY_S = 2.0
+#: Longest time for which output waits for a slow router. Beyond it, ZeroMQ drops output at its high-water mark.
+PACE_TIMEOUT_S = 5.0
+#: Time for sending the reply to ``shutdown`` before the bridge ends.
+REPLY_GRACE_S = 0.2
+JOIN_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeOptions:
-    """What a bridge is for, and where the router is. Exactly one of kernel id and connection file."""
+    """The kernel of a bridge, and the router. Exactly one of kernel id and connection file is set."""
 
     runtime_dir: Path
     url: str
     realm: str
     token: str = field(repr=False)
-    #: Name of the token: the first part of ids given to kernels that somebody else started.
+    #: Name of the token; the first part of new kernel ids for kernels that timbr_wamp did not start.
     host: str
     kernel_id: str | None = None
     connection_file: Path | None = None
-    #: Displayable to people; the kernel's own, or the connection file's, when None.
+    #: Name of the kernel for people. None means its own name, or the name of the connection file.
     name: str | None = None
-    #: The kernel is ended after so many idle seconds; None: never.
+    #: Idle seconds after which the kernel is ended; None means never.
     shutdown_interval_s: float | None = None
 
     def identity(self) -> Identity:
-        """Return which kernel it is.
+        """Return the identity of the kernel.
 
         Raises:
             InvalidArgument, NoConnectionFile, UnknownKernel.
         """
         if (self.kernel_id is None) == (self.connection_file is None):
-            raise InvalidArgument("kernel", "give a kernel id or a connection file, not both")
+            raise InvalidArgument("kernel", "pass either a kernel id or a connection file")
         if self.kernel_id is not None:
-            return identity.of_ours(self.runtime_dir, self.kernel_id)
+            return identity.of_kernel_id(self.runtime_dir, self.kernel_id)
         assert self.connection_file is not None
         return identity.of_connection_file(self.runtime_dir, self.connection_file, self.host)
 
@@ -84,8 +84,8 @@ class BridgeOptions:
 async def run_bridge(options: BridgeOptions) -> int:
     """Bridge a kernel until SIGTERM, SIGINT or its end; return the process's exit code.
 
-    SIGUSR1 restarts the kernel, SIGUSR2 ends it and the bridge: so a host asks. What goes wrong is said
-    in one sentence on stderr.
+    A host sends SIGUSR1 to restart the kernel, and SIGUSR2 to end it and the bridge. An error is
+    printed on stderr as one sentence.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set}
@@ -95,7 +95,7 @@ async def run_bridge(options: BridgeOptions) -> int:
         handlers |= {signal.SIGUSR1: bridge.restart_kernel, signal.SIGUSR2: bridge.end_kernel}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
-        with identity.held(options.runtime_dir, who.kernel_id) as old_subshell:
+        with identity.lock_kernel(options.runtime_dir, who.kernel_id) as old_subshell:
             await bridge.run(stop, old_subshell=old_subshell)
     except TimbrError as error:
         print(error, file=sys.stderr)
@@ -115,22 +115,22 @@ class Bridge:
         self._connection = Connection(
             options.url, options.realm, options.token, on_join=self._joined, on_leave=self._left
         )
-        self._keeper = self._keeper_of(who)
-        self._interest = Counter(self._connection, self._on_interest)
+        self._supervisor = self._supervisor_for(who)
+        self._subscribed = SubscriptionCounter(self._connection, self._on_subscribed)
         self._machines: dict[str, MachineRelay] = {}
-        self._looking = asyncio.Lock()
+        self._machines_lock = asyncio.Lock()
         self._registrations: dict[str, list[Any]] = {}
-        #: Names of machines that cannot stand in a URI.
+        #: Names of machines that are not valid in a URI.
         self._refused: set[str] = set()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._iopub_topic = kernel_uri(who.kernel_id, "iopub")
         self._iopub_seq = 0
         self._stop = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
-        self._news = asyncio.Event()
+        self._state_changed = asyncio.Event()
         self._last_call = self._alive_at = time.monotonic()
 
-    def _keeper_of(self, who: Identity) -> Kept:
+    def _supervisor_for(self, who: Identity) -> Supervisor:
         runtime_dir = self._options.runtime_dir
         if who.headless is not None:
             return HeadlessSupervisor(who.kernel_id, runtime_dir, file=who.headless, on_change=self._changed)
@@ -141,7 +141,7 @@ class Bridge:
         )  # fmt: skip
 
     async def run(self, stop: asyncio.Event, *, old_subshell: str | None = None) -> None:
-        """Bridge until ``stop`` is set, the kernel is ended on request, or the router refuses us for good.
+        """Bridge until ``stop`` is set, the kernel is ended on request, or the connection fails for good.
 
         Raises:
             TimbrError: the kernel or the router could not be reached, or the token was revoked.
@@ -149,18 +149,18 @@ class Bridge:
         self._stop = stop
         work: list[asyncio.Task[None]] = []
         try:
-            await self._keeper.open(old_subshell=old_subshell)
+            await self._supervisor.open(old_subshell=old_subshell)
             self._changed()
-            self._interest.follow([self._iopub_topic])
+            self._subscribed.add([self._iopub_topic])
             await self._register_kernel()
             await self._add_machine(DEFAULT_MACHINE)
-            await self._look_for_machines()
-            await self._connection.open(JOIN_S)
+            await self._update_machines()
+            await self._connection.open(JOIN_TIMEOUT_S)
             logger.info("kernel %s is on %s", self._kernel_id, self._options.url)
             work = [
-                asyncio.create_task(self._keep_looking()),
-                asyncio.create_task(self._keep_telling()),
-                asyncio.create_task(self._interest.run()),
+                asyncio.create_task(self._poll_machines()),
+                asyncio.create_task(self._publish_state_changes()),
+                asyncio.create_task(self._subscribed.run()),
                 asyncio.create_task(self._watch_idle()),
             ]
             await self._wait_for_end(work)
@@ -171,11 +171,11 @@ class Bridge:
             await self._connection.close()
             for relay in self._machines.values():
                 await relay.use(None)
-            await self._keeper.close()
+            await self._supervisor.close()
             self._context.destroy(linger=0)
 
     async def _wait_for_end(self, work: list[asyncio.Task[None]]) -> None:
-        """Return when asked to stop; raise what ended the connection, or a bug in one of the tasks."""
+        """Return when ``stop`` is set; raise the error that ended the connection or one of the tasks."""
         refused = asyncio.create_task(self._connection.wait_finished())
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -189,14 +189,14 @@ class Bridge:
             stopped.cancel()
 
     def restart_kernel(self) -> None:
-        """Restart the kernel soon; what goes wrong shows in its state."""
-        self._start(self._keeper.restart())
+        """Start to restart the kernel. A failure is visible in the kernel's state."""
+        self._start(self._supervisor.restart())
 
     def end_kernel(self) -> None:
-        """End the kernel, then this bridge, soon."""
+        """Start to end the kernel and then this bridge."""
 
         async def end() -> None:
-            await self._keeper.shutdown()
+            await self._supervisor.shutdown()
             self._stop.set()
 
         self._start(end())
@@ -215,73 +215,73 @@ class Bridge:
     # --- state -------------------------------------------------------------------------------
 
     def info(self) -> KernelInfo:
-        """Return what is known of the kernel now."""
-        keeper, described = self._keeper, self._keeper.info
+        """Return the kernel's state and description."""
+        supervisor, described = self._supervisor, self._supervisor.info
         language: Any = described.get("language_info", {})
-        file = keeper.file
-        machines = [relay.link.brief for relay in self._machines.values() if relay.link is not None]
+        file = supervisor.file
+        machines = [relay.machine.brief for relay in self._machines.values() if relay.machine is not None]
         return KernelInfo(
             kernel_id=self._kernel_id,
             name=self._name,
             host=host_of_kernel(self._kernel_id),
-            state=keeper.state,
+            state=supervisor.state,
             wamp_session=self._connection.session_id,
             pid=file.pid if file is not None else None,
-            managed=keeper.managed,
-            headless=keeper.headless,
+            managed=supervisor.managed,
+            headless=supervisor.headless,
             language=str(language.get("name", "python")),
             language_version=str(language.get("version", "")),
             protocol_version=str(described.get("protocol_version", "")),
             cwd=file.cwd if file is not None else None,
             started_at=file.started_at if file is not None else None,
-            restarts=keeper.restarts,
-            reason=keeper.reason,
+            restarts=supervisor.restarts,
+            reason=supervisor.reason,
             machines=machines,
             time=time.time(),
         )
 
     def _changed(self) -> None:
-        self._news.set()
+        self._state_changed.set()
 
-    async def _keep_telling(self) -> None:
-        """Publish the kernel's state and announce it, at each change."""
+    async def _publish_state_changes(self) -> None:
+        """Announce and publish the kernel's state at each change."""
         topic, announce = kernel_uri(self._kernel_id, "state"), f"{NODE_PREFIX}.announce"
         noted: str | None = None
         while True:
-            await self._news.wait()
-            self._news.clear()
-            if (subshell_id := self._keeper.subshell_id) != noted:
+            await self._state_changed.wait()
+            self._state_changed.clear()
+            if (subshell_id := self._supervisor.subshell_id) != noted:
                 noted = subshell_id
-                identity.note(self._options.runtime_dir, self._kernel_id, noted)
+                identity.write_bridge_file(self._options.runtime_dir, self._kernel_id, noted)
             try:
-                await self._connection.wait_joined(JOIN_S)
+                await self._connection.wait_joined(JOIN_TIMEOUT_S)
                 info = to_builtins(self.info())
-                # announced first: who waits for the state, as `start` of a host does, then finds it in the list
+                # announce first, so that the kernel is in the list when a host's `start` sees its state
                 await self._connection.call(announce, info, timeout_s=10.0)
             except TimbrError as error:
                 if joined := self._connection.joined:
-                    logger.warning("kernel %s was not announced: %s", self._kernel_id, error)
-                # never without a pause: a loop that does not wait would keep the link from coming back
-                await asyncio.sleep(ANNOUNCE_AGAIN_S if joined else STATE_SHORTEST_S)
-                self._news.set()
+                    logger.warning("announcing kernel %s failed: %s", self._kernel_id, error)
+                # always pause: a loop that never awaits would block the reconnection
+                await asyncio.sleep(ANNOUNCE_RETRY_S if joined else STATE_INTERVAL_S)
+                self._state_changed.set()
                 continue
             self._connection.publish(topic, info, retain=True)
-            await asyncio.sleep(STATE_SHORTEST_S)
+            await asyncio.sleep(STATE_INTERVAL_S)
 
     async def _joined(self) -> None:
-        self._interest.begin()
+        self._subscribed.count_all()
         for relay in self._machines.values():
             relay.rejoined()
-        self._news.set()
+        self._state_changed.set()
 
     def _left(self, reason: str) -> None:
-        logger.info("kernel %s is off the router: %s", self._kernel_id, reason)
-        self._interest.clear()
+        logger.info("kernel %s lost the router: %s", self._kernel_id, reason)
+        self._subscribed.clear()
 
     # --- kernel ------------------------------------------------------------------------------
 
     async def _register_kernel(self) -> None:
-        service = KernelService(self._keeper, self.info, self._look_for_machines, self._ended)
+        service = KernelService(self._supervisor, self.info, self._update_machines, self._ended)
         for name, procedure in KERNEL.items():
             method = getattr(service, name)
 
@@ -292,7 +292,7 @@ class Bridge:
             await self._connection.register(kernel_uri(self._kernel_id, name), answer(procedure, perform))
 
     def _ended(self) -> None:
-        asyncio.get_running_loop().call_later(LAST_REPLY_S, self._stop.set)
+        asyncio.get_running_loop().call_later(REPLY_GRACE_S, self._stop.set)
 
     def _called(self) -> None:
         self._last_call = time.monotonic()
@@ -300,88 +300,91 @@ class Bridge:
     def _on_iopub(self, message: IopubMessage) -> None:
         self._iopub_seq += 1
         message.seq = self._iopub_seq
-        if self._interest.wanted(self._iopub_topic):
-            for part in fitting(message):
+        if self._subscribed.has_subscribers(self._iopub_topic):
+            for part in split_to_fit(message):
                 send(self._connection, self._iopub_topic, to_builtins(part))
 
-    def _clear(self) -> bool:
+    def _can_send(self) -> bool:
         return self._connection.joined and self._connection.buffered_bytes() < BUFFER_BYTES
 
     async def _pace(self) -> None:
-        """Wait while the router is behind, but not for ever."""
-        deadline = time.monotonic() + PACE_S
+        """Wait while the write buffer is full, at most `PACE_TIMEOUT_S`."""
+        deadline = time.monotonic() + PACE_TIMEOUT_S
         while self._connection.buffered_bytes() >= BUFFER_BYTES and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
 
     async def _watch_idle(self) -> None:
-        """End what is idle for too long, and let go of somebody else's kernel that is gone for good."""
-        limit_s = None if self._keeper.headless else self._options.shutdown_interval_s
+        """End a kernel that is idle for too long; end the bridge when an unmanaged kernel is gone for good."""
+        limit_s = None if self._supervisor.headless else self._options.shutdown_interval_s
         while True:
-            await asyncio.sleep(LOOK_S if limit_s is None else min(LOOK_S, limit_s / 4))
+            await asyncio.sleep(POLL_INTERVAL_S if limit_s is None else min(POLL_INTERVAL_S, limit_s / 4))
             now = time.monotonic()
-            if self._keeper.state != "dead":
+            if self._supervisor.state != "dead":
                 self._alive_at = now
-            elif not self._keeper.managed and now - self._alive_at > self._keeper.give_up_s:
+            elif not self._supervisor.managed and now - self._alive_at > self._supervisor.give_up_s:
                 logger.warning("kernel %s is gone", self._kernel_id)
                 self._stop.set()
-            if self._keeper.state == "busy" or any(
-                r.link is not None and r.link.running for r in self._machines.values()
+            if self._supervisor.state == "busy" or any(
+                r.machine is not None and r.machine.running for r in self._machines.values()
             ):
                 self._called()
             if limit_s is not None and now - self._last_call > limit_s:
-                logger.warning("kernel %s was idle for %.0f s; it is ended", self._kernel_id, limit_s)
-                if self._keeper.managed:
-                    await self._keeper.shutdown()
+                logger.warning("kernel %s was idle for %.0f s; ending it", self._kernel_id, limit_s)
+                if self._supervisor.managed:
+                    await self._supervisor.shutdown()
                 self._stop.set()
                 return
 
     # --- machines ----------------------------------------------------------------------------
 
-    async def _keep_looking(self) -> None:
+    async def _poll_machines(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
             try:
-                await self._look_for_machines()
-            except TimbrError as error:  # the router does not answer just now; the next look finds it again
-                logger.warning("kernel %s: its machines: %s", self._kernel_id, error)
+                await self._update_machines()
+            except TimbrError as error:  # the router did not answer; the next scan tries again
+                logger.warning("kernel %s: updating its machines failed: %s", self._kernel_id, error)
 
-    async def _look_for_machines(self) -> None:
-        """Take up machines that came, let go of those that went."""
-        async with self._looking:
-            await self._look_once()
+    async def _update_machines(self) -> None:
+        """Connect to new machines and disconnect from machines that are gone."""
+        async with self._machines_lock:
+            await self._update_machines_locked()
 
-    async def _look_once(self) -> None:
-        files = self._keeper.machines()
+    async def _update_machines_locked(self) -> None:
+        files = self._supervisor.machines()
         changed = False
         for name in set(files) - set(self._machines) - self._refused:
             await self._add_machine(name)
         for name, relay in list(self._machines.items()):
-            file, link = files.get(name), relay.link
-            if (link.file.control if link is not None else None) == (file.control if file is not None else None):
+            file, machine = files.get(name), relay.machine
+            if (machine.file.control if machine is not None else None) == (file.control if file is not None else None):
                 continue
             changed = True
-            await relay.use(None if file is None else self._link(relay, file))
+            await relay.use(None if file is None else self._connect_machine(relay, file))
             if file is None and name != DEFAULT_MACHINE:
                 await self._remove_machine(name)
         if changed:
             self._changed()
 
-    def _link(self, relay: MachineRelay, file: Any) -> MachineConnection:
-        return MachineConnection(self._context, file, self._kernel_id, relay, clear=self._clear)
+    def _connect_machine(self, relay: MachineRelay, file: Any) -> MachineConnection:
+        return MachineConnection(self._context, file, self._kernel_id, relay, can_send=self._can_send)
 
     async def _add_machine(self, name: str) -> None:
-        """Answer for a machine's name. The default's is answered always, so that callers learn what to do."""
-        if not _can_be_named(name):
+        """Register the procedures of a machine. The default machine's are always registered, also without a machine:
+        their callers then get `NoMachine`, which says what to do."""
+        if not _is_valid_name(name):
             self._refused.add(name)
             logger.error(
-                "kernel %s: a machine cannot be called %r on the router; it stays local", self._kernel_id, name
+                "kernel %s: %r is not a valid machine name on the router; the machine stays local",
+                self._kernel_id,
+                name,
             )
             return
         relay = MachineRelay(
-            self._kernel_id, name, self._connection, self._interest, on_brief=self._changed, called=self._called
+            self._kernel_id, name, self._connection, self._subscribed, on_brief=self._changed, called=self._called
         )
         self._machines[name], self._registrations[name] = relay, []
-        self._interest.follow(relay.topics)
+        self._subscribed.add(relay.topics)
         try:
             for uri, endpoint in relay.procedures.items():
                 self._registrations[name].append(await self._connection.register(uri, endpoint))
@@ -390,17 +393,17 @@ class Bridge:
             raise
 
     async def _remove_machine(self, name: str) -> None:
-        self._interest.forget(self._machines.pop(name).topics)
+        self._subscribed.remove(self._machines.pop(name).topics)
         for registration in self._registrations.pop(name):
             await registration.unregister()
 
-    def _on_interest(self) -> None:
+    def _on_subscribed(self) -> None:
         for relay in self._machines.values():
             relay.refresh()
 
 
-def _can_be_named(name: str) -> bool:
-    """Tell whether a machine's name can stand in a URI under its kernel."""
+def _is_valid_name(name: str) -> bool:
+    """Return whether a machine's name is valid in a URI under its kernel."""
     try:
         return checked_component(name) not in RESERVED_NAMES
     except InvalidName:

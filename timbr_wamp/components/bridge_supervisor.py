@@ -1,4 +1,4 @@
-"""A kernel in a host's care: its bridge process, started again when it ends, and what it says of itself."""
+"""`BridgeSupervisor`: a host's part for one kernel. It runs the bridge process and follows the kernel's state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.client.subscriptions import Subscription
 from timbr_wamp.components import launcher, processes
-from timbr_wamp.components.kernel_supervisor import START_S, RestartLimit
+from timbr_wamp.components.kernel_supervisor import START_TIMEOUT_S, RestartLimit
 from timbr_wamp.contract import KernelInfo
 from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.names import host_of_kernel, kernel_uri
@@ -28,19 +28,19 @@ from timbr_wamp.settings import ENV_PREFIX
 
 logger = logging.getLogger(__name__)
 
-#: A bridge that ends is started again at once, then after growing waits up to this.
+#: Longest wait before a bridge that ended is restarted. Waits start at 1 s and double.
 RESPAWN_CAP_S = 30.0
 RESPAWN_LIMIT, RESPAWN_WINDOW_S = 10, 300.0
-#: A bridge lets go of its kernel within this.
-BRIDGE_END_S = 8.0
-#: Asked by signal, a bridge ends its kernel and itself within this.
-SHUTDOWN_S = 15.0
-LOOK_S = 0.05
+#: Timeout for a bridge to end after SIGTERM.
+BRIDGE_END_TIMEOUT_S = 8.0
+#: Timeout for a bridge to end its kernel and itself after SIGUSR2.
+SHUTDOWN_TIMEOUT_S = 15.0
+POLL_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeEnvironment:
-    """What a bridge gets to know from its host, by its environment: arguments are seen by all users."""
+    """The settings that a host passes to a bridge in its environment, because all users can see arguments."""
 
     runtime_dir: Path
     url: str
@@ -49,15 +49,15 @@ class BridgeEnvironment:
     log_level: str = "warning"
 
     def variables(self) -> dict[str, str]:
-        """Return this process's environment with ours on top."""
-        ours = {
+        """Return this process's environment with these settings added."""
+        own = {
             "RUNTIME_DIR": str(self.runtime_dir),
             "URL": self.url,
             "REALM": self.realm,
             "TOKEN": self.token,
             "LOG_LEVEL": self.log_level,
         }
-        return {**os.environ, **{ENV_PREFIX + name: value for name, value in ours.items()}}
+        return {**os.environ, **{ENV_PREFIX + name: value for name, value in own.items()}}
 
 
 class BridgeSupervisor:
@@ -69,7 +69,7 @@ class BridgeSupervisor:
         self._log = environment.runtime_dir / f"log-bridge-{file.kernel_id}.txt"
         self._bridge: tuple[int, float] | None = None
         self._info: KernelInfo | None = None
-        self._news = asyncio.Event()
+        self._state_changed = asyncio.Event()
         self._subscription: Subscription | None = None
         self._respawns = RestartLimit(RESPAWN_LIMIT, RESPAWN_WINDOW_S)
         self._wait_s = 0.0
@@ -77,8 +77,8 @@ class BridgeSupervisor:
         self._given_up = False
         self._ending = False
 
-    async def begin(self) -> None:
-        """Listen to the kernel's state; find its bridge, or start one."""
+    async def start(self) -> None:
+        """Subscribe to the kernel's state; find its bridge, or start one."""
         self._subscription = await self._connection.subscribe(
             kernel_uri(self._kernel_id, "state"), self._on_state, get_retained=True
         )
@@ -89,37 +89,37 @@ class BridgeSupervisor:
             await asyncio.to_thread(self._spawn)
 
     async def ready(self) -> KernelInfo:
-        """Return when the kernel answers on the router.
+        """Wait until the kernel answers on the router.
 
         Raises:
-            KernelStartFailed: it or its bridge did not come up; with the end of their logs.
+            KernelStartFailed: the kernel or its bridge did not start; the error has the end of its log.
         """
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while self._info is None or self._info.state not in ("idle", "busy"):
-            self._news.clear()
+            self._state_changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), LOOK_S)
+                await asyncio.wait_for(self._state_changed.wait(), POLL_INTERVAL_S)
             if not self._bridge_alive():
                 raise KernelStartFailed(processes.log_tail(self._log) or "its bridge ended")
             if time.monotonic() > deadline:
-                raise KernelStartFailed(f"no answer in {START_S:g} s", launcher.log_tail(self._file))
+                raise KernelStartFailed(f"no answer in {START_TIMEOUT_S:g} s", launcher.log_tail(self._file))
         return self._info
 
     async def restart(self) -> KernelInfo:
         """Restart the kernel; return when it answers again.
 
         Raises:
-            KernelStartFailed: it did not come up again.
+            KernelStartFailed: it did not start again.
         """
         before, self._info = self._info, None
         if self._signal(signal.SIGUSR1):
-            deadline = time.monotonic() + START_S
+            deadline = time.monotonic() + START_TIMEOUT_S
             while not self._restarted(before):
                 if time.monotonic() > deadline or not self._bridge_alive():
                     raise KernelStartFailed("it did not restart", launcher.log_tail(self._current()))
                 with contextlib.suppress(TimeoutError):
-                    self._news.clear()
-                    await asyncio.wait_for(self._news.wait(), LOOK_S)
+                    self._state_changed.clear()
+                    await asyncio.wait_for(self._state_changed.wait(), POLL_INTERVAL_S)
         else:
             self._file = await asyncio.to_thread(
                 launcher.restart_kernel, self._environment.runtime_dir, self._current()
@@ -129,7 +129,7 @@ class BridgeSupervisor:
         return await self.ready()
 
     def info(self) -> KernelInfo:
-        """Return what is known of the kernel; it is offline when it has no bridge now."""
+        """Return the kernel's state and description; the state is ``offline`` while it has no bridge."""
         known = self._info
         if known is not None and self._bridge_alive():
             return known
@@ -147,34 +147,34 @@ class BridgeSupervisor:
             time=time.time(),
         )
 
-    async def look(self) -> bool:
-        """Start the bridge again if it ended; return False when the kernel was ended for good."""
+    async def check(self) -> bool:
+        """Restart the bridge if it ended; return False when the kernel was ended on request."""
         if self._ending or self._bridge_alive():
             return True
         if not runtime.kernel_file(self._environment.runtime_dir, self._kernel_id).exists():
-            return False  # ended on request, by its bridge
+            return False  # its bridge ended it on request
         now = time.monotonic()
         if self._given_up or now < self._next_spawn or not self._connection.joined:
-            return True  # without a router it would end again
+            return True  # without a router the bridge would end again
         if not self._respawns.allow(now):
             self._given_up = True
             logger.error("the bridge of kernel %s ended too often: %s", self._kernel_id, processes.log_tail(self._log))
             return True
         self._wait_s = min(max(1.0, self._wait_s * 2), RESPAWN_CAP_S)
         self._next_spawn = now + self._wait_s
-        logger.warning("the bridge of kernel %s ended; starting it again", self._kernel_id)
+        logger.warning("the bridge of kernel %s ended; restarting it", self._kernel_id)
         await asyncio.to_thread(self._spawn)
         return True
 
     async def end(self, *, kernel: bool) -> None:
-        """End the bridge, and the kernel if asked. Idempotent, bounded."""
+        """End the bridge, and with ``kernel`` also the kernel. Idempotent, bounded in time."""
         self._ending = True
         if self._subscription is not None:
             await self._subscription.unsubscribe()
         if kernel and self._signal(signal.SIGUSR2):
-            await self._bridge_gone(SHUTDOWN_S)
+            await self._wait_bridge_ended(SHUTDOWN_TIMEOUT_S)
         if self._bridge is not None:
-            await asyncio.to_thread(processes.end, *self._bridge, term_s=BRIDGE_END_S)
+            await asyncio.to_thread(processes.end, *self._bridge, term_s=BRIDGE_END_TIMEOUT_S)
         if kernel:
             file = self._current()
             await asyncio.to_thread(launcher.end_process, file)
@@ -195,15 +195,15 @@ class BridgeSupervisor:
         try:
             self._info = msgspec.convert(value, KernelInfo, strict=False)
         except msgspec.ValidationError as error:
-            logger.warning("an unreadable state of kernel %s: %s", self._kernel_id, error)
-        self._news.set()
+            logger.warning("the state of kernel %s is invalid: %s", self._kernel_id, error)
+        self._state_changed.set()
 
     def _restarted(self, before: KernelInfo | None) -> bool:
         now = self._info
         return now is not None and (now.state == "dead" or before is None or now.pid != before.pid)
 
     def _current(self) -> KernelFile:
-        """Return the kernel's runtime file as it is now: a restart by the bridge writes it anew."""
+        """Return the kernel's current runtime file, which the bridge rewrites when it restarts the kernel."""
         path = runtime.kernel_file(self._environment.runtime_dir, self._kernel_id)
         self._file = runtime.read_file(path, KernelFile) or self._file
         return self._file
@@ -215,14 +215,14 @@ class BridgeSupervisor:
         return self._bridge is not None and runtime.process_alive(*self._bridge)
 
     def _signal(self, number: signal.Signals) -> bool:
-        """Send the bridge a signal; False when there is none that could hear it."""
+        """Send the bridge a signal; return False when there is no bridge that handles it."""
         bridge = self._bridge_file()
-        # before its runtime file is there it has no handlers, and the signal would end it
+        # before the bridge has written its runtime file it has no signal handlers, and the signal would end it
         if bridge is None or self._bridge is None or bridge.pid != self._bridge[0]:
             return False
         return processes.send_signal(*self._bridge, number)
 
-    async def _bridge_gone(self, timeout_s: float) -> None:
+    async def _wait_bridge_ended(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while self._bridge_alive() and time.monotonic() < deadline:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_INTERVAL_S)

@@ -1,7 +1,7 @@
-"""Ask a machine through its control socket (DESIGN.md, section 5, "On the wire, locally").
+"""Call a machine's procedures through its control socket.
 
-Requests and replies are one msgpack frame each: ``[id, name, args, kwargs, author]`` →
-``[id, "progress", value]`` any number of times, then ``[id, "result", value]`` or
+Requests and replies are one msgpack frame each. The request ``[id, name, args, kwargs, author]`` is
+answered with any number of ``[id, "progress", value]`` and then ``[id, "result", value]`` or
 ``[id, "error", [uri, args, kwargs]]``.
 """
 
@@ -22,9 +22,9 @@ from timbr_wamp.runtime import MachineFile
 
 logger = logging.getLogger(__name__)
 
-#: Requests under way; more are refused at once.
+#: Most requests in progress; further ones are refused.
 PENDING_LIMIT = 500
-#: Replies handled before other tasks get a turn.
+#: Most replies that are handled before other tasks of the loop run.
 TURN_REPLIES = 100
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -32,7 +32,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 class ControlClient:
-    """A DEALER to one machine's control socket. The loop's own thread only."""
+    """A client of one machine's control socket. The loop's own thread only."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], file: MachineFile, kernel_id: str) -> None:
         self._name, self._kernel_id = file.name, kernel_id
@@ -55,13 +55,13 @@ class ControlClient:
         timeout_s: float | None,
         on_progress: Callable[[Any], None] | None = None,
     ) -> Any:
-        """Return the result, in builtins. ``timeout_s`` None waits as long as the machine lives.
+        """Call a procedure and return its result as plain values. ``timeout_s=None`` means no timeout.
 
         Raises:
             NoMachine: the machine is gone.
-            ControlBusy: too many requests wait already.
+            ControlBusy: too many requests are in progress.
             CallTimeout: no answer in time.
-            TimbrError: what the machine raised.
+            TimbrError: the error that the machine raised.
         """
         if self._closed:
             raise NoMachine(self._kernel_id, self._name)
@@ -83,13 +83,13 @@ class ControlClient:
             self._pending.pop(number, None)
 
     def close(self) -> None:
-        """Let go of the machine; requests under way end with `NoMachine`. Idempotent."""
+        """Disconnect; requests in progress fail with `NoMachine`. Idempotent."""
         self._closed = True
         self._reader.close()
         for future, _ in self._pending.values():
             if not future.done():
                 future.set_exception(NoMachine(self._kernel_id, self._name))
-                future.exception()  # seen: whoever gave up waiting must not make the loop complain
+                future.exception()  # mark as retrieved, in case nobody awaits it
 
     def _drain(self) -> bool:
         for _ in range(TURN_REPLIES):
@@ -100,11 +100,11 @@ class ControlClient:
             try:
                 number, kind, value = _decode(frame)
             except (msgspec.DecodeError, ValueError):
-                logger.warning("machine %s of kernel %s: an unreadable reply", self._name, self._kernel_id)
+                logger.warning("machine %s of kernel %s sent an invalid reply", self._name, self._kernel_id)
                 continue
             future, on_progress = self._pending.get(number, (None, None))
             if future is None or future.done():
-                continue  # whoever asked has given up
+                continue  # the caller has given up
             if kind == "progress":
                 if on_progress is not None:
                     self._progress(future, on_progress, value)
@@ -117,12 +117,12 @@ class ControlClient:
     def _progress(self, future: asyncio.Future[Any], on_progress: Callable[[Any], None], value: object) -> None:
         try:
             on_progress(value)
-        except Exception as error:  # a callback: the link to who asked is gone, or the part is too large for it
+        except Exception as error:  # the connection to the caller is gone, or the value is too large
             future.set_exception(error)
 
 
 def encrypt(socket: zmq.Socket[bytes], file: MachineFile) -> None:
-    """Give a socket the keys of a machine that is reached by tcp."""
+    """Set the CurveZMQ keys of a machine with tcp endpoints on a socket."""
     if file.curve_server_key and file.curve_client_public and file.curve_client_secret:
         socket.setsockopt(zmq.CURVE_SERVERKEY, file.curve_server_key.encode())
         socket.setsockopt(zmq.CURVE_PUBLICKEY, file.curve_client_public.encode())

@@ -1,7 +1,7 @@
-"""A bridge's side of a process that runs machines without a kernel.
+"""`HeadlessSupervisor`: a bridge's part for a process that runs machines without a kernel.
 
-Stands where a `KernelSupervisor` stands for a kernel. The process is somebody's program: it is watched by its
-runtime file and its pid, told to end in order when asked, never restarted and never killed from here.
+It has the interface of `KernelSupervisor`. The process is a user's program. It is watched by its runtime
+file and its pid, and gets SIGTERM on ``shutdown``; it is never restarted or killed.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from timbr_wamp.runtime import HeadlessFile, MachineFile
 
 logger = logging.getLogger(__name__)
 
-#: How often file and process are looked at.
-WATCH_S = 0.25
-#: Between "dead" and the bridge's end: the state goes out meanwhile.
+#: Interval for checking file and process.
+WATCH_INTERVAL_S = 0.25
+#: Time between the state "dead" and the end of the bridge, for publishing the state.
 GIVE_UP_S = 0.5
-#: Told to end, the process finishes what waits in its machine within this.
-SHUTDOWN_S = 20.0
+#: Timeout for the process to end after SIGTERM; it first processes the messages queued in its machine.
+SHUTDOWN_TIMEOUT_S = 20.0
 
 
 class HeadlessSupervisor:
     """One headless process. The loop's own thread only.
 
     Args:
-        file: what the process wrote of itself; it takes it away when it ends in order.
+        file: the process's runtime file, which it removes when it ends in order.
         on_change: called when state or reason changed.
     """
 
     headless = True
     give_up_s = GIVE_UP_S
-    #: Its program started it, and a bridge can neither restart nor kill it.
+    #: A user started the program, so the bridge can neither restart nor kill it.
     managed = False
     restarts = 0
     subshell_id: str | None = None
@@ -56,8 +56,8 @@ class HeadlessSupervisor:
         self._watcher: asyncio.Task[None] | None = None
 
     @property
-    def link(self) -> KernelChannels:
-        """The channels of a kernel: there are none.
+    def channels(self) -> KernelChannels:
+        """The channels of a kernel, which a headless process does not have.
 
         Raises:
             NotAKernel: always.
@@ -66,18 +66,18 @@ class HeadlessSupervisor:
 
     @property
     def info(self) -> dict[str, object]:
-        """The process's description, as a kernel would give it."""
+        """The process's description, in the format of a kernel's."""
         return {"language_info": {"name": "python", "version": self.file.python}}
 
     def machines(self) -> dict[str, MachineFile]:
-        """Return the process's living machines by name."""
+        """Return the machines of the process by name."""
         return headless_machine_files(self._runtime_dir, self.file)
 
     async def open(self, *, old_subshell: str | None = None) -> None:
-        """Begin to watch the process.
+        """Start to watch the process.
 
         Raises:
-            KernelDead: it is gone already.
+            KernelDead: the process has already ended.
         """
         if (ended := self._ended()) is not None:
             raise KernelDead(self.kernel_id, ended)
@@ -85,37 +85,37 @@ class HeadlessSupervisor:
         self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Let go of the process, which lives on. Idempotent."""
+        """Stop watching the process, which keeps running. Idempotent."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
 
     async def restart(self) -> None:
-        """Refuse: the process belongs to who started it.
+        """Refuse to restart a user's program.
 
         Raises:
             NotAKernel: always.
         """
-        raise NotAKernel(self.kernel_id, "be restarted; end it with `shutdown`, and start it where it was started")
+        raise NotAKernel(self.kernel_id, "be restarted; end it with `shutdown` and start it again by hand")
 
     async def shutdown(self) -> None:
-        """Tell the process to end, and return when it does: what waits in its machine is finished first.
+        """Send SIGTERM and wait until the process has ended. It first processes the messages queued in its machine.
 
         Raises:
-            CallTimeout: it still lives after `SHUTDOWN_S`.
+            CallTimeout: it still runs after `SHUTDOWN_TIMEOUT_S`.
         """
         processes.send_signal(self.file.pid, self.file.process_started, signal.SIGTERM)
-        deadline = time.monotonic() + SHUTDOWN_S
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
         while self._ended() is None:
             if time.monotonic() > deadline:
-                raise CallTimeout("shutdown", SHUTDOWN_S)
+                raise CallTimeout("shutdown", SHUTDOWN_TIMEOUT_S)
             await asyncio.sleep(0.05)
         self._set("dead", "it was ended")
 
     # --- inside ------------------------------------------------------------------------------
 
     def _ended(self) -> str | None:
-        """Return why the process counts as gone, None while it is there."""
+        """Return why the process counts as ended; None while it runs."""
         path = runtime.headless_file(self._runtime_dir, self.kernel_id)
         if not self.file.alive():
             path.unlink(missing_ok=True)
@@ -129,11 +129,11 @@ class HeadlessSupervisor:
 
     async def _watch(self) -> None:
         while (ended := self._ended()) is None:
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(WATCH_INTERVAL_S)
         logger.info("headless process %s: %s", self.kernel_id, ended)
         if self.state != "dead":
             self._set("dead", ended)
 
 
-#: What a bridge can keep on the router.
-Kept: TypeAlias = KernelSupervisor | HeadlessSupervisor
+#: A bridge works with either of them.
+Supervisor: TypeAlias = KernelSupervisor | HeadlessSupervisor

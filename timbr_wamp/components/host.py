@@ -1,9 +1,9 @@
-"""A host: starts kernels and their bridges on one computer, adopts those that live, keeps a bridge for each.
+"""A host starts kernels and their bridges on one computer, and adopts kernels that already run.
 
 It answers ``io.timbr.host.<authid>.…``. Kernels and bridges are processes in sessions of their own. When
-the host ends its bridges end with it, and the kernels live on; when it is killed both live on, and the
-next host adopts them. A bridge does what concerns its kernel alone (restart, a last shutdown): the host
-asks it by signal, since the two share a computer but no socket.
+the host ends, it ends its bridges, and the kernels keep running. When it is killed, both keep running,
+and the next host adopts them. The host asks a bridge by signal to restart or end its kernel, because
+there is no socket between the two.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from timbr_wamp.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-JOIN_S = 15.0
-#: How often bridges are looked at.
-WATCH_S = 0.5
+JOIN_TIMEOUT_S = 15.0
+#: Interval for checking the bridges.
+WATCH_INTERVAL_S = 0.5
 
 
 class HostProcess:
     """The host as a program: settings in, exit code out.
 
     Args:
-        stop_kernels: at its end, end its kernels too.
+        stop_kernels: end the kernels when the host ends.
     """
 
     def __init__(self, settings: Settings, *, stop_kernels: bool = False) -> None:
         self._settings, self._stop_kernels = settings, stop_kernels
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT; return the exit code. What goes wrong is said on stderr in one sentence."""
+        """Run until SIGTERM or SIGINT; return the exit code. An error is printed on stderr."""
         try:
-            environment = router_of(self._settings)
-            with _alone(self._settings):
+            environment = bridge_environment(self._settings)
+            with _exclusive(self._settings):
                 asyncio.run(self._run(environment))
         except TimbrError as error:
             print(error, file=sys.stderr)
@@ -63,24 +63,24 @@ class HostProcess:
         await Host(environment, stop_kernels=self._stop_kernels).run(stop)
 
 
-def router_of(settings: Settings) -> BridgeEnvironment:
-    """Return where the router is and our token for it: the settings', else the local node's for hosts.
+def bridge_environment(settings: Settings) -> BridgeEnvironment:
+    """Return the environment of bridges: router and token of the settings, else the local router and its host token.
 
     Raises:
-        NoRouter: nothing is configured, and none runs here.
+        NoRouter: none is configured, and none runs on this computer.
     """
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
     here = node if node is not None and node.alive() else None
     url = settings.url or (here.unix_url if here is not None else None)
     token = settings.token or (here.host_token if here is not None else None)
     if url is None or token is None:
-        raise NoRouter("TIMBR_WAMP_URL, TIMBR_WAMP_TOKEN, and a router that runs here")
+        raise NoRouter("TIMBR_WAMP_URL or TIMBR_WAMP_TOKEN is not set, and no router runs on this computer")
     return BridgeEnvironment(settings.runtime_dir, url, settings.realm, token, settings.log_level)
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """Hold the runtime folder against other hosts."""
+def _exclusive(settings: Settings) -> Iterator[None]:
+    """Lock the runtime folder against other hosts."""
     path = runtime.host_file(runtime.private_folder(settings.runtime_dir))
     lock = path.with_suffix(".lock")
     descriptor = processes.lock(lock)
@@ -102,20 +102,20 @@ class Host:
         self._environment, self._stop_kernels = environment, stop_kernels
         self._authid = environment.token.partition(".")[0]
         self._connection = Connection(environment.url, environment.realm, environment.token)
-        self._wards: dict[str, BridgeSupervisor] = {}
+        self._supervisors: dict[str, BridgeSupervisor] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until ``stop`` is set; then end the bridges, and the kernels if that was asked for.
+        """Serve until ``stop`` is set; then end the bridges, and the kernels if ``stop_kernels``.
 
         Raises:
-            TimbrError: the router could not be reached, or refuses us for good.
+            TimbrError: the router cannot be reached, or the connection failed for good.
         """
         refused: asyncio.Task[Any] | None = None
         try:
-            await self._connection.open(JOIN_S)
+            await self._connection.open(JOIN_TIMEOUT_S)
             await self._adopt()
             for name, procedure in HOST.items():
-                endpoint = answer(procedure, self._performer(getattr(self, name)))
+                endpoint = answer(procedure, self._perform_with(getattr(self, name)))
                 await self._connection.register(host_uri(self._authid, name), endpoint)
             self._write_file()
             refused = asyncio.create_task(self._connection.wait_finished())
@@ -123,7 +123,9 @@ class Host:
         finally:
             if refused is not None:
                 refused.cancel()
-            await asyncio.gather(*(ward.end(kernel=self._stop_kernels) for ward in self._wards.values()))
+            await asyncio.gather(
+                *(supervisor.end(kernel=self._stop_kernels) for supervisor in self._supervisors.values())
+            )
             await self._connection.close()
 
     # --- the procedures of the contract ------------------------------------------------------
@@ -133,72 +135,72 @@ class Host:
         file = await asyncio.to_thread(
             launcher.start_kernel, self._environment.runtime_dir, kernel_id, name=name, startup=startup, cwd=cwd
         )
-        ward = await self._take(file)
+        supervisor = await self._take(file)
         try:
-            return await ward.ready()
+            return await supervisor.ready()
         except TimbrError:
-            del self._wards[kernel_id]
-            await ward.end(kernel=True)
+            del self._supervisors[kernel_id]
+            await supervisor.end(kernel=True)
             raise
 
     async def list(self) -> list[KernelInfo]:
-        return [ward.info() for ward in self._wards.values()]
+        return [supervisor.info() for supervisor in self._supervisors.values()]
 
     async def restart(self, kernel_id: str) -> KernelInfo:
-        return await self._ward(kernel_id).restart()
+        return await self._supervisor_of(kernel_id).restart()
 
     async def stop(self, kernel_id: str) -> None:
-        ward = self._ward(kernel_id)
-        del self._wards[kernel_id]
-        await ward.end(kernel=True)
+        supervisor = self._supervisor_of(kernel_id)
+        del self._supervisors[kernel_id]
+        await supervisor.end(kernel=True)
 
     # --- inside ------------------------------------------------------------------------------
 
     @staticmethod
-    def _performer(method: Callable[..., Awaitable[Any]]) -> Callable[[dict[str, Any], Any], Awaitable[Any]]:
+    def _perform_with(method: Callable[..., Awaitable[Any]]) -> Callable[[dict[str, Any], Any], Awaitable[Any]]:
         async def perform(arguments: dict[str, Any], call: Any) -> Any:
             return await method(**arguments)
 
         return perform
 
-    def _ward(self, kernel_id: str) -> BridgeSupervisor:
+    def _supervisor_of(self, kernel_id: str) -> BridgeSupervisor:
         try:
-            return self._wards[kernel_id]
+            return self._supervisors[kernel_id]
         except KeyError:
-            raise UnknownKernel(kernel_id, sorted(self._wards)) from None
+            raise UnknownKernel(kernel_id, sorted(self._supervisors)) from None
 
     async def _take(self, file: KernelFile) -> BridgeSupervisor:
-        ward = BridgeSupervisor(self._environment, self._connection, file)
-        self._wards[file.kernel_id] = ward
-        await ward.begin()
-        return ward
+        supervisor = BridgeSupervisor(self._environment, self._connection, file)
+        self._supervisors[file.kernel_id] = supervisor
+        await supervisor.start()
+        return supervisor
 
     async def _adopt(self) -> None:
-        """Take up living kernels of ours, and remove what dead ones left."""
+        """Adopt running kernels of this host, and remove the files of dead ones."""
         folder = self._environment.runtime_dir
         for path in sorted(folder.glob("kernel-*.json")):
             file = runtime.read_file(path, KernelFile)
             if file is None or host_of_kernel(file.kernel_id) != self._authid:
                 continue
             if file.alive():
-                logger.info("kernel %s (process %d) is adopted", file.kernel_id, file.pid)
+                logger.info("adopted kernel %s (process %d)", file.kernel_id, file.pid)
                 await self._take(file)
             else:
-                logger.info("kernel %s is gone; its files are removed", file.kernel_id)
+                logger.info("kernel %s has ended; removing its files", file.kernel_id)
                 launcher.forget_kernel(folder, file)
 
     async def _watch(self, stop: asyncio.Event, refused: asyncio.Task[Any]) -> None:
         stopped = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                await asyncio.wait({stopped, refused}, timeout=WATCH_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({stopped, refused}, timeout=WATCH_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
                 if refused.done() and (error := refused.result()) is not None:
                     raise error
-                for kernel_id, ward in list(self._wards.items()):
-                    if not await ward.look():
+                for kernel_id, supervisor in list(self._supervisors.items()):
+                    if not await supervisor.check():
                         logger.info("kernel %s was ended", kernel_id)
-                        self._wards.pop(kernel_id, None)
-                        await ward.end(kernel=False)
+                        self._supervisors.pop(kernel_id, None)
+                        await supervisor.end(kernel=False)
         finally:
             stopped.cancel()
 

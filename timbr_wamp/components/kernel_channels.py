@@ -1,10 +1,10 @@
-"""A kernel's Jupyter channels: requests, their replies, its output and its heartbeat.
+"""`KernelChannels`: a kernel's Jupyter channels, with requests, replies, output and heartbeat.
 
-The only module that knows jupyter_client; from it come addresses, signatures and messages. Sockets are
-our own, as its client objects drain iopub until it is silent (`wait_for_ready`), which on a chatty kernel
-is never. One link is one incarnation of a kernel: after a restart of ours a new link is made, so that
-nothing queued for the old process reaches the new one. Formats: Jupyter messaging protocol 5.4,
-https://jupyter-client.readthedocs.io/en/stable/messaging.html.
+The only module that uses jupyter_client, for addresses, signatures and messages. It reads the sockets
+itself, because `wait_for_ready` of jupyter_client's client drains iopub until it is silent, which never
+happens with a kernel that prints all the time. After the bridge restarted a kernel it creates new
+channels, so that nothing queued for the old process reaches the new one. Formats: Jupyter messaging
+protocol 5.4, https://jupyter-client.readthedocs.io/en/stable/messaging.html.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ logger = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 
-#: A question that a living kernel answers at once has this long.
-SHORT_S = 10.0
-#: After a reply its output follows on another socket; so long it may take to be complete.
+#: Timeout of requests that a kernel answers at once.
+REQUEST_TIMEOUT_S = 10.0
+#: Timeout for the rest of a cell's output after the reply, which arrives on another socket.
 OUTPUT_TAIL_S = 10.0
-#: What cannot be handed to the socket within this time has nobody at its other end.
-SEND_S = 2.0
-#: While requests wait, the kernel is asked this often who it is: a restart behind our back ends them.
-PROBE_S = 5.0
-#: iopub messages that wait for us; above, ZeroMQ drops.
+#: Timeout for sending. A socket that accepts no message for this long has no peer.
+SEND_TIMEOUT_S = 2.0
+#: Interval for probing the kernel while requests are open, to notice that another program restarted it.
+PROBE_INTERVAL_S = 5.0
+#: High-water mark of the iopub socket; beyond it ZeroMQ drops messages.
 IOPUB_HWM = 10_000
-#: After so many messages in one go other tasks get a turn.
+#: Most messages that are handled before other tasks of the loop run.
 TURN_MESSAGES = 50
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """A request under way."""
+    """A request in progress."""
 
     what: str
     reply: asyncio.Future[Message]
-    #: Set when the kernel says that it is done with it, after its last output.
+    #: Set when the kernel reports "idle" for the request, after its last output.
     done: asyncio.Event = field(default_factory=asyncio.Event)
     on_output: Callable[[IopubMessage], None] | None = None
 
 
 class KernelChannels:
-    """One incarnation of a kernel, by its connection file. The loop's own thread only.
+    """The channels of a kernel, by its connection file. The loop's own thread only.
 
     Args:
         kernel_id: for errors and logs.
-        on_iopub: gets every message of the kernel's output, in order.
-        on_state: called when `busy`, `silent` or `incarnation` changed.
-        pace: awaited after each message of output; blocks while those who take it cannot keep up.
+        on_iopub: called with every output message, in order.
+        on_state: called when `busy` or `silent` changed, or another program restarted the kernel.
+        pace: awaited after each output message; it waits while the receivers cannot keep up.
     """
 
     def __init__(
@@ -77,66 +77,65 @@ class KernelChannels:
         self._on_iopub, self._on_state, self._pace = on_iopub, on_state, pace
         #: Content of the kernel's ``kernel_info_reply``; empty before `open`.
         self.info: Message = {}
-        #: A cell runs on the main shell.
+        #: A cell is running on the main shell.
         self.busy = False
         #: No heartbeat for `SILENT_S`.
         self.silent = False
-        #: Counts the processes seen behind the connection file, from 1.
-        self.incarnation = 0
-        #: The subshell of our own, for questions that must not wait for a cell; None when there are none.
+        #: Id of the bridge's subshell, for requests that must not wait for a cell; None without subshells.
         self.subshell_id: str | None = None
         self._kernel_session: str | None = None
         self._cell: str | None = None
         self._requests: dict[str, _Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._dead: str | None = None
-        self._iopub_heard = asyncio.Event()
+        self._iopub_connected = asyncio.Event()
         self._context = zmq.asyncio.Context()
 
     async def open(self, timeout_s: float, *, old_subshell: str | None = None) -> None:
-        """Connect and shake hands: return when the kernel answered and its output is heard.
+        """Connect; return when the kernel has answered and its output is received.
 
-        ``old_subshell`` is one that an earlier bridge left behind; it is ended.
+        ``old_subshell`` is the id of a subshell that an earlier bridge left; it is deleted.
 
         Raises:
-            NoConnectionFile: it is not there or cannot be read.
-            CallTimeout: no answer in ``timeout_s``.
+            NoConnectionFile: the file is missing or cannot be read.
+            CallTimeout: no answer within ``timeout_s``.
         """
         self._connect()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._shake_hands()
-                await self._hear_output()
+                await self._handshake()
+                await self._wait_for_iopub()
                 await self._open_subshell(old_subshell)
         except TimeoutError:
             raise CallTimeout(f"kernel {self._kernel_id}", timeout_s) from None
 
     async def close(self) -> None:
-        """Let go of the kernel, which lives on; end the subshell of our own. Idempotent, bounded."""
+        """Delete the subshell and disconnect; the kernel keeps running. Idempotent, bounded in time."""
         if self.subshell_id is not None and self._dead is None:
             subshell_id, self.subshell_id = self.subshell_id, None
             with contextlib.suppress(CallTimeout, KernelDead):
-                await self._ask("delete_subshell_request", {"subshell_id": subshell_id}, control=True, timeout_s=1.0)
-        self.fail("the bridge let go of it")
+                content = {"subshell_id": subshell_id}
+                await self._request("delete_subshell_request", content, control=True, timeout_s=1.0)
+        self.fail("the bridge disconnected")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._context.destroy(linger=0)
 
     def fail(self, reason: str) -> None:
-        """End every request under way, and each later one, with `KernelDead`."""
+        """Fail all requests in progress and all later ones with `KernelDead`."""
         self._dead = reason
         self.fail_requests(reason)
 
     def fail_requests(self, reason: str) -> None:
-        """End every request under way with `KernelDead`; later ones are sent."""
+        """Fail all requests in progress with `KernelDead`; later ones are sent."""
         for request in self._requests.values():
             if not request.reply.done():
                 request.reply.set_exception(KernelDead(self._kernel_id, reason))
-                request.reply.exception()  # seen: whoever gave up waiting must not make the loop complain
+                request.reply.exception()  # mark as retrieved, in case nobody awaits it
             request.done.set()
 
-    # --- what is asked of a kernel -----------------------------------------------------------
+    # --- requests -----------------------------------------------------------
 
     async def execute(
         self,
@@ -147,10 +146,10 @@ class KernelChannels:
         timeout_s: float | None = None,
         on_output: Callable[[IopubMessage], None] | None = None,
     ) -> Message:
-        """Run code; return the reply's content after the last of its output was given to ``on_output``.
+        """Run code; return the reply's content, after ``on_output`` got all of its output.
 
         Raises:
-            CallTimeout: not done in ``timeout_s``; the cell, if it is the one that runs, was interrupted.
+            CallTimeout: it did not finish within ``timeout_s``; if the cell was running, it was interrupted.
             KernelDead: the kernel's process ended first.
         """
         content = {
@@ -159,10 +158,10 @@ class KernelChannels:
             "store_history": store_history and not silent,
             "user_expressions": {},
             "allow_stdin": False,
-            "stop_on_error": False,  # what waits behind a failing cell may be another caller's
+            "stop_on_error": False,  # the cells queued behind a failing cell may be another caller's
         }
         message = self._message("execute_request", content)
-        request = self._expect(message, "execute", on_output)
+        request = self._register_request(message, "execute", on_output)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._send(self._shell, message)
@@ -173,63 +172,64 @@ class KernelChannels:
                     await self.interrupt()
             raise CallTimeout("execute", timeout_s or 0.0) from None
         else:
-            with contextlib.suppress(TimeoutError):  # its "idle" was dropped on the way: the reply counts
+            with contextlib.suppress(TimeoutError):  # "idle" was dropped, but there is a reply
                 await asyncio.wait_for(request.done.wait(), OUTPUT_TAIL_S)
             return reply
         finally:
             self._requests.pop(message["header"]["msg_id"], None)
 
     async def complete(self, code: str, cursor_pos: int | None = None) -> Message:
-        """Return completions, also while a cell runs."""
+        """Return completions, even while a cell runs."""
         content = {"code": code, "cursor_pos": len(code) if cursor_pos is None else cursor_pos}
-        return await self._ask("complete_request", content, subshell=True)
+        return await self._request("complete_request", content, subshell=True)
 
     async def inspect(self, code: str, cursor_pos: int | None = None, detail_level: int = 0) -> Message:
-        """Return documentation of the name at the cursor, also while a cell runs."""
+        """Return the documentation of the name at the cursor, even while a cell runs."""
         position = len(code) if cursor_pos is None else cursor_pos
         content = {"code": code, "cursor_pos": position, "detail_level": detail_level}
-        return await self._ask("inspect_request", content, subshell=True)
+        return await self._request("inspect_request", content, subshell=True)
 
     async def is_complete(self, code: str) -> Message:
-        """Tell whether the code is a whole cell."""
-        return await self._ask("is_complete_request", {"code": code}, subshell=True)
+        """Return whether the code is a complete cell."""
+        return await self._request("is_complete_request", {"code": code}, subshell=True)
 
     async def evaluate(self, expression: str) -> str | None:
-        """Return the ``repr`` of an expression, in the subshell of our own; None without one or when it raises.
+        """Return the ``repr`` of an expression, evaluated in the bridge's subshell.
 
-        Only short expressions of ours: what runs in a subshell cannot be interrupted.
+        None without a subshell, or when it raises. For short expressions only, because code in a
+        subshell cannot be interrupted.
         """
         if self.subshell_id is None:
             return None
         content = {"code": "", "silent": True, "user_expressions": {"it": expression}, "allow_stdin": False}
-        reply = await self._ask("execute_request", content, subshell=True)
+        reply = await self._request("execute_request", content, subshell=True)
         result = reply.get("user_expressions", {}).get("it", {})
         return result["data"]["text/plain"] if result.get("status") == "ok" else None
 
     async def interrupt(self) -> None:
-        """Interrupt the running cell. ipykernel sends itself and its cells' processes a SIGINT."""
-        await self._ask("interrupt_request", {}, control=True)
+        """Interrupt the running cell. ipykernel sends SIGINT to itself and to the child processes of its cells."""
+        await self._request("interrupt_request", {}, control=True)
 
     async def shutdown(self, timeout_s: float = 2.0) -> None:
         """Ask the kernel to end; the caller watches its process."""
-        await self._ask("shutdown_request", {"restart": False}, control=True, timeout_s=timeout_s)
+        await self._request("shutdown_request", {"restart": False}, control=True, timeout_s=timeout_s)
 
-    # --- requests and replies ----------------------------------------------------------------
+    # --- sending and replies ----------------------------------------------------------------
 
-    async def _ask(
+    async def _request(
         self,
         kind: str,
         content: Message,
         *,
         control: bool = False,
         subshell: bool = False,
-        timeout_s: float = SHORT_S,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Message:
         message = self._message(kind, content)
         if subshell and self.subshell_id is not None:
             message["header"]["subshell_id"] = self.subshell_id
         what = kind.removesuffix("_request")
-        request = self._expect(message, what, None)
+        request = self._register_request(message, what, None)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._send(self._control if control else self._shell, message)
@@ -243,7 +243,9 @@ class KernelChannels:
         message: Message = self._session.msg(kind, content)
         return message
 
-    def _expect(self, message: Message, what: str, on_output: Callable[[IopubMessage], None] | None) -> _Request:
+    def _register_request(
+        self, message: Message, what: str, on_output: Callable[[IopubMessage], None] | None
+    ) -> _Request:
         if self._dead is not None:
             raise KernelDead(self._kernel_id, self._dead)
         request = _Request(what, asyncio.get_running_loop().create_future(), on_output=on_output)
@@ -251,12 +253,12 @@ class KernelChannels:
         return request
 
     async def _send(self, socket: zmq.asyncio.Socket, message: Message) -> None:
-        # By the asyncio socket itself: `Session.send` uses a shadow of it, and a shadow's send can
-        # swallow the one signal that tells the loop of a message to read.
+        # Sent by the asyncio socket itself: `Session.send` uses a shadow socket, whose send can consume
+        # the edge-triggered event that tells the loop of a message to read.
         try:
-            await asyncio.wait_for(socket.send_multipart(self._session.serialize(message)), SEND_S)
+            await asyncio.wait_for(socket.send_multipart(self._session.serialize(message)), SEND_TIMEOUT_S)
         except TimeoutError:
-            raise KernelDead(self._kernel_id, "it takes no more requests") from None
+            raise KernelDead(self._kernel_id, "it accepts no requests") from None
 
     # --- opening -----------------------------------------------------------------------------
 
@@ -267,11 +269,11 @@ class KernelChannels:
         except OSError as error:
             raise NoConnectionFile(str(self._file), error.strerror or "cannot be read") from None
         except (ValueError, KeyError, TypeError):
-            raise NoConnectionFile(str(self._file), "is no Jupyter connection file") from None
+            raise NoConnectionFile(str(self._file), "is not a Jupyter connection file") from None
         self._client, self._session = client, client.session
         self._shell: zmq.asyncio.Socket = client.connect_shell()
         self._control: zmq.asyncio.Socket = client.connect_control()
-        self._context.rcvhwm = IOPUB_HWM  # for sockets made from here on
+        self._context.rcvhwm = IOPUB_HWM  # for sockets created from here on
         iopub: zmq.asyncio.Socket = client.connect_iopub()
         for socket in (self._shell, self._control, iopub):
             socket.linger = 0
@@ -285,21 +287,21 @@ class KernelChannels:
         task = asyncio.create_task(work)
         self._tasks.add(task)
 
-    async def _shake_hands(self) -> None:
-        """Ask on both channels: control answers while a cell runs, shell shows that none does."""
+    async def _handshake(self) -> None:
+        """Send kernel_info on both channels: control answers even while a cell runs, shell only when none does."""
         on_shell = self._message("kernel_info_request", {})
-        first = self._expect(on_shell, "kernel_info", None)
+        first = self._register_request(on_shell, "kernel_info", None)
         await self._send(self._shell, on_shell)
         while not self.info:
             with contextlib.suppress(CallTimeout):
-                self.info = await self._ask("kernel_info_request", {}, control=True, timeout_s=1.0)
+                self.info = await self._request("kernel_info_request", {}, control=True, timeout_s=1.0)
         major = int(str(self.info.get("protocol_version", "5")).split(".")[0])
         if major < 5:
             self._session.adapt_version = major
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(first.reply), 0.3)
         if not first.reply.done():
-            self.busy, self._cell = True, ""  # somebody's cell, begun before we came
+            self.busy, self._cell = True, ""  # a cell that was started before the bridge connected
         first.reply.add_done_callback(lambda _: self._shell_answered(on_shell))
 
     def _shell_answered(self, question: Message) -> None:
@@ -307,21 +309,21 @@ class KernelChannels:
         if self._cell == "":
             self._set_cell(None)
 
-    async def _hear_output(self) -> None:
-        """Wait until iopub is connected. Each question to control makes the kernel publish its status."""
-        while not self._iopub_heard.is_set():
+    async def _wait_for_iopub(self) -> None:
+        """Wait until iopub is connected. Each request on control makes the kernel publish its status."""
+        while not self._iopub_connected.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._iopub_heard.wait(), 0.1)
+                await asyncio.wait_for(self._iopub_connected.wait(), 0.1)
                 return
             with contextlib.suppress(CallTimeout):
-                await self._ask("kernel_info_request", {}, control=True, timeout_s=1.0)
+                await self._request("kernel_info_request", {}, control=True, timeout_s=1.0)
 
     async def _open_subshell(self, old: str | None = None) -> None:
         if "kernel subshells" not in self.info.get("supported_features", ()):
             return
         if old is not None:
-            await self._ask("delete_subshell_request", {"subshell_id": old}, control=True)
-        reply = await self._ask("create_subshell_request", {}, control=True)
+            await self._request("delete_subshell_request", {"subshell_id": old}, control=True)
+        reply = await self._request("create_subshell_request", {}, control=True)
         self.subshell_id = reply.get("subshell_id")
 
     # --- reading -----------------------------------------------------------------------------
@@ -339,15 +341,17 @@ class KernelChannels:
                 _, parts = self._session.feed_identities(frames)
                 message = self._session.deserialize(parts)
             except (ValueError, TypeError, KeyError):
-                logger.warning("kernel %s: a message that is not signed by it, or not well formed", self._kernel_id)
+                logger.warning(
+                    "kernel %s: ignored a message that is malformed or has a wrong signature", self._kernel_id
+                )
                 continue
-            self._check_incarnation(message)
+            self._check_session(message)
             handle(message)
             if pace is not None:
                 await pace()
             turn += 1
             if turn % TURN_MESSAGES == 0:
-                await asyncio.sleep(0)  # a socket with messages ready never lets go by itself
+                await asyncio.sleep(0)  # receiving does not yield to other tasks while messages are ready
 
     def _on_reply(self, message: Message) -> None:
         request = self._requests.get(message["parent_header"].get("msg_id", ""))
@@ -355,7 +359,7 @@ class KernelChannels:
             request.reply.set_result(message["content"])
 
     def _on_output(self, message: Message) -> None:
-        self._iopub_heard.set()
+        self._iopub_connected.set()
         kind, content, parent = message["header"]["msg_type"], message["content"], message["parent_header"]
         parent_id = parent.get("msg_id")
         request = self._requests.get(parent_id) if parent_id else None
@@ -368,16 +372,16 @@ class KernelChannels:
         )
         self._on_iopub(output)
         if request is not None and request.on_output is not None and not request.done.is_set():
-            self._give(request, output)
+            self._pass_on(request, output)
         if kind == "status":
             self._on_status(content.get("execution_state"), parent, request)
 
-    def _give(self, request: _Request, output: IopubMessage) -> None:
+    def _pass_on(self, request: _Request, output: IopubMessage) -> None:
         assert request.on_output is not None
         try:
             request.on_output(output)
-        except Exception as error:  # a callback; its caller is gone, or cannot take it: the cell goes on
-            logger.warning("kernel %s: output of a cell was not given out: %s", self._kernel_id, error)
+        except Exception as error:  # the caller is gone, or the message is too large; the cell keeps running
+            logger.warning("kernel %s: could not pass on a cell's output: %s", self._kernel_id, error)
             request.on_output = None
 
     def _on_status(self, state: str | None, parent: Message, request: _Request | None) -> None:
@@ -398,15 +402,14 @@ class KernelChannels:
             self.busy = parent_id is not None
             self._on_state()
 
-    def _check_incarnation(self, message: Message) -> None:
-        """Notice another process behind the same connection file: each has a session id of its own."""
+    def _check_session(self, message: Message) -> None:
+        """Detect that another process uses the connection file: each process has its own session id."""
         session = message["header"].get("session")
         if session == self._kernel_session:
             return
         again, self._kernel_session = self._kernel_session is not None, session
-        self.incarnation += 1
         if again:
-            logger.info("kernel %s was restarted by somebody else", self._kernel_id)
+            logger.info("kernel %s was restarted by another program", self._kernel_id)
             self.fail_requests("it was restarted")
             self.subshell_id = None
             self._set_cell(None)
@@ -420,7 +423,7 @@ class KernelChannels:
 
     async def _probe(self) -> None:
         while True:
-            await asyncio.sleep(PROBE_S)
+            await asyncio.sleep(PROBE_INTERVAL_S)
             if self._requests:
                 with contextlib.suppress(CallTimeout, KernelDead):
-                    await self._ask("kernel_info_request", {}, control=True, timeout_s=PROBE_S)
+                    await self._request("kernel_info_request", {}, control=True, timeout_s=PROBE_INTERVAL_S)

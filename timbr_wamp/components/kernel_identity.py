@@ -1,7 +1,7 @@
-"""Which kernel a bridge is for, under which id, and that no other bridge holds it.
+"""Find a kernel and its id for a bridge, and lock the kernel against other bridges.
 
-A kernel of ours has its id in its runtime file. One that somebody else started gets an id once for its
-connection file's path, remembered beside the runtime files, so that a later bridge has the same.
+A kernel that timbr_wamp started has its id in its runtime file. Any other kernel gets an id for the path
+of its connection file. The id is stored beside the runtime files, so that a later bridge uses it too.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Identity:
     """A kernel to bridge."""
 
     kernel_id: str
-    #: None for a process that runs machines without a kernel.
+    #: None for a headless process.
     connection_file: Path | None
-    #: None for a kernel that somebody else started.
+    #: None for a headless process and for a kernel that timbr_wamp did not start.
     file: KernelFile | None
-    #: Of such a process.
+    #: Runtime file of a headless process; None for a kernel.
     headless: HeadlessFile | None = None
 
     @property
     def name(self) -> str:
-        """What people call it, unless they say otherwise: as it was named, or after its connection file."""
+        """Default name for people: its given name, or the name of its connection file."""
         known = self.file or self.headless
         if known is not None:
             return known.name
@@ -43,8 +43,8 @@ class Identity:
         return self.connection_file.stem
 
 
-def of_ours(runtime_dir: Path, kernel_id: str) -> Identity:
-    """Return the identity of a kernel, or of a headless process, that was started from this runtime folder.
+def of_kernel_id(runtime_dir: Path, kernel_id: str) -> Identity:
+    """Return the identity of a kernel or headless process with a runtime file.
 
     Raises:
         UnknownKernel: there is no such runtime file.
@@ -60,25 +60,25 @@ def of_ours(runtime_dir: Path, kernel_id: str) -> Identity:
 
 
 def of_connection_file(runtime_dir: Path, connection_file: Path, host: str) -> Identity:
-    """Return the identity of the kernel behind a connection file; a new one the first time.
+    """Return the identity of the kernel with a connection file; its id is created on first use.
 
-    A bare name that is no file here is looked for where Jupyter keeps its connection files.
+    A bare name that is not a file in the working folder is looked up in Jupyter's runtime folder.
 
     Raises:
-        NoConnectionFile: the file is not there.
+        NoConnectionFile: there is no such file.
     """
-    path = _found(connection_file)
+    path = _resolved(connection_file)
     for kernel_path in runtime_dir.glob("kernel-*.json"):
         file = runtime.read_file(kernel_path, KernelFile)
         if file is not None and os.path.realpath(file.connection_file) == str(path):
             return Identity(file.kernel_id, path, file)
-    return Identity(_remembered_id(runtime_dir, path, host), path, None)
+    return Identity(_stored_id(runtime_dir, path, host), path, None)
 
 
-def _found(connection_file: Path) -> Path:
+def _resolved(connection_file: Path) -> Path:
     candidates = [connection_file]
     if connection_file.parent == Path():
-        from jupyter_core.paths import jupyter_runtime_dir  # only who gives a bare name pays
+        from jupyter_core.paths import jupyter_runtime_dir  # slow to import, and needed for bare names only
 
         candidates += [Path(jupyter_runtime_dir(), name.format(connection_file)) for name in ("{}", "kernel-{}.json")]
     for path in candidates:
@@ -87,8 +87,8 @@ def _found(connection_file: Path) -> Path:
     raise NoConnectionFile(str(connection_file), "no such file")
 
 
-def _remembered_id(runtime_dir: Path, connection_file: Path, host: str) -> str:
-    _forget_missing(runtime_dir)
+def _stored_id(runtime_dir: Path, connection_file: Path, host: str) -> str:
+    _remove_stale_ids(runtime_dir)
     digest = hashlib.sha256(os.fsencode(connection_file)).hexdigest()[:16]
     memory = runtime.private_folder(runtime_dir) / f"attached-{host}-{digest}.json"
     try:
@@ -96,7 +96,7 @@ def _remembered_id(runtime_dir: Path, connection_file: Path, host: str) -> str:
         if host_of_kernel(kernel_id) == host:
             return kernel_id
     except (OSError, ValueError, KeyError, TypeError, InvalidName):
-        memory.unlink(missing_ok=True)  # not there, or not ours to understand: made anew
+        memory.unlink(missing_ok=True)  # missing or invalid: create a new id
     kernel_id = new_kernel_id(host)
     descriptor = os.open(memory, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -104,8 +104,8 @@ def _remembered_id(runtime_dir: Path, connection_file: Path, host: str) -> str:
     return kernel_id
 
 
-def _forget_missing(runtime_dir: Path) -> None:
-    """Remove what is remembered of connection files that are gone."""
+def _remove_stale_ids(runtime_dir: Path) -> None:
+    """Remove stored ids of connection files that no longer exist."""
     for memory in runtime_dir.glob("attached-*.json"):
         try:
             gone = not os.path.exists(json.loads(memory.read_bytes())["connection_file"])
@@ -116,13 +116,13 @@ def _forget_missing(runtime_dir: Path) -> None:
 
 
 @contextmanager
-def held(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
-    """Hold the kernel against other bridges; give the subshell that an earlier one left behind, if any.
+def lock_kernel(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
+    """Lock the kernel against other bridges; yield the subshell id that an earlier bridge left, or None.
 
-    The lock is the system's own and ends with the process, however it ends.
+    The operating system releases the lock when the process ends.
 
     Raises:
-        AlreadyBridged: another living bridge holds it.
+        AlreadyBridged: another bridge holds the lock.
     """
     path = runtime.bridge_file(runtime.private_folder(runtime_dir), kernel_id)
     lock = path.with_suffix(".lock")
@@ -131,7 +131,7 @@ def held(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
     if descriptor is None:
         raise AlreadyBridged(kernel_id, before.pid if before is not None else 0)
     try:
-        note(runtime_dir, kernel_id, None)
+        write_bridge_file(runtime_dir, kernel_id, None)
         yield before.subshell_id if before is not None else None
     finally:
         path.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ def held(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
         os.close(descriptor)
 
 
-def note(runtime_dir: Path, kernel_id: str, subshell_id: str | None) -> None:
+def write_bridge_file(runtime_dir: Path, kernel_id: str, subshell_id: str | None) -> None:
     """Write the runtime file of this process as the kernel's bridge."""
     content = BridgeFile(
         pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, subshell_id=subshell_id

@@ -1,6 +1,6 @@
-"""The kernel behind the contract's `KernelApi`, and how any procedure of the table is answered.
+"""`KernelService` implements the contract's `KernelApi`; `answer` makes endpoints of the contract's procedures.
 
-Arguments are checked here, at the bridge: a caller's mistake never reaches the kernel.
+The bridge checks all arguments, so that an invalid call never reaches the kernel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from timbr_wamp.components.relay import fitting
+from timbr_wamp.components.relay import split_to_fit
 from timbr_wamp.contract import (
     CompleteReply,
     ExecuteReply,
@@ -26,11 +26,11 @@ from timbr_wamp.contract import (
 if TYPE_CHECKING:
     from timbr_wamp.client.connection import CallInfo
     from timbr_wamp.client.subscriptions import Endpoint
-    from timbr_wamp.components.headless_supervisor import Kept
+    from timbr_wamp.components.headless_supervisor import Supervisor
 
 
 def answer(procedure: Procedure, perform: Callable[[dict[str, Any], CallInfo], Awaitable[Any]]) -> Endpoint:
-    """Return an endpoint that checks the caller's arguments, performs, and replies in builtins."""
+    """Return an endpoint that checks the arguments, calls ``perform``, and returns its result as plain values."""
 
     async def endpoint(args: tuple[Any, ...], kwargs: dict[str, Any], call: CallInfo) -> Any:
         return to_builtins(await perform(procedure.bind(args, kwargs), call))
@@ -39,22 +39,22 @@ def answer(procedure: Procedure, perform: Callable[[dict[str, Any], CallInfo], A
 
 
 class KernelService:
-    """Answers for one kernel; see `timbr_wamp.contract.KernelApi` for what each method means.
+    """The procedures of one kernel. For their meaning see `timbr_wamp.contract.KernelApi`.
 
     Args:
-        info: makes the kernel's present description.
-        restarted: awaited after a restart: the machines of the process that was are gone.
-        ended: called when the kernel was ended on request; the bridge then has nothing left to do.
+        info: returns the kernel's state and description.
+        restarted: awaited after a restart, to update the list of machines.
+        ended: called when the kernel was ended on request, to end the bridge.
     """
 
     def __init__(
         self,
-        keeper: Kept,
+        supervisor: Supervisor,
         info: Callable[[], KernelInfo],
         restarted: Callable[[], Awaitable[None]],
         ended: Callable[[], None],
     ) -> None:
-        self._keeper, self._info, self._restarted, self._ended = keeper, info, restarted, ended
+        self._supervisor, self._info, self._restarted, self._ended = supervisor, info, restarted, ended
 
     async def info(self, call: CallInfo) -> KernelInfo:
         return self._info()
@@ -63,15 +63,15 @@ class KernelService:
         return time.time()
 
     async def interrupt(self, call: CallInfo) -> None:
-        await self._keeper.link.interrupt()
+        await self._supervisor.channels.interrupt()
 
     async def restart(self, call: CallInfo) -> KernelInfo:
-        await self._keeper.restart()
+        await self._supervisor.restart()
         await self._restarted()
         return self._info()
 
     async def shutdown(self, call: CallInfo) -> None:
-        await self._keeper.shutdown()
+        await self._supervisor.shutdown()
         self._ended()
 
     async def execute(
@@ -82,7 +82,9 @@ class KernelService:
         store_history: bool = True,
         timeout_s: float | None = None,
     ) -> ExecuteReply:
-        reply = await self._keeper.link.execute(code, silent=silent, store_history=store_history, timeout_s=timeout_s)
+        reply = await self._supervisor.channels.execute(
+            code, silent=silent, store_history=store_history, timeout_s=timeout_s
+        )
         return msgspec.convert(reply, ExecuteReply, strict=False)
 
     async def execute_interactive(
@@ -95,22 +97,22 @@ class KernelService:
     ) -> ExecuteReply:
         def on_output(message: IopubMessage) -> None:
             if call.progress is not None:
-                for part in fitting(message):
+                for part in split_to_fit(message):
                     call.progress(to_builtins(part))
 
-        reply = await self._keeper.link.execute(
+        reply = await self._supervisor.channels.execute(
             code, silent=silent, store_history=store_history, timeout_s=timeout_s, on_output=on_output
         )
         return msgspec.convert(reply, ExecuteReply, strict=False)
 
     async def complete(self, call: CallInfo, code: str, cursor_pos: int | None = None) -> CompleteReply:
-        return msgspec.convert(await self._keeper.link.complete(code, cursor_pos), CompleteReply, strict=False)
+        return msgspec.convert(await self._supervisor.channels.complete(code, cursor_pos), CompleteReply, strict=False)
 
     async def inspect(
         self, call: CallInfo, code: str, cursor_pos: int | None = None, detail_level: int = 0
     ) -> InspectReply:
-        reply = await self._keeper.link.inspect(code, cursor_pos, detail_level)
+        reply = await self._supervisor.channels.inspect(code, cursor_pos, detail_level)
         return msgspec.convert(reply, InspectReply, strict=False)
 
     async def is_complete(self, call: CallInfo, code: str) -> IsCompleteReply:
-        return msgspec.convert(await self._keeper.link.is_complete(code), IsCompleteReply, strict=False)
+        return msgspec.convert(await self._supervisor.channels.is_complete(code), IsCompleteReply, strict=False)

@@ -1,10 +1,11 @@
-"""Start, restart and end the processes of kernels that are ours.
+"""Start, restart and end the processes of kernels.
 
-A kernel is started in a session of its own and without ``JPY_PARENT_PID``: with that variable ipykernel
-watches its starter and ends 0.8 s after it. So kernels outlive hosts and bridges, and a later one adopts
-them by their `KernelFile`. A process is named by pid *and* start time: a reused pid is never signalled.
+A kernel runs in a session of its own and without ``JPY_PARENT_PID``, because with that variable ipykernel
+watches its parent and ends 0.8 s after it. So kernels outlive hosts and bridges, and later ones adopt
+them by their `KernelFile`. A process is identified by pid *and* start time, so that a reused pid is never
+signalled.
 
-Blocking; callers on an event loop use a thread.
+All functions block; call them in a thread from an event loop.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from timbr_wamp.settings import ENV_PREFIX
 #: ``<folder>/<12 hex>-<port number of one digit>``, as jupyter_client names ipc sockets.
 _SOCKET_NAME_BYTES = 14
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
-#: Never handed to a kernel: secrets of its starter, and what would tie it to a starter's life.
+#: Variables that a kernel does not inherit: tokens, and those that would end it with its parent.
 _NOT_INHERITED = frozenset({"TIMBR_WAMP_TOKEN", "JUNO_AUTH_TOKEN", "JPY_PARENT_PID", "JPY_SESSION_NAME"})
 
 
@@ -45,15 +46,15 @@ def start_kernel(
     cwd: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> KernelFile:
-    """Start a new kernel and write its runtime file; return at once, before it answers.
+    """Start a new kernel and write its runtime file; return before the kernel answers.
 
     Args:
-        startup: a Python or IPython file, run in the kernel after this and each later start.
-        cwd: its working folder, this process's own when None.
-        environ: its environment, `os.environ` when None; tokens are taken out.
+        startup: path of a Python or IPython file that runs in the kernel after each (re)start.
+        cwd: its working folder; None means this process's.
+        environ: its environment; None means `os.environ`. Tokens are removed.
 
     Raises:
-        KernelStartFailed: the folder or the startup file is not there, or no process could be made.
+        KernelStartFailed: the folder or the startup file does not exist, or the process could not be started.
     """
     checked_kernel_id(kernel_id)
     where = Path(cwd or Path.cwd()).expanduser()
@@ -77,7 +78,7 @@ def start_kernel(
         connection_file=str(connection_file),
         command=[*command, "-f", str(connection_file)],
         environment={key: value for key, value in source.items() if key not in _NOT_INHERITED}
-        | {f"{ENV_PREFIX}RUNTIME_DIR": str(runtime_dir)},  # its machines leave their files where bridges look
+        | {f"{ENV_PREFIX}RUNTIME_DIR": str(runtime_dir)},  # where bridges look for the files of its machines
         cwd=str(where),
         started_at=time.time(),
         startup=startup,
@@ -87,23 +88,23 @@ def start_kernel(
 
 
 def restart_kernel(runtime_dir: Path, content: KernelFile) -> KernelFile:
-    """End the kernel's process if it lives, and start it again with the same connection file and id.
+    """End the kernel's process if it runs, and start a new one with the same connection file and id.
 
     Raises:
-        KernelStartFailed: the old process does not end, or no new one could be made.
+        KernelStartFailed: the old process did not end, or the new one could not be started.
     """
     if not end_process(content):
-        raise KernelStartFailed(f"process {content.pid} does not end")
+        raise KernelStartFailed(f"process {content.pid} did not end")
     return _spawn(runtime_dir, content)
 
 
 def end_process(content: KernelFile) -> bool:
-    """End the kernel's process and those that its cells started; tell whether it is gone."""
+    """End the kernel's process and the processes that its cells started; return whether it has ended."""
     return processes.end(content.pid, content.process_started)
 
 
 def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
-    """Remove a dead kernel's files, sockets and log, and those of its machines."""
+    """Remove the files, sockets and log of a dead kernel and of its machines."""
     machine_files(runtime_dir, Path(content.connection_file))
     _forget_bridge(runtime.bridge_file(runtime_dir, content.kernel_id))
     connection_file = Path(content.connection_file)
@@ -113,7 +114,7 @@ def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
         for port in _PORTS:
             Path(f"{prefix}-{address[port]}").unlink(missing_ok=True)
         if prefix.parent != runtime_dir and not any(prefix.parent.iterdir()):
-            prefix.parent.rmdir()  # the short folder made for these sockets alone
+            prefix.parent.rmdir()  # a short folder created for these sockets only
     connection_file.unlink(missing_ok=True)
     runtime.kernel_file(runtime_dir, content.kernel_id).unlink(missing_ok=True)
     if content.log_file:
@@ -121,7 +122,7 @@ def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
 
 
 def _forget_bridge(path: Path) -> None:
-    """Remove what a bridge that was killed left behind."""
+    """Remove the files of a bridge that was killed."""
     bridge = runtime.read_file(path, BridgeFile)
     if bridge is not None and not bridge.alive():
         path.unlink(missing_ok=True)
@@ -149,7 +150,7 @@ def _spawn(runtime_dir: Path, content: KernelFile) -> KernelFile:
 
 
 def _write_connection_file(runtime_dir: Path, kernel_id: str) -> Path:
-    """Write a connection file, 0600: ipc in a folder of ours, tcp on 127.0.0.1 where there is no ipc."""
+    """Write a connection file with mode 0600, for ipc in a private folder, or for tcp on 127.0.0.1 without ipc."""
     address: dict[str, object] = {"key": secrets.token_hex(32), "signature_scheme": "hmac-sha256", "kernel_name": ""}
     if zmq.has("ipc"):
         folder = runtime.socket_folder(runtime_dir, _SOCKET_NAME_BYTES)

@@ -1,4 +1,4 @@
-"""Find the machines of a kernel, or of a process without one, by the runtime files that they write."""
+"""Find the machines of a kernel or of a headless process by their runtime files."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from timbr_wamp.runtime import HeadlessFile, MachineFile
 
 
 def machine_files(runtime_dir: Path, connection_file: Path) -> dict[str, MachineFile]:
-    """Return the living machines of the kernel with that connection file, by name; the newest of each.
+    """Return the machines of the kernel with that connection file, by name; of several with one name, the newest.
 
     Files and sockets of dead processes are removed.
     """
     kernel = os.path.realpath(connection_file)
-    return _living(
+    return _live_machine_files(
         runtime_dir,
         lambda file: file.connection_file is not None and os.path.realpath(file.connection_file) == kernel,
     )
 
 
 def headless_machine_files(runtime_dir: Path, process: HeadlessFile) -> dict[str, MachineFile]:
-    """Return the living machines of a process without a kernel, by name; the newest of each.
+    """Return the machines of a headless process, by name; of several with one name, the newest.
 
     Files and sockets of dead processes are removed.
     """
-    return _living(
+    return _live_machine_files(
         runtime_dir,
         lambda file: (file.pid, file.connection_file) == (process.pid, None),
     )
 
 
-def _living(runtime_dir: Path, belongs: Callable[[MachineFile], bool]) -> dict[str, MachineFile]:
+def _live_machine_files(runtime_dir: Path, belongs: Callable[[MachineFile], bool]) -> dict[str, MachineFile]:
     found = dict[str, MachineFile]()
     for path in runtime_dir.glob("machine-*.json"):
         file = runtime.read_file(path, MachineFile)

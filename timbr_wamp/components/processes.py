@@ -1,4 +1,4 @@
-"""Processes of our own: made in sessions of their own, ended by pid and start time, never a reused pid."""
+"""Start processes in sessions of their own, and end them by pid and start time, so never by a reused pid."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import psutil
 
 from timbr_wamp import runtime
 
-#: After SIGTERM a process has this long, after SIGKILL the system.
-TERM_S = 3.0
-KILL_S = 5.0
+#: Timeouts for a process to end after SIGTERM and after SIGKILL.
+TERM_TIMEOUT_S = 3.0
+KILL_TIMEOUT_S = 5.0
 LOG_TAIL_BYTES = 2000
 
 
@@ -25,10 +25,10 @@ def spawn(
 ) -> tuple[int, float]:
     """Start a process that outlives this one; return its pid and start time.
 
-    What it prints is appended to ``log_file`` (0600).
+    Its output is appended to ``log_file`` (mode 0600).
 
     Raises:
-        OSError: it could not be made.
+        OSError: it could not be started.
     """
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -37,13 +37,13 @@ def spawn(
         )
     finally:
         os.close(log)
-    # Whoever starts it must collect it when it ends, or it stays a zombie; the thread ends with it.
+    # The parent must wait for it, or it becomes a zombie; the thread ends with the process.
     threading.Thread(target=process.wait, name=f"collect-{process.pid}", daemon=True).start()
     return process.pid, runtime.process_started(process.pid) or 0.0
 
 
-def end(pid: int, started: float, *, term_s: float = TERM_S, kill_s: float = KILL_S) -> bool:
-    """End a process and those it started, politely and then not; tell whether it is gone. Blocks."""
+def end(pid: int, started: float, *, term_s: float = TERM_TIMEOUT_S, kill_s: float = KILL_TIMEOUT_S) -> bool:
+    """End a process and its process group with SIGTERM, then SIGKILL; return whether it has ended. Blocks."""
     for number, wait_s in ((signal.SIGTERM, term_s), (signal.SIGKILL, kill_s)):
         if not send_signal(pid, started, number, group=True):
             return True
@@ -58,7 +58,7 @@ def end(pid: int, started: float, *, term_s: float = TERM_S, kill_s: float = KIL
 
 
 def send_signal(pid: int, started: float, number: signal.Signals, *, group: bool = False) -> bool:
-    """Send a signal; False when that process is gone. With ``group`` to its whole process group, if it leads one."""
+    """Send a signal, with ``group`` to the process group that it leads; return False when the process has ended."""
     if not runtime.process_alive(pid, started):
         return False
     try:
@@ -72,7 +72,7 @@ def send_signal(pid: int, started: float, number: signal.Signals, *, group: bool
 
 
 def log_tail(log_file: Path) -> str:
-    """Return the end of a log file, for error messages; empty when there is none."""
+    """Return the end of a log file, for error messages; empty when there is no file."""
     try:
         with open(log_file, "rb") as file:
             file.seek(0, os.SEEK_END)
@@ -83,10 +83,10 @@ def log_tail(log_file: Path) -> str:
 
 
 def lock(path: Path) -> int | None:
-    """Lock a file; return its descriptor, None when another process holds it.
+    """Lock a file; return its descriptor, or None when another process holds the lock.
 
-    The lock is the system's own: it ends with the process, however that ends. Whoever lets go of it
-    removes the file first, then closes the descriptor.
+    The operating system releases the lock when the process ends. To release it, remove the file
+    first, then close the descriptor.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -95,7 +95,7 @@ def lock(path: Path) -> int | None:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except FileNotFoundError:
-            pass  # its holder removed it between our opening and locking: what we hold counts for nobody
+            pass  # the holder removed the file between open and flock, so this lock is void
         except OSError:
             os.close(descriptor)
             return None

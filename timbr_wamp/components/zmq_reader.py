@@ -1,9 +1,9 @@
-"""Read a ZeroMQ socket from an asyncio loop, many messages a wakeup, without a future for each.
+"""Read a ZeroMQ socket in an asyncio loop: many messages per wakeup, without a future for each.
 
 ZeroMQ's descriptor is edge-triggered and shared by both directions
-(https://libzmq.readthedocs.io/en/latest/zmq_getsockopt.html, ZMQ_FD): it may be read only until empty,
-and a send or `setsockopt` can swallow its signal. So a reader drains until there is nothing, and whoever
-does something else with the socket calls `wake`.
+(https://libzmq.readthedocs.io/en/latest/zmq_getsockopt.html, ZMQ_FD): the reader must read until the
+socket is empty, and a send or `setsockopt` can consume the event. So code that uses the socket in
+another way must call `wake` afterwards.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Callable
 
 import zmq
 
-#: A reader that is held up looks again after this.
-HOLD_S = 0.005
+#: Interval for checking ``can_read`` again.
+HOLD_INTERVAL_S = 0.005
 
 
 class Reader:
-    """Call ``drain`` in the loop's thread while a socket may have messages.
+    """Calls ``drain`` in the loop's thread while a socket may have messages.
 
     Args:
-        drain: reads some messages without blocking; tells whether there may be more.
-        clear: asked before each drain; False holds reading up, and what arrives stays in ZeroMQ.
+        drain: reads some messages without blocking; returns whether there may be more.
+        can_read: called before each drain; while it returns False, messages stay in ZeroMQ.
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], drain: Callable[[], bool], *, clear: Callable[[], bool] | None = None
+        self, socket: zmq.Socket[bytes], drain: Callable[[], bool], *, can_read: Callable[[], bool] | None = None
     ) -> None:
-        self._socket, self._drain, self._clear = socket, drain, clear
+        self._socket, self._drain, self._can_read = socket, drain, can_read
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.Handle | None = None
         self._closed = False
@@ -37,12 +37,12 @@ class Reader:
         self.wake()
 
     def wake(self) -> None:
-        """Look for messages soon. Idempotent."""
+        """Schedule a check for messages. Idempotent."""
         if self._next is None and not self._closed:
             self._next = self._loop.call_soon(self._turn)
 
     def close(self) -> None:
-        """Stop reading and close the socket; what it has not sent yet is dropped. Idempotent."""
+        """Stop reading and close the socket; unsent messages are dropped. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -53,7 +53,7 @@ class Reader:
 
     def _turn(self) -> None:
         self._next = None
-        if self._clear is not None and not self._clear():
-            self._next = self._loop.call_later(HOLD_S, self._turn)
+        if self._can_read is not None and not self._can_read():
+            self._next = self._loop.call_later(HOLD_INTERVAL_S, self._turn)
         elif self._drain():
-            self.wake()  # other tasks get their turn first
+            self.wake()  # lets other tasks run first

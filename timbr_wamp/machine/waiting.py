@@ -19,10 +19,10 @@ from itertools import islice
 from operator import methodcaller
 from typing import TypeAlias
 
-#: Who waits looks at the state at least so often, seconds: an interrupted thread may not have woken him.
+#: A waiter looks at the state at least this often, seconds: an interrupted thread may not have woken it.
 WAKE_LIMIT_S = 0.5
 
-#: Locks, each held by somebody who waits on it, and released to wake him.
+#: Locks, each held by the thread that waits on it, and released to wake that thread.
 Waiters: TypeAlias = "deque[LockType]"
 
 _release: Callable[[LockType], None] = methodcaller("release")

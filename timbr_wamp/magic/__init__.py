@@ -1,7 +1,7 @@
-"""The ``%wamp`` magics: kernels on the router and their machines, from a notebook or IPython.
+"""The ``%wamp`` magics: control kernels on the router and their machines from a notebook or IPython.
 
-``%load_ext timbr_wamp`` brings them. ``%juno`` is the same object under the name that it had in
-juno-magic. What each verb does: ``%wamp help``, and ``docs/reference/magics.md``.
+``%load_ext timbr_wamp`` loads them. ``%juno`` is the same magic under its name in juno-magic. For
+the verbs see ``%wamp help`` and ``docs/reference/magics.md``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add ``%wamp`` and ``%juno`` and their completion to a shell. Replay changes nothing."""
+    """Add ``%wamp`` and ``%juno`` and their completion to a shell. Idempotent."""
     from timbr_wamp.magic.extension import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Take all of it away again, and close the client that it opened."""
+    """Remove the magics and close the client that they opened."""
     from timbr_wamp.magic.extension import unload
 
     unload(shell)

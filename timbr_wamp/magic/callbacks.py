@@ -1,9 +1,9 @@
-"""Functions of the notebook that are called for each event of a topic.
+"""`CallbackSubscription`: a function of the notebook that is called for each event of a topic.
 
-They run in the client's callback thread, one after the other. Prints of a callback go to the cell
-that subscribed it: in ipykernel a thread otherwise prints into whichever cell ran last. A callback
-that fails is shown there and logged, once for the same error, and counted (``%wamp status``); it
-stays subscribed, since a function redefined under the same name may well go right.
+Callbacks run in the client's callback thread, one after the other. Their output goes to the cell that
+subscribed them; in ipykernel a thread otherwise prints into whichever cell ran last. An exception of a
+callback is shown there and logged, once for the same error, and counted (``%wamp status``). The callback
+stays subscribed, because the user may redefine the function under the same name.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from timbr_wamp.errors import described
 logger = logging.getLogger(__name__)
 
 #: Arguments by position and by name.
-Words: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-#: An event's arguments → the arguments of each call; several when it is a batch.
-Decode: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], Iterable[Words]]
+CallArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+#: Converts the arguments of an event to the arguments of each call; a batch gives several calls.
+Decode: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], Iterable[CallArguments]]
 
 
-class Ending(Protocol):
-    """What ends the flow of events: the client's subscription."""
+class Unsubscribable(Protocol):
+    """The client's subscription."""
 
     def unsubscribe(self) -> object:
-        """End it."""
+        """End the subscription."""
 
 
-class Watch:
-    """One subscription: a topic, a function's name, and how it went so far."""
+class CallbackSubscription:
+    """A subscription of a function, by its name, to a topic, with counts of calls and failures."""
 
     def __init__(self, shell: Any, topic: str, callback: str, find: Callable[[], Callable[..., object]]) -> None:
         self.topic, self.callback = topic, callback
         self.calls = self.failures = 0
         self.last_error: str | None = None
         self._shell, self._find = shell, find
-        # The request of the cell that subscribes; a terminal has none, nor a need for one.
+        # the request of the subscribing cell; a terminal has none
         self._cell = shell.get_parent() if hasattr(shell, "set_thread_parent") else None
-        self._decode: Decode = _as_it_is
-        self._ending: Ending | None = None
+        self._decode: Decode = _unchanged
+        self._subscription: Unsubscribable | None = None
         self._ended = False
 
     def __repr__(self) -> str:
         failed = f", {self.failures} failed, last with {self.last_error}" if self.failures else ""
         return f"{self.topic} → {self.callback}: {self.calls} calls{failed}"
 
-    def begin(self, subscribe: Callable[[Callable[..., None]], Ending], decode: Decode | None = None) -> None:
-        """Subscribe. ``decode`` makes the calls' arguments of an event's; None: one call with them."""
-        self._decode = decode or _as_it_is
-        self._ending = subscribe(self._on_event)
+    def begin(self, subscribe: Callable[[Callable[..., None]], Unsubscribable], decode: Decode | None = None) -> None:
+        """Subscribe. ``decode=None`` means one call per event with the event's arguments."""
+        self._decode = decode or _unchanged
+        self._subscription = subscribe(self._on_event)
 
     def end(self) -> None:
-        """Unsubscribe; events that wait are not called. Idempotent."""
-        self._ended, ending, self._ending = True, self._ending, None
+        """Unsubscribe; queued events are dropped. Idempotent."""
+        self._ended, ending, self._subscription = True, self._subscription, None
         if ending is not None:
             ending.unsubscribe()
 
@@ -69,12 +69,12 @@ class Watch:
                         return
                     self.calls += 1
                     self._find()(*call_args, **call_kwargs)
-            except Exception as error:  # the notebook's code may do anything
+            except Exception as error:  # user code may raise anything
                 self._failed(error)
 
     @contextmanager
     def _in_cell(self) -> Iterator[None]:
-        """Let this thread print into the cell that subscribed."""
+        """Redirect this thread's output to the cell that subscribed."""
         if self._cell is None:
             yield
             return
@@ -93,5 +93,5 @@ class Watch:
         self.last_error = text
 
 
-def _as_it_is(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Words]:
+def _unchanged(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[CallArguments]:
     return [(tuple(args), dict(kwargs))]

@@ -1,7 +1,7 @@
-"""The table of ``%wamp`` verbs: their arguments and words, read by the parser, Tab and the tests.
+"""The table of ``%wamp`` verbs and their arguments, used by the parser, the completion and the tests.
 
-Pure data. What a verb does stands in `timbr_wamp.magic.verbs`, in the method of its name; what
-people read about it in ``docs/reference/magics.md``.
+Each verb is carried out by the method with its name in `timbr_wamp.magic.verbs` and documented in
+``docs/reference/magics.md``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Literal
 from timbr_wamp.contract.policy_syntax import parse_policy
 from timbr_wamp.errors import InvalidArgument
 
-#: What Tab offers for an argument's value.
+#: Kind of values that Tab completes for an argument.
 Offer = Literal["kernel", "slot", "target", "policy", "handler", "topic", "name", "verb", None]
 
-#: Stands for the machine where a slot could.
+#: Word for the machine in place of a slot.
 MACHINE = "machine"
 
-#: Short names of topics, and whether they belong to the kernel or to its machine.
+#: Short names of the topics of a kernel and of a machine.
 KERNEL_TOPICS = ("state", "iopub")
 MACHINE_TOPICS = ("machine", "records", "status", "event", "error")
 TOPICS = (*MACHINE_TOPICS, *KERNEL_TOPICS)
@@ -28,47 +28,47 @@ TOPICS = (*MACHINE_TOPICS, *KERNEL_TOPICS)
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a verb: an option when its name begins with ``--``, else positional."""
+    """An argument of a verb: an option if its name starts with ``--``, else positional."""
 
     name: str
     help: str
-    #: Makes the value from the text; None for an option that is a mere switch.
+    #: Converts the text to the value; None for a switch.
     convert: Callable[[str], object] | None = str
     required: bool = True
     default: object = None
     offer: Offer = None
-    #: It takes all words that follow, none too.
+    #: The argument takes all following words, possibly none.
     many: bool = False
 
     @property
     def is_option(self) -> bool:
-        """It is named on the line, and never required."""
+        """Whether it is an option. Options are never required."""
         return self.name.startswith("--")
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb of ``%wamp``."""
+    """A verb of ``%wamp``."""
 
     name: str
     help: str
     arguments: tuple[Argument, ...] = ()
-    #: What the rest of the line is when it is Python and not words; None: all words.
+    #: Description of the Python text at the end of the line; None if the verb takes none.
     code: str | None = None
 
     @property
     def options(self) -> tuple[Argument, ...]:
-        """Its arguments that begin with ``--``."""
+        """The options."""
         return tuple(argument for argument in self.arguments if argument.is_option)
 
     @property
     def positionals(self) -> tuple[Argument, ...]:
-        """Its other arguments, in their order."""
+        """The positional arguments, in order."""
         return tuple(argument for argument in self.arguments if not argument.is_option)
 
 
 def slot_key(text: str) -> int | str:
-    """Return a slot's number, or its name when the text is none.
+    """Return a slot's number, or its name if the text is not a number.
 
     >>> slot_key("2"), slot_key("clean")
     (2, 'clean')
@@ -77,7 +77,7 @@ def slot_key(text: str) -> int | str:
 
 
 def count(text: str) -> int:
-    """Return a number of at least 1."""
+    """Parse a number of at least 1."""
     number = int(text)
     if number < 1:
         raise ValueError(text)
@@ -85,7 +85,7 @@ def count(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Return a duration above 0, in seconds."""
+    """Parse a duration in seconds, greater than 0."""
     number = float(text)
     if not 0 < number < float("inf"):
         raise ValueError(text)
@@ -93,11 +93,11 @@ def seconds(text: str) -> float:
 
 
 def policy(text: str) -> object:
-    """Return the policy that one text says, its words joined by commas."""
+    """Parse a policy from one text with arguments separated by commas."""
     try:
         return parse_policy(text)
     except InvalidArgument as error:
-        raise ArgumentTypeError(str(error)) from None  # its text is the one that people read
+        raise ArgumentTypeError(str(error)) from None  # argparse shows the text of this error
 
 
 count.__name__ = "count (1 or more)"  # argparse names the converter in its message
@@ -113,21 +113,21 @@ def _switch(name: str, help: str) -> Argument:
 
 
 _SLOT = Argument("slot", "number or name of the slot", slot_key, offer="slot")
-_LIMIT = _optional("n", "how many, 10 when not given", convert=count, default=10)
-_TIMEOUT = _optional("--timeout-s", "give up after so many seconds; no limit when not given", convert=seconds)
+_LIMIT = _optional("n", "how many; 10 by default", convert=count, default=10)
+_TIMEOUT = _optional("--timeout-s", "timeout in seconds; no limit by default", convert=seconds)
 
 _VERBS = (
     Verb(
         "token",
-        "keep a token for the next connect; asks for it when not given",
+        "store a token for the next connect; prompts for it if not given",
         (_optional("token", "<name>.<secret>"),),
     ),
     Verb(
         "connect",
-        "connect to a router; an open connection that fits stays",
+        "connect to a router; a matching open connection is kept",
         (
-            _optional("url", "ws://…, wss://… or rs+unix:///path; the local router when not given"),
-            _optional("--token", "<name>.<secret>; better kept with `%wamp token`"),
+            _optional("url", "ws://…, wss://… or rs+unix:///path; the local router by default"),
+            _optional("--token", "<name>.<secret>; `%wamp token` is safer"),
             _optional("--realm", "the router's realm"),
             _switch("--reconnect", "close an open connection first"),
         ),
@@ -136,14 +136,14 @@ _VERBS = (
     Verb(
         "list",
         "list the kernels on the router",
-        (_switch("--details", "all that is known of each"), _switch("--raw", "their URI prefixes, as a plain list")),
+        (_switch("--details", "all details of each"), _switch("--raw", "their URI prefixes, as a plain list")),
     ),
     Verb(
         "select",
-        "choose the kernel that the other verbs and %%wamp cells go to",
+        "select the kernel for the other verbs and %%wamp cells",
         (
-            _optional("kernel", "id, name, or the beginning of an id", offer="kernel"),
-            _optional("--machine", "one of its machines, when it has several"),
+            _optional("kernel", "id, name, or the start of one", offer="kernel"),
+            _optional("--machine", "one of its machines, if it has several"),
         ),
     ),
     Verb("status", "show connection, kernel, machine and failed callbacks"),
@@ -152,43 +152,43 @@ _VERBS = (
         "call a function of this notebook for each event of a topic",
         (
             _optional("topic", f"{', '.join(TOPICS)}, or a whole URI", default="machine", offer="topic"),
-            Argument("callback", "name of the function; looked up anew for each event", offer="name"),
+            Argument("callback", "name of the function; looked up for each event", offer="name"),
         ),
     ),
     Verb(
         "unsubscribe",
-        "end subscriptions; all of them when no topic is given",
+        "end subscriptions; all of them without a topic",
         (
-            _optional("topic", "as it was subscribed to", offer="topic"),
-            _optional("callback", "only this function", offer="name"),
+            _optional("topic", "the topic as it was subscribed to", offer="topic"),
+            _optional("callback", "end this function's subscription only", offer="name"),
         ),
     ),
     Verb("interrupt", "interrupt the cell that runs on the kernel"),
-    Verb("restart", "restart the kernel; its id stays"),
+    Verb("restart", "restart the kernel; it keeps its id"),
     Verb("slots", "show the machine's slots"),
     Verb(
         "set",
-        "put a function in a slot, running or not",
+        "assign a function to a slot, also while the machine runs",
         (
             _SLOT,
             _optional("--name", "name the slot"),
             _optional(
                 "--policy",
-                "what becomes of a message when it raises, such as drop,retries=3",
+                "what happens to a message when it raises, such as drop,retries=3",
                 convert=policy,
                 offer="policy",
             ),
         ),
         code="a function's name, source text such as `lambda x: x**2`, or `module:name`",
     ),
-    Verb("delete", "make a slot identity again", (_SLOT,)),
+    Verb("delete", "unset a slot", (_SLOT,)),
     Verb(
         "policy",
-        "say what becomes of a message when a slot raises; show it when nothing is said",
+        "set what happens to a message when a slot raises; show it without arguments",
         (
             Argument(
                 "slot",
-                f"number or name of the slot, or `{MACHINE}`: all without one of their own",
+                f"number or name of the slot, or `{MACHINE}` for slots without a policy of their own",
                 slot_key,
                 offer="target",
             ),
@@ -197,72 +197,72 @@ _VERBS = (
     ),
     Verb(
         "handler",
-        "choose the event handler; show it when none is named",
+        "set the event handler; show it without arguments",
         (
             _optional("name", "name of the handler", offer="handler"),
             _optional("options", "name=value …", many=True),
         ),
     ),
-    Verb("revisions", "show the kept states of the slot table"),
-    Verb("rollback", "bring back an earlier slot table", (Argument("number", "number of the revision", count),)),
+    Verb("revisions", "show the kept revisions of the slot table"),
+    Verb("rollback", "restore an earlier slot table", (Argument("number", "number of the revision", count),)),
     Verb(
         "put",
-        "queue a message; gives its id",
-        (_optional("--oid", "id of the message; one that is known is not put twice"),),
+        "queue a message; shows its id",
+        (_optional("--oid", "id of the message; a message with a known id is not queued again"),),
         code="a Python expression, evaluated here",
     ),
     Verb(
         "call",
-        "run a message through the slots; counts and publishes nothing",
+        "run a message through the slots without counting or publishing it",
         code="a Python expression, evaluated here",
     ),
     Verb("start", "start processing"),
-    Verb("pause", "stop after the message under way; the rest waits"),
-    Verb("resume", "go on after a pause"),
+    Verb("pause", "pause after the current message; queued messages stay queued"),
+    Verb("resume", "continue after a pause"),
     Verb(
         "stop",
-        "stop processing; what waits is kept",
+        "stop processing; queued messages are kept",
         (
-            _switch("--drain", "finish what waits first"),
-            _optional("--timeout-s", "how long to wait, 5 when not given", convert=seconds, default=5.0),
+            _switch("--drain", "process queued messages first"),
+            _optional("--timeout-s", "timeout in seconds; 5 by default", convert=seconds, default=5.0),
         ),
     ),
     Verb(
         "progress",
-        "show how far the machine is with its source",
-        (_switch("--wait", "show a bar until nothing is left to do"), _TIMEOUT),
+        "show the machine's progress with its source",
+        (_switch("--wait", "show a bar until everything is processed"), _TIMEOUT),
     ),
     Verb("records", "show the newest records", (_LIMIT,)),
     Verb(
         "tap",
-        "give a live list of one slot's newest values",
+        "return a live list of the newest values of a slot",
         (
             _optional("label", "in, f0 …, or a slot's name or number", convert=slot_key, default="in", offer="slot"),
-            _optional("n", "how many, 50 when not given", convert=count, default=50),
+            _optional("n", "how many; 50 by default", convert=count, default=50),
         ),
     ),
     Verb("errors", "show the newest failures of slots", (_LIMIT,)),
     Verb("groups", "show failures by slot, exception class and line", (_LIMIT,)),
     Verb(
         "retry",
-        "put messages that failed again; all unresolved ones when none is named",
+        "queue failed messages again; all unresolved ones by default",
         (_optional("oids", "ids of messages", many=True),),
     ),
-    Verb("plot", "draw which slot consumes whose value"),
+    Verb("plot", "draw which slot consumes the value of which"),
     Verb(
         "execute",
         "run code on the kernel, as a %%wamp cell does",
-        (_optional("--kernel", "another kernel than the selected one", offer="kernel"), _TIMEOUT),
+        (_optional("--kernel", "a kernel other than the selected one", offer="kernel"), _TIMEOUT),
         code="Python code for the kernel",
     ),
-    Verb("help", "show the verbs, or one of them", (_optional("verb", "the one to show", offer="verb"),)),
+    Verb("help", "list the verbs, or explain one", (_optional("verb", "the verb to explain", offer="verb"),)),
 )
 
 VERBS: dict[str, Verb] = {verb.name: verb for verb in _VERBS}
 
-#: Verbs of juno-magic that have no counterpart here, and the sentence that says what to do instead.
+#: Verbs of juno-magic without a counterpart, and what to do instead.
 REPLACED: dict[str, str] = {
-    "start_bridge": "run `timbr-wamp bridge {connection_file}` in a terminal of this computer: the bridge is a process "
-    "beside the kernel, so that it answers while a cell runs and outlives this notebook's page",
+    "start_bridge": "run `timbr-wamp bridge {connection_file}` in a terminal of this computer: the bridge is a "
+    "separate process, so that it answers while a cell runs and keeps running when this notebook is closed",
     "stop_bridge": "end the `timbr-wamp bridge` process of this kernel with Ctrl-C in its terminal",
 }

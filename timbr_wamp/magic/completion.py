@@ -1,6 +1,6 @@
-"""Tab after ``%wamp``: verbs, options, kernels, slots, topics and names of the notebook.
+"""Tab completion after ``%wamp``: verbs, options, kernels, slots, topics and names of the notebook.
 
-`candidates` is pure and reads the table of verbs; `matcher_for` fits it into IPython's completer.
+`candidates` is pure and uses the table of verbs; `matcher_for` adapts it to IPython's completer.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from timbr_wamp.contract.policy_syntax import POLICY_COMPLETIONS
 from timbr_wamp.magic.commands import MACHINE, TOPICS, VERBS, Argument, Offer, Verb
 from timbr_wamp.plugins import HANDLERS, names
 
-#: The magic's line up to the cursor, also behind an assignment: ``rows = %wamp rec``.
+#: The magic's line up to the cursor, also after an assignment: ``rows = %wamp rec``.
 _LINE = re.compile(r"^\s*(?:[\w, ]+=\s*)?(?P<percent>%{1,2})(?:wamp|juno)\s(?P<line>.*)$")
 
-#: Gives the present candidates for what an argument names.
+#: Functions that return the current candidates for each kind of value.
 Offers = Mapping[Offer, Callable[[], Iterable[str]]]
 
 
 def candidates(line: str, offers: Offers) -> list[str] | None:
-    """Return what may stand at the end of ``line``, the text after the magic's name.
+    """Return the completions at the end of ``line``, the text after the magic's name.
 
-    None where Python text stands: that is Python's completer's to know.
+    None inside Python text, which IPython completes.
 
     >>> candidates("sel", {})
     ['select']
@@ -69,7 +69,7 @@ def matcher_for(offers: Offers) -> Callable[[CompletionContext], SimpleMatcherRe
 
 
 def _expected(verb: Verb, words: list[str]) -> tuple[Argument, ...]:
-    """Return the arguments that the next word may belong to: two when the first may be left out."""
+    """Return the arguments that the next word may belong to: two if the first one is optional."""
     options = {option.name: option for option in verb.options}
     position = 0
     value_of: Argument | None = None
@@ -104,5 +104,5 @@ def _offered(offer: Offer, offers: Offers) -> Iterable[str]:
 
 
 def callables(namespace: Mapping[str, Any]) -> list[str]:
-    """Return the names of the notebook's own functions and classes."""
+    """Return the names of functions and classes in a namespace."""
     return sorted(name for name, value in namespace.items() if callable(value) and not name.startswith("_"))

@@ -1,4 +1,4 @@
-"""``%wamp`` in a shell: registered, completed, unloaded; and the magic function itself."""
+"""Register ``%wamp`` in a shell and unload it; and the magic function itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from IPython.utils.text import DollarFormatter
 
 from timbr_wamp.errors import TimbrError, described
 from timbr_wamp.magic.completion import callables, matcher_for
-from timbr_wamp.magic.failures import made_short
-from timbr_wamp.magic.parser import HelpWanted, parse
+from timbr_wamp.magic.failures import shortened
+from timbr_wamp.magic.parser import HelpRequested, parse
 from timbr_wamp.magic.shell_state import ShellState
 from timbr_wamp.magic.verbs import Verbs
 from timbr_wamp.magic.views import Text
 
-#: The magic's names; the second is the one that it had in juno-magic.
+#: The magic's names; the second is its name in juno-magic.
 NAMES = ("wamp", "juno")
 
 _loaded: WeakKeyDictionary[Any, Wamp] = WeakKeyDictionary()
@@ -34,7 +34,7 @@ def load(shell: Any) -> None:
 
 
 def unload(shell: Any) -> None:
-    """Take away what `load` added; end subscriptions and close the client. Idempotent."""
+    """Remove what `load` added, end subscriptions and close the client. Idempotent."""
     wamp = _loaded.pop(shell, None)
     if wamp is None:
         return
@@ -61,28 +61,28 @@ class Wamp:
             }
         )
 
-    @no_var_expand  # type: ignore[untyped-decorator]  # IPython would garble {"dicts": 1}; `parse` expands words only
+    @no_var_expand  # type: ignore[untyped-decorator]  # IPython would expand {"dicts": 1}; `parse` expands arguments only
     @needs_local_scope  # type: ignore[untyped-decorator]
     def wamp(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> object:
         """Control kernels and machines on a WAMP router.
 
-        ``%wamp connect`` first, then ``%wamp list`` and ``%wamp select <name>``. A cell that begins
-        with ``%%wamp`` runs on the selected kernel. ``%wamp help`` shows all verbs, ``%wamp help
-        <verb>`` explains one.
+        Start with ``%wamp connect``, then ``%wamp list`` and ``%wamp select <name>``. A cell that
+        starts with ``%%wamp`` runs on the selected kernel. ``%wamp help`` lists all verbs, ``%wamp
+        help <verb>`` explains one.
         """
         namespace = {**self._shell.user_ns, **(local_ns or {})}
         try:
             command = parse(line, cell=cell is not None, expand=lambda text: _expanded(text, namespace))
             return self._verbs.run(command, cell, namespace)
-        except HelpWanted as wanted:
+        except HelpRequested as wanted:
             return Text(wanted.text)
         except TimbrError as error:
-            raise made_short(error) from None
+            raise shortened(error) from None
 
 
 def _expanded(text: str, namespace: dict[str, Any]) -> str:
-    """Replace ``$name`` and ``{expression}`` by their values in the notebook."""
+    """Replace ``$name`` and ``{expression}`` with their values in the notebook."""
     try:
         return str(DollarFormatter().vformat(text, (), namespace))
-    except Exception as error:  # evaluates what the notebook wrote
+    except Exception as error:  # evaluates a user's expression
         raise UsageError(f"{text.strip()}: {described(error)}") from None

@@ -1,4 +1,4 @@
-"""How errors show in a cell: one clear message, not forty lines of our own frames."""
+"""Show errors in a cell as one message, without timbr_wamp's own stack frames."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import partial
 from typing import TypeVar
 
 from timbr_wamp.contract import ExecuteReply
-from timbr_wamp.errors import class_and_text
+from timbr_wamp.errors import class_and_text, described
 
 
 class RemoteCellError(Exception):
-    """A cell ended with an error on the kernel that it ran on.
+    """A cell raised an error on the remote kernel.
 
-    What is raised is a subclass named like the error over there, so that ``%%wamp`` stops "Run
-    All" and programs (nbclient) read the name; its traceback is the remote one.
+    The exception that is raised is of a subclass with the name of the remote error's class, for programs
+    that read the name (nbclient), and has the remote traceback. It stops "Run All".
     """
 
     def __init__(self, evalue: str, lines: list[str]) -> None:
@@ -29,19 +29,23 @@ class RemoteCellError(Exception):
 
 
 def cell_error(reply: ExecuteReply) -> RemoteCellError:
-    """Return the exception that stands for a reply that is not ``ok``."""
+    """Return the exception for a reply that is not ``ok``."""
     if reply.status == "aborted":
-        name, value = "Aborted", "the kernel did not run the cell: an earlier one failed, or it restarts"
+        name, value = (
+            "Aborted",
+            "the kernel did not run the cell, because an earlier one failed or it restarts",
+        )
     else:
         name, value = reply.ename or "Error", reply.evalue or ""
     kind = type(name, (RemoteCellError,), {"__module__": __name__})
-    error: RemoteCellError = kind(value, list(reply.traceback) or [f"{name}: {value}"])
+    error: RemoteCellError = kind(value, list(reply.traceback) or [class_and_text(name, value)])
     return error
 
 
-#: Files in a traceback's text, and those that only tell how we work: then the sentence says all.
+#: File names in a traceback, and files of timbr_wamp and the standard library. A traceback with no other files is
+#: not shown.
 _FILE = re.compile(r'^ *File "([^"]+)", line \d+', re.MULTILINE)
-_OURS = re.compile(
+_INTERNAL = re.compile(
     r"[/\\]timbr_wamp[/\\](client|components|contract|kernel|machine|router)[/\\]"
     r"|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
 )
@@ -49,18 +53,18 @@ _OURS = re.compile(
 E = TypeVar("E", bound=BaseException)
 
 
-def made_short(error: E) -> E:
-    """Return ``error``, which IPython then shows as its sentence, and its remote traceback if users' code is in it.
+def shortened(error: E) -> E:
+    """Return ``error``, changed so that IPython shows one line, and the remote traceback if it has users' code.
 
-    Class and arguments stay, so that a notebook can catch it as any other program does.
+    Class and arguments are unchanged, so that a notebook can catch it.
     """
-    error._render_traceback_ = partial(_rendered, error)  # type: ignore[attr-defined]  # IPython asks for this name
+    error._render_traceback_ = partial(_rendered, error)  # type: ignore[attr-defined]  # called by IPython
     return error
 
 
 def _rendered(error: BaseException) -> list[str]:
-    lines = [class_and_text(type(error).__name__, str(error))]
+    lines = [described(error)]
     remote = getattr(error, "remote_traceback", None) or ""
-    if any(not _OURS.search(file) for file in _FILE.findall(remote)):
-        lines += ["", "where it was raised:", *remote.rstrip().splitlines()]
+    if any(not _INTERNAL.search(file) for file in _FILE.findall(remote)):
+        lines += ["", "remote traceback:", *remote.rstrip().splitlines()]
     return lines

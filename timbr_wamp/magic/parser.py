@@ -1,7 +1,7 @@
-"""A line after ``%wamp`` → a verb and its arguments. Pure: no shell, no connection.
+"""Parse a line after ``%wamp`` into a verb and its arguments. Pure.
 
-The words follow shell quoting. Verbs that take Python take the rest of their line as it stands, so
-that code needs no quoting: ``%wamp set 0 lambda x: x["mag"] > 4``.
+Arguments follow shell quoting. Verbs that take Python use the rest of the line unchanged, so that code
+needs no quoting: ``%wamp set 0 lambda x: x["mag"] > 4``.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _HELP = ("-h", "--help")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a line asks for. Arguments may hold a token, so they are not shown."""
+    """A parsed line. The arguments may contain a token, so they are not in the ``repr``."""
 
     verb: str
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)
-    #: The Python text of verbs that take some; empty when none was given.
+    #: The Python text for verbs that take some; else empty.
     code: str = ""
 
 
-class HelpWanted(Exception):
-    """Not an error: the line asks for help, and this is it."""
+class HelpRequested(Exception):
+    """Raised when the line asks for help; contains the text to show."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -52,22 +52,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(line: str, *, cell: bool = False, expand: Callable[[str], str] = str) -> Command:
-    """Return the command that a line after ``%wamp`` (``%%wamp`` with ``cell``) asks for.
+    """Return the command of a line after ``%wamp``, or with ``cell`` after ``%%wamp``.
 
     Args:
         line: the text after the magic's name.
-        cell: there is a cell below; a line without a verb then means ``execute``.
-        expand: replaces ``$name`` and ``{expression}``; Python text is never given to it.
+        cell: it is a cell magic; a line without a verb then means ``execute``.
+        expand: replaces ``$name`` and ``{expression}`` in arguments, not in Python text.
 
     Raises:
-        UsageError: unknown verb, or arguments that do not fit; with the usage line.
-        HelpWanted: ``help``, ``-h`` or ``--help``.
+        UsageError: unknown verb or invalid arguments; the error has the usage line.
+        HelpRequested: ``help``, ``-h`` or ``--help``.
     """
     line = line.strip()
     word, rest = (*line.split(None, 1), "", "")[:2]
     if word in _HELP:
-        raise HelpWanted(overview())
-    if cell and word.startswith(KERNEL_PREFIX + "."):  # as juno-magic wrote it: %%juno PREFIX
+        raise HelpRequested(overview())
+    if cell and word.startswith(KERNEL_PREFIX + "."):  # juno-magic's form: %%juno PREFIX
         word, rest = "execute", f"--kernel {line}"
     elif cell and (not word or word.startswith("-")):
         word, rest = "execute", line
@@ -80,15 +80,15 @@ def parse(line: str, *, cell: bool = False, expand: Callable[[str], str] = str) 
     verb = VERBS[word]
     words, code = _split(verb, rest, expand)
     if any(word in _HELP for word in words):
-        raise HelpWanted(verb_help(verb))
+        raise HelpRequested(verb_help(verb))
     arguments = vars(parser_of(verb).parse_args(words))
     if verb.name == "help":
-        raise HelpWanted(_help_for(arguments["verb"]))
+        raise HelpRequested(_help_for(arguments["verb"]))
     return Command(verb.name, arguments, code)
 
 
 def usage() -> str:
-    """Return the one line that names all verbs."""
+    """Return one line with the names of all verbs."""
     return f"usage: %wamp VERB …   verbs: {', '.join(VERBS)}; `%wamp help VERB` explains one"
 
 
@@ -100,12 +100,12 @@ def overview() -> str:
 
 
 def verb_help(verb: Verb) -> str:
-    """Return what a verb does and takes."""
+    """Return the help of a verb."""
     return parser_of(verb).format_help().rstrip()
 
 
 def parser_of(verb: Verb) -> argparse.ArgumentParser:
-    """Return the parser for what stands between a verb and its Python text."""
+    """Return the parser for the arguments between a verb and its Python text."""
     code_word = "" if verb.code is None else " PYTHON …"
     plain = _Parser(prog=f"%wamp {verb.name}", add_help=False)
     _add_arguments(plain, verb.arguments)
@@ -137,7 +137,7 @@ def _add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument
 
 
 def _split(verb: Verb, rest: str, expand: Callable[[str], str]) -> tuple[list[str], str]:
-    """Return the words for the verb's parser, and the Python text behind them."""
+    """Return the words for the verb's parser and the Python text after them."""
     end = len(rest) if verb.code is None else _code_start(verb, rest)
     try:
         return shlex.split(expand(rest[:end])), rest[end:].strip()
@@ -146,7 +146,7 @@ def _split(verb: Verb, rest: str, expand: Callable[[str], str]) -> tuple[list[st
 
 
 def _code_start(verb: Verb, rest: str) -> int:
-    """Return where the options and positional arguments end and the Python text begins."""
+    """Return the position where the arguments end and the Python text starts."""
     options = {option.name: option for option in verb.options}
     positionals = len(verb.positionals)
     value_follows = False

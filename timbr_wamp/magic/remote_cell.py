@@ -1,8 +1,8 @@
 """Run a cell on a remote kernel and show its output in the local cell.
 
-Inside ipykernel the remote messages are sent on with the local cell as their parent, so frontends
-and saved notebooks cannot tell them from local output. In a terminal they go through IPython's own
-display functions. Widgets' messages are not carried: their text form is shown.
+Inside ipykernel the remote messages are forwarded with the local cell as parent, so frontends and saved
+notebooks treat them as local output. In a terminal they are shown by IPython's display functions.
+Widgets are shown as text.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from timbr_wamp.contract import ExecuteReply, IopubMessage
 from timbr_wamp.errors import CallTimeout, TimbrError
-from timbr_wamp.magic.failures import cell_error, made_short
+from timbr_wamp.magic.failures import cell_error, shortened
 
 if TYPE_CHECKING:
     from timbr_wamp.client import RemoteKernel
 
-#: After an interrupt the remote cell has so long to end before we stop waiting.
+#: Timeout for the remote cell to end after an interrupt.
 INTERRUPT_TIMEOUT_S = 10.0
 
-#: What is shown. ``error`` is not: the reply has it, and it is raised.
+#: Message types that are shown. ``error`` is not, because the reply contains the error, which is raised.
 SHOWN = frozenset({"stream", "display_data", "update_display_data", "execute_result", "clear_output"})
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Output(Protocol):
-    """Where a remote cell's output goes. Called from the client's loop thread; must not block."""
+    """Shows a remote cell's output. Called in the client's loop thread; must not block."""
 
     def __call__(self, message: IopubMessage) -> None:
         """Show one message."""
 
 
 def run_cell(shell: Any, kernel: RemoteKernel, code: str, timeout_s: float | None = None) -> None:
-    """Run ``code`` on ``kernel``; return when it has ended well. Only from the shell's main thread.
+    """Run ``code`` on ``kernel``; return when it has succeeded. Only from the shell's main thread.
 
-    A local interrupt interrupts the remote cell and waits for its end; a second one stops waiting.
+    A local interrupt interrupts the remote cell and waits for its end; a second one ends the waiting.
 
     Raises:
-        RemoteCellError: the cell failed; the class bears the remote error's name.
+        RemoteCellError: the cell failed; the class has the name of the remote error's class.
         KeyboardInterrupt: interrupted twice.
-        CallTimeout: not done in ``timeout_s``, or not ended in time after an interrupt.
+        CallTimeout: it did not finish within ``timeout_s``, or did not end in time after an interrupt.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # what was printed before stands before
+        stream.flush()  # so that earlier output appears first
     run = _Run(kernel, code, timeout_s, output_for(shell))
     try:
         reply = run.wait_interruptibly()
@@ -55,7 +55,7 @@ def run_cell(shell: Any, kernel: RemoteKernel, code: str, timeout_s: float | Non
 
 
 class _Run:
-    """One execution: a thread that waits for the reply, so that the main thread can be interrupted."""
+    """An execution in a thread that waits for the reply, so that the main thread can be interrupted."""
 
     def __init__(self, kernel: RemoteKernel, code: str, timeout_s: float | None, output: Output) -> None:
         self._kernel, self._code, self._timeout_s, self._output = kernel, code, timeout_s, output
@@ -77,16 +77,16 @@ class _Run:
         return self._reply
 
     def mute(self) -> None:
-        """Show nothing more: the local cell is over."""
+        """Show no further output, because the local cell has ended."""
         self._muted = True
 
     def _interrupt(self) -> None:
-        # In a thread too: a second KeyboardInterrupt here must end the waiting at once.
+        # also in a thread, so that a second KeyboardInterrupt ends the waiting at once
         threading.Thread(target=self._send_interrupt, name="timbr_wamp interrupt", daemon=True).start()
         try:
             self._ended.wait(INTERRUPT_TIMEOUT_S)
         except KeyboardInterrupt:
-            raise made_short(KeyboardInterrupt("no longer waiting; the cell may go on over there")) from None
+            raise shortened(KeyboardInterrupt("no longer waiting; the remote cell may still be running")) from None
 
     def _send_interrupt(self) -> None:
         try:
@@ -109,14 +109,14 @@ class _Run:
 
 
 def output_for(shell: Any) -> Output:
-    """Return what shows remote output in this shell's current cell."""
+    """Return the output of this shell's current cell."""
     if getattr(shell, "kernel", None) is not None:
         return KernelOutput(shell)
     return TerminalOutput()
 
 
 class KernelOutput:
-    """Sends messages on to this kernel's frontends as output of the cell that runs now."""
+    """Forwards messages to this kernel's frontends as output of the current cell."""
 
     def __init__(self, shell: Any) -> None:
         self._kernel = shell.kernel
@@ -125,7 +125,7 @@ class KernelOutput:
         self._number = shell.displayhook.prompt_count
 
     def __call__(self, message: IopubMessage) -> None:
-        """Send one message. Any thread: ipykernel's iopub socket hands over to a thread of its own."""
+        """Forward one message. Any thread: ipykernel's iopub socket passes it to its own thread."""
         content = dict(message.content)
         if message.msg_type == "execute_result":
             content["execution_count"] = self._number
@@ -140,7 +140,7 @@ class KernelOutput:
 
 
 class TerminalOutput:
-    """Prints, by IPython's own display functions."""
+    """Shows messages with IPython's display functions."""
 
     def __call__(self, message: IopubMessage) -> None:
         """Show one message."""

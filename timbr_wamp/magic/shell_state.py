@@ -1,6 +1,6 @@
-"""What a shell has: the client that ``%wamp`` opened, the chosen kernel and machine, the watches.
+"""What a shell has: the client that ``%wamp`` opened, the chosen kernel and machine, the subscriptions.
 
-No words of the command line and nothing shown here: `timbr_wamp.magic.verbs` speaks.
+`timbr_wamp.magic.verbs` uses it to carry out the verbs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 import timbr_wamp
 from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, record_from_row
 from timbr_wamp.errors import InvalidName
-from timbr_wamp.magic.callbacks import Decode, Watch, Words
+from timbr_wamp.magic.callbacks import CallArguments, CallbackSubscription, Decode
 from timbr_wamp.magic.commands import KERNEL_TOPICS, MACHINE_TOPICS
 from timbr_wamp.magic.tab_list import TabList
 from timbr_wamp.names import DEFAULT_MACHINE, KERNEL_PREFIX, PREFIX, kernel_uri
@@ -26,21 +26,21 @@ class ShellState:
     """What one shell has. From the shell's thread; its peeks from any."""
 
     def __init__(self) -> None:
-        #: Given by ``%wamp token``, for the next connect.
+        #: Token from ``%wamp token``, for the next connect.
         self._kept_token: str | None = None
-        #: What the last connect was given; None for what it took from the settings.
-        self._asked: dict[str, str | None] = {}
+        #: Arguments of the last connect; None for those that it took from the settings.
+        self._requested: dict[str, str | None] = {}
         self._kernel: RemoteKernel | None = None
         self._machine_name: str | None = None
         self.client: Client | None = None
-        self.watches: list[Watch] = []
+        self.subscriptions: list[CallbackSubscription] = []
         self.kernel_names = TabList(self._fetch_kernel_names)
         self.slot_names = TabList(self._fetch_slot_names)
 
     # --- connection ---------------------------------------------------------------------------
 
     def keep_token(self, token: str) -> str:
-        """Keep a token for the next connect; return its name."""
+        """Store a token for the next connect; return its name."""
         name = _token_name(token)
         self._kept_token = token
         return name
@@ -48,26 +48,26 @@ class ShellState:
     def connect(
         self, url: str | None = None, token: str | None = None, realm: str | None = None, *, again: bool = False
     ) -> Client:
-        """Return a client as asked for: the open one when it fits, else a new one.
+        """Return a client for the arguments: the open one if it matches, else a new one.
 
-        What is not given is as it was the last time, unless ``url`` names another router. A new
-        client keeps the chosen kernel; watches end with the old client.
+        Arguments that are not given are those of the last connect, unless ``url`` is another router.
+        The selected kernel is kept for a new client; subscriptions end with the old client.
         """
         if token is not None:
             _token_name(token)
-        asked = self._completed(url, token, realm)
-        if self.client is not None and not again and asked == self._asked:
+        asked = self._with_previous(url, token, realm)
+        if self.client is not None and not again and asked == self._requested:
             return self.client
         kernel, machine_name = self._kernel, self._machine_name
         client = timbr_wamp.connect(asked["url"], asked["token"], realm=asked["realm"])
         self.disconnect()
-        self.client, self._asked, self._kept_token = client, asked, None
+        self.client, self._requested, self._kept_token = client, asked, None
         if kernel is not None and kernel.id in {info.kernel_id for info in client.kernels()}:
             self._kernel, self._machine_name = client.kernel(kernel.id), machine_name
         return client
 
-    def _completed(self, url: str | None, token: str | None, realm: str | None) -> dict[str, str | None]:
-        before: dict[str, str | None] = self._asked
+    def _with_previous(self, url: str | None, token: str | None, realm: str | None) -> dict[str, str | None]:
+        before: dict[str, str | None] = self._requested
         if url is not None and url != before.get("url"):
             open_url = None if self.client is None else self.client.url
             before = before if url == open_url else {}
@@ -78,13 +78,13 @@ class ShellState:
             "realm": realm or before.get("realm"),
         }
 
-    def opened(self) -> Client:
-        """Return the open client; connect to the defaults when there is none."""
+    def open_client(self) -> Client:
+        """Return the open client; connect with the default arguments if there is none."""
         return self.client if self.client is not None else self.connect()
 
     def disconnect(self) -> bool:
-        """End watches and client; tell whether there was one. Idempotent."""
-        self.unwatch()
+        """End subscriptions and client; tell whether there was one. Idempotent."""
+        self.unsubscribe()
         self._kernel = self._machine_name = None
         client, self.client = self.client, None
         for peek in (self.kernel_names, self.slot_names):
@@ -98,15 +98,15 @@ class ShellState:
 
     @property
     def selected(self) -> RemoteKernel | None:
-        """The chosen kernel; None when none was chosen yet."""
+        """The selected kernel; None if none is selected."""
         return self._kernel
 
     def select(self, kernel: str | None, machine: str | None = None) -> RemoteKernel:
-        """Choose a kernel by id, name or the beginning of an id; None: the chosen, or only one.
+        """Select a kernel by id, name or a prefix; None means the selected or the only one.
 
         Raises:
-            UnknownKernel: no such kernel.
-            AmbiguousKernel: several fit.
+            UnknownKernel: no kernel matches.
+            AmbiguousKernel: several kernels match.
         """
         if kernel is None and self._kernel is not None:
             chosen, machine = self._kernel, machine or self._machine_name
@@ -117,16 +117,16 @@ class ShellState:
         return chosen
 
     def find(self, kernel: str | None) -> RemoteKernel:
-        """Return a kernel without choosing it."""
+        """Return a kernel without selecting it."""
         name = None if kernel is None else kernel.removeprefix(KERNEL_PREFIX + ".")
-        return self.opened().kernel(name)
+        return self.open_client().kernel(name)
 
     def kernel(self) -> RemoteKernel:
-        """Return the chosen kernel; the only one on the router is chosen by itself."""
+        """Return the selected kernel; select the only one on the router if none is selected."""
         return self._kernel if self._kernel is not None else self.select(None)
 
     def machine(self) -> RemoteMachine:
-        """Return the chosen machine, the only one of the kernel, or the one of the usual name."""
+        """Return the selected machine, the only one of the kernel, or the one with the default name."""
         kernel = self.kernel()
         name = self._machine_name
         if name is None:
@@ -134,22 +134,22 @@ class ShellState:
             name = names[0] if len(names) == 1 else DEFAULT_MACHINE
         return kernel.machine(name)
 
-    # --- watches ------------------------------------------------------------------------------
+    # --- subscriptions ------------------------------------------------------------------------------
 
-    def watch(self, watch: Watch) -> None:
-        """Begin to call a watch's function; a watch of the same topic and callback ends first."""
-        uri, decode = self._topic(watch.topic)
-        client = self.opened()
-        self.unwatch(watch.topic, watch.callback)
-        watch.begin(lambda on_event: client.on(uri, on_event), decode)
-        self.watches.append(watch)
+    def subscribe(self, subscription: CallbackSubscription) -> None:
+        """Begin to call a subscription's function; a subscription of the same topic and callback ends first."""
+        uri, decode = self._topic(subscription.topic)
+        client = self.open_client()
+        self.unsubscribe(subscription.topic, subscription.callback)
+        subscription.begin(lambda on_event: client.on(uri, on_event), decode)
+        self.subscriptions.append(subscription)
 
-    def unwatch(self, topic: str | None = None, callback: str | None = None) -> list[Watch]:
-        """End the watches that fit, all when nothing is given; return them."""
-        ended = [w for w in self.watches if topic in (None, w.topic) and callback in (None, w.callback)]
-        self.watches = [watch for watch in self.watches if watch not in ended]
-        for watch in ended:
-            watch.end()
+    def unsubscribe(self, topic: str | None = None, callback: str | None = None) -> list[CallbackSubscription]:
+        """End the subscriptions that fit, all when nothing is given; return them."""
+        ended = [w for w in self.subscriptions if topic in (None, w.topic) and callback in (None, w.callback)]
+        self.subscriptions = [subscription for subscription in self.subscriptions if subscription not in ended]
+        for subscription in ended:
+            subscription.end()
         return ended
 
     def _topic(self, topic: str) -> tuple[str, Decode | None]:
@@ -193,12 +193,12 @@ def _token_name(token: str) -> str:
 def _typed(kind: Any) -> Decode:
     """Return what makes one value of the contract of an event, whichever way it was published."""
 
-    def decode(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Words]:
+    def decode(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[CallArguments]:
         return [((msgspec.convert(args[0] if args else kwargs, kind, strict=False),), {})]
 
     return decode
 
 
-def _each_record(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[Words]:
+def _each_record(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[CallArguments]:
     batch = msgspec.convert(args[0] if args else kwargs, RecordsBatch, strict=False)
     return (((record_from_row(row),), {}) for row in batch.rows)

@@ -1,4 +1,4 @@
-"""Lists for Tab that come from the router: waited for shortly, kept shortly, never an error."""
+"""`TabList`: candidates for Tab completion from the router, with a short timeout, a cache, and no errors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Tab waits so long for the router's answer, then offers what was known before.
-PEEK_TIMEOUT_S = 0.3
-#: An answer to Tab stays good for so long.
-PEEK_AGE_S = 3.0
+#: Timeout for the router's answer; after it the previous list is offered.
+FETCH_TIMEOUT_S = 0.3
+#: Seconds for which an answer is cached.
+CACHE_AGE_S = 3.0
 
 
 class TabList(Generic[T]):
-    """A list for Tab: fetched in a thread of its own, waited for shortly, kept shortly."""
+    """A cached list for Tab completion, fetched in a thread."""
 
     def __init__(self, fetch: Callable[[], list[T]]) -> None:
         self._fetch = fetch
@@ -31,19 +31,19 @@ class TabList(Generic[T]):
         self._arrived: threading.Event | None = None
 
     def __call__(self) -> list[T]:
-        """Return what is known after at most `PEEK_TIMEOUT_S`. Any thread; never raises."""
+        """Return the list, or after `FETCH_TIMEOUT_S` the previous one. Any thread; never raises."""
         with self._lock:
-            if time.monotonic() - self._known_at < PEEK_AGE_S:
+            if time.monotonic() - self._known_at < CACHE_AGE_S:
                 return self._known
             arrived = self._arrived
             if arrived is None:
                 arrived = self._arrived = threading.Event()
-                threading.Thread(target=self._refresh, args=(arrived,), name="timbr_wamp peek", daemon=True).start()
-        arrived.wait(PEEK_TIMEOUT_S)
+                threading.Thread(target=self._refresh, args=(arrived,), name="timbr_wamp tab", daemon=True).start()
+        arrived.wait(FETCH_TIMEOUT_S)
         return self._known
 
     def forget(self) -> None:
-        """Let the next call fetch anew."""
+        """Clear the cache."""
         with self._lock:
             self._known, self._known_at = [], float("-inf")
 
@@ -51,7 +51,7 @@ class TabList(Generic[T]):
         try:
             self._known, self._known_at = self._fetch(), time.monotonic()
         except TimbrError as error:
-            logger.debug("nothing to offer: %s", error)  # Tab is no place to say more
+            logger.debug("no completions: %s", error)  # Tab completion cannot show errors
         finally:
             with self._lock:
                 self._arrived = None

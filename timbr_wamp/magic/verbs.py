@@ -1,4 +1,4 @@
-"""What each verb of ``%wamp`` does: one method a verb, which returns what the cell shows."""
+"""The verbs of ``%wamp``: one method per verb, which returns the value that the cell shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.magic import views
-from timbr_wamp.magic.callbacks import Watch
+from timbr_wamp.magic.callbacks import CallbackSubscription
 from timbr_wamp.magic.commands import MACHINE, REPLACED, VERBS
 from timbr_wamp.magic.parser import Command, parser_of
 from timbr_wamp.magic.remote_cell import run_cell
@@ -39,27 +39,27 @@ T = TypeVar("T")
 
 
 def _takes_code(method: F) -> F:
-    """Mark a verb whose first arguments are Python text and the namespace to evaluate it in."""
+    """Mark a verb whose first arguments are Python text and the namespace for it."""
     method.takes_code = True  # type: ignore[attr-defined]
     return method
 
 
 class Verbs:
-    """The verbs of one shell. Only from the shell's thread."""
+    """The verbs of one shell. Shell's thread only."""
 
     def __init__(self, shell: Any, state: ShellState) -> None:
         self._shell, self._state = shell, state
 
     def run(self, command: Command, cell: str | None, namespace: Namespace) -> object:
-        """Do what a command asks for; ``cell`` is the text below a cell magic.
+        """Carry out a command; ``cell`` is the text below a cell magic.
 
         Raises:
-            UsageError: what was given cannot be used.
-            TimbrError: it did not work.
+            UsageError: invalid arguments.
+            TimbrError: the command failed.
         """
         if command.verb in REPLACED:
-            face = own_kernel()
-            file = "FILE" if face is None else face.connection_file()
+            kernel = own_kernel()
+            file = "FILE" if kernel is None else kernel.connection_file()
             raise UsageError(REPLACED[command.verb].format(connection_file=file))
         arguments = dict(command.arguments)
         method: Callable[..., object] = getattr(self, f"verb_{command.verb}")
@@ -81,13 +81,13 @@ class Verbs:
             try:
                 token = getpass.getpass("token (<name>.<secret>): ")
             except (StdinNotImplementedError, EOFError):
-                raise UsageError("nobody can be asked here; set TIMBR_WAMP_TOKEN in the environment") from None
+                raise UsageError("cannot prompt for a token here; set TIMBR_WAMP_TOKEN in the environment") from None
         name = self._state.keep_token(token.strip())
-        return views.Text(f"token of {name!r} kept for the next `%wamp connect`")
+        return views.Text(f"stored token {name!r} for the next `%wamp connect`")
 
     def verb_connect(self, url: str | None, token: str | None, realm: str | None, reconnect: bool) -> views.Facts:
         self._state.connect(url, token, realm, again=reconnect)
-        with suppress(UnknownKernel, AmbiguousKernel):  # the view says that none is selected
+        with suppress(UnknownKernel, AmbiguousKernel):  # the result shows that none is selected
             self._state.kernel()
         return self._connection()
 
@@ -95,7 +95,7 @@ class Verbs:
         return views.Text("disconnected" if self._state.disconnect() else "was not connected")
 
     def verb_list(self, details: bool, raw: bool) -> object:
-        kernels = self._state.opened().kernels()
+        kernels = self._state.open_client().kernels()
         if raw:
             return [f"{KERNEL_PREFIX}.{info.kernel_id}" for info in kernels]
         return views.Kernels(kernels) if details else kernels
@@ -112,39 +112,42 @@ class Verbs:
                 machine = self._state.machine().status
             except TimbrError as error:
                 problem = str(error)
-        watches: dict[str, object] = {"subscriptions": list(self._state.watches)}
-        return views.StatusView(self._connection(), info, machine, problem, views.Facts("callbacks", watches))
+        subscriptions: dict[str, object] = {"subscriptions": list(self._state.subscriptions)}
+        return views.StatusView(self._connection(), info, machine, problem, views.Facts("callbacks", subscriptions))
 
     def _connection(self) -> views.Facts:
         client: Client | None = self._state.client
         if client is None:
-            return views.Facts("not connected; `%wamp connect` does it", {})
+            return views.Facts("not connected; use `%wamp connect`", {})
         selected = self._state.selected
         kernel = f"{selected.name} ({selected.id})" if selected else "none; `%wamp list`, `%wamp select <name>`"
         facts: dict[str, object] = {"url": client.url, "authid": client.authid, "role": client.role, "kernel": kernel}
-        return views.Facts("connected" if client.connected else "connection lost; trying again", facts)
+        return views.Facts("connected" if client.connected else "connection lost; reconnecting", facts)
 
     # --- callbacks ----------------------------------------------------------------------------
 
-    def verb_subscribe(self, topic: str, callback: str, namespace: Namespace) -> Watch:
+    def verb_subscribe(self, topic: str, callback: str, namespace: Namespace) -> CallbackSubscription:
         user_ns = self._shell.user_ns
 
         def find() -> Callable[..., object]:
             found = _lookup(callback, user_ns) or _lookup(callback, namespace)
             if not callable(found):
-                raise UsageError(f"{callback!r} is no function here; define it, then subscribe it by its name")
+                raise UsageError(f"{callback!r} is not a function here; define it first, then subscribe it by name")
             return cast("Callable[..., object]", found)
 
         find()
-        watch = Watch(self._shell, topic, callback, find)
-        self._state.watch(watch)
-        return watch
+        subscription = CallbackSubscription(self._shell, topic, callback, find)
+        self._state.subscribe(subscription)
+        return subscription
 
     def verb_unsubscribe(self, topic: str | None, callback: str | None) -> views.Text:
-        ended = self._state.unwatch(topic, callback)
+        ended = self._state.unsubscribe(topic, callback)
         if not ended and topic is not None:
-            known = ", ".join(f"{watch.topic} {watch.callback}" for watch in self._state.watches) or "none"
-            raise UsageError(f"no such subscription; there are: {known}")
+            known = (
+                ", ".join(f"{subscription.topic} {subscription.callback}" for subscription in self._state.subscriptions)
+                or "none"
+            )
+            raise UsageError(f"no such subscription; subscriptions: {known}")
         return views.Text(f"{len(ended)} subscription{'s' * (len(ended) != 1)} ended")
 
     # --- kernel -------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ class Verbs:
 
     def verb_delete(self, slot: int | str) -> views.Text:
         del self._state.machine()[slot]
-        return views.Text(f"slot {slot} is identity")
+        return views.Text(f"slot {slot} is unset")
 
     def verb_revisions(self) -> Revisions:
         return self._state.machine().revisions
@@ -226,11 +229,11 @@ class Verbs:
     def verb_stop(self, drain: bool, timeout_s: float) -> Status:
         return self._state.machine().stop(drain=drain, timeout=timeout_s)
 
-    def verb_progress(self, wait: bool, timeout_s: float | None) -> views.Face:
+    def verb_progress(self, wait: bool, timeout_s: float | None) -> views.StructView:
         machine = self._state.machine()
         if wait:
             machine.wait(timeout_s, progress=True)
-        return views.Face(machine.progress())
+        return views.StructView(machine.progress())
 
     def verb_tap(self, label: int | str, n: int) -> Tap:
         return self._state.machine().tap(label, n)
@@ -252,7 +255,7 @@ class Verbs:
 
 
 def _lookup(dotted: str, namespace: Mapping[str, Any]) -> Any:
-    """Return what a name, dotted perhaps, stands for in the notebook; None when there is no such thing."""
+    """Return the value of a name, possibly dotted, in a namespace; None if it does not exist."""
     if not _DOTTED.fullmatch(dotted):
         return None
     first, *rest = dotted.split(".")
@@ -263,7 +266,7 @@ def _lookup(dotted: str, namespace: Mapping[str, Any]) -> Any:
 
 
 def _read(verb: str, read: Callable[[list[str]], T], words: list[str]) -> T:
-    """Return what words say; a usage line when they say nothing."""
+    """Parse words; raise a usage error if they are invalid."""
     try:
         return read(words)
     except InvalidArgument as error:
@@ -271,7 +274,7 @@ def _read(verb: str, read: Callable[[list[str]], T], words: list[str]) -> T:
 
 
 def _value(code: str, namespace: Namespace) -> object:
-    """Return what an expression gives in the notebook's namespace. Its own errors pass."""
+    """Evaluate an expression in a namespace. Its exceptions propagate."""
     try:
         compiled = compile(code.strip(), "<%wamp>", "eval")
     except (SyntaxError, ValueError) as error:

@@ -1,29 +1,29 @@
-"""What verbs give back: values of the contract that read well in a notebook and in a terminal.
+"""The results of verbs: values of the contract with a display for notebooks and terminals.
 
-Lists stay lists and statuses keep their attributes, so that ``rows = %wamp records 100`` can be
-computed with. Everything that came from elsewhere is escaped in HTML.
+Lists are lists and statuses keep their attributes, so that programs can use them: ``rows = %wamp records
+100``. All texts are escaped in HTML.
 """
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from timbr_wamp.contract import KernelInfo, Record, RevisionInfo, Status
 from timbr_wamp.contract.displayable import Displayable
+from timbr_wamp.tables import timestamp
 
-#: A table's cell shows so many characters of a text; the object itself has all of it.
+#: Longest text of a cell in a table, in characters.
 CELL_LIMIT = 120
 
 T = TypeVar("T")
 
 
 class Text(str):
-    """A sentence that shows without quotes."""
+    """A text that displays without quotes."""
 
     __slots__ = ()
 
@@ -32,14 +32,14 @@ class Text(str):
 
 
 class Table(list[T], Generic[T]):
-    """A list that shows as a table. Subclasses say the columns."""
+    """A list that displays as a table. Subclasses define the columns."""
 
-    #: Headings, one a column.
+    #: Headers of the columns.
     columns: Sequence[str] = ()
     empty = "none"
 
     def cells(self, item: T) -> Sequence[object]:
-        """Return an item's texts, one a column."""
+        """Return the cells of an item, one per column."""
         raise TypeError(f"{type(self).__name__} has no columns")
 
     def _rows(self) -> list[list[str]]:
@@ -53,13 +53,13 @@ class Table(list[T], Generic[T]):
 
 
 class Kernels(Table[KernelInfo]):
-    """Kernels with all that is known of them."""
+    """Kernels with all their details."""
 
     columns = ("id", "name", "host", "state", "language", "pid", "managed", "restarts", "machines", "started", "folder")
     empty = "no kernels on the router"
 
     def cells(self, item: KernelInfo) -> Sequence[object]:
-        """Return one kernel's cells."""
+        """Return the cells of a kernel."""
         return (
             item.kernel_id,
             item.name,
@@ -82,7 +82,7 @@ class Records(Table[Record]):
     empty = "no records yet"
 
     def cells(self, item: Record) -> Sequence[object]:
-        """Return one record's cells."""
+        """Return the cells of a record."""
         size = item.meta.text_bytes
         known = size is None
         return (
@@ -97,7 +97,7 @@ class Records(Table[Record]):
 
 
 class Facts:
-    """Named facts that show as a two-column table. Their names are attributes."""
+    """Named values that display as a two-column table. The names are attributes."""
 
     def __init__(self, title: str, facts: dict[str, object]) -> None:
         self.title = title
@@ -122,8 +122,8 @@ class Facts:
         return f"<b>{html.escape(self.title)}</b>{html_table((), self._rows())}"
 
 
-class Face:
-    """A struct of the wire that shows itself also in a terminal; its attributes are the struct's."""
+class StructView:
+    """Wraps a struct of the wire so that its ``repr`` is its display. It has the struct's attributes."""
 
     def __init__(self, struct: Displayable) -> None:
         self.struct = struct
@@ -142,9 +142,9 @@ class Face:
 
 
 class StatusView:
-    """What ``%wamp status`` shows: connection, kernel, machine, failed callbacks.
+    """The result of ``%wamp status``: connection, kernel, machine, failed callbacks.
 
-    Attributes that it lacks are those of the machine's `Status`.
+    It also has the attributes of the machine's `Status`.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class StatusView:
         callbacks: Facts,
     ) -> None:
         self.connection, self.kernel, self.machine = connection, kernel, machine
-        #: Why kernel or machine are not known.
+        #: Why kernel or machine are missing.
         self.problem = problem
         self.callbacks = callbacks
 
@@ -166,12 +166,12 @@ class StatusView:
             raise AttributeError(f"the status has no {name!r}" + ("" if machine else " (no machine)"))
         return getattr(machine, name)
 
-    def _parts(self) -> list[Facts | Face]:
-        parts: list[Facts | Face] = [self.connection]
+    def _parts(self) -> list[Facts | StructView]:
+        parts: list[Facts | StructView] = [self.connection]
         if self.kernel is not None:
             parts.append(kernel_facts(self.kernel))
         if self.machine is not None:
-            parts.append(Face(self.machine))
+            parts.append(StructView(self.machine))
         if self.callbacks.subscriptions:
             parts.append(self.callbacks)
         return parts
@@ -185,7 +185,7 @@ class StatusView:
 
 
 def kernel_facts(kernel: KernelInfo) -> Facts:
-    """Return what is known of a kernel, for showing."""
+    """Return the details of a kernel for display."""
     facts: dict[str, object] = {name: getattr(kernel, name) for name in kernel.__struct_fields__}
     facts["machines"] = ", ".join(f"{machine.name} ({machine.state})" for machine in kernel.machines)
     for name in ("wamp_session", "protocol_version", "time", "language", "language_version", "kernel_id", "name"):
@@ -195,19 +195,19 @@ def kernel_facts(kernel: KernelInfo) -> Facts:
 
 
 def revision_facts(revision: RevisionInfo) -> Facts:
-    """Return a revision, for showing."""
+    """Return a revision for display."""
     return Facts(f"revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision))
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of one line a row, for terminals."""
+    """Return a text table with one line per row."""
     lines = [columns, *rows] if any(columns) else list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if lines else []
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in HTML, every text escaped."""
+    """Return an HTML table with escaped texts."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     style = ' style="text-align:left"'
     body = "".join("<tr>" + "".join(f"<td{style}>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
@@ -231,7 +231,5 @@ def _outcome(value: object) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _time(moment: float | None) -> str | None:
-    if not moment:
-        return None
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _time(seconds: float | None) -> str | None:
+    return timestamp(seconds) or None

@@ -1,6 +1,6 @@
-"""Projects: a machine written down in ``timbr.toml``, made from it, compared with it, saved into it."""
+"""Projects: create a machine from ``timbr.toml``, compare it with the file, and save it to the file."""
 
-from timbr_wamp.projects.difference import Difference, differences, side_of_machine, side_of_project
+from timbr_wamp.projects.difference import Difference, describe_machine, describe_project, differences
 from timbr_wamp.projects.project import Project, load_project
 from timbr_wamp.projects.saving import exported, save, toml, write
 
@@ -11,8 +11,8 @@ __all__ = [
     "exported",
     "load_project",
     "save",
-    "side_of_machine",
-    "side_of_project",
+    "describe_machine",
+    "describe_project",
     "toml",
     "write",
 ]

@@ -1,4 +1,4 @@
-"""Compare two descriptions of a machine: a project's file with a live machine, or with another file."""
+"""Compare a project with a live machine or with another project."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from timbr_wamp.contract import Policy, SlotInfo, SourceOptions, Status
 from timbr_wamp.machine.slots.functions import function_name, source_text
 from timbr_wamp.projects.project import Project
 from timbr_wamp.projects.schema import REFERENCE
-from timbr_wamp.projects.texts import alone, reference_of
+from timbr_wamp.projects.source_texts import reference_of, standalone_part
 
-__all__ = ["Difference", "Side", "as_text", "differences", "side_of_machine", "side_of_project"]
+__all__ = ["Difference", "MachineDescription", "as_text", "differences", "describe_machine", "describe_project"]
 
 
 @dataclass(frozen=True, slots=True)
-class SlotSide:
-    """One slot as it is compared."""
+class SlotDescription:
+    """The properties of a slot that are compared."""
 
     name: str | None
-    #: Source text; the name of the function where there is none.
+    #: Source text, or the name of the function if there is none.
     text: str
     policy: Policy | None
-    #: ``module:name`` where known.
+    #: ``module:name`` if known.
     reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two machines."""
+class MachineDescription:
+    """The properties of a machine that are compared."""
 
-    #: How it is called in the output.
+    #: Name of the machine in the output.
     label: str
     settings: Mapping[str, Any]
-    slots: Mapping[int, SlotSide]
+    slots: Mapping[int, SlotDescription]
 
 
 class Difference(msgspec.Struct, kw_only=True, frozen=True):
-    """One thing in which two machines differ."""
+    """One difference between two machines."""
 
     #: ``machine`` or ``slot``.
     part: Literal["machine", "slot"]
-    #: Number of the slot.
+    #: Number of the slot; None for the machine.
     slot: int | None = None
     #: ``name``, ``policy``, ``bufsize`` …; ``function`` for what a slot does.
     what: str
@@ -57,32 +57,34 @@ class Difference(msgspec.Struct, kw_only=True, frozen=True):
     diff: str | None = None
 
 
-def side_of_project(project: Project, label: str | None = None) -> Side:
-    """Return what a project says; loads its functions, makes no machine.
+def describe_project(project: Project, label: str | None = None) -> MachineDescription:
+    """Return the description of a project. Loads its functions, but creates no machine.
 
     Raises:
-        InvalidProject: something cannot be loaded, with all problems.
+        InvalidProject: something cannot be loaded; the error lists all problems.
     """
     slots = {}
     for slot in project.slots():
         entry, function = slot.entry, slot.function
         text = entry.source or source_text(function) or function_name(function)
-        slots[entry.slot] = SlotSide(entry.name, _plain(text), entry.policy, entry.function or reference_of(function))
+        slots[entry.slot] = SlotDescription(
+            entry.name, _plain(text), entry.policy, entry.function or reference_of(function)
+        )
     about = project.content.machine
     settings = {key: value for key, value in msgspec.structs.asdict(about).items() if key != "on_error"}
     settings["on_error"] = about.on_error or Policy()
     settings["source"] = None if project.content.source is None else project.content.source.options
-    return Side(label or project.path.name, settings, slots)
+    return MachineDescription(label or project.path.name, settings, slots)
 
 
-def side_of_machine(status: Status, slots: Sequence[SlotInfo], label: str = "live") -> Side:
-    """Return what a machine tells of itself."""
+def describe_machine(status: Status, slots: Sequence[SlotInfo], label: str = "live") -> MachineDescription:
+    """Return the description of a live machine."""
     known = {}
     for info in slots:
         if not info.identity:
             text = info.source or info.function or ""
             reference = text.strip() if REFERENCE.fullmatch(text.strip()) else None
-            known[info.slot] = SlotSide(info.name, _plain(text), info.policy, reference)
+            known[info.slot] = SlotDescription(info.name, _plain(text), info.policy, reference)
     settings = {
         "name": status.name,
         "stages": len(slots),
@@ -92,13 +94,15 @@ def side_of_machine(status: Status, slots: Sequence[SlotInfo], label: str = "liv
         "on_error": status.on_error,
         "source": None if status.source.state == "none" else status.source.options,
     }
-    return Side(label, settings, known)
+    return MachineDescription(label, settings, known)
 
 
-def differences(before: Side, after: Side) -> list[Difference]:
-    """Return in what ``after`` differs from ``before``, the machine's own settings first, then slot by slot."""
+def differences(before: MachineDescription, after: MachineDescription) -> list[Difference]:
+    """Return the differences of ``after`` from ``before``: the machine's settings first, then slot by slot."""
     found = [
-        Difference(part="machine", what=key, change=_change(old, new), before=_shown(old), after=_shown(new))
+        Difference(
+            part="machine", what=key, change=_change(old, new), before=_as_builtins(old), after=_as_builtins(new)
+        )
         for key, old in before.settings.items()
         if (new := after.settings[key]) != old
     ]
@@ -107,8 +111,8 @@ def differences(before: Side, after: Side) -> list[Difference]:
     return found
 
 
-def as_text(found: Sequence[Difference], before: Side, after: Side) -> str:
-    """Return the differences for people: lines of settings, unified diffs of source texts."""
+def as_text(found: Sequence[Difference], before: MachineDescription, after: MachineDescription) -> str:
+    """Return the differences as text: lines for settings, unified diffs for source texts."""
     lines = []
     for one in found:
         if one.diff is not None:
@@ -124,7 +128,7 @@ def as_text(found: Sequence[Difference], before: Side, after: Side) -> str:
 # --- inside ----------------------------------------------------------------------------------
 
 
-def _slot_differences(number: int, before: Side, after: Side) -> list[Difference]:
+def _slot_differences(number: int, before: MachineDescription, after: MachineDescription) -> list[Difference]:
     old, new = before.slots.get(number), after.slots.get(number)
     found = []
     if not _same_function(old, new):
@@ -149,12 +153,19 @@ def _slot_differences(number: int, before: Side, after: Side) -> list[Difference
         if one != other:
             change = _change(one, other)
             found.append(
-                Difference(part="slot", slot=number, what=what, change=change, before=_shown(one), after=_shown(other))
+                Difference(
+                    part="slot",
+                    slot=number,
+                    what=what,
+                    change=change,
+                    before=_as_builtins(one),
+                    after=_as_builtins(other),
+                )
             )
     return found
 
 
-def _same_function(old: SlotSide | None, new: SlotSide | None) -> bool:
+def _same_function(old: SlotDescription | None, new: SlotDescription | None) -> bool:
     if old is None or new is None:
         return old is new
     if old.reference is not None and new.reference is not None:
@@ -166,20 +177,20 @@ def _change(old: object, new: object) -> Literal["added", "removed", "changed"]:
     return "added" if old is None else "removed" if new is None else "changed"
 
 
-def _shown(value: object) -> Any:
-    """Return a value in builtins: a policy or options as the keys that are not as usual."""
+def _as_builtins(value: object) -> Any:
+    """Return a value as plain values; of a policy or options, the keys that differ from their defaults."""
     return msgspec.to_builtins(value) if isinstance(value, (Policy, SourceOptions)) else value
 
 
-def _lines(side: SlotSide | None) -> list[str]:
+def _lines(side: SlotDescription | None) -> list[str]:
     return [] if side is None else [f"{line}\n" for line in side.text.splitlines()]
 
 
-def _title(label: str, number: int, side: SlotSide | None) -> str:
+def _title(label: str, number: int, side: SlotDescription | None) -> str:
     return "/dev/null" if side is None else f"{label} slot {number}" + (f" ({side.name})" if side.name else "")
 
 
 def _plain(text: str) -> str:
-    """Return a text without what makes no difference: common indentation, empty lines around, a lambda's statement."""
+    """Return a text without indentation, surrounding empty lines, trailing spaces, and a lambda's statement."""
     text = textwrap.dedent(text).strip("\n")
-    return "\n".join(line.rstrip() for line in (alone(text) or text).splitlines())
+    return "\n".join(line.rstrip() for line in (standalone_part(text) or text).splitlines())

@@ -1,6 +1,6 @@
-"""A project: a folder with ``timbr.toml``, from which a machine is made.
+"""`Project`: a folder with ``timbr.toml``, which describes a machine.
 
-The folder is put on Python's path, so that ``module:name`` finds the modules in it.
+The folder is added to ``sys.path``, so that ``module:name`` can refer to its modules.
 """
 
 from __future__ import annotations
@@ -24,45 +24,44 @@ from timbr_wamp.settings import project_file
 
 __all__ = ["LoadedSlot", "Project", "entries_of", "load_project"]
 
-#: Who set the slots, in their revisions.
+#: Author of the revisions that a project makes.
 AUTHOR = "timbr.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedSlot:
-    """A slot of the file with the function that it names."""
+    """A slot of the file and its function."""
 
     entry: SlotEntry
     function: Callable[..., Any]
 
 
-#: Of machines that projects made: what their functions and source stand for in the file.
-_made: WeakKeyDictionary[Machine, tuple[list[LoadedSlot], SourceEntry | None]] = WeakKeyDictionary()
+#: For machines that a project created: the entries of the file for their slots and source.
+_loaded_from: WeakKeyDictionary[Machine, tuple[list[LoadedSlot], SourceEntry | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project's file, read and checked in its form; no code of it has run yet."""
+    """A project's file, parsed and checked. Creating this object runs no code of the project."""
 
-    #: The file.
     path: Path
     content: ProjectFile
 
     @property
     def folder(self) -> Path:
-        """Where its modules are."""
+        """The project's folder, which has its modules."""
         return self.path.parent
 
     def check(self) -> list[str]:
-        """Load everything and start nothing; return all that is wrong. Runs the project's code as importing does."""
+        """Load everything, start nothing, and return all problems. Imports the project's modules."""
         _, problems = self._load()
         return problems
 
     def slots(self) -> list[LoadedSlot]:
-        """Load the slots' functions; runs the project's code as importing does.
+        """Load the slots' functions. Imports the project's modules.
 
         Raises:
-            InvalidProject: some cannot be loaded, with all problems.
+            InvalidProject: something cannot be loaded; the error lists all problems.
         """
         (slots, _), problems = self._load()
         if problems:
@@ -70,14 +69,14 @@ class Project:
         return slots
 
     def machine(self, *, serve: bool | None = False) -> Machine:
-        """Make the machine: slots, policies and source as the file says; not started.
+        """Create the machine with its slots, policies and source, without starting it.
 
         Args:
             serve: see `Machine`.
 
         Raises:
-            InvalidProject: something cannot be loaded, with all problems; no machine was made.
-            PrepFailed: an object in a slot did not come up.
+            InvalidProject: something cannot be loaded; the error lists all problems.
+            PrepFailed: the ``prep`` of an object in a slot raised.
         """
         (slots, source), problems = self._load()
         if problems:
@@ -101,11 +100,11 @@ class Project:
         except BaseException:
             machine.close()
             raise
-        _made[machine] = slots, given
+        _loaded_from[machine] = slots, given
         return machine
 
     def _load(self) -> tuple[tuple[list[LoadedSlot], Any], list[str]]:
-        """Return the slots' functions and the source that could be loaded, and what is wrong with the others."""
+        """Return the slots and the source that could be loaded, and the problems with the others."""
         if str(self.folder) not in sys.path:
             sys.path.insert(0, str(self.folder))
         problems, slots, source = [], [], None
@@ -134,29 +133,30 @@ class Project:
     def _loaded(self, entry: SlotEntry | SourceEntry) -> Any:
         if entry.source is not None:
             return load(FunctionRef(kind="source", text=entry.source))
-        assert entry.function is not None  # the form was checked
+        assert entry.function is not None  # checked by read_project
         loaded = load(FunctionRef(kind="reference", text=entry.function))
         self._check_origin(entry.function.partition(":")[0])
         return loaded
 
     def _check_origin(self, module: str) -> None:
-        """Refuse a module of the same name from elsewhere, that was imported before ours could be.
+        """Refuse a module that was imported from another place under the name of a module of the project.
 
         Raises:
-            InvalidProject: which one, and where it is from.
+            InvalidProject: the error has the module's name and file.
         """
         first = module.partition(".")[0]
-        ours = [path for path in (self.folder / f"{first}.py", self.folder / first / "__init__.py") if path.is_file()]
+        own = [path for path in (self.folder / f"{first}.py", self.folder / first / "__init__.py") if path.is_file()]
         found = getattr(sys.modules.get(first), "__file__", None)
-        if ours and found is not None and not ours[0].samefile(found):
-            raise InvalidProject(str(self.path), [f"module {first} is another one here: {found}; rename the project's"])
+        if own and found is not None and not own[0].samefile(found):
+            problem = f"another module {first} is already imported from {found}; rename the project's module"
+            raise InvalidProject(str(self.path), [problem])
 
 
 def _checked_source(source: object) -> object:
-    """Return what may be a source; a function is not called for that, since it may open something.
+    """Return ``source`` if it may be a source. A function is not called, because it may open files or connections.
 
     Raises:
-        NotASource: it is surely none.
+        NotASource: it cannot be a source.
     """
     gives = isinstance(source, (Iterable, AsyncIterable, Source)) or callable(source)
     if not gives or isinstance(source, (str, bytes, bytearray, dict)):
@@ -165,17 +165,17 @@ def _checked_source(source: object) -> object:
 
 
 def load_project(path: str | Path | None = None) -> Project:
-    """Read a project, given by its folder or file; None: what ``TIMBR_PROJECT`` names, else the working folder's.
+    """Read a project by its folder or file; None means the one in ``TIMBR_PROJECT``, else in the working folder.
 
-    Runs no code of it.
+    Runs no code of the project.
 
     Raises:
-        InvalidProject: the file is not there, or has problems; all of them are told.
+        InvalidProject: the file is missing or has problems; the error lists all of them.
     """
     file = project_file(None if path is None else Path(path).expanduser()).absolute()
     return Project(file, read_project(file))
 
 
 def entries_of(machine: Machine) -> tuple[list[LoadedSlot], SourceEntry | None]:
-    """Return what the file said of a machine that a project made; nothing for other machines."""
-    return _made.get(machine, ([], None))
+    """Return the file's entries for a machine that a project created; empty for other machines."""
+    return _loaded_from.get(machine, ([], None))

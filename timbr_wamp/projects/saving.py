@@ -1,7 +1,7 @@
-"""Write a machine down as ``timbr.toml``: one of this process, or one that is only described.
+"""Save a machine as ``timbr.toml``: a machine of this process, or a remote one by its description.
 
-What a machine does not tell, the file does not get: messages, records and counts belong to the
-machine, and a source is written only where the file named it.
+The file contains no messages, records or counts. The source is saved only if the machine was created
+from a project that has one.
 """
 
 from __future__ import annotations
@@ -21,29 +21,35 @@ from timbr_wamp.errors import CannotSave, InvalidArgument, InvalidProject
 from timbr_wamp.machine import Machine
 from timbr_wamp.projects.project import entries_of
 from timbr_wamp.projects.schema import REFERENCE, MachineEntry, SourceEntry, read_project
-from timbr_wamp.projects.texts import Unwritable, alone, free_names, reference_of, written
+from timbr_wamp.projects.source_texts import (
+    NoStandaloneSource,
+    free_names,
+    reference_of,
+    standalone_part,
+    standalone_source,
+)
 from timbr_wamp.settings import project_file
 
-__all__ = ["described", "exported", "save", "toml", "write"]
+__all__ = ["slot_source", "exported", "save", "toml", "write"]
 
-HEAD = "# A machine of timbr-wamp. `timbr-wamp run` makes and starts it, `timbr-wamp validate` checks this file.\n"
-#: Left out of the file when they are so.
+HEAD = "# A machine of timbr-wamp. `timbr-wamp run` creates and starts it, `timbr-wamp validate` checks this file.\n"
+#: Values that are omitted from the file.
 _DEFAULTS: dict[str, Any] = msgspec.structs.asdict(MachineEntry())
 
 Tables = dict[str, Any]
 
 
 def save(machine: Machine, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a machine of this process as a project; return its file.
+    """Save a machine of this process as a project; return the path of its file.
 
     Args:
-        path: a folder, which gets ``timbr.toml``, or the file itself.
-        overwrite: a file that is there is replaced; its ``[source]``, where the machine has none of a
-            project, and its ``[settings]`` stay.
+        path: a folder, for ``timbr.toml`` in it, or the file itself.
+        overwrite: replace an existing file; its ``[settings]`` are kept, and its ``[source]`` unless
+            the machine has one from a project.
 
     Raises:
-        CannotSave: a slot's function can be written neither as ``module:name`` nor as source text.
-        InvalidArgument: the file is there already.
+        CannotSave: a slot's function can be saved neither as ``module:name`` nor as source text.
+        InvalidArgument: the file exists, and ``overwrite`` is False.
     """
     entries, source = entries_of(machine)
     loaded = {slot.entry.slot: slot for slot in entries}
@@ -52,14 +58,14 @@ def save(machine: Machine, path: str | Path, *, overwrite: bool = False) -> Path
         if info.identity:
             continue
         function, was = machine[info.slot], loaded.get(info.slot)
-        if was is not None and was.function is function:  # as its file had it
+        if was is not None and was.function is function:  # unchanged since the file was loaded
             where = {"source": was.entry.source} if was.entry.source is not None else {"function": was.entry.function}
         elif (reference := reference_of(function)) is not None:
             where = {"function": reference}
         else:
             try:
-                where = {"source": written(function, info.source)}
-            except Unwritable as error:
+                where = {"source": standalone_source(function, info.source)}
+            except NoStandaloneSource as error:
                 raise CannotSave(_slot(info), str(error)) from None
         slots.append(_slot_table(info, where))
     tables = _machine_tables(machine.status, len(machine), slots)
@@ -69,55 +75,55 @@ def save(machine: Machine, path: str | Path, *, overwrite: bool = False) -> Path
 
 
 def exported(status: Status, slots: Sequence[SlotInfo]) -> Tables:
-    """Return the tables of a machine elsewhere, from what it tells of itself.
+    """Return the tables of a remote machine, from its description.
 
     Raises:
-        CannotSave: a slot's function tells too little of itself.
+        CannotSave: a slot's description is not sufficient.
     """
-    tables = [_slot_table(info, described(info)) for info in slots if not info.identity]
+    tables = [_slot_table(info, slot_source(info)) for info in slots if not info.identity]
     return _machine_tables(status, len(slots), tables)
 
 
-def described(info: SlotInfo) -> Tables:
-    """Return ``source`` or ``function`` of a slot, from its description alone.
+def slot_source(info: SlotInfo) -> Tables:
+    """Return ``source`` or ``function`` of a slot, from its description.
 
     Raises:
-        CannotSave: its text does not stand by itself, and no module has its function.
+        CannotSave: its source text is not standalone, and no module contains its function.
     """
     text, function = info.source or "", info.function or ""
     if REFERENCE.fullmatch(text.strip()):
-        return {"function": text.strip()}  # it was set by reference
+        return {"function": text.strip()}  # the slot was set by reference
     if not text and function in vars(builtins):
         return {"function": f"builtins:{function}"}
-    missing = "it tells no whole source text"
-    if (part := alone(text)) is not None:
+    missing = "it has no complete source text"
+    if (part := standalone_part(text)) is not None:
         if not (missed := free_names(part)) and info.kind != "object":
             return {"source": part if part.endswith("\n") else f"{part}\n"}
         missing = f"its text refers to {', '.join(sorted(missed))}" if missed else "it is an object"
     module, _, name = function.rpartition(".")
     if module and "<" not in function and info.kind != "object":
         return {"function": f"{module}:{name}"}
-    raise CannotSave(_slot(info), f"{missing}, and no module has it; set it by source text, or save it where it runs")
+    raise CannotSave(_slot(info), f"{missing}, and no module contains it; set it by source text")
 
 
 def toml(tables: Tables) -> str:
-    """Return the tables as the text of a file.
+    """Return the tables as TOML text.
 
     Raises:
-        CannotSave: a value that TOML has no form for, such as None within a list.
+        CannotSave: a value cannot be expressed in TOML, such as None within a list.
     """
     try:
         return HEAD + "\n" + tomli_w.dumps(tables, multiline_strings=True)
     except (TypeError, ValueError) as error:
-        raise CannotSave("a default value", f"TOML cannot say it: {error}") from None
+        raise CannotSave("a default value", f"it cannot be expressed in TOML: {error}") from None
 
 
 def write(tables: Tables, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a project's file whole or not at all; see `save`."""
+    """Write a project's file atomically; see `save`."""
     file = project_file(Path(path).expanduser())
     if file.exists() and not overwrite:
-        raise InvalidArgument("path", f"{file} is there already; overwrite=True replaces its machine and slots")
-    kept = _kept(file) if file.exists() else {}
+        raise InvalidArgument("path", f"{file} already exists; overwrite=True replaces its machine and slots")
+    kept = _preserved_tables(file) if file.exists() else {}
     merged = {**kept, **tables}
     text = toml({key: merged[key] for key in ("machine", "source", "slots", "settings") if merged.get(key)})
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -136,16 +142,16 @@ def write(tables: Tables, path: str | Path, *, overwrite: bool = False) -> Path:
 # --- inside ----------------------------------------------------------------------------------
 
 
-def _kept(file: Path) -> Tables:
-    """Return what stays of a file that is replaced.
+def _preserved_tables(file: Path) -> Tables:
+    """Return the tables that are kept when a file is replaced.
 
     Raises:
-        InvalidArgument: it cannot be read, so nothing of it could be kept.
+        InvalidArgument: the file cannot be read.
     """
     try:
         before = read_project(file)
     except InvalidProject as error:
-        raise InvalidArgument("path", f"what is there is not replaced, since it has problems: {error}") from None
+        raise InvalidArgument("path", f"the existing file is not replaced, because it has problems: {error}") from None
     kept: Tables = {"settings": before.settings} if before.settings else {}
     if before.source is not None:
         kept["source"] = _source_table(before.source, None)

@@ -1,7 +1,7 @@
-"""What may stand in ``timbr.toml``, read strictly: every problem is found, and all are told at once.
+"""Read and check ``timbr.toml`` strictly, and report all problems at once.
 
-Only form is checked here: keys, types, bounds, one number and one name a slot. Whether source texts
-compile and references can be imported, `timbr_wamp.projects.project` finds out.
+This module checks the form: keys, types, ranges, unique numbers and names of slots.
+`timbr_wamp.projects.project` checks that source texts compile and references can be imported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["MachineEntry", "ProjectFile", "SlotEntry", "SourceEntry", "read_proj
 #: ``module:name`` or ``package.module:name.of.part``.
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
-_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
 
 
 class MachineEntry(msgspec.Struct, kw_only=True, frozen=True):
@@ -40,12 +40,12 @@ class MachineEntry(msgspec.Struct, kw_only=True, frozen=True):
     bufsize: int = 1024
     executor: str = "inline"
     concurrency: int = 1
-    #: For slots without a policy of their own.
+    #: Policy of slots without a policy of their own.
     on_error: Policy | None = None
 
 
 class SlotEntry(msgspec.Struct, kw_only=True, frozen=True):
-    """One of ``[[slots]]``: ``source`` or ``function``."""
+    """A table of ``[[slots]]``, with ``source`` or ``function``."""
 
     slot: int
     name: str | None = None
@@ -57,16 +57,16 @@ class SlotEntry(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SourceEntry(SourceOptions, kw_only=True, frozen=True):
-    """The table ``[source]``: ``source`` or ``function``, and how it is read."""
+    """The table ``[source]``: ``source`` or ``function``, and the options."""
 
     source: str | None = None
     function: str | None = None
-    #: How many messages there will be.
+    #: Expected number of messages.
     total: int | None = None
 
     @property
     def options(self) -> SourceOptions:
-        """How it is read, as the contract says it."""
+        """The options as a struct of the contract."""
         return SourceOptions(**{name: getattr(self, name) for name in SourceOptions.__struct_fields__})
 
 
@@ -84,7 +84,7 @@ def read_project(path: Path) -> ProjectFile:
     """Read a project's file.
 
     Raises:
-        InvalidProject: it is not there, no TOML, or has problems; all of them are told.
+        InvalidProject: it is missing, not valid TOML, or has problems; the error lists all of them.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ E = TypeVar("E", MachineEntry, SlotEntry, SourceEntry)
 
 
 class _Reader:
-    """Reads tables into entries and gathers what is wrong with them."""
+    """Reads tables into entries and collects their problems."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -114,7 +114,7 @@ class _Reader:
         machine = self._entry(tables.get("machine", {}), MachineEntry, "machine") or MachineEntry()
         rows = tables.get("slots", [])
         if not isinstance(rows, list):
-            self.problems.append("slots: write [[slots]], one table a slot")
+            self.problems.append("slots: write [[slots]], one table per slot")
             rows = []
         slots = [self._entry(row, SlotEntry, f"slots[{n}]") for n, row in enumerate(rows)]
         source = self._entry(tables["source"], SourceEntry, "source") if "source" in tables else None
@@ -141,9 +141,9 @@ class _Reader:
     # --- keys and types ---------------------------------------------------------------------
 
     def _entry(self, table: object, kind: type[E], where: str) -> E | None:
-        """Return the entry with what is right in it; None when nothing can be said of it."""
+        """Return the entry with its valid values; None when it is not usable."""
         if not isinstance(table, dict):
-            self.problems.append(f"{where}: {table!r} is no table")
+            self.problems.append(f"{where}: {table!r} is not a table")
             return None
         self._unknown(table, kind.__struct_fields__, f"{where}.")
         hints, good = get_type_hints(kind), {}
@@ -152,7 +152,7 @@ class _Reader:
                 good.update(self._value(f"{where}.{name}", name, value, hints[name]))
         if kind is SlotEntry and "slot" not in good:
             if "slot" not in table:
-                self.problems.append(f"{where}.slot: is missing; write the slot's number, such as slot = 0")
+                self.problems.append(f"{where}.slot: missing; write the slot's number, such as slot = 0")
             return None
         return kind(**good)
 
@@ -160,8 +160,8 @@ class _Reader:
         for name in table:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                meant = f"; {near[0]!r} was meant?" if near else ""
-                self.problems.append(f"{where}{name}: unknown{meant} known are {', '.join(known)}")
+                hint = f"; did you mean {near[0]!r}?" if near else ";"
+                self.problems.append(f"{where}{name}: unknown{hint} known keys: {', '.join(known)}")
 
     def _value(self, where: str, name: str, value: object, hint: Any) -> dict[str, Any]:
         if Policy in get_args(hint):
@@ -169,11 +169,11 @@ class _Reader:
         try:
             return {name: msgspec.convert(value, hint)}
         except msgspec.ValidationError:
-            self.problems.append(f"{where}: {value!r} is not {_in_words(hint)}")
+            self.problems.append(f"{where}: {value!r} is not {_type_text(hint)}")
             return {}
 
     def _policy(self, where: str, name: str, value: object) -> dict[str, Any]:
-        """Take a verdict, or a table of a policy; each wrong key is a problem of its own."""
+        """Read a verdict or the table of a policy; each invalid key is a separate problem."""
         if isinstance(value, dict):
             before = len(self.problems)
             self._unknown(value, Policy.__struct_fields__, f"{where}.")
@@ -191,58 +191,60 @@ class _Reader:
             self.problems.append(f"{error.name}: {error.problem}")
             return {}
 
-    # --- what belongs together --------------------------------------------------------------
+    # --- values and relations --------------------------------------------------------------
 
     def _check_machine(self, machine: MachineEntry) -> None:
         if not 1 <= machine.stages <= STAGES_LIMIT:
             self.problems.append(f"machine.stages: {machine.stages} is not between 1 and {STAGES_LIMIT}")
         for name in ("bufsize", "concurrency"):
             if getattr(machine, name) < 1:
-                self.problems.append(f"machine.{name}: {getattr(machine, name)} is not above 0")
+                self.problems.append(f"machine.{name}: {getattr(machine, name)} is not greater than 0")
         try:
             checked_component(machine.name)
         except InvalidName as error:
             self.problems.append(f"machine.name: {error}")
         if machine.name in RESERVED_NAMES:
-            self.problems.append(f"machine.name: {machine.name!r} is a kernel's own name on the wire; choose another")
+            self.problems.append(f"machine.name: {machine.name!r} is reserved for kernels; choose another")
 
     def _check_function(self, entry: SlotEntry | SourceEntry, where: str) -> None:
         if (entry.source is None) == (entry.function is None):
-            self.problems.append(f"{where}: give `source`, a text, or `function`, as module:name; one of them")
+            self.problems.append(f"{where}: exactly one of `source` (a text) and `function` (module:name) is needed")
         if entry.function is not None and not REFERENCE.fullmatch(entry.function):
-            self.problems.append(f"{where}.function: {entry.function!r} is no reference; write module:name")
+            self.problems.append(f"{where}.function: {entry.function!r} is not a reference; write module:name")
 
     def _check_slots(self, slots: list[SlotEntry], stages: int) -> None:
         for slot in slots:
             if not 0 <= slot.slot < stages:
-                self.problems.append(f"slot {slot.slot}: there are {stages} (machine.stages), from 0 to {stages - 1}")
+                self.problems.append(
+                    f"slot {slot.slot}: out of range; with {stages} stages there are slots 0 to {stages - 1}"
+                )
             if slot.name is not None and not slot.name.isidentifier():
-                self.problems.append(f"slot {slot.slot}: its name {slot.name!r} is no identifier")
-        for number in _twice(slot.slot for slot in slots):
-            self.problems.append(f"slot {number}: stands in the file more than once")
-        for name in _twice(slot.name for slot in slots if slot.name is not None):
-            self.problems.append(f"slot name {name!r}: is borne by more than one slot")
+                self.problems.append(f"slot {slot.slot}: its name {slot.name!r} is not an identifier")
+        for number in _duplicates(slot.slot for slot in slots):
+            self.problems.append(f"slot {number}: defined more than once")
+        for name in _duplicates(slot.name for slot in slots if slot.name is not None):
+            self.problems.append(f"slot name {name!r}: used by more than one slot")
 
     def _check_source(self, source: SourceEntry) -> None:
         for name, least in (("total", 0), ("sample_every", 1), ("restarts", 0), ("backoff_s", 0), ("backoff_max_s", 0)):
             value = getattr(source, name)
             if value is not None and value < least:
-                self.problems.append(f"source.{name}: {value} is below {least}")
+                self.problems.append(f"source.{name}: {value} is less than {least}")
         if source.idle_timeout_s is not None and source.idle_timeout_s <= 0:
-            self.problems.append(f"source.idle_timeout_s: {source.idle_timeout_s} is not above 0")
+            self.problems.append(f"source.idle_timeout_s: {source.idle_timeout_s} is not greater than 0")
 
 
 T = TypeVar("T", int, str)
 
 
-def _twice(items: Iterator[T]) -> list[T]:
+def _duplicates(items: Iterator[T]) -> list[T]:
     return [item for item, count in Counter(items).items() if count > 1]
 
 
-def _in_words(hint: Any) -> str:
-    """Return what a type asks for, as people say it."""
+def _type_text(hint: Any) -> str:
+    """Return a description of a type for people."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_in_words(part) for part in get_args(hint) if part is not type(None))
-    return _WORDS.get(hint, str(hint))
+        return " or ".join(_type_text(part) for part in get_args(hint) if part is not type(None))
+    return _TYPE_NAMES.get(hint, str(hint))

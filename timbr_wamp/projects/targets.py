@@ -1,4 +1,4 @@
-"""Find the machine that ``FILE.py:NAME`` or ``package.module:NAME`` names, by importing it."""
+"""Import the machine that ``FILE.py:NAME`` or ``package.module:NAME`` refers to."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["find_machine"]
 
 
 def find_machine(target: str) -> Machine:
-    """Return the machine that ``target`` names: a `Machine`, or what a function called so returns.
+    """Return the machine that ``target`` refers to: a `Machine`, or a function that returns one.
 
-    Runs the module's code. The file's folder, or the working folder, is put on Python's path.
+    Imports the module. The file's folder, or the working folder, is added to ``sys.path``.
 
     Raises:
-        InvalidArgument: no target, or what it names is no machine.
-        InvalidSource: it cannot be imported, or the function raises.
+        InvalidArgument: the target has another form, or does not refer to a machine.
+        InvalidSource: it cannot be imported, or the function raised.
     """
     where, _, path = target.rpartition(":")
     if not where or not path:
-        raise InvalidArgument("machine", f"{target!r} names none; write FILE.py:NAME or package.module:NAME")
+        raise InvalidArgument("machine", f"{target!r} is not a target; write FILE.py:NAME or package.module:NAME")
     try:
         thing: object = _imported(where)
         for name in path.split("."):
@@ -36,7 +36,7 @@ def find_machine(target: str) -> Machine:
         raise InvalidSource(f"{target!r} cannot be found: {error}") from error
     except InvalidArgument:
         raise
-    except (Exception, SystemExit) as error:  # the module's own code
+    except (Exception, SystemExit) as error:  # user code may raise anything
         raise InvalidSource(f"{target!r}: {described(error)}") from error
     if not isinstance(thing, Machine):
         raise InvalidArgument("machine", f"{target!r} is a {type(thing).__name__}, not a Machine")
@@ -44,15 +44,15 @@ def find_machine(target: str) -> Machine:
 
 
 def _imported(where: str) -> ModuleType:
-    """Return the module of a file, or of a dotted name."""
+    """Import and return the module of a file or of a dotted name."""
     if not where.endswith(".py"):
-        _importable(Path.cwd())
+        _add_to_path(Path.cwd())
         return import_module(where)
     file = Path(where).expanduser().resolve()
     if not file.is_file():
         raise InvalidArgument("machine", f"no such file: {where}")
-    _importable(file.parent)
-    # under its own name, so that what it defines can be found again by reference
+    _add_to_path(file.parent)
+    # registered under the file's name, so that functions of the module can be saved as references
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
@@ -66,6 +66,6 @@ def _imported(where: str) -> ModuleType:
     return module
 
 
-def _importable(folder: Path) -> None:
+def _add_to_path(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

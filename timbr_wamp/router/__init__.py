@@ -1,7 +1,7 @@
-"""The router: Crossbar.io in an environment of its own, its node folder, its tokens.
+"""Manage the router: Crossbar.io in an environment of its own, its node folder and its tokens.
 
-What runs inside the router (authenticator, authorizer, presence) is in ``router-config/``; this
-package makes the node folder from it, starts and stops the router. Linux and macOS.
+The code that runs inside the router (authenticator, authorizer, presence) is in ``router-config/``.
+This package creates the node folder from it and starts and stops the router. Linux and macOS.
 """
 
 from __future__ import annotations

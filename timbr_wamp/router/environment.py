@@ -1,9 +1,9 @@
-"""Find Crossbar.io, or make the environment that it lives in.
+"""Find Crossbar.io, or create the virtual environment for it.
 
-Its pins cannot live beside JupyterLab's, so it has a virtual environment of its own, made from
-``router-config/requirements.txt``, which names every version and hash. uv installs it; where there
-is none, pip brings the locked one into that environment first. A note in the folder says that it is
-ours and complete; without the note it is made again.
+Crossbar's pinned dependencies conflict with JupyterLab's, so it has an environment of its own,
+created from ``router-config/requirements.txt``, which has every version and hash. uv installs it; if
+there is no uv, pip installs the locked one into that environment first. A marker file in the folder
+says that timbr_wamp created it and that it is complete; without the marker it is created again.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ logger = logging.getLogger(__name__)
 Report = Callable[[str], None]
 
 INSTALL_COMMAND = "timbr-wamp router install"
-#: Older ones have another configuration, or lack what the node component uses.
+#: Oldest supported version: older ones have another configuration format, or lack what the node component uses.
 OLDEST_VERSION = (25, 1)
 NOTE = ".timbr-wamp-router"
-#: Where a clone has its own, in its root.
+#: Folder of the environment in the root of a clone.
 CLONE_ENVIRONMENT = ".router-env"
-#: What it is made from: the router's packages, what builds those that exist as source, and uv. All with hashes.
+#: Lock files with hashes: the router's packages, build requirements of packages without a wheel, and uv.
 LOCKS = ("requirements.txt", "build.txt", "uv.txt")
-#: One step of an installation; a slow line needs minutes for the 130 MB of wheels.
+#: Timeout of one installation step; a slow connection needs minutes for the 130 MB of wheels.
 STEP_LIMIT_S = 1200.0
 LOCK_LIMIT_S = 2 * STEP_LIMIT_S
 VERSION_LIMIT_S = 60.0
 
 
 def find_crossbar(settings: Settings) -> Path:
-    """Return the crossbar executable: the one of the settings, else of our environment, else on the PATH.
+    """Return the crossbar executable: from the settings, else from the router's environment, else from the PATH.
 
     Raises:
-        RouterNotInstalled: there is none, or it is too old; the error says where was looked.
+        RouterNotInstalled: there is none, or it is too old; the error lists the places.
     """
     if settings.crossbar is not None:
         return _checked(settings.crossbar)
@@ -57,15 +57,15 @@ def find_crossbar(settings: Settings) -> Path:
         return folder / "bin" / "crossbar"
     on_path = shutil.which("crossbar")
     if on_path is None:
-        raise RouterNotInstalled(f"not in {folder}, not on the PATH", INSTALL_COMMAND)
+        raise RouterNotInstalled(f"neither in {folder} nor on the PATH", INSTALL_COMMAND)
     return _checked(Path(on_path))
 
 
 def environment_folder(settings: Settings) -> Path:
-    """Return where our environment is or would be.
+    """Return the folder of the router's environment.
 
-    The setting comes first. A clone has its own in its root, whoever asks. Otherwise it is in the
-    data folder, where other requirements give another folder.
+    It is the folder of the settings, else for a clone a folder in its root, else a folder in the data
+    folder, whose name depends on the requirements.
     """
     if settings.router_env is not None:
         return settings.router_env
@@ -76,10 +76,10 @@ def environment_folder(settings: Settings) -> Path:
 
 
 def install_crossbar(settings: Settings, report: Report) -> Path:
-    """Make the router's environment unless it is there; return its crossbar executable.
+    """Create the router's environment unless it exists; return its crossbar executable.
 
-    Takes about half a minute. ``report`` gets lines for people. Needs no compiler on Linux and on
-    Macs with Apple's processors. What a broken attempt left is made anew.
+    Takes about half a minute. ``report`` is called with lines for people. Needs no compiler on Linux
+    and on Macs with Apple's processors. An incomplete environment is replaced.
 
     Raises:
         RouterInstallFailed: a step failed; the error has the end of its output.
@@ -96,9 +96,9 @@ def install_crossbar(settings: Settings, report: Report) -> Path:
 
 
 def crossbar_version(crossbar: Path) -> str | None:
-    """Return the version of a crossbar executable; None if it is not one, or does not run."""
+    """Return the version of a crossbar executable; None if it is not crossbar, or does not run."""
     for found in crossbar.resolve().parents[1].glob("lib/python*/site-packages/crossbar-*.dist-info"):
-        return found.name.removeprefix("crossbar-").removesuffix(".dist-info")  # asking it takes two seconds
+        return found.name.removeprefix("crossbar-").removesuffix(".dist-info")  # running it takes two seconds
     try:
         done = subprocess.run(
             [crossbar, "version"],
@@ -117,7 +117,7 @@ def crossbar_version(crossbar: Path) -> str | None:
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for the router's processes: no secret, and nothing of this Python."""
+    """Return the environment of the router's processes, without secrets and without variables of this Python."""
     left_out = {"VIRTUAL_ENV", "JPY_PARENT_PID", "TIMBR_WAMP_TOKEN", "JUNO_AUTH_TOKEN"}
     return {name: value for name, value in environ.items() if name not in left_out and not name.startswith("PYTHON")}
 
@@ -125,7 +125,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _checked(crossbar: Path) -> Path:
     version = crossbar_version(crossbar) if os.access(crossbar, os.X_OK) else None
     if version is None:
-        raise RouterNotInstalled(f"{crossbar} is no crossbar that runs", INSTALL_COMMAND)
+        raise RouterNotInstalled(f"{crossbar} is not a working crossbar", INSTALL_COMMAND)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
         wanted = ".".join(map(str, OLDEST_VERSION))
         raise RouterNotInstalled(f"{crossbar} is {version}, older than {wanted}", INSTALL_COMMAND)
@@ -145,12 +145,12 @@ def _requirements_hash() -> str:
     return hashlib.sha256(shipped("requirements.txt").read_bytes()).hexdigest()[:12]
 
 
-# --- making it -------------------------------------------------------------------------------
+# --- creating it -------------------------------------------------------------------------------
 
 
 def _make(folder: Path, report: Report) -> None:
     _clear(folder)
-    report(f"making the router's own environment in {folder}")
+    report(f"creating the router's environment in {folder}")
     folder.mkdir()
     note = folder / NOTE
     note.write_text("not complete", encoding="utf-8")
@@ -173,16 +173,16 @@ def _make(folder: Path, report: Report) -> None:
 
 
 def _uv(folder: Path, python: str, report: Report) -> str:
-    """Make the empty environment; return the uv that fills it: one that is here, else the locked one, in there."""
+    """Create an empty environment; return the uv for it: an installed one, else the locked one, installed into it."""
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
     if uv is not None:
         venv = [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)]
-        _run(venv, "making a virtual environment", _ignore)
+        _run(venv, "creating a virtual environment", _ignore)
         return uv
-    report("bringing uv, which installs the rest")
+    report("installing uv, which installs the rest")
     venv = [sys.executable, "-m", "venv", str(folder)]
-    _run(venv, "making a virtual environment (Debian: apt install python3-venv)", _ignore)
+    _run(venv, "creating a virtual environment (Debian: apt install python3-venv)", _ignore)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     install += ["--no-deps", "--require-hashes", "-r", str(folder / "uv.txt")]
     _run(install, "installing uv", _ignore)
@@ -190,24 +190,24 @@ def _uv(folder: Path, python: str, report: Report) -> str:
 
 
 def _ignore(line: str) -> None:
-    """Take a line of output that nobody needs; a failed step shows its output all the same."""
+    """Ignore a line of output; the output of a failed step is shown in any case."""
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a broken attempt left; never a folder that is not ours."""
+    """Remove an incomplete environment; refuse to remove any other folder."""
     if not folder.exists():
         return
     if not (folder / NOTE).exists() and any(folder.iterdir()):
-        problem = f"{folder} was not made by timbr-wamp; remove it, or set router_env to another folder"
+        problem = f"{folder} was not created by timbr-wamp; remove it, or set router_env to another folder"
         raise RouterInstallFailed("clearing the folder", problem)
     shutil.rmtree(folder)
 
 
 def _run(command: Sequence[str], step: str, on_line: Report) -> None:
-    """Run one step, its output by lines to ``on_line``; end it whole at the limit or when interrupted.
+    """Run one step and pass its output to ``on_line``; kill its processes at the timeout or when interrupted.
 
     Raises:
-        RouterInstallFailed: it could not be started, failed, or took too long.
+        RouterInstallFailed: it could not be started, failed, or timed out.
     """
     recent: collections.deque[str] = collections.deque(maxlen=50)
     try:
@@ -241,8 +241,8 @@ def _run(command: Sequence[str], step: str, on_line: Report) -> None:
         if process.stdout is not None:
             process.stdout.close()
     if status != 0:
-        took_too_long = f"\nended after {STEP_LIMIT_S:g} s" if status == -signal.SIGKILL else ""
-        raise RouterInstallFailed(step, tail("\n".join(recent)) + took_too_long)
+        timeout = f"\nkilled after {STEP_LIMIT_S:g} s" if status == -signal.SIGKILL else ""
+        raise RouterInstallFailed(step, tail("\n".join(recent)) + timeout)
 
 
 def _end_session(process: subprocess.Popen[str]) -> None:

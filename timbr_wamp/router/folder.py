@@ -1,4 +1,4 @@
-"""Files of the router: private ones, written whole or not at all; locks; what ships with the package."""
+"""Files of the router: atomic writes of private files, lock files, and the files of ``router-config/``."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-#: How often a lock that somebody else holds is tried again.
+#: Interval for trying to get a lock that another process holds.
 LOCK_POLL_S = 0.05
 
 
-#: Folders of a clone whose files a wheel carries (``setup.py``).
+#: Folders of a clone whose files are included in a wheel (``setup.py``).
 SHIPPED_FOLDERS = ("router-config", "locks")
 
 
 def clone_folder() -> Path | None:
-    """Return the root of the clone that this package is read from; None when it is an installed wheel."""
+    """Return the root of the clone that contains this package; None for an installed wheel."""
     root = Path(__file__).parents[2]
     return root if (root / SHIPPED_FOLDERS[0]).is_dir() else None
 
 
 def shipped(name: str) -> Traversable:
-    """Return a file of `SHIPPED_FOLDERS`: in place in a clone, the copy in the package in a wheel."""
+    """Return a file of `SHIPPED_FOLDERS`: from the clone, or the copy in an installed package."""
     clone = clone_folder()
     if clone is not None:
         for folder in SHIPPED_FOLDERS:
@@ -36,7 +36,7 @@ def shipped(name: str) -> Traversable:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, mode 0600."""
+    """Write a file atomically, with mode 0600."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -51,12 +51,12 @@ def write_private(path: Path, content: bytes) -> None:
 
 @contextmanager
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the lock file ``path`` against other processes and threads; it stays when released.
+    """Lock the file ``path`` against other processes and threads. The file remains after the release.
 
     Raises:
-        TimeoutError: somebody else held it for ``timeout_s``.
+        TimeoutError: another process or thread held the lock for ``timeout_s``.
     """
-    import fcntl  # not on Windows, where nothing of the router runs
+    import fcntl  # does not exist on Windows, where the router is not supported
 
     deadline = time.monotonic() + timeout_s
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -67,7 +67,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise TimeoutError(f"{path} is held by another process") from None
+                    raise TimeoutError(f"{path} is locked by another process") from None
                 time.sleep(LOCK_POLL_S)
         yield
     finally:

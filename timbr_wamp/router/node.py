@@ -1,7 +1,8 @@
-"""Start and stop the router: a node folder made from ``router-config/``, one Crossbar process tree.
+"""Start and stop the router: a node folder and one tree of Crossbar processes.
 
-The node folder (0700) holds configuration, tokens, log and the node component; it stays. The
-runtime file ``node.json`` tells other processes of the user how to reach the router; it goes with it.
+The node folder (mode 0700) holds configuration, tokens, log and the node component; it is kept. The
+runtime file ``node.json`` tells the user's other processes how to reach the router; it is removed when
+the router stops.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ Report = Callable[[str], None]
 
 NODE_FOLDER = "node"
 LOG_FILE = "router.log"
-PID_FILE = "node.pid"  # Crossbar's own
+PID_FILE = "node.pid"  # written by Crossbar
 
-#: A start takes 4 to 6 s; on a busy computer, with a cold disk, several times that.
+#: Timeout of a start. It takes 4 to 6 s, and several times that on a busy computer with a cold disk.
 START_LIMIT_S = 60.0
-#: Ports that are tried when the next free one is asked for.
+#: Number of further ports that ``next_free_port`` tries.
 PORT_RANGE = 100
-#: A worker outlives a killed controller by up to two seconds, and holds the port.
+#: Timeout for the port of a killed router: a worker runs up to two seconds longer than its controller.
 CRASHED_PORT_LIMIT_S = 5.0
 POLL_S = 0.05
 PROBE_LIMIT_S = 5.0
@@ -50,7 +51,7 @@ KILL_LIMIT_S = 5.0
 
 
 def free_port(interface: str = "127.0.0.1") -> int:
-    """Return a TCP port that is free now. Somebody else may take it before you do."""
+    """Return a TCP port that is free at the moment. Another process may take it at any time."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind((interface, 0))
         return int(sock.getsockname()[1])
@@ -58,7 +59,7 @@ def free_port(interface: str = "127.0.0.1") -> int:
 
 @dataclass
 class Router:
-    """A router that this process started. It goes on when this process ends; `stop` ends it."""
+    """A router that this process started. It keeps running when this process ends; `stop` ends it."""
 
     url: str
     unix_url: str
@@ -81,20 +82,20 @@ class Router:
         page_dir: Path | None = None,
         report: Report = lambda text: None,
     ) -> Router:
-        """Start the router and return when page, unix socket and node component answer.
+        """Start the router; return when page, unix socket and node component answer.
 
         Args:
-            port: the one of the settings when None.
-            next_free_port: take the next free one when it is busy.
-            page_dir: folder of the built page; without it a page that says how to build it.
-            report: gets lines for people.
+            port: TCP port; None means the port of the settings.
+            next_free_port: take the next free port when it is in use.
+            page_dir: folder of the built page; None serves a page that says how to build it.
+            report: called with lines for people.
 
         Raises:
-            AlreadyUp: one runs from this folder, or its runtime file says so.
+            AlreadyUp: a router already runs from this folder.
             PortBusy: the port is in use.
-            NoFreePort: so are the next ones.
+            NoFreePort: the port and the next ones are in use.
             RouterNotInstalled: there is no Crossbar.io.
-            RouterStartFailed: it ended, or did not answer in time; with the end of its log.
+            RouterStartFailed: it ended, or did not answer in time; the error has the end of its log.
         """
         crossbar = find_crossbar(settings)
         node_dir = private_folder(settings.data_dir / NODE_FOLDER)
@@ -138,7 +139,7 @@ class Router:
     def _write_runtime_file(self) -> None:
         started = runtime.process_started(self.pid)
         if started is None:
-            raise RouterStartFailed("it ended just after it had answered", _log_tail(self.node_dir))
+            raise RouterStartFailed("it ended right after it had answered", _log_tail(self.node_dir))
         content = NodeFile(
             pid=self.pid,
             process_started=started,
@@ -156,20 +157,20 @@ class Router:
     def port(self) -> int:
         """The TCP port of page and websocket."""
         port = urlsplit(self.url).port
-        assert port is not None  # we chose it
+        assert port is not None  # _choose_port set it
         return port
 
     @property
     def local_url(self) -> str:
-        """Where this computer's own clients connect; see `timbr_wamp.runtime.NodeFile.local_url`."""
+        """URL for clients on this computer; see `timbr_wamp.runtime.NodeFile.local_url`."""
         return self.unix_url if self.url.startswith("wss:") else self.url
 
     def poll(self) -> int | None:
-        """Return the exit status if the router ended, None while it runs."""
+        """Return the exit status if the router has ended, None while it runs."""
         return self._process.poll()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the router: politely, after ``timeout_s`` by force. Idempotent."""
+        """End the router with SIGTERM, and after ``timeout_s`` with SIGKILL. Idempotent."""
         _end(self._controller, self._process.wait, timeout_s=timeout_s)
         _remove_traces(self.settings.runtime_dir, self.pid, Path(self.unix_url.removeprefix("rs+unix://")))
 
@@ -181,7 +182,7 @@ class Router:
 
 
 def stop_node(settings: Settings, timeout_s: float = 10.0) -> bool:
-    """End the local router, whoever started it; return False if none runs."""
+    """End the local router, also when another process started it; return False if none runs."""
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
     if node is None or not node.alive():
         return False
@@ -196,7 +197,7 @@ def stop_node(settings: Settings, timeout_s: float = 10.0) -> bool:
 
 @contextmanager
 def _starting(node_dir: Path) -> Iterator[None]:
-    """Let one process at a time start a router from this folder."""
+    """Lock the folder, so that only one process at a time starts a router from it."""
     try:
         with locked(node_dir / "start.lock", START_LIMIT_S + KILL_LIMIT_S):
             yield
@@ -205,10 +206,10 @@ def _starting(node_dir: Path) -> Iterator[None]:
 
 
 def _check_not_running(settings: Settings, node_dir: Path) -> bool:
-    """Clean up after a router that was killed; return whether there was one.
+    """Remove the files of a router that was killed; return whether there was one.
 
     Raises:
-        AlreadyUp: a router runs, by its runtime file or by Crossbar's own pid file.
+        AlreadyUp: a router runs, according to its runtime file or Crossbar's pid file.
     """
     path = runtime.node_file(settings.runtime_dir)
     node = runtime.read_file(path, NodeFile)
@@ -232,9 +233,9 @@ def _pid_in(path: Path) -> int | None:
 
 
 def _is_crossbar_of(pid: int, node_dir: Path) -> bool:
-    """Tell whether a process is a router of this folder, and not another that got its number.
+    """Return whether a process is a router of this folder, and not another process with a reused pid.
 
-    By its working folder: Crossbar overwrites its command line.
+    It compares the working folder, because Crossbar overwrites its command line.
     """
     try:
         return Path(psutil.Process(pid).cwd()).samefile(node_dir)
@@ -261,7 +262,7 @@ def _choose_port(interface: str, wanted: int, next_free: bool, crashed: bool) ->
 
 def _is_free(interface: str, port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Twisted does: TIME_WAIT is no obstacle
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Twisted does, so that TIME_WAIT does not count
         try:
             sock.bind((interface, port))
         except OSError as error:
@@ -275,7 +276,7 @@ def _is_free(interface: str, port: int) -> bool:
 
 
 def _spawn(crossbar: Path, node_dir: Path) -> subprocess.Popen[bytes]:
-    """Start Crossbar in a session of its own, so that our terminal's Ctrl-C does not reach it."""
+    """Start Crossbar in a session of its own, so that Ctrl-C in this terminal does not reach it."""
     command = [str(crossbar), "start", "--cbdir", str(node_dir), "--color", "false", "--loglevel", "warn"]
     log = node_dir / LOG_FILE
     if log.exists():
@@ -304,7 +305,7 @@ def _wait_until_answering(process: subprocess.Popen[bytes], plan: NodePlan, toke
         if process.poll() is not None:
             log_tail = _log_tail(plan.node_dir)
             if "cannot_listen" in log_tail or "CannotListenError" in log_tail:
-                raise PortBusy(plan.port)  # somebody was quicker
+                raise PortBusy(plan.port)  # another process took it meanwhile
             raise RouterStartFailed(f"it ended with status {process.returncode}", log_tail)
         if (
             plan.socket_path.exists()
@@ -313,7 +314,7 @@ def _wait_until_answering(process: subprocess.Popen[bytes], plan: NodePlan, toke
         ):
             return
         time.sleep(POLL_S)
-    raise RouterStartFailed(f"it did not answer in {START_LIMIT_S:g} s", _log_tail(plan.node_dir))
+    raise RouterStartFailed(f"it did not answer within {START_LIMIT_S:g} s", _log_tail(plan.node_dir))
 
 
 def _log_tail(node_dir: Path) -> str:
@@ -324,12 +325,12 @@ def _log_tail(node_dir: Path) -> str:
 
 
 def _end(controller: psutil.Process, wait: Callable[..., object], *, timeout_s: float) -> None:
-    """End a router's processes: the controller politely, which ends its worker; by force what stays.
+    """End a router's processes: SIGTERM to the controller, which ends its worker; then SIGKILL to the rest.
 
-    psutil knows processes by their start time too, so that a reused number is never hit.
+    psutil identifies processes by their start time too, so a reused pid is never signalled.
     """
     family: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):  # a worker ends by itself when its controller is gone
+    with suppress(psutil.NoSuchProcess):  # a worker ends by itself when its controller has ended
         family = controller.children(recursive=True)
         controller.terminate()
     deadline = time.monotonic() + timeout_s
@@ -337,7 +338,7 @@ def _end(controller: psutil.Process, wait: Callable[..., object], *, timeout_s: 
         wait(timeout=timeout_s)
     _, alive = psutil.wait_procs([controller, *family], timeout=max(0.0, deadline - time.monotonic()))
     for process in alive:
-        logger.warning("process %d of the router did not end in %.1f s; killed", process.pid, timeout_s)
+        logger.warning("process %d of the router did not end within %.1f s; killed it", process.pid, timeout_s)
         with suppress(psutil.NoSuchProcess):
             process.kill()
     with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
@@ -353,4 +354,4 @@ def _remove_traces(runtime_dir: Path, pid: int, socket_path: Path) -> None:
         socket_path.unlink(missing_ok=True)
         if socket_path.parent != runtime_dir:
             with suppress(OSError):
-                socket_path.parent.rmdir()  # a short folder that was made for it
+                socket_path.parent.rmdir()  # a short folder created for the socket only

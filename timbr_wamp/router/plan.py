@@ -1,7 +1,7 @@
-"""What goes into a node folder: Crossbar's configuration, the node component, its rules, local tokens.
+"""The content of a node folder: Crossbar's configuration, the node component, its access table, local tokens.
 
-``config.json`` of ``router-config/`` is a template: a text ``"${name}"`` in it is replaced by a
-value, and its key is dropped when that value is None.
+``config.json`` of ``router-config/`` is a template: each text ``"${name}"`` is replaced by a value, and
+its key is removed when the value is None.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from timbr_wamp.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Runs inside the router, copied so that a node folder is whole.
+#: Modules that run inside the router; they are copied into the node folder.
 COMPONENT_FILES = ("timbr_access.py", "timbr_presence.py", "timbr_node.py")
 SOCKET_NAME = "router.sock"
 LOCAL_TOKENS_FILE = "local-tokens.json"
-#: Name of the token that the local user's own commands use.
+#: Name of the token that local commands use.
 ADMIN_NAME = "admin"
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """Where a router will be, and what it is told."""
+    """The addresses and the configuration of a router before its start."""
 
     settings: Settings
     node_dir: Path
@@ -44,18 +44,18 @@ class NodePlan:
 
     @classmethod
     def make(cls, settings: Settings, node_dir: Path, port: int, page_dir: Path | None) -> NodePlan:
-        """Return the plan; the socket's folder is made if need be."""
+        """Return the plan; create the socket's folder if necessary."""
         folder = socket_folder(settings.runtime_dir, len(SOCKET_NAME))
         return cls(settings, node_dir, port, page_dir, folder / SOCKET_NAME)
 
     @property
     def tls(self) -> bool:
-        """Whether the port speaks TLS."""
+        """Whether the port uses TLS."""
         return self.settings.tls_certificate is not None
 
     @property
     def host(self) -> str:
-        """The address by which this computer reaches the port."""
+        """The address of the port for this computer."""
         interface = self.settings.interface
         return LOOPBACK[0] if interface in (*LOOPBACK, "0.0.0.0") else interface
 
@@ -75,7 +75,7 @@ class NodePlan:
         return f"{self._origin(self.host)}/"
 
     def origins(self) -> list[str]:
-        """Return the origins whose pages may open the websocket: this page's own."""
+        """Return the origins whose pages may open the websocket: those of the page itself."""
         interface = self.settings.interface
         names = list(LOOPBACK)
         if interface == "0.0.0.0":
@@ -88,15 +88,15 @@ class NodePlan:
         return f"{'https' if self.tls else 'http'}://{name}:{self.port}"
 
     def write(self) -> None:
-        """Write the node folder. What is not made here (tokens, keys, logs) stays as it is."""
+        """Write the node folder. Other files in it (tokens, keys, logs) are kept."""
         if self.host != LOOPBACK[0] and not self.tls:
-            logger.warning("the router listens on %s without TLS: tokens can be read on the way", self.host)
+            logger.warning("the router listens on %s without TLS: tokens can be read on the network", self.host)
         for name in COMPONENT_FILES:
             write_private(self.node_dir / name, shipped(name).read_bytes())
         write_private(self.node_dir / "access.json", json.dumps(access_table()).encode())
         template = json.loads(shipped("config.json").read_text(encoding="utf-8"))
         write_private(self.node_dir / "config.json", json.dumps(_filled(template, self._values()), indent=1).encode())
-        self.socket_path.unlink(missing_ok=True)  # a killed router's
+        self.socket_path.unlink(missing_ok=True)  # left by a killed router
 
     def _values(self) -> dict[str, Any]:
         settings = self.settings
@@ -138,13 +138,13 @@ def _filled(template: Any, values: Mapping[str, Any]) -> Any:
 
 
 def local_tokens(node_dir: Path, host: str) -> tuple[str, str]:
-    """Return the local user's own tokens, of an administrator and of this host; make what is missing.
+    """Return the local user's tokens for an administrator and for this host; create missing ones.
 
-    The token store keeps hashes only, so these two are kept beside it, in a 0600 file. One that was
-    revoked is made anew, with another secret.
+    The token store keeps hashes only, so these two tokens are kept beside it, in a file with mode 0600.
+    A revoked one is created again with another secret.
 
     Raises:
-        TokenExists: somebody made a token of the host's name by hand, whose secret is not known here.
+        TokenExists: a token with the host's name was created by hand, so its secret is unknown.
     """
     if host == ADMIN_NAME:
         raise InvalidSetting("host", "settings", f"{ADMIN_NAME!r} is the name of the local administrator's token")

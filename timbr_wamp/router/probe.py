@@ -1,6 +1,6 @@
-"""Ask a router whether it answers: HTTP, and a whole wamp session over its unix socket.
+"""Check whether a router answers: by HTTP, and by a wamp session with one call over its unix socket.
 
-A few blocking lines of the WAMP basic profile (rawsocket, JSON), so that starting a router needs
+A minimal blocking client for the WAMP basic profile (rawsocket, JSON), so that starting a router needs
 neither a client library nor an event loop. Formats: https://wamp-proto.org/wamp_latest_ietf.html
 """
 
@@ -14,18 +14,18 @@ import struct
 from pathlib import Path
 from typing import Any
 
-#: Rawsocket: magic, 2^24 bytes at most and serializer JSON, two reserved octets.
+#: Rawsocket handshake: magic octet, maximum length 2^24 and serializer JSON, two reserved octets.
 _HANDSHAKE = bytes((0x7F, 0xF1, 0, 0))
 _HELLO, _WELCOME, _CHALLENGE, _AUTHENTICATE, _CALL, _RESULT = 1, 2, 4, 5, 48, 50
 _PING = 1
 
 
 def http_answers(host: str, port: int, *, tls: bool, timeout_s: float) -> bool:
-    """Tell whether the page is served."""
+    """Return whether the router serves the page."""
     connection: http.client.HTTPConnection
     if tls:
         context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # our own port; nothing secret is sent
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # a local port; no secrets are sent
         connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
     else:
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
@@ -39,7 +39,7 @@ def http_answers(host: str, port: int, *, tls: bool, timeout_s: float) -> bool:
 
 
 def node_answers(path: Path, realm: str, token: str, *, timeout_s: float) -> bool:
-    """Tell whether one can join over the unix socket and the node component answers a call."""
+    """Return whether a client can join over the unix socket and the node component answers a call."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout_s)

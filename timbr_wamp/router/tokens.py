@@ -1,7 +1,7 @@
-"""Tokens: ``<name>.<secret>``, shown once, kept as hashes in a 0600 file that the node watches.
+"""Tokens ``<name>.<secret>``: shown once, stored as hashes in a file (mode 0600) that the node component watches.
 
-The secret has 256 random bits, so a plain SHA-256 of it cannot be searched. The file's reader is
-`timbr_access.Tokens` in ``router-config/``.
+The secret has 256 random bits, so a plain SHA-256 hash is safe against guessing. The node component
+reads the file with `timbr_access.Tokens` of ``router-config/``.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ class TokenInfo:
 
 
 class TokenStore:
-    """The tokens of one node folder. Any thread, any process; changes take effect in the router at once."""
+    """The tokens of one node folder. Any thread, any process. Changes take effect in the router at once."""
 
     def __init__(self, node_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = node_dir / TOKENS_FILE
         self._clock = clock
 
     def create(self, name: str, role: str) -> str:
-        """Make a token and return it: the only time that its secret is known.
+        """Create a token and return it. The secret cannot be shown again.
 
         Raises:
-            TokenExists: a token of that name exists.
-            InvalidName: the name is not 1 to 32 of a-z, 0-9, ``_``.
-            InvalidArgument: no such role.
+            TokenExists: a token with that name exists.
+            InvalidName: the name is not 1 to 32 characters of a-z, 0-9, ``_``.
+            InvalidArgument: unknown role.
         """
         checked_authid(name)
         if role not in ROLES:
@@ -63,22 +63,22 @@ class TokenStore:
         return f"{name}.{secret}"
 
     def revoke(self, name: str) -> None:
-        """Take a token away; the router ends its wamp sessions.
+        """Revoke a token; the router ends its wamp sessions.
 
         Raises:
-            UnknownToken: there is no token of that name.
+            UnknownToken: there is no token with that name.
         """
         with self._changing() as tokens:
             if tokens.pop(name, None) is None:
                 raise UnknownToken(name, sorted(tokens))
 
     def list(self) -> list[TokenInfo]:
-        """Return the tokens, by name."""
+        """Return the tokens, sorted by name."""
         tokens = self._read()
         return [TokenInfo(name, tokens[name]["role"], tokens[name]["created_at"]) for name in sorted(tokens)]
 
     def valid(self, token: str, role: str) -> bool:
-        """Tell whether ``token`` is in force and of that role."""
+        """Return whether ``token`` is valid and has that role."""
         name, _, secret = token.partition(".")
         kept = self._read().get(name)
         return kept is not None and kept["role"] == role and kept["sha256"] == _digest(secret)
@@ -97,7 +97,7 @@ class TokenStore:
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError) as error:
-            raise InvalidSetting("tokens", str(self._path), f"not readable ({error}); mend or remove it") from None
+            raise InvalidSetting("tokens", str(self._path), f"not readable ({error}); repair or remove it") from None
         return tokens
 
 

@@ -20,7 +20,7 @@ export function Panel(props: { title: string; aside?: ComponentChildren; class?:
 
 const SHOWN_CHARACTERS = 1200;
 
-/** A text as it is; a long one is cut until one asks for all of it. */
+/** A text; a long one is cut and can be expanded. */
 export function LongText(props: { text: string; class?: string }) {
   const [all, setAll] = useState(false);
   const long = props.text.length > SHOWN_CHARACTERS;
@@ -38,7 +38,7 @@ export function LongText(props: { text: string; class?: string }) {
   );
 }
 
-/** Run something asked for: whether it is under way, and what went wrong the last time. */
+/** Hook that runs a command, with its state: in progress, and the error of the last one. */
 export function useAction(): { busy: boolean; failure: string | null; run: (f: () => Promise<void>) => Promise<boolean> } {
   const [busy, setBusy] = useState(false);
   const [failure, setFailure] = useState<string | null>(null);

@@ -1,4 +1,4 @@
-/** The machine's counters, which add up: put = processed + errored + dropped + waiting + in flight. */
+/** The machine's counters: put = processed + errored + dropped + queued + in flight. */
 
 import type { Status } from "../contract";
 import { count, rate } from "../format";

@@ -1,4 +1,4 @@
-/** What slots raised: by kind first, then one by one, newest first, with traceback. */
+/** Failures of slots: the groups, then single failures with traceback, newest first. */
 
 import type { ErrorGroup, ErrorRow } from "../contract";
 import { count, rate, timeOfDay } from "../format";

@@ -1,4 +1,4 @@
-/** What changed the machine, newest first. */
+/** The machine's events, newest first. */
 
 import type { Event } from "../contract";
 import { oneLine, timeOfDay } from "../format";

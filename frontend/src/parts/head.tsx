@@ -39,7 +39,7 @@ export function Head({ api, view, now_ms }: { api: Api; view: View; now_ms: numb
 
 function stateText(status: Status | null): string {
   if (!status) return LIGHT_TEXT.unknown;
-  // `running` is taken from living threads: it is the truth when the two differ
+  // `running` comes from the state of the machine's thread, so it takes precedence over `state`
   if (status.state === "running") return "Not running, though it should";
   return status.state.charAt(0).toUpperCase() + status.state.slice(1);
 }

@@ -1,4 +1,4 @@
-/** The kernels on the router, and which machine is looked at. */
+/** The list of kernels on the router, with the selection of a machine. */
 
 import type { KernelInfo } from "../contract";
 import { isThere } from "../model";

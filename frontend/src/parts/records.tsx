@@ -12,7 +12,7 @@ export function Records({ api, machine }: { api: Api; machine: MachineView }) {
   const frozen = useRef(machine.records);
   if (!paused) frozen.current = machine.records;
   const toggle = (): void => {
-    void api.send({ kind: "follow", on: paused }); // nothing is sent here that nobody sees
+    void api.send({ kind: "follow", on: paused }); // records are received only while they are shown
     setPaused(!paused);
   };
   const sampled = machine.sampled > 1 ? `one in ${count(machine.sampled)} shown · ` : "";
@@ -39,7 +39,7 @@ export function Records({ api, machine }: { api: Api; machine: MachineView }) {
 interface RecordProps {
   record: RecordView;
   slots: readonly SlotInfo[];
-  /** Who reads one wants the list to stand still. */
+  /** Pause the list while the user reads a record. */
   onOpen: () => void;
 }
 
@@ -85,7 +85,7 @@ function Values({ record, slots }: { record: RecordView; slots: readonly SlotInf
       <dl>
         {values.map((value, index) => {
           const slot = slots[index - 1];
-          if (index > 0 && slot?.identity) return null; // it carries the value before it
+          if (index > 0 && slot?.identity) return null; // it passes the previous value on
           return (
             <div key={index}>
               <dt>{index === 0 ? "in" : (slot?.name ?? `slot ${index - 1}`)}</dt>

@@ -1,4 +1,4 @@
-/** The slots: what stands in them, how they fare, and, for an admin, a place to write another function. */
+/** The slots: their functions and counters, and for an admin an editor for the function. */
 
 import { useState } from "preact/hooks";
 import type { SlotCounts, SlotInfo, Status } from "../contract";

@@ -1,7 +1,7 @@
-"""The demo's machine on real data: a week of earthquakes from the USGS, ten events a second, over and over.
+"""The demo's machine with real data: a week of earthquakes from the USGS, ten events per second, repeated.
 
-Runs in the demo's kernel as its startup file, so everything here is a variable of that kernel: take
-a slot's source from the page or from ``m.slots``, change it, and set it again while events flow.
+It is the startup file of the demo's kernel, so all its names are variables of that kernel. Copy a slot's
+source from the page or from ``m.slots``, change it, and set it again while the machine runs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 from timbr_wamp import Machine
 
 EVENTS_PER_S = 10
-#: Events that the rolling statistics look back on.
+#: Number of events for the rolling statistics.
 WINDOW = 100
 #: An event this many standard deviations above the mean magnitude is an anomaly.
 ANOMALY_Z = 3.0
 
 
 def data_file() -> Path:
-    """Return the data: beside this file in an installed package, among the examples in a clone."""
+    """Return the data file: beside this file in an installed package, in the examples in a clone."""
     here = Path(__file__).resolve()
     beside = here.with_name("earthquakes.json")
     return beside if beside.exists() else here.parents[3] / "examples" / "data" / "earthquakes.json"
@@ -35,11 +35,11 @@ EVENTS = sorted(json.loads(data_file().read_bytes())["features"], key=lambda eve
 
 
 def replay() -> Iterator[dict[str, Any]]:
-    """Yield the events in the order of their time, and begin again at the end."""
+    """Yield the events in order of time, repeatedly."""
     due = time.monotonic()
     while True:
         for event in EVENTS:
-            due = max(due + 1 / EVENTS_PER_S, time.monotonic())  # after a pause go on, do not catch up
+            due = max(due + 1 / EVENTS_PER_S, time.monotonic())  # do not catch up after a pause
             time.sleep(due - time.monotonic() if due > time.monotonic() else 0)
             yield event
 
@@ -48,7 +48,7 @@ window: deque[dict[str, Any]] = deque(maxlen=WINDOW)
 
 
 def clean(event):
-    """Keep what matters, with units in the names."""
+    """Keep the fields of interest, with units in their names."""
     longitude, latitude, depth_km = event["geometry"]["coordinates"]
     place = event["properties"]["place"]
     return {

@@ -1,7 +1,7 @@
-"""The demo's machine: this computer's own metrics, ten readings a second.
+"""The demo's machine with metrics of this computer, ten readings per second.
 
-Runs in the demo's kernel as its startup file, so everything here is a variable of that kernel: take
-a slot's source from the page or from ``m.slots``, change it, and set it again while readings flow.
+It is the startup file of the demo's kernel, so all its names are variables of that kernel. Copy a slot's
+source from the page or from ``m.slots``, change it, and set it again while the machine runs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import psutil
 from timbr_wamp import Machine
 
 READINGS_PER_S = 10
-#: Readings that the rolling statistics look back on: ten seconds.
+#: Number of readings for the rolling statistics: ten seconds.
 WINDOW = 10 * READINGS_PER_S
 #: A reading this many standard deviations from the mean is an anomaly.
 ANOMALY_Z = 3.0
-#: One reading in so many fails, on purpose.
+#: One in this number of readings fails, on purpose.
 FAIL_EVERY = 40
 
 
 def readings() -> Iterator[dict[str, Any]]:
-    """Yield readings for ever: percentages, and counters as the system keeps them."""
+    """Yield readings without end: percentages, and counters of the system."""
     number = 0
-    psutil.cpu_percent(percpu=True)  # the first one has nothing to compare with and is 0.0
+    psutil.cpu_percent(percpu=True)  # the first call always returns 0.0
     due = time.monotonic()
     while True:
-        due = max(due + 1 / READINGS_PER_S, time.monotonic())  # after a pause go on, do not catch up
+        due = max(due + 1 / READINGS_PER_S, time.monotonic())  # do not catch up after a pause
         time.sleep(due - time.monotonic() if due > time.monotonic() else 0)
         number += 1
         disk, net = psutil.disk_io_counters(), psutil.net_io_counters()
@@ -41,7 +41,7 @@ def readings() -> Iterator[dict[str, Any]]:
             "cpu_percent": psutil.cpu_percent(percpu=True),
             "load": psutil.getloadavg(),
             "memory_percent": psutil.virtual_memory().percent,
-            # None where the system shows none, as in some containers
+            # None if the system has no such counters, as in some containers
             "disk_bytes": [disk.read_bytes, disk.write_bytes] if disk else [0, 0],
             "net_bytes": [net.bytes_recv, net.bytes_sent] if net else [0, 0],
         }

@@ -23,7 +23,7 @@ from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.events.hooks import checked_point
 from timbr_wamp.values import JsonValue, to_json
 
-#: A command's stderr is told up to so many characters, the last ones.
+#: Of a command's stderr the last characters are reported.
 STDERR_LIMIT = 2_000
 #: Linux takes 128 KiB for one variable; a larger event goes into TIMBR_EVENT without its data.
 VARIABLE_LIMIT_BYTES = 100_000
@@ -32,7 +32,7 @@ _DRAINED: Final = ("drained",)
 
 
 class Notice:
-    """Tells of the events of some kinds; what telling means is the subclass's.
+    """Reports the events of some kinds; how, subclasses say in `tell`.
 
     ``about`` goes into each event's JSON: which machine it was, for example.
     """
@@ -44,24 +44,24 @@ class Notice:
             raise InvalidArgument("timeout_s", f"seconds, over 0 and at most 3600, not {timeout_s!r}")
         self.kinds, self.timeout_s = tuple(kinds), float(timeout_s)
         self._about = dict(about or {})
-        #: How many were told, and how many could not be.
+        #: How many were sent, and how many failed.
         self.sent = self.failures = 0
         for kind in self.kinds:
             setattr(self, checked_point(f"on_{kind}"), self._notify)
 
     def tell(self, event: Event) -> None:
-        """Tell of one event within ``timeout_s``. Called in the bus thread; raises what went wrong."""
+        """Report one event within ``timeout_s``. Called in the bus thread; what it raises is a failure."""
         raise NotImplementedError
 
     def text(self, event: Event, *, data: bool = True) -> bytes:
         """Return the event as JSON, with what the notice is about."""
-        told = to_builtins(event)
-        return to_json({**told, **({} if data else {"data": {}}), **self._about})
+        known = to_builtins(event)
+        return to_json({**known, **({} if data else {"data": {}}), **self._about})
 
     def _notify(self, event: Event) -> None:
         try:
             self.tell(event)
-        except Exception:
+        except BaseException:
             self.failures += 1
             raise
         self.sent += 1

@@ -20,7 +20,7 @@ CLOSE_LIMIT_S = 2.0
 class AsyncReader:
     """Read an async iterator. `read` and `close`: one thread; `interrupt`: any.
 
-    A read is interrupted by cancelling it, so that the source's ``finally`` runs; if it goes on
+    A read is interrupted by cancelling it, so that the source's ``finally`` runs; if it continues
     all the same, by stopping the loop. Either way the loop's descriptors are closed.
     """
 

@@ -300,7 +300,7 @@ class Feeder:
                 "messages that still wait; yield a copy", self._name, type(message).__name__,
             )  # fmt: skip
             message = _REUSED
-        if self._last_message is not _REUSED:  # told once
+        if self._last_message is not _REUSED:  # reported once
             self._last_message = message
 
     def _is_current(self, reader: Reader) -> bool:

@@ -26,7 +26,7 @@ from timbr_wamp.machine.waiting import Waiters, add_waiter, deadline_after, left
 KNOWN_OIDS = 65_536
 
 #: That the queue is full is reported at most so often, seconds: a source that waits for room fills it all the time.
-FULL_AGAIN_S = 1.0
+FULL_REPORT_S = 1.0
 
 _NONE: list[Entry] = []
 _Accounts: TypeAlias = tuple[int, int, int, int, list[Entry], list[Entry]]
@@ -60,7 +60,7 @@ class MessageQueue:
     back may stand above the capacity, and so may what the reader itself offers: one micro-batch each.
 
     ``on_full`` is called when somebody found no room: once, and again only after the queue was half
-    empty and `FULL_AGAIN_S` went by on ``timer`` (seconds). Called in the thread that found none,
+    empty and `FULL_REPORT_S` went by on ``timer`` (seconds). Called in the thread that found none,
     without the lock; it must not raise.
 
     **Interrupts.** A signal handler may raise between any two bytecodes of the main thread. So each
@@ -83,7 +83,7 @@ class MessageQueue:
         self._capacity = _checked_capacity(capacity)
         self._name = name
         self._on_full, self._timer = on_full, timer
-        self._full_told_at = float("-inf")
+        self._full_reported_at = float("-inf")
         self._crowded = False
         self._lock: LockType | ForkedLock = threading.Lock()
         self._queue: deque[Entry] = deque()
@@ -104,6 +104,8 @@ class MessageQueue:
         self._watchers: Waiters = deque()
         #: Ids given by callers; with the entry until it is known to be queued.
         self._known: OrderedDict[str, Entry | None] = OrderedDict()
+        #: Those of them that `keep` has now: who puts one of them again waits for what becomes of it.
+        self._keeping: set[str] = set()
         self._closed = False
         self._woken = 0
         survive_forks(self)
@@ -150,7 +152,10 @@ class MessageQueue:
                     return False
                 if self._closed:
                     raise MachineClosed(self._name)
-                if self._room() > 0:
+                limit_s = left_s(deadline)
+                if known and entry[0] in self._keeping:
+                    report, waiter, limit_s = False, add_waiter(self._writers), float("inf")
+                elif self._room() > 0:
                     if self.keep is not None:
                         break
                     if known:
@@ -159,13 +164,14 @@ class MessageQueue:
                         self._queue.append(entry)
                     wake_all(self._readers)
                     return True
-                report = self._note_full()
-                if not report:
-                    waiter = self._waiting_writer(deadline)
+                else:
+                    report = self._note_full()
+                    if not report:
+                        waiter = self._waiting_writer(deadline)
             if report:
                 self._report_full()
             else:
-                wait(self._writers, waiter, left_s(deadline))
+                wait(self._writers, waiter, limit_s)
         return self._put_durably(entry, deadline, known)
 
     def _put_durably(self, entry: Entry, deadline: float | None, known: bool) -> bool:
@@ -173,11 +179,12 @@ class MessageQueue:
         assert self.keep is not None
         with deferred():
             with self._lock:
-                if (known and entry[0] in self._known) or self._closed or not self._room():
+                put_again = known and (entry[0] in self._known or entry[0] in self._keeping)
+                if put_again or self._closed or not self._room():
                     reserved = False  # another writer, meanwhile
                 else:
                     if known:
-                        self._known[entry[0]] = None
+                        self._keeping.add(entry[0])
                     self._reserve(1)
                     reserved = True
             if reserved:
@@ -186,11 +193,16 @@ class MessageQueue:
                 except BaseException:
                     with self._lock:
                         self._reserve(-1)
-                        self._known.pop(entry[0], None)
+                        self._keeping.discard(entry[0])
                         wake_all(self._writers)
                     raise
                 with self._lock:
-                    self._queue.append(entry)
+                    if known:
+                        self._append_known(entry)
+                        self._keeping.discard(entry[0])
+                        wake_all(self._writers)
+                    else:
+                        self._queue.append(entry)
                     self._reserve(-1)
                     wake_all(self._readers)
         return True if reserved else self._put_when_possible(entry, deadline, known)
@@ -317,14 +329,14 @@ class MessageQueue:
         return displaced
 
     def _note_full(self) -> bool:
-        """Note, with the lock held, that somebody found no room; tell whether to report it, without the lock."""
+        """Note, with the lock held, that somebody found no room; return whether to report it, without the lock."""
         if self._crowded or self._closed:
             return False
         self._crowded = True
         now = self._timer()
-        if self._on_full is None or now - self._full_told_at < FULL_AGAIN_S:
+        if self._on_full is None or now - self._full_reported_at < FULL_REPORT_S:
             return False
-        self._full_told_at = now
+        self._full_reported_at = now
         return True
 
     def _report_full(self) -> None:

@@ -2,7 +2,7 @@
 
 An iterable, an iterator, a generator function, an async generator (or a function of one) or a
 `Source` object. Pure adapters: no thread, no queue, no policy; those are in `timbr_wamp.machine.intake.feeder`.
-What a source is, is told by its type, never by attributes that the object could invent.
+The type of an object decides what kind of source it is, never attributes that the object could invent.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class SourceReaders:
     """Makes the readers of a source: the first one, and one after each restart.
 
     Raises:
-        NotASource: nothing that gives messages, or something whose items are hardly meant: the characters
+        NotASource: nothing that gives messages, or something whose items are not what was meant: characters
             of a text, the keys of a mapping, the columns of a table.
     """
 
@@ -192,7 +192,7 @@ def reader_of(source: object) -> Reader:
         if not _gives_when_called(made):
             return reader_of(made)
         raise NotASource("function", "returned another function instead of messages")
-    _refuse_what_is_hardly_meant(source)
+    _refuse_misread(source)
     if isinstance(source, AsyncIterable):
         return AsyncReader(aiter(source))
     try:
@@ -225,7 +225,7 @@ _ROWS = {
 }
 
 
-def _refuse_what_is_hardly_meant(source: object) -> None:
+def _refuse_misread(source: object) -> None:
     kind = type(source)
     if isinstance(source, (str, bytes, bytearray, memoryview)):
         raise NotASource(kind.__name__, "would be read character by character; put it in a list")

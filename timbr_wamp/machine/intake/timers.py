@@ -45,7 +45,7 @@ class Timers:
         self._monitor.notify()
 
     def forget(self, look: Look) -> None:
-        """Call it no more; a call under way goes on."""
+        """Do not call it any more; a call that has started is completed."""
         with self._monitor.lock:
             self._due.pop(look, None)
         self._monitor.notify()

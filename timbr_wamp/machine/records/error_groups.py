@@ -1,6 +1,6 @@
-"""`ErrorGroups`: failures put together by slot, exception class and line, with what is still open.
+"""`ErrorGroups`: failures grouped by slot, exception class and line, and which messages are still open.
 
-Keeps counts and the newest sample of each group; the failed messages themselves are elsewhere.
+Keeps counts and the newest sample of each group; the failed messages themselves are in `ErrorRing`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Final, TypeAlias
 from timbr_wamp.contract import ErrorGroup, ErrorRow
 from timbr_wamp.machine.protocols import Clock
 
-#: Groups that are kept; the one least recently added to gives way to a new one.
+#: Groups that are kept; a new one replaces the one whose last failure is the oldest.
 GROUPS_KEPT = 256
-#: Open messages of a group that are known by their oids; beyond, the oldest counts as dealt with.
+#: Open messages of a group that are known by their oids; beyond, the oldest counts as closed.
 OPEN_KEPT = 10_000
 #: The same for all groups together.
 OPEN_KEPT_IN_ALL = 100_000
 #: The rate is taken over so many minutes.
 RATE_MINUTES = 10
 
-#: Policies after which a message goes on as if its slot had not failed, or was left out on purpose.
-_DEALT_WITH: Final = frozenset({"retry", "default", "drop"})
+#: Policies after which a failure is not open: the slot had a value after all, or the message was dropped.
+_CLOSED_BY: Final = frozenset({"retry", "default", "drop"})
 
 #: Policies that keep the message, for the same attempt to run again.
 _RUNS_AGAIN: Final = frozenset({"pause", "stop"})
 
 _Key: TypeAlias = tuple[int, str, str]
 
-#: What a message left open: attempt, whether that one runs again, and the groups where it failed. A plain
-#: tuple: many may be kept, and an object each would be work for the garbage collector.
-_Left: TypeAlias = tuple[int, bool, tuple[_Key, ...]]
+#: An open message: attempt, whether that one runs again, and the groups where it failed. A plain tuple: many may
+#: be kept, and an object each would cost the garbage collector time.
+_OpenMessage: TypeAlias = tuple[int, bool, tuple[_Key, ...]]
 
 
 class _Group:
@@ -61,7 +61,7 @@ class _Group:
             self.minutes.append([minute, 1])
 
     def rate_per_min(self, now: float) -> float:
-        """Return failures per minute since the group is known, at most over the last `RATE_MINUTES`."""
+        """Return failures per minute since the group's first failure, at most over the last `RATE_MINUTES`."""
         oldest = int(now // 60) - RATE_MINUTES
         recent = sum(count for minute, count in self.minutes if minute > oldest)
         known_s = now - self.first[1]
@@ -76,37 +76,32 @@ class ErrorGroups:
         self._lock = threading.Lock()
         #: In the order of their last failures.
         self._groups: OrderedDict[_Key, _Group] = OrderedDict()
-        #: What messages left open, the newest last.
-        self._left: OrderedDict[str, _Left] = OrderedDict()
-        #: Groups that gave way to newer ones.
+        #: Open messages by oid, the newest last.
+        self._open_messages: OrderedDict[str, _OpenMessage] = OrderedDict()
+        #: Groups that were replaced by newer ones.
         self.forgotten = 0
 
     def add(self, row: ErrorRow) -> None:
-        """Count a failure. A later attempt at a message closes what an earlier one left open.
+        """Count a failure. A later attempt at a message closes its earlier failures.
 
         Skipped slots are not failures and are not given here.
         """
         key = (row.slot, row.exc_class, row.where)
         with self._lock:
-            before = self._left.get(row.oid)
+            before = self._open_messages.get(row.oid)
             if before is not None and (before[0] != row.attempt or before[1]):
                 self._close(row.oid)
             group = self._groups.get(key) or self._new(key, row)
             self._groups.move_to_end(key)
             group.add(row)
-            if row.policy not in _DEALT_WITH:
+            if row.policy not in _CLOSED_BY:
                 self._open(key, group, row)
 
     def resolve(self, oid: str) -> None:
-        """Close what a message left open: its newest attempt went well, or was dealt with."""
-        if oid in self._left:
+        """Close a message's failures: its newest attempt succeeded, or it was dropped."""
+        if oid in self._open_messages:
             with self._lock:
                 self._close(oid)
-
-    @property
-    def any_open(self) -> bool:
-        """Some message is open. One look: for those who would otherwise call `resolve` for every message."""
-        return bool(self._left)
 
     def rows(self, n: int = GROUPS_KEPT) -> list[ErrorGroup]:
         """Return the ``n`` groups with the newest failures, newest first."""
@@ -133,22 +128,22 @@ class ErrorGroups:
         if len(group.open) >= OPEN_KEPT:
             oid, _ = group.open.popitem(last=False)
             self._leave(oid, key)
-        if len(self._left) >= OPEN_KEPT_IN_ALL:
-            self._close(next(iter(self._left)))
+        if len(self._open_messages) >= OPEN_KEPT_IN_ALL:
+            self._close(next(iter(self._open_messages)))
         group.open[row.oid] = None
-        _, _, keys = self._left.get(row.oid, (0, False, ()))
-        self._left[row.oid] = (row.attempt, row.policy in _RUNS_AGAIN, (*keys, key))
+        _, _, keys = self._open_messages.get(row.oid, (0, False, ()))
+        self._open_messages[row.oid] = (row.attempt, row.policy in _RUNS_AGAIN, (*keys, key))
 
     def _leave(self, oid: str, key: _Key) -> None:
-        attempt, runs_again, keys = self._left[oid]
+        attempt, runs_again, keys = self._open_messages[oid]
         others = tuple(other for other in keys if other != key)
         if others:
-            self._left[oid] = (attempt, runs_again, others)
+            self._open_messages[oid] = (attempt, runs_again, others)
         else:
-            del self._left[oid]
+            del self._open_messages[oid]
 
     def _close(self, oid: str) -> None:
-        _, _, keys = self._left.pop(oid, (0, False, ()))
+        _, _, keys = self._open_messages.pop(oid, (0, False, ()))
         for key in keys:
             self._groups[key].open.pop(oid, None)
 

@@ -295,7 +295,7 @@ class Worker:
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
             reason = described(error)
-            with contextlib.suppress(Exception):  # it failed already; the reason is the first one
+            with contextlib.suppress(BaseException):  # it failed already; the reason is the first one
                 self._give_back_unfinished(record=False)
             self._thread = None  # it lives a moment longer, but does nothing more
             self._apply(lambda: lifecycle.Fail(reason))
@@ -320,7 +320,7 @@ class Worker:
                 self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
             if recorder.pending:
                 if count == before:  # else the worker commits by itself, and two threads would get in each other's way
-                    with contextlib.suppress(Exception):  # the worker's own commit meets it too, and fails the machine
+                    with contextlib.suppress(BaseException):  # the worker's commit raises it too, and fails the machine
                         recorder.commit()
             elif not self._batch:
                 self._busy.clear()

@@ -22,6 +22,12 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
 from timbr_wamp.machine.raw import opened
+from timbr_wamp.machine.running.executors.argument_changes import (
+    Snapshot,
+    containers_of,
+    dumps_changes,
+    snapshot_of,
+)
 from timbr_wamp.machine.running.executors.pickling import dumps
 from timbr_wamp.machine.slots.arguments import given, reads_message
 from timbr_wamp.machine.slots.callables import is_unawaited
@@ -85,25 +91,33 @@ class Texts:
 
 @dataclass
 class Raised:
-    """What a slot raised: its texts, and the pickled error if it can be pickled."""
+    """What a slot raised: its texts, and the pickled error if it can be pickled.
+
+    ``changes``: what a single call changed in its arguments, see `argument_changes`.
+    """
 
     text: ErrorText
     error: bytes | None
+    changes: bytes | None = None
 
 
 @dataclass
 class Failed:
-    """A message of which a slot raised: what was made before, values pickled together (None: they cannot be)."""
+    """A message of which a slot raised: the message and the values made before, pickled together (None: cannot be).
+
+    They are as they are now: slots change what they are given. ``unread``: the message is raw text that is no JSON.
+    """
 
     position: int
     raised: Raised
     values: bytes | None
     texts: list[bytes]
+    unread: bool
 
 
 @dataclass
 class Value:
-    """What a single call gave, pickled; None: it cannot be."""
+    """What a single call gave, with its `argument_changes`; None: it cannot be pickled."""
 
     value: bytes | None
 
@@ -176,7 +190,7 @@ class Child:
             return CannotLoad(None, str(error_text(error)[:2]))
         value, text, unread = opened(message)
         values, texts = [value] * (batch.lead + 1), [text] * (batch.lead + 1)
-        made_values: list[Any] = []
+        made_values: list[Any] = [value]
         made_texts, timings = texts[:1], list[float]()
         for position, step in enumerate(batch.steps):
             before = perf_counter()
@@ -185,7 +199,7 @@ class Child:
                     raise unread
                 value = self._functions[step.function](*given(step, values, texts))
             except BaseException as error:  # whatever a slot raises is the message's outcome
-                return Failed(position, raised(error), pickled(made_values), made_texts)
+                return Failed(position, raised(error), pickled(made_values), made_texts, unread is not None)
             timings.append(perf_counter() - before)
             if is_unawaited(value):
                 close_unawaited(value)
@@ -204,14 +218,17 @@ class Child:
             arguments: Sequence[Any] = pickle.loads(call.arguments)
         except BaseException as error:
             return CannotLoad(None, str(error_text(error)[:2]))
+        before = snapshot_of(containers_of(arguments))
         try:
             value = self._functions[call.function](*arguments)
         except BaseException as error:
-            return raised(error)
+            result = raised(error)
+            result.changes = with_changes(None, before)
+            return result
         if is_unawaited(value):
             close_unawaited(value)
             return Unawaited(call.function)
-        return Value(pickled(value))
+        return Value(with_changes(value, before))
 
 
 def raised(error: BaseException) -> Raised:
@@ -226,6 +243,14 @@ def pickled(value: object) -> bytes | None:
     try:
         return dumps(value)
     except BaseException:  # __reduce__ and the like are foreign
+        return None
+
+
+def with_changes(value: object, before: Snapshot) -> bytes | None:
+    """Return a value as `pickled` does, with what a call changed in its arguments."""
+    try:
+        return dumps_changes(value, before)
+    except BaseException:  # as above
         return None
 
 

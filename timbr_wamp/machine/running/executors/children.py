@@ -24,6 +24,7 @@ from typing import Any
 
 from timbr_wamp.errors import WrongState
 from timbr_wamp.machine.running.executors.child import Batch, Functions, SingleCall
+from timbr_wamp.machine.running.executors.sendable import Sendable
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,15 @@ class ChildTooSlow(Exception):
     """The child gave no reply in time, and was ended."""
 
 
+class ChildOutdated(Exception):
+    """The child started before the module of a function was changed, and may have imported it."""
+
+
 class ChildProcess:
     """One child. One thread at a time, `kill` any thread."""
 
     def __init__(self) -> None:
+        self._started_at = time.time()
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         try:
@@ -88,16 +94,20 @@ class ChildProcess:
 
     def request(
         self,
-        functions: Mapping[int, bytes],
+        functions: Mapping[int, Sendable],
         make: Callable[[Functions], Batch | SingleCall],
         timeout_s: float | None = None,
     ) -> Any:
         """Send a request that uses ``functions`` and return the reply.
 
         Raises:
+            ChildOutdated: nothing was sent; another child is needed.
             ChildDied: it ended instead.
             ChildTooSlow: no reply in time; it was ended.
         """
+        for number, one in functions.items():
+            if one.changed_at > self._started_at and number not in self._functions:
+                raise ChildOutdated
         request = pickle.dumps(make(self._news(functions)), 5)
         try:
             self._connection.send_bytes(request)
@@ -108,8 +118,8 @@ class ChildProcess:
         except (EOFError, OSError) as error:
             raise ChildDied(self._status()) from error
 
-    def _news(self, functions: Mapping[int, bytes]) -> Functions:
-        new = {number: data for number, data in functions.items() if number not in self._functions}
+    def _news(self, functions: Mapping[int, Sendable]) -> Functions:
+        new = {number: one.data for number, one in functions.items() if number not in self._functions}
         for number in functions:
             self._functions.pop(number, None)
             self._functions[number] = None
@@ -164,8 +174,22 @@ class Children:
         self._starting = 0
         self._closed = False
 
+    def request(
+        self,
+        functions: Mapping[int, Sendable],
+        make: Callable[[Functions], Batch | SingleCall],
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Have an idle child answer a request, see `ChildProcess.request`; wait for one if need be."""
+        while True:
+            try:
+                with self._one() as child:
+                    return child.request(functions, make, timeout_s)
+            except ChildOutdated:
+                continue  # it was replaced
+
     @contextmanager
-    def one(self) -> Iterator[ChildProcess]:
+    def _one(self) -> Iterator[ChildProcess]:
         """Give an idle child, waiting for one if need be; it is replaced if the block raises.
 
         Raises:

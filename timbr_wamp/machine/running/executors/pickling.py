@@ -17,11 +17,13 @@ import cloudpickle
 def dumps(value: object) -> bytes:
     """Return a value as bytes; functions and classes that a child cannot import by value. Raises anything."""
     with io.BytesIO() as file:
-        _Pickler(file, protocol=5).dump(value)
+        ValuePickler(file, protocol=5).dump(value)
         return file.getvalue()
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """See `dumps`."""
+
     def reducer_override(self, obj: Any) -> Any:
         """Keep the file name of code and the qualified name of classes."""
         if type(obj) is CodeType:

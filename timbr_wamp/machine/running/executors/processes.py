@@ -26,6 +26,7 @@ from timbr_wamp.errors import InvalidArgument, SlotTimeout, WorkerDied
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 from timbr_wamp.machine.running.careful_pass import KnownOutcome
+from timbr_wamp.machine.running.executors.argument_changes import containers_of, take_changes
 from timbr_wamp.machine.running.executors.child import (
     Batch,
     BatchReply,
@@ -42,7 +43,7 @@ from timbr_wamp.machine.running.executors.child import (
 )
 from timbr_wamp.machine.running.executors.children import ChildDied, Children, ChildTooSlow
 from timbr_wamp.machine.running.executors.pickling import dumps
-from timbr_wamp.machine.running.executors.sendable import SendableFunctions
+from timbr_wamp.machine.running.executors.sendable import Sendable, SendableFunctions
 from timbr_wamp.machine.running.executors.threads import POOL_THREADS, ThreadsExecutor
 from timbr_wamp.machine.running.executors.window import UnderWay
 from timbr_wamp.machine.tracebacks import RaisedElsewhere
@@ -61,7 +62,7 @@ class BatchPlan(NamedTuple):
     """A revision of which every slot can be sent."""
 
     steps: tuple[ChildStep, ...]
-    functions: dict[int, bytes]
+    functions: dict[int, Sendable]
 
 
 class RunningBatch:
@@ -124,7 +125,7 @@ class ProcessesExecutor(ThreadsExecutor):
             if function is None or step.policy.timeout_s is not None:
                 return None
             steps.append(ChildStep(function.number, step.values, step.texts, step.carry))
-            functions[function.number] = function.data
+            functions[function.number] = function
         return BatchPlan(tuple(steps), functions) if steps else None
 
     def _start(self, one: UnderWay, context: RunContext) -> None:
@@ -164,8 +165,7 @@ class ProcessesExecutor(ThreadsExecutor):
             if sent:
                 steps, functions = batch.plan
                 lead, timed = batch.messages[0].revision.lead, batch.timed
-                with self._children.one() as child:
-                    reply = child.request(functions, lambda news: Batch(news, steps, lead, data, timed))
+                reply = self._children.request(functions, lambda news: Batch(news, steps, lead, data, timed))
             event = partial(self._batch_ended, batch, sent, reply)
         except ChildDied:
             event = partial(self._batch_ended, batch, [], BatchReply([], 0.0))
@@ -210,10 +210,13 @@ class ProcessesExecutor(ThreadsExecutor):
             self._finish(one, values, texts, ())
             return True
         if isinstance(result, Failed):
-            known = _known_outcomes(result)
-            if known is not None:
-                self._run_carefully(one, context, text=result.texts[0], known=known)
-            return known is not None
+            found = _known_outcomes(result)
+            if found is not None:
+                message, known = found
+                if result.unread:
+                    message = one.entry[1]
+                self._run_carefully(one, context, message=message, text=result.texts[0], known=known)
+            return found is not None
         if isinstance(result, (CannotLoad, Unawaited)):
             self._note_refused(result)
         return False
@@ -247,14 +250,17 @@ class ProcessesExecutor(ThreadsExecutor):
             RaisedElsewhere: what it raised in the child.
         """
         function = self._functions.of(step)
+        containers = [] if function is None else containers_of(arguments)
         data = None if function is None else pickled(list(arguments))
         if function is None or data is None:
             return super().invoke(step, arguments)
-        reply = self._single_call(step, {function.number: function.data}, function.number, data)
+        reply = self._single_call(step, function, data)
+        load = partial(take_changes, containers=containers)
         if isinstance(reply, Raised):
+            _loaded(reply.changes, load)
             raise _error_of(reply)
         if isinstance(reply, Value):
-            loaded, value = _loaded(reply.value)
+            loaded, value = _loaded(reply.value, load)
             if loaded:
                 return value
             self._functions.keep_here(function.number, "what it returns cannot be sent")
@@ -263,12 +269,14 @@ class ProcessesExecutor(ThreadsExecutor):
             self._note_refused(reply)
         return super().invoke(step, arguments)
 
-    def _single_call(self, step: PlanStep, functions: dict[int, bytes], number: int, data: bytes) -> Any:
+    def _single_call(self, step: PlanStep, function: Sendable, data: bytes) -> Any:
         tries = 0
         while True:
             try:
-                with self._children.one() as child:
-                    return child.request(functions, lambda news: SingleCall(news, number, data), step.policy.timeout_s)
+                return self._children.request(
+                    {function.number: function}, lambda news: SingleCall(news, function.number, data),
+                    step.policy.timeout_s,
+                )  # fmt: skip
             except ChildTooSlow:
                 assert step.policy.timeout_s is not None, "only a time limit ends a wait"
                 raise SlotTimeout(step.slot.task, step.policy.timeout_s) from None
@@ -285,15 +293,16 @@ class ProcessesExecutor(ThreadsExecutor):
         super().close()
 
 
-def _known_outcomes(failed: Failed) -> dict[int, KnownOutcome] | None:
-    """Return what the slots of a message gave, and what one raised; None when values cannot be had."""
-    loaded, values = _loaded(failed.values)
+def _known_outcomes(failed: Failed) -> tuple[Any, dict[int, KnownOutcome]] | None:
+    """Return a message, what its slots gave, and what one raised; None when values cannot be had."""
+    loaded, made = _loaded(failed.values)
     if not loaded:
         return None
+    message, *values = made
     texts = failed.texts[1:]
     known: dict[int, KnownOutcome] = {n: (value, None, texts[n]) for n, value in enumerate(values)}
     known[failed.position] = (None, _error_of(failed.raised), b"")
-    return known
+    return message, known
 
 
 def _error_of(raised: Raised) -> RaisedElsewhere:
@@ -301,12 +310,12 @@ def _error_of(raised: Raised) -> RaisedElsewhere:
     return RaisedElsewhere(raised.text, error if loaded and isinstance(error, BaseException) else None)
 
 
-def _loaded(data: bytes | None) -> tuple[bool, Any]:
+def _loaded(data: bytes | None, load: Callable[[bytes], Any] = pickle.loads) -> tuple[bool, Any]:
     """Return whether bytes could be unpickled, and the object."""
     if data is None:
         return False, None
     try:
-        return True, pickle.loads(data)
+        return True, load(data)
     except BaseException:  # constructors of the user
         return False, None
 

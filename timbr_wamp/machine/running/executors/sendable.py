@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import count
 from types import (
@@ -24,7 +27,7 @@ from typing import Any, NamedTuple, cast
 from timbr_wamp.errors import described, is_users_interrupt
 from timbr_wamp.machine.protocols import PlanStep
 from timbr_wamp.machine.running.executors.pickling import dumps
-from timbr_wamp.machine.slots.callables import is_class, is_kind
+from timbr_wamp.machine.slots.callables import innermost, is_class, is_kind
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ class Sendable(NamedTuple):
 
     number: int
     data: bytes
+    #: When the file of its module was changed last, UTC seconds. A child that started before may have imported the
+    #: module as it was.
+    changed_at: float
 
 
 class SendableFunctions:
@@ -57,7 +63,7 @@ class SendableFunctions:
             known = self._known.get(id(function))
             if known is None:
                 data = _data_of(function)
-                sendable = None if data is None else Sendable(next(self._numbers), data)
+                sendable = None if data is None else Sendable(next(self._numbers), data, _changed_at(function))
                 known = self._known[id(function)] = (function, sendable)
                 if len(self._known) > KEPT:
                     del self._known[next(iter(self._known))]
@@ -83,6 +89,16 @@ def _data_of(function: Callable[..., Any]) -> bytes | None:
             raise
         logger.info("%r runs in this process, not in a child: %s", function, described(error))
         return None
+
+
+def _changed_at(function: object) -> float:
+    module = sys.modules.get(str(getattr(innermost(function), "__module__", None)))
+    file = getattr(module, "__file__", None)
+    try:
+        # Never later than now: else every child would be older than the file.
+        return min(os.stat(file).st_mtime, time.time()) if isinstance(file, str) else 0.0
+    except OSError:
+        return 0.0
 
 
 def is_stateless(function: object) -> bool:

@@ -199,7 +199,7 @@ class WindowExecutor:
 
     def _run_carefully(self, one: UnderWay, context: RunContext, **known: Any) -> None:
         """Run a message by a careful pass; ``known`` are further arguments of `CarefulPass`."""
-        oid, message = one.entry[:2]
+        oid, message = one.entry[0], known.pop("message", one.entry[1])
         one.steps = CarefulPass(one.revision, message, context, oid, **known).steps()
         self._advance(one, None)
 

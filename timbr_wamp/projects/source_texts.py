@@ -1,7 +1,7 @@
-"""How a function is written down: as ``module:name``, or as source text that stands by itself.
+"""Express a function as ``module:name`` or as standalone source text.
 
-A text stands by itself when it names nothing but builtins and what it defines. Modules, importable
-functions, plain constants and helpers of a notebook that a function refers to are written in front.
+A text is standalone when it uses no names but builtins and those that it defines. Imports, constants
+and helper functions that a function refers to are written before it.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Any
 
 from timbr_wamp.machine.slots.functions import source_text
 
-__all__ = ["Unwritable", "alone", "free_names", "lambda_text", "reference_of", "written"]
+__all__ = ["NoStandaloneSource", "standalone_part", "free_names", "lambda_text", "reference_of", "standalone_source"]
 
-#: Modules whose names another process does not find.
+#: Modules that another process cannot import.
 _PRIVATE_MODULES = frozenset({"__main__", "__slot__", "__mp_main__"})
-#: Helpers that call helpers are followed so far.
+#: Longest chain of helper functions that call each other.
 _DEPTH_LIMIT = 20
 
 
-class Unwritable(ValueError):
-    """Why a function cannot be written down; the text says it."""
+class NoStandaloneSource(ValueError):
+    """A function cannot be expressed as standalone source text; the error says why."""
 
 
 def reference_of(function: object) -> str | None:
-    """Return ``module:name`` under which another process finds this very object, None when there is none."""
+    """Return ``module:name`` with which another process can import this object; None if there is none."""
     module_name = getattr(function, "__module__", None) or type(function).__module__
     module = sys.modules.get(module_name)
     if module is None or module_name in _PRIVATE_MODULES:
         return None
     name = getattr(function, "__qualname__", None)
-    if name is None:  # an object: the variable of its class's module that holds it
+    if name is None:  # an object: look for a variable with it in the module of its class
         name = next((key for key, value in vars(module).items() if value is function), None)
     if name is None or not all(part.isidentifier() for part in name.split(".")):
         return None
@@ -48,24 +48,24 @@ def reference_of(function: object) -> str | None:
     return f"{module_name}:{name}" if same else None
 
 
-def written(function: Callable[..., Any], text: str | None) -> str:
-    """Return source text that gives ``function`` wherever it runs.
+def standalone_source(function: Callable[..., Any], text: str | None) -> str:
+    """Return standalone source text of ``function``.
 
     Args:
-        text: what is known of it; Python's own knowledge otherwise.
+        text: its known source text; None means to get it from Python.
 
     Raises:
-        Unwritable: there is no text, or it needs what cannot be written.
+        NoStandaloneSource: there is no text, or it refers to something without a text.
     """
     if isinstance(function, FunctionType) and function.__module__ != "__slot__":
-        return _Writer().function(function)
+        return _StandaloneWriter().function(function)
     if isinstance(function, FunctionType) and text is not None:
-        return text  # it was set by source text: that is all of it
-    raise Unwritable(f"it is a {type(function).__name__} that no module holds by name; make it a module's variable")
+        return text  # the slot was set by source text, which is standalone
+    raise NoStandaloneSource(f"it is a {type(function).__name__} that is not a variable of a module; assign it to one")
 
 
-class _Writer:
-    """Writes one function with all that it needs, each thing once."""
+class _StandaloneWriter:
+    """Writes a function and everything that it refers to, each definition once."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -79,24 +79,24 @@ class _Writer:
     def _text(self, function: FunctionType, depth: int) -> str:
         text = source_text(function)
         if text is None:
-            raise Unwritable("Python does not know its source text")
+            raise NoStandaloneSource("its source text is not available")
         if function.__name__ == "<lambda>":
             text = lambda_text(text, function.__code__) or ""
         tree = _parsed(text)
         if tree is None or not isinstance(tree.body[-1], (ast.FunctionDef, ast.AsyncFunctionDef, ast.Expr)):
-            raise Unwritable("its source text does not stand by itself; write it as a def")
+            raise NoStandaloneSource("its source text is not a complete statement; define it with def")
         known = {**function.__globals__, **_closure(function)}
         for name in sorted(free_names(text)):
             if name not in known:
-                raise Unwritable(f"it refers to {name!r}, which is defined nowhere")
+                raise NoStandaloneSource(f"it refers to {name!r}, which is not defined")
             self._need(name, known[name], depth)
         return text if text.endswith("\n") else f"{text}\n"
 
     def _need(self, name: str, value: object, depth: int) -> None:
-        """Write what a name stands for in front."""
+        """Write the definition of a name before the function."""
         if name in self._names:
             if self._names[name] is not value:
-                raise Unwritable(f"two of its functions mean different things by {name!r}")
+                raise NoStandaloneSource(f"two of its functions use the name {name!r} for different values")
             return
         self._names[name] = value
         self._lines.append(self._definition(name, value, depth).rstrip("\n"))
@@ -112,16 +112,16 @@ class _Writer:
         if isinstance(value, FunctionType) and depth < _DEPTH_LIMIT and value.__module__ in _PRIVATE_MODULES:
             text = self._text(value, depth + 1)
             return text if value.__name__ == name else f"{name} = {text}"
-        raise Unwritable(f"it refers to {name!r}, a {type(value).__name__}, that stands outside of its text")
+        raise NoStandaloneSource(f"it refers to {name!r}, a {type(value).__name__} that is defined outside of its text")
 
 
-def alone(text: str) -> str | None:
-    """Return the part of a text that gives its function: all of it, or of some other statement the lambda in it.
+def standalone_part(text: str) -> str | None:
+    """Return the part of a text that defines its function: the whole text, or the lambda in a statement.
 
-    >>> alone("m.set(0, lambda x: x + 1)")
+    >>> standalone_part("m.set(0, lambda x: x + 1)")
     'lambda x: x + 1'
 
-    None when it gives none.
+    None when it defines none.
     """
     tree = _parsed(text)
     last = None if tree is None else tree.body[-1]
@@ -135,7 +135,7 @@ def alone(text: str) -> str | None:
 
 
 def free_names(text: str) -> set[str]:
-    """Return the names that a text uses and does not define, builtins aside.
+    """Return the names that a text uses and does not define, without builtins.
 
     >>> sorted(free_names("def f(x):\\n    return np.sqrt(x) + len(scale)\\n"))
     ['np', 'scale']
@@ -151,7 +151,7 @@ def free_names(text: str) -> set[str]:
 
 
 def lambda_text(text: str, code: CodeType | None = None) -> str | None:
-    """Return the one lambda in a text, with ``code`` the one that it was made from; None when it cannot be told.
+    """Return the lambda in a text, with ``code`` the one with that code; None when it is ambiguous.
 
     >>> lambda_text("m[0] = lambda x: x ** 2")
     'lambda x: x ** 2'
@@ -162,18 +162,20 @@ def lambda_text(text: str, code: CodeType | None = None) -> str | None:
         if tree is None:
             continue
         found = [ast.get_source_segment(candidate, node) for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
-        fitting = {one for one in found if one is not None and (code is None or _compiled(one) == _essence(code))}
+        fitting = {
+            one for one in found if one is not None and (code is None or _compiled(one) == _comparable_code(code))
+        }
         return fitting.pop() if len(fitting) == 1 else None
     return None
 
 
 def _compiled(text: str) -> tuple[object, ...]:
     code = compile(text, "<lambda>", "eval")
-    return _essence(next(constant for constant in code.co_consts if isinstance(constant, CodeType)))
+    return _comparable_code(next(constant for constant in code.co_consts if isinstance(constant, CodeType)))
 
 
-def _essence(code: CodeType) -> tuple[object, ...]:
-    """Return what two compilations of one lambda have in common, whether or not it had a closure."""
+def _comparable_code(code: CodeType) -> tuple[object, ...]:
+    """Return the parts of a code object that are equal for two compilations of a lambda, with or without a closure."""
     constants = tuple(constant for constant in code.co_consts if not isinstance(constant, CodeType))
     return code.co_varnames, sorted({*code.co_names, *code.co_freevars}), repr(constants)
 
@@ -192,7 +194,7 @@ def _closure(function: FunctionType) -> Mapping[str, object]:
 
 
 def _is_plain(value: object) -> bool:
-    """Tell whether the value's ``repr`` is a literal that gives it again."""
+    """Return whether the value's ``repr`` is a literal that evaluates to the value."""
     try:
         return bool(ast.literal_eval(repr(value)) == value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
