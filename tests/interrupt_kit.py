@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
 
@@ -114,6 +115,67 @@ def interrupt_everywhere(
         if not interrupted:
             return number - 1
     raise AssertionError(f"the call has more than {limit} bytecodes")
+
+
+def use_everywhere(
+    make: Callable[[], Any],
+    call: Callable[[Any], Any],
+    use: Callable[[Any], Any],
+    check: Callable[[Any], Any],
+    *,
+    modules: Iterable[str] = MODULES,
+    every: int = 1,
+    limit: int = 20_000,
+) -> int:
+    """Run ``use(thing)`` in the middle of ``call(thing)``, as a signal handler may; return the number of points.
+
+    At every point where CPython runs a handler, each time with a new ``thing = make()``, and ``check(thing)`` after it.
+    """
+    prefixes = tuple(modules)
+    for number in range(1, limit, every):
+        thing = make()
+        left = number
+
+        def step(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal left
+            if event == "opcode" and frame.f_lasti in _handler_points(frame.f_code):
+                left -= 1
+                if left == 0:
+                    use(thing)  # noqa: B023
+            return step
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            if event != "call" or not str(frame.f_globals.get("__name__", "")).startswith(prefixes):
+                return None
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+            return step
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            call(thing)
+        finally:
+            sys.settrace(before)
+        if left > 0:
+            return number - 1
+        try:
+            check(thing)
+        except BaseException as failure:
+            failure.add_note(f"used at point {number}")
+            raise
+    raise AssertionError(f"the call has more than {limit} points")
+
+
+@functools.cache
+def _handler_points(code: CodeType) -> frozenset[int]:
+    """Return the offsets before which CPython runs handlers: after a call, at a jump back, at a function's entry."""
+    steps = list(dis.get_instructions(code))
+    return frozenset(
+        following.offset
+        for one, following in pairwise(steps)
+        if one.opname.startswith(("CALL", "JUMP_BACKWARD", "RESUME"))
+    )
 
 
 #: Between these CPython runs no handler: they keep the stack of handled exceptions in order.

@@ -432,3 +432,21 @@ def test_a_hook_may_use_the_machine(machine, records):
     assert done.wait(LIMIT_S)
     record = records.wait_for(2)[1]
     assert (record.values[0], record.attempt) == ("7", 2)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_what_hooks_do_to_their_arguments_changes_neither_message_nor_slots_nor_counts(machines, records, executor):
+    def fails(message: object) -> object:
+        raise ValueError("no")
+
+    machine = machines(stages=2, sinks=[records], executor=executor)
+    machine.hook("pre_change", lambda functions: functions.clear())
+    machine.hook("pre_slot", lambda oid, slot, arguments: arguments.clear())
+    machine.hook("post_message", lambda oid, values, failures: (values.clear(), failures.clear()))
+    machine.assign({0: lambda message: message + 1, 1: fails})
+    for message in range(40):  # one of them is timed
+        machine.put(message)
+    machine.start()
+    assert [record.values[0] for record in records.wait_for(40)] == list(range(1, 41))
+    assert machine.wait(LIMIT_S)
+    assert machine.status.errored == 40

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import zmq
 
 from tests.interrupt_kit import interrupt_everywhere
 from tests.machine_kit import LIMIT_S
 from timbr_wamp.machine import Machine
+from timbr_wamp.machine.running.event_loop import EventLoop
+from timbr_wamp.machine.serving.publisher import Publisher
 
 VERBS: dict[str, Callable[[Machine], object]] = {
     "get": lambda m: m.get(),
@@ -181,3 +185,48 @@ def test_an_interrupt_ends_a_wait_for_a_message_at_once() -> None:
         machine.get(block=True, timeout=30.0)
     timer.join()
     machine.close()
+
+
+def test_ctrl_c_while_the_event_loop_is_started_leaves_no_loop_that_nobody_can_end():
+    def check(loop: EventLoop, number: int) -> None:
+        loop.close()
+        assert not [thread for thread in threading.enumerate() if thread.name == "timbr loop"]
+
+    modules = ("timbr_wamp.machine.running.event_loop", "timbr_wamp.machine.interrupts", "threading")
+    with handler_of_sigint():
+        assert interrupt_everywhere(
+            EventLoop, lambda loop: loop.start(int), check, modules=modules, error=KeyboardInterrupt, by_signal=True
+        )
+
+
+def test_ctrl_c_while_a_record_is_sent_leaves_no_half_of_it():
+    with zmq.Context() as context, context.socket(zmq.XPUB) as sender, context.socket(zmq.SUB) as receiver:
+        sender.bind("inproc://records")
+        receiver.connect("inproc://records")
+        receiver.subscribe(b"")
+        receiver.rcvtimeo = int(LIMIT_S * 1000)
+        assert sender.poll(receiver.rcvtimeo)
+        publisher = Publisher(sender)
+
+        def check(_: Publisher, number: int) -> None:
+            publisher.publish([(2, "end", b"[]", b"{}")])
+            received = list(iter(receiver.recv_multipart, [b"end", b"[]", b"{}"]))
+            assert received in ([], [[b"one", b"[1]", b"{}"]])
+
+        modules = ("timbr_wamp.machine.serving.publisher",)
+        with handler_of_sigint():
+            assert interrupt_everywhere(
+                lambda: publisher, lambda _: publisher.publish([(1, "one", b"[1]", b"{}")]), check,
+                modules=modules, error=KeyboardInterrupt, by_signal=True,
+            )  # fmt: skip
+        publisher.close()
+
+
+@contextlib.contextmanager
+def handler_of_sigint() -> Iterator[None]:
+    """Have a SIGINT raise KeyboardInterrupt, however the tests were started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import os
+import pickle
 import queue
 import subprocess
 import sys
 import threading
 import weakref
 
+import cloudpickle
 import pytest
 from machine_kit import LIMIT_S, MemoryJournal, assert_counts_add_up, in_thread, seqs, wait_until
 
@@ -904,3 +907,52 @@ def test_threads_of_a_closed_machine_are_gone(machine):
     assert set(threading.enumerate()) - before
     machine.close()
     wait_until(lambda: not set(threading.enumerate()) - before, "threads ended")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps, cloudpickle.dumps])
+def test_a_machine_is_not_copied_and_says_so(machine, copied):
+    with pytest.raises(TypeError, match="a Machine cannot be copied or pickled"):
+        copied(machine)
+
+
+def test_closing_with_a_time_that_is_none_leaves_the_machine_open(machine):
+    with pytest.raises(TypeError):
+        machine.close("soon")
+    machine.put(1)
+
+
+def test_the_repr_of_a_subclass_whose_status_raises_anything_is_its_name():
+    class Broken(Machine):
+        @property
+        def status(self):
+            raise SystemExit("no status")
+
+    with Broken(1, serve=False) as machine:
+        assert repr(machine) == str(machine) == machine._repr_html_() == "Broken"
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads"])
+def test_a_clock_that_raises_costs_no_message(machines, records, executor):
+    raising = False
+
+    def clock() -> float:
+        nonlocal raising
+        if raising and threading.current_thread().name == "timbr machine":
+            raising = False
+            raise SystemExit("no time")
+        return 1.0
+
+    machine = machines(stages=1, sinks=[records], executor=executor, clock=clock)
+    machine[0] = str
+
+    def break_clock(oid: str, message: object) -> None:
+        nonlocal raising
+        raising = message == 50
+
+    machine.hook("pre_message", break_clock)
+    for message in range(100):
+        machine.put(message)
+    machine.start()
+    assert not machine.wait(LIMIT_S)
+    assert (machine.status.state, machine.status.in_flight) == ("failed", 0)
+    assert_counts_add_up(machine.status)

@@ -149,6 +149,31 @@ def test_an_async_sink_is_refused(machines, machine):
         machine.recorder.replace_sinks(lambda sinks: (*sinks, Awaited()))
 
 
+def test_what_is_no_sink_is_refused(machines):
+    with pytest.raises(InvalidArgument, match="no method publish"):
+        machines(sinks=[object()])
+
+
+def test_a_sink_whose_method_cannot_be_had_any_more_costs_nobody_else_anything(machines, records):
+    class Vanishing:
+        gone = False
+
+        @property
+        def publish(self):
+            if self.gone:
+                raise SystemExit("its publish")
+            return lambda rows: None
+
+    sink = Vanishing()
+    machine = machines(sinks=[sink, records])
+    sink.gone = True
+    machine.put("m")
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    assert [record.input for record in records.records] == ["m"]
+    assert (machine.status.state, machine.status.processed) == ("running", 1)
+
+
 def test_every_sink_gets_all_rows_in_order_also_when_one_of_them_drops_messages(machines, records):
     class Drops:
         def __init__(self):

@@ -43,7 +43,7 @@ class Tap(Sequence[Any]):
             raise InvalidArgument("n", f"a whole number from 1 to {TAP_LIMIT}, not {n!r}")
         self.label, self.n, self._position = label, n, index
         self._errors, self._on_close = errors, on_close
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._kept: deque[_Row] = deque(maxlen=n)
         #: Parsed values of kept rows, by the id of the row.
         self._parsed: dict[int, tuple[_Row, Any]] = {}

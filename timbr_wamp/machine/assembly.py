@@ -122,6 +122,8 @@ def assemble(
 def _executor(executor: str | Executor) -> Executor:
     """Return an executor, by its name among the plugins."""
     if not isinstance(executor, str):
+        if not callable(getattr(executor, "process", None)):
+            raise InvalidArgument("executor", f"{type(executor).__qualname__} is neither a name nor an Executor")
         return executor
     make: Any = plugins.load(plugins.EXECUTORS, executor)
     made: Executor = make()

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock, local
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from threading import RLock, local
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import (
@@ -31,7 +31,7 @@ from timbr_wamp.contract import (
     record_from_row,
 )
 from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_options
-from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty
+from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, is_users_interrupt
 from timbr_wamp.faces.cards import machine_html, machine_line, machine_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
@@ -118,7 +118,7 @@ class Machine:
         self._queue, self._executor, self._loop = parts.queue, parts.executor, parts.loop
         self._objects, self._table, self._context = parts.objects, parts.table, parts.context
         self._source, self._worker, self._replay = parts.source, parts.worker, parts.replay
-        self._handler_lock = Lock()
+        self._handler_lock = RLock()
         self._end_handler: Callable[[], None] = lambda: None
         #: ``now``: this thread calls hooks around a change.
         self._in_change_hook = local()
@@ -275,7 +275,7 @@ class Machine:
 
         A change that such a hook makes has no hooks around it: they would call themselves without end.
         """
-        self._call_change_hooks("pre_change", functions)
+        self._call_change_hooks("pre_change", dict(functions))  # theirs to change: what is set stays as it is
         revision = change()
         self.event_log.add("slot_changed", revision.author, revision=revision.number, change=revision.change)
         info = revision.info()
@@ -511,10 +511,10 @@ class Machine:
         slot, hook, sink, source, object or journal) is left to its thread. A slot or hook that closes its own machine
         does not wait for itself.
         """
+        deadline = time.monotonic() + (0.0 if is_processing(self._queue) else timeout)
         if self._closed:
             return
         self._closed = True
-        deadline = time.monotonic() + (0.0 if is_processing(self._queue) else timeout)
 
         def within(part: str, close: Callable[..., object], *arguments: object) -> None:
             try:
@@ -806,8 +806,16 @@ class Machine:
         """Return what ``draw`` gives; of a subclass whose properties fail, the name alone: a repr never raises."""
         try:
             return draw()
-        except Exception:
+        except BaseException as error:
+            if is_users_interrupt(error):
+                raise
             return type(self).__name__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Machine cannot be copied or pickled: it has threads and locks. Its slots can be saved "
+            "by save(); a function that is sent to another process must not refer to the machine"
+        )
 
 
 def _left_s(deadline: float) -> float:

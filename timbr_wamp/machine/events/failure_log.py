@@ -42,7 +42,7 @@ class FailureLog:
         #: Called ``(kind, part, error)`` in the thread of the failure; the machine sets it, to ask the event handler.
         self.on_report: Callable[[RaisedIn, str, BaseException], None] | None = None
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._failing: dict[str, _Failing] = {}
 
     def report(self, part: str, error: BaseException, kind: RaisedIn | None = None) -> None:

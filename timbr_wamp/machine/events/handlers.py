@@ -57,7 +57,7 @@ class RawEventDebugger(BaseEventHandler):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seen: BaseException | None = None
         #: The newest error's traceback in depth; None as long as there was none.
         self.report: str | None = None

@@ -76,7 +76,7 @@ class Hooks:
         self.on_change: Callable[[], None] = lambda: None
         #: Where failures of hooks, and of the machine's other foreign code, are reported.
         self.failures = FailureLog() if failures is None else failures
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._at: dict[str, tuple[HookFunction, ...]] = {}
 
     def at(self, point: str) -> tuple[HookFunction, ...]:

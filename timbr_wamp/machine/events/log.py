@@ -45,7 +45,7 @@ class EventLog:
     """
 
     def __init__(self, clock: Clock, hooks: Hooks | Sequence[object] = (), *, name: str = "machine") -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._clock, self._name = clock, name
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._listeners: tuple[Callable[[], None], ...] = ()
@@ -154,7 +154,7 @@ class Bus:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition(threading.RLock())
         self._waiting: deque[object] = deque()
         self._delivering = self._closed = False
         self._thread: threading.Thread | None = None

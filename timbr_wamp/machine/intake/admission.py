@@ -64,7 +64,7 @@ class Admission:
         self._policy, self._sample_every = options.policy, options.sample_every
         #: Messages since the queue was full, for `sample`.
         self._since_full = 0
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()
 
     def fill(self, iterator: Iterator[object], limit: int) -> int:
         """Queue what is next of an iterator that never blocks; return how many that were. The worker's thread.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from _thread import LockType
+from _thread import LockType, RLock
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
@@ -69,6 +70,9 @@ class MessageQueue:
     from where they were; the other counts are one tuple, replaced whole. ``put`` is the sum of the
     others and has no counter of its own. How somebody waits: `timbr_wamp.machine.waiting`.
 
+    A signal handler and the ``__del__`` of a message may also *use* the queue in the middle of a change of the same
+    thread. So the lock can be entered again, and the counts are read and replaced with no call in between.
+
     **Forks.** In a forked child every call that would take the lock raises `MachineForked`.
     """
 
@@ -85,7 +89,7 @@ class MessageQueue:
         self._on_full, self._timer = on_full, timer
         self._full_reported_at = float("-inf")
         self._crowded = False
-        self._lock: LockType | ForkedLock = threading.Lock()
+        self._lock: RLock | ForkedLock = threading.RLock()
         self._queue: deque[Entry] = deque()
         #: ``(processed, errored, dropped, in_flight, taken, returned)``. The lists are those of a move
         #: that is not complete, and in flight as well: ``taken`` is on its way to a reader, ``returned``
@@ -211,8 +215,7 @@ class MessageQueue:
         return self._capacity - len(self._queue) - self._reserved
 
     def _reserve(self, count: int) -> None:
-        processed, errored, dropped, in_flight = self._complete_moves()
-        self._accounts = (processed, errored, dropped, in_flight + count, _NONE, _NONE)
+        self._account(in_flight=count)
         self._reserved += count
 
     def restore(self, entries: Sequence[Entry]) -> None:
@@ -291,8 +294,7 @@ class MessageQueue:
         with self._lock:
             if self._closed:
                 raise MachineClosed(self._name)
-            processed, errored, dropped, in_flight = self._complete_moves()
-            self._accounts = (processed, errored, dropped, in_flight + len(entries), _NONE, _NONE)
+            self._account(in_flight=len(entries))
             report = self._note_full()
         if report:
             self._report_full()
@@ -311,8 +313,7 @@ class MessageQueue:
                 raise MachineClosed(self._name)
             self._queue.extend(entries)
             displaced = self._take_oldest_droppable(len(self._queue) - self._capacity)
-            processed, errored, dropped, in_flight = self._complete_moves()
-            self._accounts = (processed, errored, dropped, in_flight + len(displaced), _NONE, _NONE)
+            self._account(in_flight=len(displaced))
             if self._readers:
                 wake_all(self._readers)
             report = bool(displaced) and self._note_full()
@@ -376,10 +377,13 @@ class MessageQueue:
 
     def _move_out(self, limit: int, entries: list[Entry]) -> None:
         queue = self._queue
-        processed, errored, dropped, in_flight = self._complete_moves()
-        self._accounts = (processed, errored, dropped, in_flight, entries, _NONE)
-        entries.extend(islice(iter(queue.popleft, None), min(limit, len(queue))))
-        self._accounts = (processed, errored, dropped, in_flight + len(entries), _NONE, _NONE)
+        self._complete_moves()
+        taking = islice(iter(queue.popleft, None), min(limit, len(queue)))
+        with suppress(IndexError):  # in the middle of this, somebody else took some
+            processed, errored, dropped, in_flight, _, _ = self._accounts
+            self._accounts = (processed, errored, dropped, in_flight, entries, _NONE)
+            entries.extend(taking)
+        self._complete_moves()
         if self._crowded or self._writers or self._eager_writers:
             self._announce_room(limit)
 
@@ -396,8 +400,10 @@ class MessageQueue:
         """Put entries in flight back at the head of the queue, in their order; no policy drops them from now on."""
         returned = [tuple(entry) if isinstance(entry, Droppable) else entry for entry in entries]
         with self._lock:
-            processed, errored, dropped, in_flight = self._complete_moves()
-            self._accounts = (processed, errored, dropped, in_flight - len(returned), _NONE, returned)
+            self._complete_moves()
+            count = len(returned)
+            processed, errored, dropped, in_flight, _, _ = self._accounts
+            self._accounts = (processed, errored, dropped, in_flight - count, _NONE, returned)
             self._complete_moves()
             if self._queue:
                 wake_all(self._readers)
@@ -408,20 +414,26 @@ class MessageQueue:
     def finish(self, processed: int = 0, errored: int = 0, dropped: int = 0) -> None:
         """Account for entries in flight."""
         with self._lock:
-            done, failed, lost, in_flight = self._complete_moves()
-            in_flight -= processed + errored + dropped
-            self._accounts = (done + processed, failed + errored, lost + dropped, in_flight, _NONE, _NONE)
-            if self._settlers and not self._queue and not in_flight:
+            self._account(processed, errored, dropped, -(processed + errored + dropped))
+            if self._settlers and not self._queue and not self._accounts[3]:
                 wake_all(self._settlers)
 
-    def _complete_moves(self) -> tuple[int, int, int, int]:
-        """Complete, with the lock held, a move that an interrupt cut off; return the accounts without lists."""
-        processed, errored, dropped, in_flight, taken, returned = self._accounts
+    def _account(self, processed: int = 0, errored: int = 0, dropped: int = 0, in_flight: int = 0) -> None:
+        """Add to the counts, with the lock held."""
+        self._complete_moves()
+        done, failed, lost, under_way, _, _ = self._accounts
+        self._accounts = (done + processed, failed + errored, lost + dropped, under_way + in_flight, _NONE, _NONE)
+
+    def _complete_moves(self) -> None:
+        """Complete, with the lock held, a move that an interrupt cut off: afterwards the accounts have no lists."""
+        _, _, _, _, taken, returned = self._accounts
         if taken or returned:
-            self._queue.extendleft(islice(iter(returned.pop, None), len(returned)))
-            in_flight += len(taken)
-            self._accounts = (processed, errored, dropped, in_flight, _NONE, _NONE)
-        return processed, errored, dropped, in_flight
+            with suppress(IndexError):  # in the middle of this, somebody else moved them
+                self._queue.extendleft(islice(iter(returned.pop, None), len(returned)))
+            count = len(taken)
+            processed, errored, dropped, in_flight, still_taken, _ = self._accounts
+            if still_taken is taken:
+                self._accounts = (processed, errored, dropped, in_flight + count, _NONE, _NONE)
 
     # --- everybody ---
 
@@ -438,7 +450,8 @@ class MessageQueue:
     def idle(self) -> bool:
         """Tell whether nothing waits and nothing is in flight."""
         with self._lock:
-            return not self._complete_moves()[3] and not self._queue
+            self._complete_moves()
+            return not self._accounts[3] and not self._queue
 
     def wait_change(self, timeout_s: float, *, settled: bool = True) -> None:
         """Wait at most ``timeout_s`` for `wake` or `give_back`; with ``settled`` also until all is accounted for.
@@ -467,8 +480,9 @@ class MessageQueue:
     def snapshot(self) -> Counts:
         """Return all counts, read at one instant."""
         with self._lock:
-            processed, errored, dropped, in_flight = self._complete_moves()
+            self._complete_moves()
             waiting = len(self._queue)
+            processed, errored, dropped, in_flight, _, _ = self._accounts
             put = processed + errored + dropped + waiting + in_flight
             return Counts(put, processed, errored, dropped, self._refused, waiting, self._capacity, in_flight)
 

@@ -42,7 +42,7 @@ class CurrentSource:
         self._name, self._queue, self._recorder, self._events = name, queue, recorder, events
         self._clock, self._steer, self._halt, self._on_failure = clock, steer, halt, on_failure
         #: Guards what follows; nothing is called back while it is held.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._feeder: Feeder | None = None
         self._closed = False
         #: The sources whose end was reported, of which `drained` is being reported, and was.

@@ -73,7 +73,7 @@ class ErrorGroups:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: In the order of their last failures.
         self._groups: OrderedDict[_Key, _Group] = OrderedDict()
         #: Open messages by oid, the newest last.

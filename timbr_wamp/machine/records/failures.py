@@ -34,7 +34,7 @@ class ErrorRing:
     """The newest failed attempts. Any thread."""
 
     def __init__(self, kept: int = ERRORS_KEPT, limit_bytes: int = ERRORS_BYTES) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._failed: deque[Failed] = deque()
         #: The same by oid, oldest first.
         self._by_oid: dict[str, list[Failed]] = {}

@@ -14,7 +14,7 @@ class Rates:
     """Rates of a growing count that is noted whenever it grows. Any thread."""
 
     def __init__(self, now: float) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._points: deque[tuple[float, int]] = deque([(now, 0)])
         #: What was noted last; most of it becomes no point.
         self._newest = (now, 0)

@@ -97,14 +97,14 @@ class Recorder:
         self.ran = 0
         self._rates = Rates(clock())
         self._sinks: tuple[Sink, ...] = _checked_sinks(sinks)
-        self._sinks_lock = threading.Lock()
+        self._sinks_lock = threading.RLock()
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
         self._position: JsonValue = None
         #: Held while sinks and hooks run, which may use the machine from there.
         self._lock = threading.RLock()
         #: The journal takes one call at a time.
-        self._journal_lock = threading.Lock()
+        self._journal_lock = threading.RLock()
         #: A commit is under way in the thread that holds the lock; another one was asked for from within it.
         self._committing = self._again = False
         #: Finished and not committed yet, in order; taken out under the lock only.
@@ -364,7 +364,7 @@ class Recorder:
         if self._hooks.at("pre_publish"):
             calls.append(partial(_interruptible, partial(self._hooks.call, "pre_publish", rows)))
         for sink in self._sinks:
-            publish = partial(call_isolated, sink.publish, rows, on_failure=partial(self._sink_failed, sink))
+            publish = partial(call_isolated, _publish, sink, rows, on_failure=partial(self._sink_failed, sink))
             calls.append(partial(_interruptible, publish))
         if self._hooks.at("post_publish"):
             calls.append(partial(_interruptible, partial(self._hooks.call, "post_publish", rows)))
@@ -450,6 +450,10 @@ class Recorder:
         ]  # fmt: skip
 
 
+def _publish(sink: Sink, rows: Sequence[Row]) -> None:
+    sink.publish(rows)  # looked up here: it may be a property, which is the sink's own code
+
+
 def _interruptible(call: Callable[[], object]) -> None:
     """Make a call of foreign code in which a Ctrl-C is raised; it is made also when one was kept back before it."""
     started = False
@@ -464,10 +468,12 @@ def _interruptible(call: Callable[[], object]) -> None:
 
 
 def _checked_sinks(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
-    """Return sinks; raise InvalidArgument for one whose ``publish`` would have to be awaited."""
+    """Return sinks; raise InvalidArgument for one whose ``publish`` is missing or async."""
     for sink in sinks:
         if is_async(method_of(sink, "publish")):
             raise InvalidArgument("sinks", f"{type(sink).__qualname__}.publish is async: sinks are called, not awaited")
+        if not callable(getattr(sink, "publish", None)):
+            raise InvalidArgument("sinks", f"{type(sink).__qualname__} has no method publish(rows)")
     return tuple(sinks)
 
 

@@ -25,7 +25,7 @@ class Replay:
 
     def __init__(self, ledger: MessageQueue, recorder: Recorder, clock: Clock) -> None:
         self._ledger, self._recorder, self._clock = ledger, recorder, clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._attempts: dict[str, int] = {}
 
     def retry(self, oids: Sequence[str] | None) -> list[str]:

@@ -33,7 +33,7 @@ class RecordRing:
     """
 
     def __init__(self, rows: int = RING_ROWS, limit_bytes: int = RING_BYTES, *, after_seq: int = 0) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._limit_bytes = limit_bytes
         self._buffer = _memory(limit_bytes)
         #: So much of the buffer is used.

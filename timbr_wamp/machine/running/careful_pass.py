@@ -169,7 +169,7 @@ class CarefulPass:
 
     def _call(self, step: PlanStep, arguments: Sequence[Any]) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
         hooks, number = self._context.hooks, step.slot.number
-        hooks.call("pre_slot", self._oid, number, arguments)
+        hooks.call("pre_slot", self._oid, number, list(arguments))  # theirs to change
         before = perf_counter()
         outcome = yield Call(step, arguments)
         if outcome[1] is None and is_unawaited(outcome[0]):

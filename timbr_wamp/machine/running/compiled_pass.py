@@ -92,8 +92,8 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
         "def many(entries, count, generation):", " popleft = entries.popleft",
         " for _ in repeat(None, count):", "  if context.generation != generation: return None",
         "  entry = popleft()", "  oid, value, _, _ = entry", "  try:", *(f"  {line}" for line in body),
-        "  except BaseException:", "   interrupted.append(entry)", "   raise",
-        f"  yield entry, revision, [{', '.join(texts)}], none, clock()", " return None",
+        "   at = clock()", "  except BaseException:", "   interrupted.append(entry)", "   raise",
+        f"  yield entry, revision, [{', '.join(texts)}], none, at", " return None",
     ]  # fmt: skip
     exec(compile("\n".join(lines), f"<pass of revision {revision.number}>", "exec"), names)
     return CompiledPass(names["one"], names["timed"], names["many"], names["interrupted"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from timbr_wamp.contract import Policy
@@ -40,11 +41,12 @@ class MachineContext:
         self.concurrency = checked_concurrency(concurrency)
         #: Another one after each change of state, slots or hooks; see `timbr_wamp.machine.protocols.RunContext`.
         self.generation = 0
+        self._generations = count(1)  # no two threads make the same one
         hooks.on_change = self.changed
 
     def changed(self) -> None:
         """Note that state, slots or hooks have changed; after the change was made."""
-        self.generation += 1
+        self.generation = next(self._generations)
 
     def policy(self, error: BaseException, slot: int, task: str, oid: str, tries: int, own: Policy) -> Policy:
         """Return the policy for a failure: the handler's, else the slot's own."""

@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeVar
 
 from timbr_wamp.errors import CalledFromLoop, LoopClosed, SlotTimeout
+from timbr_wamp.machine.interrupts import deferred
 from timbr_wamp.machine.protocols import PlanStep
 from timbr_wamp.machine.running.careful_pass import CallOutcome
 
@@ -32,7 +33,7 @@ class EventLoop:
     """An event loop in a daemon thread, started when it is first needed. Any thread but its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -87,7 +88,7 @@ class EventLoop:
         Raises:
             LoopClosed: the loop is closed.
         """
-        with self._lock:
+        with deferred(), self._lock:  # a Ctrl-C here would leave a thread whose loop nobody knows
             if self._closed:
                 raise LoopClosed(NAME)
             if self._loop is None:

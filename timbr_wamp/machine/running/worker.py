@@ -99,7 +99,9 @@ class Worker:
         self._thread: threading.Thread | None = None
         #: Held by whoever processes messages: the thread for a micro-batch, or `step`.
         self._work = threading.Lock()
-        self._source_lock = threading.Lock()
+        #: The thread that holds it, or held it last.
+        self._worked_by = 0
+        self._source_lock = threading.RLock()
         #: The micro-batch under way, and what of it was not started yet.
         self._batch: Sequence[Entry] = ()
         self._unstarted: deque[Entry] = deque()
@@ -114,7 +116,7 @@ class Worker:
 
     def after_fork_in_child(self) -> None:
         """Forget the threads and locks of the parent: nothing is processed here."""
-        self._changed, self._work, self._source_lock = threading.Condition(), threading.Lock(), threading.Lock()
+        self._changed, self._work, self._source_lock = threading.Condition(), threading.Lock(), threading.RLock()
         self._forked_from = os.getppid()
         self._thread = None
         self._life = Life("stopped", "its process was forked; the parent has it", closed=True)
@@ -307,6 +309,7 @@ class Worker:
         """Acquire the work; a `step` that waits for a message gives way."""
         while not self._work.acquire(timeout=LOOK_S):
             self._queue.wake()
+        self._worked_by = threading.get_ident()
 
     def _watch(self, ended: threading.Event) -> None:
         """Commit what is finished while a later message of its micro-batch takes long; report a stall."""
@@ -346,6 +349,7 @@ class Worker:
         """
         executor = self._executor
         if (executor.retrying or executor.due_s() is not None) and self._work.acquire(timeout=STEP_LIMIT_S):
+            self._worked_by = threading.get_ident()
             try:
                 if record:
                     self._process(())
@@ -362,14 +366,15 @@ class Worker:
         recorder, executor = self._recorder, self._executor
         finish, commit = recorder.finish, recorder.commit
         unstarted = deque(entries)
-        self._batch, self._unstarted = entries, unstarted
-        if not self._busy.is_set():
-            self._busy.set()
-        if self._use is None:
-            self._use = self._objects.begin()
-        started = self._clock()
-        due, kept, whole = started + BATCH_S, list[Entry](), False
+        kept, whole = list[Entry](), False
         try:
+            self._batch, self._unstarted = entries, unstarted
+            if not self._busy.is_set():
+                self._busy.set()
+            if self._use is None:
+                self._use = self._objects.begin()
+            started = self._clock()
+            due = started + BATCH_S
             for finished in executor.process(unstarted, self._context):
                 notes = finished[3]
                 if notes and notes.verdict in KEEPING:
@@ -441,9 +446,12 @@ class Worker:
             self._work.release()
 
     def _acquire_for_step(self, deadline: float) -> bool:
+        if self._work.locked() and self._worked_by == threading.get_ident():
+            return False  # from a slot, hook or signal handler: the message under way is the caller's own
         while not self.may_start() and not noted():
             if self._work.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), LOOK_S)):
                 if not self.may_start():
+                    self._worked_by = threading.get_ident()
                     return True
                 self._work.release()
             elif time.monotonic() >= deadline:
@@ -493,7 +501,7 @@ class Worker:
         values, texts, notes = run_steps(
             CarefulPass(plan, message, context, oid, timed=True).steps(), self._executor.invoke
         )
-        hooks.call("post_message", oid, values, notes.failures if notes else [])
+        hooks.call("post_message", oid, values, list(notes.failures) if notes else [])
         return entry, plan, texts, notes, context.clock()
 
 

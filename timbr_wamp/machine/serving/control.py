@@ -85,7 +85,7 @@ class ControlServer:
         self._replies: deque[tuple[bytes, bytes]] = deque()
         self._polls: list[Poll] = []
         self._pooled = 0
-        self._pool_lock = threading.Lock()
+        self._pool_lock = threading.RLock()
         #: Calls of `put` that wait for the thread that makes them; it ends when there are none.
         self._puts: deque[_Call] = deque()
         self._putting = False

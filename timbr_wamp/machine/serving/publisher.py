@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import zmq
 import zmq.backend
 
+from timbr_wamp.machine.interrupts import whole
 from timbr_wamp.machine.messages import Row
 
 logger = logging.getLogger(__name__)
@@ -32,15 +33,16 @@ class Publisher:
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = self._sent = False
         #: The prefixes that somebody is subscribed to.
         self._subscribed: set[bytes] = set()
         # The backend's own send, without pyzmq's checks in Python: three calls a record.
         self._send: Callable[..., object] = zmq.backend.Socket.send.__get__(socket)
 
+    @whole
     def publish(self, rows: Sequence[Row]) -> None:
-        """Send the rows; never blocks."""
+        """Send the rows; never blocks. Whole: half a record would be the first half of the next one."""
         with self._lock:
             if self._closed or not self._has_subscribers():
                 return

@@ -34,7 +34,7 @@ REPLACED_STOP_S = 1.0
 
 #: Machines that this process serves, by name: a newer one of the same name takes the place.
 _served: dict[str, weakref.ref[Machine]] = {}
-_served_lock = threading.Lock()
+_served_lock = threading.RLock()
 
 _SOCKET_NAME_BYTES = len("m-0123456789.p")
 

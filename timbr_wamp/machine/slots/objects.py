@@ -109,7 +109,7 @@ class Objects:
 
     def after_fork_in_child(self) -> None:
         """Know of no object: what is open belongs to the parent, which tears it down."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._managed: dict[int, _Managed] = {}
         self._uses: set[Use] = set()

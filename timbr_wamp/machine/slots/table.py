@@ -227,7 +227,7 @@ class SlotTable:
 
     def after_fork_in_child(self) -> None:
         """Forget a lock that a thread of the parent may hold."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def current(self) -> Revision:
         """Return the newest revision. One attribute read, so no lock."""

@@ -85,11 +85,14 @@ class InlineExecutor(WindowExecutor):
                 return
             entry = entries.popleft()
             sample.passed(1)
+            compiled.interrupted.append(entry)
             _, texts, careful = compiled.timed(entry[1], entry[0])
+            finished_at = context.clock()
+            compiled.interrupted.clear()
             if careful:
                 yield from self._go_on_carefully(entry, careful, revision)
                 return
-            yield entry, revision, texts, (), context.clock()
+            yield entry, revision, texts, (), finished_at
 
     def _process_watched(
         self, entries: deque[Entry], context: RunContext, revision: Plan, compiled: CompiledPass
@@ -100,12 +103,14 @@ class InlineExecutor(WindowExecutor):
         context.hooks.call("pre_message", entry[0], entry[1])
         run = compiled.timed if self._sample.next_is_timed() else compiled.one
         values, texts, careful = run(entry[1], entry[0])
+        if not careful:
+            context.hooks.call("post_message", entry[0], values, [])
+        finished_at = context.clock()
         compiled.interrupted.clear()
         if careful:
             yield from self._go_on_carefully(entry, careful, revision)
             return
-        context.hooks.call("post_message", entry[0], values, [])
-        yield entry, revision, texts, (), context.clock()
+        yield entry, revision, texts, (), finished_at
 
     def _go_on_carefully(self, entry: Entry, careful: CarefulPass, revision: Plan) -> Iterator[Finished]:
         """Let a careful pass take over a message; yield what can be finished."""

@@ -42,7 +42,7 @@ class SegmentRun:
     ) -> None:
         self._one, self._context, self._dependencies, self._timed = one, context, dependencies, timed
         self._invoke, self._submit, self._ended = invoke, submit, ended
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: The message itself, then what each step gave or raised, with its text; None: it did not run.
         self._outcomes: list[KnownOutcome | None] = [None] * (len(dependencies.inputs) + 1)
         #: For each segment, how many segments it still waits for.
@@ -100,7 +100,7 @@ class SegmentRun:
                 return
             arguments.append(outcome[0] if number < len(inputs.values) else outcome[2].decode())
         hooks, oid, slot = self._context.hooks, self._one.entry[0], step.slot.number
-        hooks.call("pre_slot", oid, slot, arguments)
+        hooks.call("pre_slot", oid, slot, list(arguments))  # theirs to change
         before = perf_counter()
         try:
             value = self._invoke(step, arguments)

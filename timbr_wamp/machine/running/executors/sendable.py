@@ -49,7 +49,7 @@ class SendableFunctions:
     """The functions of one executor. Any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._numbers = count(1)
         #: By the function's id, with the function, so that its id stays its own; None: it is not sent.
         self._known: dict[int, tuple[Callable[..., Any], Sendable | None]] = {}

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from timbr_wamp.errors import SlotTimeout
+from timbr_wamp.machine.interrupts import deferred
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -34,7 +35,7 @@ class DaemonPool(Executor):
 
     def __init__(self, max_workers: int, name: str) -> None:
         self._max_workers, self._name = max_workers, name
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
@@ -68,13 +69,14 @@ class DaemonPool(Executor):
         if self._idle.acquire(blocking=False) or len(self._threads) >= self._max_workers:
             return
         thread = threading.Thread(target=self._work, name=f"{self._name} {len(self._threads)}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no more threads; those that there are will come to it
-            if not self._threads:
-                raise
-            return
-        self._threads.append(thread)
+        with deferred():  # a Ctrl-C here would leave a thread that `close` does not know
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads; those that there are will come to it
+                if not self._threads:
+                    raise
+                return
+            self._threads.append(thread)
 
     def _work(self) -> None:
         while (run := self._queue.get()) is not None:

@@ -35,7 +35,7 @@ class ThreadsExecutor(WindowExecutor):
         super().__init__(monotonic)
         self.loop = EventLoop()
         self._limiter = TimeLimiter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pool: DaemonPool | None = None
         self._closed = False
         #: The newest revision's dependencies, and that revision.

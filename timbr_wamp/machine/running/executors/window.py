@@ -235,7 +235,7 @@ class WindowExecutor:
     def _finish(self, one: UnderWay, values: list[Any], texts: list[bytes], notes: Notes | tuple[()]) -> None:
         context = self._context
         assert context is not None
-        context.hooks.call("post_message", one.entry[0], values, notes.failures if notes else [])
+        context.hooks.call("post_message", one.entry[0], values, list(notes.failures) if notes else [])
         one.finished = (one.entry, one.revision, texts, notes, context.clock())
         self._running.discard(one)
         if notes and (notes.verdict in KEEPING or notes.raised is not None):
