@@ -286,7 +286,7 @@ class MachineForked(MachineClosed):
 
 
 class NameRemoved(TimbrError, AttributeError):
-    """A name of an ancestor that is gone."""
+    """A name of timbr-machine that was removed."""
 
     uri = ERROR_PREFIX + "name_removed"
 
@@ -295,7 +295,7 @@ class NameRemoved(TimbrError, AttributeError):
         self.removed, self.instead = removed, instead
 
     def __str__(self) -> str:
-        return f"{self.removed} is gone: use {self.instead}"
+        return f"{self.removed} was removed: use {self.instead}"
 
 
 class WouldDeadlock(TimbrError, RuntimeError):

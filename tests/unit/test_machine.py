@@ -107,7 +107,7 @@ def test_a_removed_class_method_says_what_to_use(name):
 
 @pytest.mark.parametrize("argument", ["clear_buffer", "hard_stop"])
 def test_a_removed_argument_of_stop_says_what_to_use(machine, argument):
-    with pytest.raises(InvalidArgument, match="is gone"):
+    with pytest.raises(InvalidArgument, match="was removed"):
         machine.stop(**{argument: True})
     with pytest.raises(TypeError, match="clear_bufer"):
         machine.stop(clear_bufer=True)

@@ -1,4 +1,4 @@
-"""The core: slots, plan, worker, publisher, control. Usable without IPython, WAMP or a router.
+"""The core: slots, queue, executors, records, events, serving. Usable without IPython, WAMP or a router.
 
 Submodules are imported on first use: a child process of the executor ``"processes"`` needs few of them.
 """

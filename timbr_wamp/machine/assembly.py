@@ -1,4 +1,4 @@
-"""The one place where a machine's parts are put together, each given what it needs of the others."""
+"""Assembles the parts of a machine and connects them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from timbr_wamp.machine.slots.objects import Objects
 from timbr_wamp.machine.slots.table import Revision, SlotTable
 from timbr_wamp.names import new_run
 
-#: So many messages that a journal kept are queued again at the start.
+#: Most messages of a journal that are queued again at the start.
 PENDING_LIMIT = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a machine consists of."""
+    """The parts of a machine."""
 
     hooks: Hooks
     events: EventLog
@@ -62,7 +62,7 @@ def assemble(
     """Return the parts of a machine, connected; nothing runs yet.
 
     Raises:
-        InvalidArgument, UnknownPlugin: an argument that means nothing.
+        InvalidArgument, UnknownPlugin: an invalid argument.
     """
     hooks = Hooks()
     events = EventLog(clock, hooks, name=name)
@@ -105,10 +105,10 @@ def assemble(
         name=name, queue=queue, executor=chosen, context=context, objects=objects, events=events, clock=clock,
         recorder=recorder, source=source,
     )  # fmt: skip
-    context.may_start = worker.may_start  # asked once a message, so without a detour
+    context.may_start = worker.may_start  # called once a message, so bound directly
 
     def ask_handler(kind: RaisedIn, part: str, error: BaseException) -> None:
-        """Stop if the event handler wants a failure outside of slots raised where the user waits."""
+        """Stop if the event handler wants this failure, which is not a slot's, raised in the user's call."""
         if context.raises(kind, error):
             worker.halt(class_and_text(part, described(error)), error)
 
@@ -120,7 +120,7 @@ def assemble(
 
 
 def _executor(executor: str | Executor) -> Executor:
-    """Return an executor, by its name among the plugins."""
+    """Return an executor, or the plugin of that name."""
     if not isinstance(executor, str):
         if not callable(getattr(executor, "process", None)):
             raise InvalidArgument("executor", f"{type(executor).__qualname__} is neither a name nor an Executor")

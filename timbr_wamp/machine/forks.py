@@ -1,7 +1,7 @@
 """What a fork of the process does to a machine: the child's copy refuses every call, and waits for no lock.
 
 A fork copies one thread only. A lock that another thread held stays locked in the child for ever, and the
-threads that process messages do not exist there. So the objects that hold a machine's locks register here,
+threads that process messages do not exist there. Objects that hold a machine's locks register here,
 and in the child their locks are replaced: by one that raises `MachineForked` where a call would
 change the machine, or by a new one where a call is harmless. The parent is not affected.
 """
@@ -30,7 +30,7 @@ _registered: weakref.WeakSet[SurvivesFork] = weakref.WeakSet()
 
 
 def survive_forks(thing: SurvivesFork) -> None:
-    """Have ``thing.after_fork_in_child()`` called in each child that the process forks while the object lives."""
+    """Call ``thing.after_fork_in_child()`` in each forked child of the process while the object lives."""
     _registered.add(thing)
 
 
@@ -38,7 +38,7 @@ def _after_fork_in_child() -> None:
     for thing in list(_registered):
         try:
             thing.after_fork_in_child()
-        except Exception:  # the others must not stay locked because of one
+        except Exception:  # the others must not stay locked
             logger.exception("%r could not be made safe after a fork", thing)
 
 
@@ -46,7 +46,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class ForkedLock:
-    """Stands in for a lock of a machine in a forked child: whoever enters it gets `MachineForked`."""
+    """Replaces a lock of a machine in a forked child: acquiring it raises `MachineForked`."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,9 +1,9 @@
 """Ctrl-C in the main thread: kept back while the machine's state changes, let through while users' code runs.
 
 Python runs a signal's handler in the main thread between any two bytecodes, so a `KeyboardInterrupt` may leave
-a lock held, a count half changed or a message in nobody's hands. Here the handler itself is replaced for the time of
-such a change: the interrupt is noted, and handed to the handler that was there before when the change is complete.
-Other threads never get the signal; for them everything here does nothing.
+a lock held, a count half changed or a message lost. So the handler is replaced during such a change: the interrupt is
+noted, and passed to the previous handler when the change is complete. Other threads never get the signal; for them
+everything here does nothing.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any, Final, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: A wait in the main thread looks this often whether Ctrl-C was pressed, seconds.
+#: Interval at which a wait in the main thread checks for Ctrl-C, seconds.
 LOOK_S: Final = 0.05
 
 _MAIN: Final = threading.main_thread()
 
 
 class _Deferral:
-    """Whether interrupts are kept back now. The main thread's only."""
+    """Whether interrupts are kept back now. Used by the main thread only."""
 
     def __init__(self) -> None:
         self.depth = 0
-        #: The interrupt that was kept back, as its handler is to be called.
+        #: The arguments of the handler for the interrupt that was kept back.
         self.noted: tuple[int, FrameType | None] | None = None
-        #: The handler that was there before.
+        #: The previous handler.
         self.handler: Callable[[int, FrameType | None], Any] | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -40,7 +40,7 @@ class _Deferral:
         self.noted = (number, frame)
 
     def deliver(self) -> None:
-        """Hand an interrupt that was kept back to its handler, which usually raises KeyboardInterrupt."""
+        """Pass an interrupt that was kept back to the previous handler, which usually raises KeyboardInterrupt."""
         noted, self.noted = self.noted, None
         if noted is not None and self.handler is not None:
             self.handler(*noted)
@@ -73,7 +73,7 @@ class deferred:
     def __exit__(self, *exc: object) -> None:
         if self._depth is None:
             return
-        _deferral.depth = self._depth  # not one less: an interrupt in `delivered` may have left another figure
+        _deferral.depth = self._depth  # not one less: an interrupt in `delivered` may have left another value
         if not self._depth:
             signal.signal(signal.SIGINT, _deferral.handler)
             _deferral.deliver()

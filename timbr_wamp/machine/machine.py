@@ -1,7 +1,7 @@
 """`Machine`: numbered slots that every message runs through, every result published.
 
-One class with all the verbs; its parts are put together in `timbr_wamp.machine.assembly`. It reads like
-a list of slots and shows itself in notebooks and terminals. Usable without IPython, WAMP or a router;
+One class with all the verbs; its parts are made in `timbr_wamp.machine.assembly`. It is used like a
+list of slots and has displays for notebooks and terminals. Usable without IPython, WAMP or a router;
 inside an IPython kernel it opens its local sockets by itself, so that a bridge finds it.
 """
 
@@ -63,7 +63,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 logger = logging.getLogger(__name__)
 
-#: When the time of `Machine.close` is over, each part that is still to be closed has this long.
+#: Once the time of `Machine.close` is over, each part that remains to be closed has this long, seconds.
 CLOSE_LEAST_S = 0.1
 
 
@@ -113,14 +113,14 @@ class Machine:
         #: What runs at the points of the machine's life.
         self.hooks = parts.hooks
         self.event_log = parts.events
-        #: The records that are kept, and how they come about; for those who build on the machine.
+        #: Makes and keeps the records; for code that extends the machine.
         self.recorder = parts.recorder
         self._queue, self._executor, self._loop = parts.queue, parts.executor, parts.loop
         self._objects, self._table, self._context = parts.objects, parts.table, parts.context
         self._source, self._worker, self._replay = parts.source, parts.worker, parts.replay
         self._handler_lock = RLock()
         self._end_handler: Callable[[], None] = lambda: None
-        #: ``now``: this thread calls hooks around a change.
+        #: ``now`` is true in a thread that is calling hooks around a change.
         self._in_change_hook = local()
         self._closed = False
         self._sockets: Any = None
@@ -135,7 +135,7 @@ class Machine:
         if serve or (serve is None and kernel is not None):
             self.serve()
 
-    # --- names of timbr-machine that are gone ---
+    # --- removed names of timbr-machine ---
 
     active = Removed("running")
     processing = Removed('source.state == "reading"')
@@ -183,7 +183,7 @@ class Machine:
         return len(self._table.current().slots)
 
     def __bool__(self) -> bool:
-        """A machine is true, whatever its slots."""
+        """A machine is always true."""
         return True
 
     def __enter__(self) -> Machine:
@@ -207,9 +207,9 @@ class Machine:
     ) -> RevisionInfo:
         """Put ``function`` (None or `identity`: nothing) in a slot and return the new revision.
 
-        Messages under way keep the table they began with. An object's ``prep`` runs first, in this
-        thread. ``source`` is shown to people instead of the text that Python knows; ``policy`` says
-        what becomes of a message when it raises, None leaves the slot's as it is.
+        Messages under way keep the table they started with. An object's ``prep`` runs first, in this
+        thread. ``source`` is displayed instead of the text that Python finds; ``policy`` says what becomes of a
+        message when the function raises, None keeps the slot's present one.
 
         Raises:
             NotCallable, InvalidName, InvalidArgument, PrepFailed: nothing was changed.
@@ -243,15 +243,15 @@ class Machine:
     def set_policy(
         self, slot: int | str | None, policy: PolicyLike | None, *, author: str | None = None
     ) -> RevisionInfo:
-        """Set what becomes of a message when the slot raises, or with ``slot=None`` any without its own policy.
+        """Set the policy of a slot, or with ``slot=None`` that of all slots without their own.
 
-        ``policy=None``: the slot has none of its own any more.
+        ``policy=None`` removes the slot's own policy.
         """
         checked = None if policy is None else checked_policy(policy)
         return self._change({}, lambda: self._table.set_policy(slot, checked, author=author))
 
     def policy_of(self, slot: int | str | None = None) -> Policy:
-        """Return the policy that a slot follows, or the machine's."""
+        """Return the policy that applies to a slot, or the machine's."""
         revision = self._table.current()
         own = None if slot is None else revision.slots[self._table.number_of(slot)].policy
         return revision.policy if own is None else own
@@ -267,13 +267,13 @@ class Machine:
 
     @whole
     def resize(self, stages: int, *, author: str | None = None) -> RevisionInfo:
-        """Change the number of slots, at the end of the table; set slots are never taken away."""
+        """Change the number of slots, at the end of the table; set slots are never removed."""
         return self._change({}, lambda: self._table.resize(stages, author=author))
 
     def _change(self, functions: BySlot[SlotFunction | None], change: Callable[[], Revision]) -> RevisionInfo:
-        """Make a revision, with the hooks around it: the one way in which slots change.
+        """Make a revision, with hooks around it. Every change of slots goes through here.
 
-        A change that such a hook makes has no hooks around it: they would call themselves without end.
+        A change that such a hook makes itself has no hooks around it, which would recurse without end.
         """
         self._call_change_hooks("pre_change", dict(functions))  # theirs to change: what is set stays as it is
         revision = change()
@@ -315,10 +315,10 @@ class Machine:
     def __call__(self, message: object, include_serialized: bool = False) -> Record:
         """Run ``message`` through the slots in this thread; count and publish nothing.
 
-        Policies hold, as far as they concern the record: retries are waited for.
+        Policies apply as far as they concern the record; retries are waited for.
         """
-        begun = self._clock()
-        oid = new_oid(begun)
+        started = self._clock()
+        oid = new_oid(started)
         with deferred(), self._objects.use(), delivered():
             revision = self._table.current()
             values, texts, notes = run_steps(
@@ -326,7 +326,7 @@ class Machine:
             )
         warn_of_aliases(revision, values, texts)
         meta = RecordMeta(
-            run=self.run, seq=0, attempt=0, revision=revision.number, received_at=begun, finished_at=self._clock(),
+            run=self.run, seq=0, attempt=0, revision=revision.number, received_at=started, finished_at=self._clock(),
             errored=bool(notes and notes.errored), dropped=bool(notes and notes.verdict == "drop"),
             policies=policies_of(notes) if notes else None,
         )  # fmt: skip
@@ -335,7 +335,7 @@ class Machine:
 
     @contextmanager
     def tried(self, slot: int | str, function: SlotFunction) -> Iterator[Slot]:
-        """Give ``function`` as it would be in a slot, prepared if it is an object; change nothing."""
+        """Give ``function`` as a slot, with an object prepared for the block; change nothing."""
         on_trial = self._table.slot_on_trial(slot, function)
         with self._objects.tried(on_trial):
             yield on_trial
@@ -343,18 +343,18 @@ class Machine:
     def try_step(
         self, revision: Revision, values: list[Any], texts: list[bytes], broken: list[str | None]
     ) -> tuple[bytes, bool]:
-        """Run a revision on what a kept record held before it; return the last text, and whether it failed."""
-        passage = CarefulPass(revision, None, self._context, "", values=values, texts=texts, broken=broken)
-        _, made, notes = run_steps(passage.steps(), self._executor.invoke)
+        """Run a revision on the values of a kept record; return the last text, and whether it failed."""
+        careful_pass = CarefulPass(revision, None, self._context, "", values=values, texts=texts, broken=broken)
+        _, made, notes = run_steps(careful_pass.steps(), self._executor.invoke)
         return made[-1], bool(notes and notes.errored)
 
     def put(self, message: object, block: bool = False, timeout: float | None = None, oid: str | None = None) -> str:
-        """Queue ``message`` and return its id. An ``oid`` given is put at most once.
+        """Queue ``message`` and return its id. The same ``oid`` is put at most once.
 
         Raises:
-            MachineFull: no room; with ``block`` after ``timeout`` seconds (None: no limit).
+            MachineFull: no room; with ``block`` none within ``timeout`` seconds (None: no limit).
             MachineClosed: the machine was closed.
-            InvalidName: ``oid`` is no message id.
+            InvalidName: ``oid`` is not a message id.
         """
         now = self._clock()
         known = oid is not None
@@ -373,8 +373,8 @@ class Machine:
 
         Raises:
             MachineRunning: only an idle, paused or stopped machine is stepped.
-            MachineEmpty: no message waits, with ``block`` after ``timeout`` seconds.
-            MessageKept: its slot's policy pauses or stops; it waits again, at the head of the queue.
+            MachineEmpty: no message waits; with ``block`` none came within ``timeout`` seconds.
+            MessageKept: its slot's policy is ``pause`` or ``stop``; it is at the head of the queue again.
             BaseException: what a slot raised, if the event handler is a debugger.
         """
         if self._closed:
@@ -416,14 +416,14 @@ class Machine:
         """Read messages from ``source`` while running.
 
         Args:
-            total: how many there will be, for progress; what has a length tells by itself.
+            total: number of messages, for progress; by default the source's length, if it has one.
             options: fields of `SourceOptions`: ``policy`` when the queue is full, ``on_exhausted``,
                 ``idle_timeout_s``, ``restarts`` with ``backoff_s`` …
 
         Raises:
-            SourceActive: there is one already that has not ended; ``replace=True`` takes its place.
-            NotASource: nothing that gives messages.
-            InvalidArgument: an option that is none, or that this source cannot follow.
+            SourceActive: the present source has not ended; ``replace=True`` replaces it.
+            NotASource: it cannot be read as messages.
+            InvalidArgument: an invalid option, or one that this source does not support.
         """
         if self._closed:
             raise MachineClosed(self.name)
@@ -433,35 +433,35 @@ class Machine:
 
     @whole
     def delete_source(self, *, author: str | None = None) -> None:
-        """Take the source away; what was read of it stays queued."""
+        """Remove the source; messages already read stay queued."""
         self._source.delete_source(author)
 
     # --- life ---
 
     @whole
     def start(self, *, author: str | None = None) -> None:
-        """Process messages from now on; a running machine stays so."""
+        """Start processing messages; no effect on a running machine."""
         self.hooks.call("pre_start")
         self._worker.start(author)
         self.hooks.call("post_start")
 
     @whole
     def pause(self, *, author: str | None = None) -> None:
-        """Begin no further message; what waits stays, and the source waits."""
+        """Start no further message; the queue is kept, and the source waits."""
         self.hooks.call("pre_pause")
         self._worker.pause(author)
         self.hooks.call("post_pause")
 
     @whole
     def resume(self, *, author: str | None = None) -> None:
-        """Go on after a pause."""
+        """Continue after a pause."""
         self.hooks.call("pre_resume")
         self._worker.resume(author)
         self.hooks.call("post_resume")
 
     @whole
     def stop(self, drain: bool = False, timeout: float = 5.0, *, author: str | None = None, **removed: object) -> None:
-        """Stop; with ``drain`` finish what waits first. The queue is never cleared.
+        """Stop; with ``drain`` process what is queued first. The queue is never cleared.
 
         Raises:
             CallTimeout: a message was still under way after ``timeout`` seconds; it is recorded when it ends.
@@ -477,14 +477,14 @@ class Machine:
     def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
         """Wait until the source has ended and every message is recorded; return whether that is so.
 
-        When the machine does not run, it returns as soon as no message is under way any more, since
-        nothing would change. ``progress`` shows a bar meanwhile: True, or which kind; Ctrl-C then
-        leaves the machine running. Raises what a debugging event handler stopped the machine for.
+        When the machine does not run, it returns as soon as no message is under way, since nothing would
+        change. ``progress`` shows a bar meanwhile: True, or the kind of bar; Ctrl-C then leaves the
+        machine running. Raises the error for which a debugging event handler stopped the machine.
         """
         refuse_deadlock(self._queue, self.name, "wait()", waits_for_source=True)
         deadline = None if timeout is None else time.monotonic() + timeout
         if progress:
-            from timbr_wamp.display import show_progress  # it draws with rich, which takes its time to load
+            from timbr_wamp.display import show_progress  # loads rich, which is slow
 
             bar: BarKind = "auto" if progress is True else progress
             show_progress(
@@ -505,10 +505,10 @@ class Machine:
 
     @whole
     def close(self, timeout: float = 5.0) -> None:
-        """Stop, take the local wire away, release the source. Idempotent, never raises.
+        """Stop, close the local wire, release the source. Idempotent, never raises.
 
-        Its parts share ``timeout`` seconds; each that comes when these are over has `CLOSE_LEAST_S`. What hangs (a
-        slot, hook, sink, source, object or journal) is left to its thread. A slot or hook that closes its own machine
+        Its parts share ``timeout`` seconds; each part after that has `CLOSE_LEAST_S`. What hangs (a slot, hook,
+        sink, source, object or journal) is left to its daemon thread. A slot or hook that closes its own machine
         does not wait for itself.
         """
         deadline = time.monotonic() + (0.0 if is_processing(self._queue) else timeout)
@@ -519,8 +519,8 @@ class Machine:
         def within(part: str, close: Callable[..., object], *arguments: object) -> None:
             try:
                 if not run_within(_left_s(deadline), close, *arguments):
-                    logger.warning("machine %s: %s takes longer than its close; it is left alone", self.name, part)
-            except BaseException as error:  # foreign code, in a thread of its own: no Ctrl-C of the user's
+                    logger.warning("machine %s: %s did not close in time and is left running", self.name, part)
+            except BaseException as error:  # foreign code in another thread: never the user's Ctrl-C
                 self.hooks.failures.report(f"closing {part}", error)
 
         self._shutdown_hooks("pre_shutdown", within)
@@ -539,7 +539,7 @@ class Machine:
         if self.hooks.at(point):
             within(f"a hook at {point}", self.hooks.call, point)
 
-    # --- looking ---
+    # --- state and records ---
 
     @property
     def run(self) -> str:
@@ -548,7 +548,7 @@ class Machine:
 
     @property
     def running(self) -> bool:
-        """It processes messages, and the thread that does so lives."""
+        """It processes messages, and its worker thread is alive."""
         return self._worker.running
 
     @property
@@ -584,7 +584,7 @@ class Machine:
 
     @property
     def error_groups(self) -> ErrorGroups:
-        """Failures by slot, exception class and line, those seen last first."""
+        """Failures by slot, exception class and line, newest first."""
         return ErrorGroups(self.recorder.groups.rows())
 
     def progress(self) -> Progress:
@@ -627,7 +627,7 @@ class Machine:
     def handler(self, handler: object) -> None:
         self.set_handler(handler)
 
-    # --- again ---
+    # --- retries and replays ---
 
     @whole
     def retry_errors(self, oids: Sequence[str] | None = None) -> list[str]:
@@ -644,11 +644,11 @@ class Machine:
     def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
         """Put kept messages again under their oids, each as the next attempt; return the oids.
 
-        Messages are replayed as their JSON texts tell them, in order, as long as there is room.
+        Messages are parsed from their JSON texts and put in order, as long as there is room.
 
         Raises:
             RunMismatch, RecordNotFound: one of them is not kept; nothing was put.
-            PayloadTooLarge: one was too large to be kept whole; nothing was put.
+            PayloadTooLarge: one of them was too large to be kept whole; nothing was put.
             MachineFull: there was room for none of them.
         """
         return self._replay.replay(run, seqs)
@@ -659,8 +659,8 @@ class Machine:
     def serve(self, *, transport: Literal["ipc", "tcp"] | None = None) -> None:
         """Open the local wire: PUB of records, control, and the runtime file that names them.
 
-        A machine of the same name that this process serves already gives way. ``transport``: ipc
-        where there is any, else tcp on 127.0.0.1 with CurveZMQ.
+        A machine of the same name that this process already serves is stopped and closed to the wire.
+        ``transport``: by default ipc where ZeroMQ has it, else tcp on 127.0.0.1 with CurveZMQ.
         """
         if self._closed:
             raise MachineClosed(self.name)
@@ -676,7 +676,7 @@ class Machine:
 
     @whole
     def unserve(self) -> None:
-        """Take the local wire away; the machine goes on."""
+        """Close the local wire; the machine continues."""
         opened, self._sockets = self._sockets, None
         if opened is not None:
             self.recorder.replace_sinks(lambda sinks: tuple(sink for sink in sinks if sink is not opened.publisher))
@@ -696,7 +696,7 @@ class Machine:
         concurrency: int | None = None,
         author: str | None = None,
     ) -> None:
-        """Change the queue's capacity, the number of slots or of messages under way at once, live."""
+        """Change the queue's capacity, the number of slots, or of messages under way at once; at any time."""
         if concurrency is not None:
             self._context.concurrency = checked_concurrency(concurrency)
             self.event_log.add("configured", author, concurrency=concurrency)
@@ -715,7 +715,7 @@ class Machine:
     def hook(self, point: str, function: Any = None) -> Any:
         """Run a function at a point of the machine's life: ``@m.hook("post_slot")`` or ``m.hook(point, f)``.
 
-        The second form returns what takes it away again. Points: `timbr_wamp.machine.events.hooks.POINTS`.
+        The second form returns a function that removes the hook. Points: `timbr_wamp.machine.events.hooks.POINTS`.
         """
         if function is not None:
             return self.hooks.add(point, function)
@@ -727,19 +727,19 @@ class Machine:
         return add
 
     def on(self, kind: str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Call ``callback(event)`` in the bus thread for events of a kind; return what ends that.
+        """Call ``callback(event)`` in the bus thread for events of a kind; return a function that ends that.
 
-        ``"*"`` stands for every kind, ``"error"`` for slots' failures, which come as `ErrorRow`.
+        ``"*"`` is every kind; ``"error"`` is failures of slots, as `ErrorRow`.
         """
         return self.event_log.on(kind, callback)
 
-    # --- looking ---
+    # --- displays ---
 
     def display_status(self, interval_s: float = 0.5, duration_s: float | None = None) -> LiveStatus:
         """Show a status card and keep it up to date.
 
         In a notebook it returns at once; ``.stop()`` ends it. On a terminal it returns when the
-        machine rests, or at Ctrl-C.
+        machine no longer runs, or at Ctrl-C.
         """
         from timbr_wamp.display import display_status
 
@@ -762,17 +762,17 @@ class Machine:
 
     @property
     def graph(self) -> Graph:
-        """Which set slot consumes whose value, as nodes and as Mermaid text."""
+        """Which slots consume which values, as nodes and as Mermaid text."""
         return graph_of(self.slot_table())
 
     def plot(self) -> Plot:
-        """Return the graph as something that shows itself, in a notebook or as text."""
+        """Return the graph with a display for notebooks and terminals."""
         return Plot(self.graph)
 
     def dask_graph(self, message: object = None, oid: str | None = None) -> dict[str, tuple[Any, ...]]:
-        """Return a message's way through the slots as a Dask graph; ``dask.get(graph, "record")`` gives its record.
+        """Return a message's calls of slots as a Dask graph; ``dask.get(graph, "record")`` returns its record.
 
-        Other keys: ``in``, ``f0`` … are values, ``in_s``, ``f0_s`` … their JSON texts. Policies hold,
+        Other keys: ``in``, ``f0`` … are values, ``in_s``, ``f0_s`` … their JSON texts. Policies apply,
         but no hook and no event handler of the machine runs.
         """
         now = self._clock()
@@ -803,7 +803,7 @@ class Machine:
         return self._drawn(lambda: machine_html(self.status, self.slots, self.errors))
 
     def _drawn(self, draw: Callable[[], str]) -> str:
-        """Return what ``draw`` gives; of a subclass whose properties fail, the name alone: a repr never raises."""
+        """Return ``draw()``; the class name alone if a subclass's properties raise, since a repr must not."""
         try:
             return draw()
         except BaseException as error:

@@ -1,7 +1,6 @@
-"""A message on its way, and what became of it: plain tuples and small records of them.
+"""A message as plain tuples: `Entry` while it waits or runs, `Finished` after its slots, `Row` once numbered.
 
-A message is an `Entry` while it waits, a `Finished` when its slots are done, a `Row` once it is numbered.
-Tuples, not objects: one object a message halves the machine's speed.
+Tuples, not objects: one object for each message halves the machine's speed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Entry: TypeAlias = tuple[str, Any, float, int]
 
 @dataclass(slots=True)
 class Failure:
-    """One slot that gave no value, or gave one only after retries or by its policy's default."""
+    """A slot without a value, or with one only after retries or by its policy's default."""
 
     slot: int
     #: How records name the slot: ``f3 (clean)``.
@@ -36,13 +35,13 @@ class Failure:
 
 @dataclass(slots=True)
 class Notes:
-    """What happened to a message in the slots, when something did."""
+    """The failures of a message in the slots, if there were any."""
 
     failures: list[Failure]
     verdict: Verdict = "record"
-    #: Why no slot ran: a policy of the source dropped the message.
+    #: Why the source's policy dropped the message before any slot ran; None: it did not.
     why: str | None = None
-    #: The exception that the event handler wants raised where the user waits.
+    #: The exception that the event handler wants raised in the user's call.
     raised: BaseException | None = None
 
     @property
@@ -51,7 +50,7 @@ class Notes:
         return self.verdict != "drop" and any(failure.policy not in MENDED for failure in self.failures)
 
 
-#: Outcomes of failures after which the slot had a value all the same.
+#: Policies of failures after which the slot had a value.
 MENDED = frozenset({"retry", "default"})
 
 #: Verdicts that keep the message: it returns to the head of the queue.
@@ -62,8 +61,8 @@ SKIPPED = "UpstreamError"
 
 #: A message after its slots: ``(entry, revision, texts, notes, finished_at)``. ``revision`` is a
 #: `timbr_wamp.machine.protocols.RevisionView`; ``texts`` are the JSON texts ``[in, f0, …]``; ``notes`` is empty
-#: when nothing happened.
+#: when no slot failed.
 Finished: TypeAlias = tuple[Entry, Any, list[bytes], Notes | tuple[()], float]
 
-#: A numbered record: ``(seq, oid, text, meta)``, texts in UTF-8; what a row on the wire is made of.
+#: A numbered record: ``(seq, oid, text, meta)``, both texts in UTF-8; rows on the wire are made of it.
 Row: TypeAlias = tuple[int, str, bytes, bytes]

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: So often is it tried; that another thread disturbs each of them does not happen.
+#: Number of tries; another thread does not disturb all of them.
 TRIES = 5
 
 

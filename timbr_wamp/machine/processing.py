@@ -1,9 +1,9 @@
-"""Which machine's messages the calling code processes, so that it is not made to wait for itself.
+"""Marks code that processes a machine's messages, so that calls that would deadlock are refused.
 
 A slot, hook or sink that waits for room in its own machine's queue, or for that machine to settle, waits
 for its own return. The mark is a context variable: what the marked code schedules in an event loop
-(`call_soon_threadsafe`, tasks, `asyncio.to_thread`) has it too; threads of a pool do not, so
-whoever runs slots there enters `processing` there.
+(`call_soon_threadsafe`, tasks, `asyncio.to_thread`) has it too. Threads of a pool do not inherit it, so
+code that runs slots there enters `processing` there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from contextvars import ContextVar
 from timbr_wamp.errors import WouldDeadlock
 
 _processed: ContextVar[tuple[object, ...]] = ContextVar("timbr_processed", default=())
-#: The machine whose source the code reads: it may wait for room, but not for that source's end.
+#: The machine whose source is read by this code, which may wait for room but not for that source's end.
 _fed: ContextVar[object] = ContextVar("timbr_fed", default=None)
 
 
 @contextmanager
 def processing(machine: object) -> Iterator[None]:
-    """Mark what runs in the block as part of processing a message of ``machine`` (any object that stands for it)."""
+    """Mark the block as part of processing a message of ``machine`` (any object that identifies it)."""
     token = _processed.set((*_processed.get(), machine))
     try:
         yield
@@ -40,7 +40,7 @@ def is_processing(machine: object) -> bool:
 
 
 def refuse_deadlock(machine: object, name: str, call: str, *, waits_for_source: bool = False) -> None:
-    """Raise `WouldDeadlock` if ``call`` would wait for the very code that makes it.
+    """Raise `WouldDeadlock` if ``call`` would wait for its own caller.
 
     Raises:
         WouldDeadlock: the caller processes a message of ``machine``, or is its source while the call waits for that.

@@ -1,7 +1,7 @@
-"""The machine's seams: what it asks of sources, sinks, hooks, executors and journals, and what these may ask of it.
+"""The machine's interfaces: what it calls on sources, sinks, hooks, executors and journals, and what these may call.
 
 Small Protocols whose docstrings are the contract. `store`, `cluster` and `connectors` implement them; nothing here
-imports those rooms. What a lower room of the machine must tell a higher one goes through these, too.
+imports those rooms. Lower rooms of the machine also call higher ones through these.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Source(Protocol):
     """Where a machine reads messages. Called from one thread of the machine only.
 
     It may have ``reopen()`` as well, called after `next_batch` raised an error or `EndOfSource` when
-    the source is to be restarted: the next batch then comes from where the object decides. What
-    it raises is the next failure.
+    the source is to be restarted; the object decides where the next batch starts. What it raises is
+    the next failure.
     """
 
     def next_batch(self) -> Sequence[object]:
@@ -49,21 +49,22 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where numbered records go. Called by one thread at a time, in the order of ``seq``, but not always the same one.
+    """Receives numbered records in the order of ``seq``. Called by one thread at a time, not always the same one.
 
-    The machine's worker calls it; while a slot is slow its watch thread; a source's thread when its policy drops; and
-    who steps the machine. Objects that are bound to one thread, such as an SQLite connection, are opened for several.
+    The machine's worker calls it; its watch thread while a slot is slow; a source's thread when its policy drops; the
+    caller of `Machine.get`. An object that is bound to one thread by default, such as an SQLite connection, must be
+    opened for use by several.
     """
 
     def publish(self, rows: Sequence[Row]) -> None:
         """Take consecutive rows. Must not block; what it raises is counted and logged, the records are kept.
 
-        What it finishes or drops itself follows when it has returned: it is not called from within a call.
+        Records that result from its own calls follow after it has returned: calls are never nested.
         """
 
 
 class Hook(Protocol):
-    """An object that is told what changes the machine's state."""
+    """Receives the events of a machine."""
 
     def on_event(self, event: Event) -> None:
         """Take an event, in the machine's bus thread; what it raises is isolated, counted and logged."""
@@ -73,7 +74,7 @@ class Hook(Protocol):
 
 
 class PlanSlot(Protocol):
-    """The slot behind a step: what records and counters say of it."""
+    """The slot of a step, as records and counters name it."""
 
     @property
     def number(self) -> int: ...
@@ -108,7 +109,7 @@ class PlanStep(Protocol):
     def policy(self) -> Policy: ...
     @property
     def is_async(self) -> bool:
-        """The call gives something to await."""
+        """The call returns an awaitable."""
 
 
 class Plan(Protocol):
@@ -128,7 +129,7 @@ class Plan(Protocol):
 
     @property
     def is_async(self) -> bool:
-        """Some step gives something to await."""
+        """Some step's call returns an awaitable."""
 
 
 class StageHooks(Protocol):
@@ -146,7 +147,7 @@ class StageHooks(Protocol):
 
 
 class RunContext(Protocol):
-    """What an executor may ask of the machine while messages run. Any thread."""
+    """What an executor may call on the machine while messages run. Any thread."""
 
     @property
     def hooks(self) -> StageHooks: ...
@@ -167,13 +168,13 @@ class RunContext(Protocol):
         """Tell whether another message may start now."""
 
     def wake(self) -> None:
-        """Make the worker look: `Executor.due_s` has changed."""
+        """Wake the worker: `Executor.due_s` has changed."""
 
     def policy(self, error: BaseException, slot: int, task: str, oid: str, tries: int, own: Policy) -> Policy:
         """Return the policy for a failure: the event handler's, else the slot's own."""
 
     def raises(self, kind: Any, error: BaseException) -> bool:
-        """Tell whether the event handler wants a failure raised where the user waits."""
+        """Tell whether the event handler wants a failure raised in the user's call."""
 
 
 class Executor(Protocol):
@@ -182,7 +183,7 @@ class Executor(Protocol):
     One thread at a time calls `process`, `due_s`, `oldest_revision` and `abandon`; any thread the others.
     """
 
-    #: How people choose it.
+    #: The name by which users choose it.
     name: str
 
     def process(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
@@ -194,16 +195,16 @@ class Executor(Protocol):
         """
 
     def due_s(self) -> float | None:
-        """Return in how many seconds `process` is to be called even without entries; None: no need."""
+        """Return after how many seconds `process` must be called even without entries; None: no need."""
 
     @property
     def retrying(self) -> int:
         """Messages that wait for a retry."""
 
     def oldest_revision(self) -> int | None:
-        """Return the oldest revision with which a message was started that is not yielded yet; None: there is none.
+        """Return the oldest revision among messages that were started and not yielded yet; None: there are none.
 
-        Called between calls of `process`: objects that only earlier revisions have are torn down.
+        Called between calls of `process`; objects that only earlier revisions use are then torn down.
         """
 
     def abandon(self) -> list[Entry]:
@@ -224,7 +225,7 @@ class Executor(Protocol):
 
 
 class DropRecorder(Protocol):
-    """What a source asks of the records: to record what its policy dropped, and how many records there are."""
+    """What a source calls on the recorder: to record what its policy dropped, and for counts."""
 
     @property
     def count(self) -> int:
@@ -252,9 +253,10 @@ class CoroutineRunner(Protocol):
 
 
 class Journal(Protocol):
-    """What makes a machine survive its process. Called from the machine's threads, one call at a time.
+    """Keeps messages and records beyond the process. Called from the machine's threads, one call at a time.
 
-    What it raises, reaches who put, or makes the machine fail with its messages queued; nothing is recorded then.
+    An error in `append` is raised by `put`; one in `commit` makes the machine fail, with its messages queued and
+    nothing recorded.
     """
 
     #: Identity of the numbering; the same after a restart.

@@ -1,4 +1,4 @@
-"""Names of timbr-machine that are gone: whoever uses one is told what takes its place."""
+"""Removed names of timbr-machine: using one raises an error that names the replacement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from timbr_wamp.errors import InvalidArgument, NameRemoved
 
 
 class Removed:
-    """An attribute that is gone, of a class and of its instances: reading it raises `NameRemoved`."""
+    """A removed attribute of a class and its instances: reading it raises `NameRemoved`."""
 
     def __init__(self, instead: str) -> None:
         self._instead = instead
@@ -20,7 +20,7 @@ class Removed:
         raise NameRemoved(self._name, self._instead)
 
 
-#: Arguments of ``stop`` that are gone.
+#: Removed arguments of ``stop``, and what to use instead.
 STOP_ARGUMENTS: Final = {
     "clear_buffer": "stop() never clears the queue; pause() and resume() keep it as well",
     "hard_stop": "stop() stops at once, stop(drain=True) processes what waits first, close() is for good",
@@ -28,13 +28,13 @@ STOP_ARGUMENTS: Final = {
 
 
 def refuse_removed(verb: str, arguments: dict[str, object], known: dict[str, str]) -> None:
-    """Raise for keyword arguments that ``verb`` does not take: with what to use, if they are gone.
+    """Raise for keyword arguments that ``verb`` does not take; for removed ones with what to use instead.
 
     Raises:
-        InvalidArgument: it was given one of ``known``.
-        TypeError: it was given another one.
+        InvalidArgument: one of ``known`` was given.
+        TypeError: another one was given.
     """
     for name in arguments:
         if name in known:
-            raise InvalidArgument(name, f"is gone: {known[name]}")
+            raise InvalidArgument(name, f"was removed: {known[name]}")
         raise TypeError(f"{verb}() got an unexpected keyword argument {name!r}")

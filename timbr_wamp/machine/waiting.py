@@ -1,9 +1,9 @@
-"""Waiting for a change that another thread makes, whole under interrupts: in place of `threading.Condition`.
+"""Waiting for another thread, safe under interrupts: a replacement for `threading.Condition`.
 
 A signal handler may raise between any two bytecodes of the main thread. `threading.Condition` is
 Python code: an interrupt in its ``wait`` can let it return without its lock, one in its
-``__exit__`` can leave it locked. Here a waiter waits on a lock of its own, without holding the one that guards
-the state, and is taken from the list and released in one call into C. A wake-up that an interrupt
+``__exit__`` can leave it locked. Here each waiter waits on its own lock, without holding the one that guards
+the state, and is removed from the list and released in one call into C. A wake-up that an interrupt
 suppresses delays a waiter by at most `WAKE_LIMIT_S`.
 """
 
@@ -29,7 +29,7 @@ _release: Callable[[LockType], None] = methodcaller("release")
 
 
 def add_waiter(waiters: Waiters) -> LockType:
-    """Return what the caller is to `wait` on. With the lock held that guards the state, after a look at it."""
+    """Return a lock for `wait`. Call it with the state's lock held, after checking the state."""
     waiter = threading.Lock()
     waiter.acquire()
     waiters.append(waiter)
@@ -37,14 +37,14 @@ def add_waiter(waiters: Waiters) -> LockType:
 
 
 def wait(waiters: Waiters, waiter: LockType, timeout_s: float) -> None:
-    """Wait until ``waiters`` are woken, at most ``timeout_s`` and `WAKE_LIMIT_S`. Without the lock; then look again."""
+    """Wait until ``waiters`` are woken, at most ``timeout_s`` and `WAKE_LIMIT_S`. Call it without the state's lock."""
     if not waiter.acquire(True, max(min(timeout_s, WAKE_LIMIT_S), 0.0)):
-        with contextlib.suppress(ValueError, IndexError):  # woken meanwhile; what stays in the list does no harm
+        with contextlib.suppress(ValueError, IndexError):  # woken meanwhile; an entry left in the list is harmless
             waiters.remove(waiter)
 
 
 def wake_all(waiters: Waiters) -> None:
-    """Wake all who wait, and forget them: each is taken out and released in one call."""
+    """Wake all waiters and remove them, each in one call into C."""
     any(map(_release, islice(iter(waiters.popleft, None), len(waiters))))
 
 
@@ -59,10 +59,9 @@ def left_s(deadline: float | None) -> float:
 
 
 class Monitor:
-    """A lock, and waiting for what it guards to change.
+    """A lock, and waiting for changes of what it guards.
 
-    Use ``with monitor.lock:`` around each look and each change, and `notify` after a change. The lock can be
-    entered again by the thread that holds it.
+    Use ``with monitor.lock:`` around each read and each change, and `notify` after a change. The lock is reentrant.
     """
 
     def __init__(self) -> None:
@@ -70,11 +69,11 @@ class Monitor:
         self._waiters: Waiters = deque()
 
     def notify(self) -> None:
-        """Let all that wait look again. With or without the lock."""
+        """Make all waiters check again. With or without the lock."""
         wake_all(self._waiters)
 
     def wait_for(self, true: Callable[[], object], timeout_s: float | None = None) -> bool:
-        """Wait, without the lock, until ``true()``; return whether it was. It is called with the lock held."""
+        """Wait, without the lock, until ``true()`` holds; return whether it does. ``true`` is called with the lock."""
         deadline = deadline_after(timeout_s)
         while True:
             with self.lock:

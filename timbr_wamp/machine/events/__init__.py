@@ -1,3 +1,3 @@
-"""What happens to a machine and who hears of it: log, hooks, event handlers, notices."""
+"""Events of a machine: log and bus, hooks, event handlers, notices."""
 
 __all__: list[str] = []

@@ -1,7 +1,7 @@
-"""A traceback in depth: source lines, causes and local variables; of a bounded size and in bounded time.
+"""A traceback with source lines, causes and local variables, bounded in size and time.
 
-The variables are foreign objects, and so are their reprs: these run in a thread of their own, within
-`REPRS_LIMIT_S` together. What a repr raises takes its place.
+The reprs of variables are foreign code: they run in another thread, within `REPRS_LIMIT_S` together. What a repr
+raises is shown instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REPORT_LIMIT = 20_000
 FRAMES_LIMIT = 30
 LOCALS_LIMIT = 30
 LOCAL_LIMIT = 200
-#: The variables of a report may take so long to be shown, all together; those beyond are shown by type.
+#: Time for the reprs of all variables of a report, seconds; the others are shown by type.
 REPRS_LIMIT_S = 1.0
 #: Texts of more bytes are cut before they are shown.
 CUT_BYTES = 4 * LOCAL_LIMIT
@@ -39,14 +39,14 @@ _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 8
 
 
 def report_of(error: BaseException, where: str) -> str:
-    """Return the text of an error with the local variables of each frame; those of the machine are left out."""
+    """Return the text of an error with the local variables of each frame; the machine's frames are left out."""
     try:
         described = traceback.TracebackException.from_exception(error, limit=-FRAMES_LIMIT)
         frames = list[tuple[traceback.FrameSummary, FrameType]]()
         _leave_foreign(described, error, frames, set())
         _add_locals(frames)
         text = clean_text(undisturbed(lambda: "".join(described.format())))
-    except BaseException as failure:  # the error's own code runs here, too
+    except BaseException as failure:  # the error's own code runs here too
         if is_users_interrupt(failure):
             raise
         text = traceback_text(error)
@@ -61,7 +61,7 @@ def _leave_foreign(
     found: list[tuple[traceback.FrameSummary, FrameType]],
     seen: set[int],
 ) -> None:
-    """Take the machine's frames out of the stack, unless there are no others; collect the rest, causes' included."""
+    """Remove the machine's frames from the stack, unless there are no others; collect the rest, also of causes."""
     if id(error) in seen:
         return
     seen.add(id(error))
@@ -80,7 +80,7 @@ def _leave_foreign(
 
 
 def _add_locals(frames: list[tuple[traceback.FrameSummary, FrameType]]) -> None:
-    """Fill in the variables by ourselves: traceback's own are whole reprs, of any size."""
+    """Fill in the variables: those that `traceback` would make are reprs of any size."""
     values = [
         (summary, name, value)
         for summary, frame in frames
@@ -97,7 +97,7 @@ def _add_locals(frames: list[tuple[traceback.FrameSummary, FrameType]]) -> None:
 def within(limit_s: float, calls: list[Callable[[], str]]) -> list[str]:
     """Return the results of those calls, from the first on, that ended within ``limit_s`` together.
 
-    They run in a daemon thread, which goes on with the call that took too long and then ends.
+    They run in a daemon thread, which ends after the call that took too long.
     """
     results: SimpleQueue[str] = SimpleQueue()
     given_up = threading.Event()

@@ -1,6 +1,6 @@
-"""`FailureLog`: failures of foreign code other than slots, counted and logged; the event handler is told.
+"""`FailureLog`: failures of foreign code other than slots, counted, logged and passed to the event handler.
 
-Hooks, callbacks, sinks, sources and event handlers report here, and nowhere else.
+All failures of hooks, callbacks, sinks, sources and event handlers are reported here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from timbr_wamp.machine.tracebacks import traceback_text
 
 logger = logging.getLogger(__name__)
 
-#: Foreign code of which the event handler is told, see `BaseEventHandler.raises`.
+#: Kinds of foreign code whose failures go to the event handler, see `BaseEventHandler.raises`.
 RaisedIn: TypeAlias = Literal["slot", "source", "hook", "sink"]
 
-#: What fails again and again is logged at most so often.
+#: A part that fails repeatedly is logged at most once in this time, seconds.
 LOG_INTERVAL_S = 1.0
-#: Of so many parts that fail each is logged apart; `FailureLog.count` counts them all.
+#: Most failing parts that are logged separately; `FailureLog.count` counts all.
 FAILING_KEPT = 1_000
 
 
@@ -46,10 +46,10 @@ class FailureLog:
         self._failing: dict[str, _Failing] = {}
 
     def report(self, part: str, error: BaseException, kind: RaisedIn | None = None) -> None:
-        """Count a failure, log it at most once a second for each ``part``, and tell the event handler.
+        """Count a failure, log it at most once a second for each ``part``, and pass it to the event handler.
 
-        ``part`` says what failed: ``hook look at pre_put``. Without ``kind`` the handler is not told: it may be
-        the one that failed.
+        ``part`` says what failed: ``hook look at pre_put``. Without ``kind`` it is not passed on: the handler
+        itself may have failed.
         """
         with self._lock:
             self.count += 1
@@ -59,7 +59,7 @@ class FailureLog:
             due = now - failing.logged_at >= LOG_INTERVAL_S
             count, unlogged = failing.count, failing.unlogged
             failing.logged_at, failing.unlogged = (now, 0) if due else (failing.logged_at, unlogged + 1)
-        if due:  # as a text of ours: logging would call the error's own code, which may raise anything
+        if due:  # as text: logging would call the error's own code, which may raise anything
             trace = traceback_text(error)
             logger.error("%s failed, %d times so far, %d of them unlogged\n%s", part, count, unlogged, trace)
         if kind is not None and self.on_report is not None:

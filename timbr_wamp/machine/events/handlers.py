@@ -1,7 +1,7 @@
 """Event handlers: one object that decides what errors do to a machine, switchable while it runs.
 
-A handler is asked before a slot's own policy. It decides only; the machine performs. Choose one by its
-name, also from afar, or give an object of a class of your own: see `BaseEventHandler`.
+A handler is asked before a slot's own policy applies. It only decides; the machine acts. Choose one by its
+name, also over the wire, or give an object of your own class: see `BaseEventHandler`.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ logger = logging.getLogger(__name__)
 
 
 class BaseEventHandler:
-    """The default: leaves every error to the policies. Subclass it to decide otherwise.
+    """The default handler, which leaves every error to the policies. Subclass it to decide otherwise.
 
     A subclass may also have methods named like hook points (``on_drained(event)``, ``post_slot(…)``):
-    they are hooks for as long as it is the handler.
+    these are hooks while it is the handler.
     """
 
     @property
     def name(self) -> str:
-        """How it is called in `Status.handler`."""
+        """The name in `Status.handler`."""
         return type(self).__name__
 
     def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
         """Return the policy for a slot's failure; None: the slot's own. Called in the slot's thread.
 
-        ``tries`` counts those that failed in this attempt, from 1. Must not block: the message waits.
+        ``tries`` is the number of failed tries of this attempt, from 1. Must not block: the message waits.
         """
         return None
 
     def raises(self, kind: RaisedIn, error: BaseException) -> bool:
-        """Tell whether the machine shall stop and raise ``error`` itself where its user waits."""
+        """Return whether the machine stops and raises ``error`` itself in its user's call."""
         return False
 
 
 class RawEventDebugger(BaseEventHandler):
     """Raise everything: the first error of a slot, source, hook or sink stops the machine.
 
-    The message is kept. `report` has the traceback in depth, with source lines and local variables; it
-    is logged too, so it is not for machines whose variables are secret.
+    The message is kept. `report` is the traceback with source lines and local variables; it is logged
+    too, so do not use it on machines whose variables are secret.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._seen: BaseException | None = None
-        #: The newest error's traceback in depth; None as long as there was none.
+        #: The newest error's traceback with local variables; None before the first error.
         self.report: str | None = None
 
     def slot_raised(self, error: BaseException, slot: int, task: str, oid: str, tries: int) -> Policy | None:
@@ -82,8 +82,8 @@ class RawEventDebugger(BaseEventHandler):
 class DaskEventDebugger(RawEventDebugger):
     """Raise what slots raise, like `RawEventDebugger`; sources, hooks and sinks are left alone.
 
-    The name comes from timbr-machine, where each message was one Dask graph: an error that Dask raised
-    was one that a slot raised.
+    The name comes from timbr-machine, where each message was a Dask graph, so errors of slots were
+    raised by Dask.
     """
 
     def raises(self, kind: RaisedIn, error: BaseException) -> bool:
@@ -91,7 +91,7 @@ class DaskEventDebugger(RawEventDebugger):
 
 
 class RetryHandler(BaseEventHandler):
-    """Try every failed slot again ``retries`` times, ``backoff_s`` seconds apart, doubling; ``then`` a verdict."""
+    """Retry each failed slot ``retries`` times, after ``backoff_s`` seconds that double; ``then`` is the verdict."""
 
     def __init__(
         self, retries: int = 3, backoff_s: float = 0.1, then: Verdict = "record", default: object = None
@@ -112,7 +112,7 @@ class RetryHandler(BaseEventHandler):
 
 
 class DeadLetterHandler(BaseEventHandler):
-    """Take every failed message out of the pipeline at once, and keep what is known of it.
+    """Remove every failed message from the pipeline at once, and keep its `ErrorRow`.
 
     ``letters`` are the newest ``keep`` of them. ``take`` is called with each, in the machine's bus thread;
     what it raises is counted and logged like any hook's failure.
@@ -139,14 +139,14 @@ class DeadLetterHandler(BaseEventHandler):
 
 
 def make_handler(handler: object, options: Mapping[str, Any] | None = None) -> BaseEventHandler:
-    """Return an event handler: by its name among the plugins, of a class, or the object itself.
+    """Return an event handler, from the name of a plugin, a class, or an object.
 
-    ``options`` are the class's own arguments. None as handler is the default one. Callers from afar may
-    give names only, as the contract's type says.
+    ``options`` are the arguments of the class. None is the default handler. Over the wire only names are
+    accepted, by the contract's type.
 
     Raises:
         UnknownPlugin: no handler of that name.
-        InvalidArgument: options that the class does not take, or something that is no handler.
+        InvalidArgument: options that the class does not take, or an object that is not a handler.
     """
     part = "BaseEventHandler" if handler is None else handler
     if isinstance(part, str):

@@ -4,8 +4,8 @@ The points and their arguments are `POINTS`. Points around a stage (``pre_…``,
 stage runs, in its thread: a slow hook makes its stage slow. Points named ``on_…`` run in the bus thread
 of `timbr_wamp.machine.events.log`, which decides when; this module only keeps and calls.
 
-A hook that raises, whatever it raises, costs nobody a message: the failure is reported, and the hook is
-called again the next time, however often it failed.
+A hook that raises anything loses no message: the failure is reported, and the hook is called again the
+next time, however often it failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from timbr_wamp.machine.slots.callables import is_async, is_class, is_kind, meth
 
 logger = logging.getLogger(__name__)
 
-#: What a hook is: what it returns is not looked at.
+#: A hook; its return value is ignored.
 HookFunction: TypeAlias = Callable[..., object]
 
 KINDS: Final[tuple[str, ...]] = get_args(EventKind)
@@ -50,7 +50,7 @@ _STAGES: Final = {
 #: Other names of points.
 ALIASES: Final = {"on_shutdown": "on_closed", "on_restart": "on_restarted"}
 
-#: Every point by its name → what its arguments are.
+#: The name of each point → its arguments.
 POINTS: Final[dict[str, str]] = {
     **{f"pre_{stage}": before for stage, (before, _) in _STAGES.items()},
     **{f"post_{stage}": after for stage, (_, after) in _STAGES.items()},
@@ -60,17 +60,17 @@ POINTS: Final[dict[str, str]] = {
     "on_error": "error_row",
 }
 
-#: Why an async function is no hook.
+#: Why an async function is refused as a hook.
 NOT_AWAITED: Final = "hooks and callbacks are called, not awaited: give a plain function, not an async one"
 
 _PREFIXES = ("pre_", "post_", "on_")
 
 
 class Hooks:
-    """The hooks of one machine. Any thread; a change is seen by whoever asks next."""
+    """The hooks of one machine. Any thread; a change takes effect at the next call of `at`."""
 
     def __init__(self, failures: FailureLog | None = None) -> None:
-        #: Grows with each change, for those who keep what `at` gave.
+        #: Grows with each change, for callers that cache the result of `at`.
         self.version = 0
         #: Called after each change; quick, never raises. The machine sets it.
         self.on_change: Callable[[], None] = lambda: None
@@ -80,14 +80,14 @@ class Hooks:
         self._at: dict[str, tuple[HookFunction, ...]] = {}
 
     def at(self, point: str) -> tuple[HookFunction, ...]:
-        """Return the hooks of a point in the order they came. One look-up in a table that is replaced whole."""
+        """Return the hooks of a point in the order in which they were added. One look-up in an immutable table."""
         return self._at.get(point, ())
 
     def add(self, point: str, function: HookFunction) -> Callable[[], None]:
-        """Call ``function`` at ``point`` from now on; return what ends that. The same one twice runs twice.
+        """Call ``function`` at ``point`` from now on; return a function that ends that. Added twice, it runs twice.
 
         Raises:
-            InvalidArgument: no such point, nothing that can be called, or an async function.
+            InvalidArgument: no such point, not callable, or an async function.
         """
         name = checked_point(point)
         if not callable(function):
@@ -95,10 +95,10 @@ class Hooks:
         return self._add([(name, function)])
 
     def add_object(self, hook: object, *, required: bool = True) -> Callable[[], None]:
-        """Add every method of an object that is named like a point; return what takes all away again.
+        """Add every method of an object that is named like a point; return a function that removes them.
 
         Raises:
-            InvalidArgument: it has none, unless ``required`` is False; or one of them is async.
+            InvalidArgument: it has no such method, unless ``required`` is False; or one of them is async.
         """
         if is_class(hook):
             raise InvalidArgument("hook", f"{_name(hook)} is a class: give an instance of it")
@@ -163,7 +163,7 @@ def checked_point(point: str) -> str:
     'on_closed'
 
     Raises:
-        InvalidArgument: no such point; the text names those that are spelled alike.
+        InvalidArgument: no such point; the text names similar ones.
     """
     if point not in POINTS:
         near = difflib.get_close_matches(point, POINTS, 3) if isinstance(point, str) else []
@@ -178,8 +178,8 @@ def load_hooks(parts: Iterable[object]) -> list[object]:
     ``(name or class, options)`` gives a class its arguments.
 
     Raises:
-        UnknownPlugin, PluginNotInstalled: a name that is none, or one whose library is missing.
-        InvalidArgument: options that the class does not take, or one missing.
+        UnknownPlugin, PluginNotInstalled: an unknown name, or one whose library is missing.
+        InvalidArgument: options that the class does not take, or a missing one.
     """
     return [_loaded(part) for part in parts]
 
@@ -206,6 +206,6 @@ def _warn_of_typos(hook: object) -> None:
 
 
 def _name(part: object) -> str:
-    """Return what people know a hook by: the name of a function, else of its type."""
+    """Return the name of a hook for people: of the function, else of its type."""
     named: Any = part if is_kind(part, FunctionType, MethodType, type) else type(part)
     return str(named.__qualname__)

@@ -1,7 +1,7 @@
 """What happens to a machine: numbered, kept, logged, and delivered to hooks and callbacks.
 
-`EventLog.add` is quick and runs no foreign code: hooks and callbacks are called by `Bus`, in one
-thread of the machine's, in order. What they may be registered for: `timbr_wamp.machine.events.hooks`.
+`EventLog.add` is quick and runs no foreign code: hooks and callbacks are called by `Bus`, in order, in one
+thread. The points they may be registered for: `timbr_wamp.machine.events.hooks`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from timbr_wamp.values import json_safe
 logger = logging.getLogger(__name__)
 
 EVENTS_KEPT = 1_000
-#: Events and error rows that may wait for hooks and callbacks; what comes beyond is dropped and counted.
+#: Events and error rows that may wait for hooks and callbacks; more are dropped and counted.
 WAITING_LIMIT = 1_000
 
-#: Levels of the events' log lines; the rest is information. A full queue too: it is what holds a fast source back.
+#: Log levels of events; all others are ``info``, ``full`` included: it is normal that the queue holds a source back.
 _LEVELS: Final[dict[str, int]] = {
     "failed": logging.ERROR,
     "source_failed": logging.ERROR,
@@ -65,12 +65,12 @@ class EventLog:
 
     @property
     def dropped(self) -> int:
-        """Events and error rows that somebody wanted and did not get."""
+        """Events and error rows that were not delivered."""
         return self._bus.dropped
 
     def add(self, kind: EventKind, author: str | None = None, **data: Any) -> None:
         """Keep, log and deliver an event. Any thread; runs no foreign code."""
-        safe: Any = json_safe(data)  # names of handlers and objects are theirs, and may be anything
+        safe: Any = json_safe(data)  # names of handlers and objects come from users' code and may be anything
         with self._lock:
             self.number += 1
             event = Event(kind=kind, time=self._clock(), number=self.number, author=author, data=safe)
@@ -88,19 +88,19 @@ class EventLog:
             self._bus.post(row)
 
     def on(self, kind: str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Call ``callback`` in the bus thread with each event of a kind; return what ends that.
+        """Call ``callback`` in the bus thread with each event of a kind; return a function that ends that.
 
-        ``"*"`` stands for every kind, ``"error"`` for the slots' failures: it gets each `ErrorRow`.
+        ``"*"`` is every kind; ``"error"`` is failures of slots, as `ErrorRow`.
 
         Raises:
-            InvalidArgument: no such kind, nothing that can be called, or an async function.
+            InvalidArgument: no such kind, not callable, or an async function.
         """
         return self.hooks.add("on_event" if kind == "*" else f"on_{kind}", callback)
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` after each event, from the thread that caused it; return what ends that.
+        """Call ``listener`` after each event, in the thread that caused it; return a function that ends that.
 
-        For parts of the machine itself, which are quick and never raise: all others use `on`.
+        For parts of the machine itself, which are quick and never raise; all others use `on`.
         """
         with self._lock:
             self._listeners = (*self._listeners, listener)
@@ -128,7 +128,7 @@ class EventLog:
     def close(self, timeout_s: float) -> bool:
         """Deliver what waits, for at most ``timeout_s``, and end the bus thread; tell whether all was delivered.
 
-        Later events are kept and logged, but nobody is called. Idempotent; from a callback it does not wait.
+        Later events are kept and logged, but not delivered. Idempotent; in a callback it does not wait.
         """
         return self._bus.close(timeout_s)
 
@@ -141,14 +141,14 @@ class EventLog:
 
 
 class Bus:
-    """Delivers items in order in one daemon thread, which begins with the first item. Any thread may post.
+    """Delivers items in order in one daemon thread, started with the first item. Any thread may post.
 
-    A forked child has no such thread: the child's bus begins again, empty.
+    A forked child has no such thread: its bus starts again, empty.
     """
 
     def __init__(self, name: str, deliver: Callable[[Any], None], limit: int = WAITING_LIMIT) -> None:
         self._name, self._deliver, self._limit = name, deliver, limit
-        #: Items that found no room, came after the end, or were not delivered within its time limit.
+        #: Items that found no room, came after `close`, or were not delivered within its time limit.
         self.dropped = 0
         self._begin()
 
@@ -160,7 +160,7 @@ class Bus:
         self._thread: threading.Thread | None = None
 
     def post(self, item: object) -> None:
-        """Let ``item`` be delivered; without room for it, it is dropped and counted. Never blocks."""
+        """Queue ``item`` for delivery; without room it is dropped and counted. Never blocks."""
         if self._pid != os.getpid():
             self._begin()
         with self._changed:
@@ -181,7 +181,7 @@ class Bus:
             return self._changed.wait_for(lambda: not self._waiting and not self._delivering, timeout_s)
 
     def close(self, timeout_s: float) -> bool:
-        """Take nothing more, deliver what waits within ``timeout_s`` and drop the rest; False when there was any."""
+        """Refuse new items, deliver what waits within ``timeout_s``, drop the rest; False if any was dropped."""
         if self._pid != os.getpid():
             self._begin()
         with self._changed:
@@ -211,5 +211,5 @@ class Bus:
                 self._delivering = True
             try:
                 self._deliver(item)
-            except BaseException:  # a fault of ours: `Hooks.call` isolates callbacks
+            except BaseException:  # a bug of the machine: `Hooks.call` isolates callbacks
                 logger.exception("machine %s: an event could not be delivered", self._name)

@@ -1,8 +1,8 @@
-"""Notices: hook objects that tell the world outside when a machine is done, or what else happened to it.
+"""Notices: hook objects that send events outside, such as the end of a source to a command or web address.
 
 Give one to ``Machine(hooks=[…])``. They run in the machine's bus thread, one at a time, each within its
-time limit: the machine goes on meanwhile, other ``on_…`` hooks and callbacks wait. A notice that
-fails is counted and logged like any hook's failure, and is not sent again.
+time limit: the machine continues meanwhile, other ``on_…`` hooks and callbacks wait. A notice that
+fails is counted and logged like a failing hook, and is not sent again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from timbr_wamp.values import JsonValue, to_json
 
 #: Of a command's stderr the last characters are reported.
 STDERR_LIMIT = 2_000
-#: Linux takes 128 KiB for one variable; a larger event goes into TIMBR_EVENT without its data.
+#: Linux allows 128 KiB for one variable; a larger event is in TIMBR_EVENT without its data.
 VARIABLE_LIMIT_BYTES = 100_000
 
 _DRAINED: Final = ("drained",)
@@ -54,7 +54,7 @@ class Notice:
         raise NotImplementedError
 
     def text(self, event: Event, *, data: bool = True) -> bytes:
-        """Return the event as JSON, with what the notice is about."""
+        """Return the event as JSON, with ``about`` added."""
         known = to_builtins(event)
         return to_json({**known, **({} if data else {"data": {}}), **self._about})
 
@@ -87,11 +87,11 @@ class RunCommand(Notice):
         self.argv = tuple(argv)
 
     def tell(self, event: Event) -> None:
-        """Run the program; raise CalledProcessError or TimeoutExpired when it did not do well."""
+        """Run the program; raise CalledProcessError or TimeoutExpired when it fails."""
         text = self.text(event)
         short = text if len(text) <= VARIABLE_LIMIT_BYTES else self.text(event, data=False)
         environment = {**os.environ, "TIMBR_EVENT": short.decode()}
-        with tempfile.TemporaryFile() as errors:  # a pipe would be held open by what the program left behind
+        with tempfile.TemporaryFile() as errors:  # processes that the program leaves behind would keep a pipe open
             process = subprocess.Popen(
                 self.argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment,
                 start_new_session=True,
@@ -137,7 +137,7 @@ class PostJson(Notice):
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def tell(self, event: Event) -> None:
-        """Post the event; raise OSError when nobody answers in time, or not with success."""
+        """Post the event; raise OSError without an answer in time, or with one that is not success."""
         request = urllib.request.Request(self._url, self.text(event), self._headers, method="POST")
         with self._opener.open(request, timeout=self.timeout_s):
             pass
@@ -147,7 +147,7 @@ class PostJson(Notice):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Leaves a redirect as the failure that it is: headers with secrets go nowhere else."""
+    """Treats a redirect as a failure: headers with secrets are sent to no other address."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str

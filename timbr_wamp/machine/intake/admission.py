@@ -1,8 +1,8 @@
-"""How messages of a source come into the queue: by its policy, each loss counted and handed over to be recorded.
+"""How messages of a source enter the queue: by its policy; each drop is counted and recorded.
 
-The policy matters while the queue is full and the source is permitted to read. One that is not (the machine
-is paused, stopped or drains) waits with what it has read already, whatever its policy; so does a ready
-source, which has nothing to lose by it.
+The policy applies while the queue is full and the source is permitted to read. A source that is not (the machine
+is paused, stopped or drains) waits with what it has already read, whatever its policy; so does a ready
+source, which loses nothing by waiting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from timbr_wamp.machine.protocols import Clock
 
 logger = logging.getLogger(__name__)
 
-#: Who waits for room looks around so often, seconds: the source may have been taken away, or the machine closed.
+#: Interval at which a wait for room checks whether source and machine are still open, seconds.
 LOOK_S = 0.5
 
 #: Why a message was dropped, by policy.
@@ -33,17 +33,17 @@ WHY = {
 }
 POLICIES = ("wait", *WHY)
 
-#: Takes entries that are in flight, and why they were dropped. Called in the source's thread, without a lock: it
-#: hands them over to whoever commits records, so that sinks and hooks are not called from there.
+#: Gets entries in flight, and why they were dropped. Called in the source's thread, without a lock: it
+#: queues them for the next commit, so that sinks and hooks are not called in that thread.
 OnDrop = Callable[[Sequence[Entry], str], object]
 
 
 class Admission:
-    """The way into the queue for one source. The thread that reads it, and those whose read ended too late.
+    """Puts messages of one source into the queue. Its reading thread, and abandoned threads whose read ended late.
 
     Args:
-        may_drop: whether the source is permitted to read. It is asked, and what it allows is done, with
-            ``lock`` held; so who changes the answer under ``lock`` sees nothing dropped afterwards.
+        may_drop: returns whether the source is permitted to read. It is called, and messages are dropped, with
+            ``lock`` held; so nothing is dropped after the answer was changed under ``lock``.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class Admission:
         self._counting = threading.RLock()
 
     def fill(self, iterator: Iterator[object], limit: int) -> int:
-        """Queue what is next of an iterator that never blocks; return how many that were. The worker's thread.
+        """Queue the next items of an iterator that never blocks; return how many. The worker's thread.
 
-        Also above the capacity, since the worker would wait for itself.
+        Also above the capacity, as the worker would wait for itself.
         """
         taken = self._queue.fill(self._entries(islice(iterator, limit), limit))
         self._count(taken)
         return taken
 
     def admit(self, messages: Sequence[object], *, droppable: bool = True) -> None:
-        """Queue or drop all; blocks as the policy says, and gives up when the machine was closed.
+        """Queue or drop all messages; blocks as the policy says, until the machine is closed.
 
         ``droppable=False``: they wait for room under any policy.
         """
@@ -107,7 +107,7 @@ class Admission:
             self.count += messages
 
     def _drop(self, entries: Sequence[Entry]) -> int:
-        """Do what the policy allows now, without waiting; return how many entries were dealt with."""
+        """Queue or drop what the policy allows now, without waiting; return how many entries."""
         with self._lock:
             if not self._may_drop():
                 return 0
@@ -125,7 +125,7 @@ class Admission:
         return done
 
     def _apply(self, entries: Sequence[Entry]) -> tuple[int, Sequence[Entry]]:
-        """Return how many entries were dealt with, and those that are dropped, now in flight."""
+        """Return how many entries were queued or dropped, and the dropped ones, now in flight."""
         queue = self._queue
         if self._policy == "drop_old":
             return len(entries), queue.displace(cast("Sequence[Droppable]", entries))
@@ -145,7 +145,7 @@ class Admission:
         return 0, ()  # this one is kept, and waits for room
 
 
-#: A larger number is not exact everywhere, and beyond 64 bits cannot be sent.
+#: Larger numbers are not exact in JavaScript, and beyond 64 bits cannot be sent.
 MOST = 2**53
 
 
@@ -153,7 +153,7 @@ def checked_options(options: SourceOptions, total: int | None = None) -> SourceO
     """Return ``options``.
 
     Raises:
-        InvalidArgument: a name or a figure that means nothing, ``total`` included.
+        InvalidArgument: an invalid name or number, ``total`` included.
     """
     if total is not None:
         _whole("total", total, 0)

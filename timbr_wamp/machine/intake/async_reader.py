@@ -1,4 +1,4 @@
-"""Read an async iterator, in an event loop of the reading thread's own."""
+"""Read an async iterator, in an event loop of the reading thread."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from timbr_wamp.machine.protocols import EndOfSource
 
 logger = logging.getLogger(__name__)
 
-#: The source's ``aclose``, and the tasks that it left behind, may take so long each to end, seconds.
+#: Time limit of the source's ``aclose``, and of the tasks that it left behind, seconds.
 CLOSE_LIMIT_S = 2.0
 
 
 class AsyncReader:
     """Read an async iterator. `read` and `close`: one thread; `interrupt`: any.
 
-    A read is interrupted by cancelling it, so that the source's ``finally`` runs; if it continues
-    all the same, by stopping the loop. Either way the loop's descriptors are closed.
+    A read is interrupted by cancelling it, so that the source's ``finally`` runs; if it ignores
+    that, by stopping the loop. Either way the loop's descriptors are closed.
     """
 
     def __init__(self, iterator: AsyncIterator[object]) -> None:
         self.iterator = iterator
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
-        #: The source's own: context variables that it sets are there at its next message.
+        #: The source's context: variables that it sets keep their values for its next message.
         self._context = contextvars.copy_context()
         #: How often a read was interrupted: 1 means cancelled, more that the loop was stopped.
         self._interrupts = 0
@@ -45,7 +45,7 @@ class AsyncReader:
             self._loop = asyncio.new_event_loop()
             self._loop.set_exception_handler(_log)
         self._task = task = self._loop.create_task(_next(self.iterator), context=self._context)
-        if self._interrupted():  # just now, and the other thread did not see the task
+        if self._interrupted():  # a moment ago, when the other thread did not see the task yet
             task.cancel()
         try:
             return (self._loop.run_until_complete(task),)
@@ -118,7 +118,7 @@ def _end(task: asyncio.Task[Any]) -> None:
     """End the coroutine of a task that no loop will run any more."""
     try:
         cast(Coroutine[Any, Any, Any], task.get_coro()).close()
-    except BaseException as error:  # it does not let itself be ended
+    except BaseException as error:  # it ignores its end
         logger.warning("a task of an async source ignored its end", exc_info=error)
 
 

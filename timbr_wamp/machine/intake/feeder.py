@@ -1,7 +1,7 @@
-"""The `Feeder`: what reads a source into the queue, for as long as the machine has it.
+"""The `Feeder` reads a source into the queue, from `Machine.set_source` until the source ends or is deleted.
 
-What may block is read by a thread of its own, ahead until the queue is full; what is ready (a list,
-a range, their iterators) by the machine's worker, as it needs it. Left to others: how to read
+A source that may block is read by its own thread, ahead until the queue is full; a ready one (a list,
+a range, their iterators) by the machine's worker, as needed. Other modules: how to read
 (`timbr_wamp.machine.intake.readers`), when to restart (`restarts`), and what becomes of a message while
 the queue is full (`admission`).
 """
@@ -29,7 +29,7 @@ from timbr_wamp.machine.waiting import Monitor
 
 logger = logging.getLogger(__name__)
 
-#: A read that was interrupted and has not ended is interrupted more roughly, or left to itself, after so long, seconds.
+#: A read that does not end within this time after an interrupt is cancelled harder or abandoned, seconds.
 GRACE_S = 0.5
 
 #: Called with kind and data of ``idle``, ``source_failed``, ``restarted``, in the source's thread; must not block.
@@ -41,20 +41,20 @@ def _ignore(kind: str, **data: object) -> None:
 
 
 class Feeder:
-    """What reads a source into the queue, and where it is.
+    """Reads a source into the queue, and knows its state.
 
-    It lives as long as the source, over pauses and stops of the machine. It reads no message before `permit`.
+    It lives as long as the source, through pauses and stops of the machine. It reads no message before `permit`.
 
     Args:
-        total: how many messages there will be; None: what the source itself says.
-        options: policy, restarts, what silence and the end mean.
+        total: number of messages; None: what the source itself says.
+        options: policy, restarts, idle timeout, what follows its end.
         on_end: called once when it has ended or was closed, by the thread that read last.
-        on_event: called with what happens before that.
-        on_drop: takes what the policy dropped, to be recorded; None: it is only counted.
+        on_event: called with the events before that.
+        on_drop: gets dropped messages to record them; None: they are only counted.
 
     Raises:
-        NotASource: nothing that gives messages.
-        InvalidArgument: a wrong total or option, or it is to be restarted and cannot be.
+        NotASource: it cannot be read as messages.
+        InvalidArgument: an invalid total or option, or restarts of a source that cannot be restarted.
     """
 
     def __init__(
@@ -76,25 +76,25 @@ class Feeder:
         self._restarts = Restarts(self.options)
         if self._restarts.wanted and (problem := self._readers.why_not_restarted()) is not None:
             raise InvalidArgument("source", problem)
-        # A list of three that is read again and again does not end after three.
+        # A list of three that restarts has more than three messages.
         own_total = None if self.options.on_exhausted == "restart" else self._readers.total
         self.total = own_total if total is None else total
         self.error: BaseException | None = None
         self._name, self._queue, self._on_end, self._on_event = name, queue, on_end, on_event
         self._put_before = queue.snapshot()
-        #: Guards what follows, and each decision of the policy: what is not permitted is not dropped.
+        #: Guards the attributes below, and each decision of the policy: nothing is dropped without permission to read.
         self._monitor = Monitor()
-        #: Messages that it may read; infinity: no limit.
+        #: Number of messages it may read; infinity: no limit.
         self._permitted = 0.0
         self._closed = False
         self._state: SourceStateName = "waiting"
         self._thread: threading.Thread | None = None
-        #: What is read. A thread whose reader is another one was left to itself: it queues what its read
-        #: gives in the end, and reads no more.
+        #: The present reader. A thread with another reader was abandoned: it queues the result of its read and
+        #: reads no more.
         self._reader: Reader | None = self._readers.first
         #: Since when a read waits for the source, on `time.monotonic`; None while none does.
         self._silent_since: float | None = None
-        #: How often the present read was interrupted for its silence.
+        #: How often the present read was interrupted by the idle timeout.
         self._interrupted = 0
         self._watched = self.options.idle_timeout_s is not None
         self._last_message: object = None
@@ -103,11 +103,11 @@ class Feeder:
             may_drop=lambda: self._permitted > 0 and not self._closed, lock=self._monitor.lock,
         )  # fmt: skip
 
-    # --- looking; any thread ---
+    # --- state; any thread ---
 
     @property
     def ended(self) -> bool:
-        """It is exhausted or failed, and all it gave is queued."""
+        """It is exhausted or failed, and all its messages are queued."""
         return self._state in ("exhausted", "failed")
 
     @property
@@ -122,11 +122,11 @@ class Feeder:
 
     @property
     def ready(self) -> bool:
-        """It never blocks and has one end: `refill` reads it, no thread."""
+        """It never blocks and does not restart: `refill` reads it, no thread."""
         return self._readers.ready and not self._restarts.wanted
 
     def status(self, rate_per_s: float) -> SourceStatus:
-        """Return where it is; ``rate_per_s`` is for the estimate of the time left."""
+        """Return its status; ``rate_per_s`` is for the estimate of the time left."""
         left = None if self.total is None else max(self.total - self.count, 0)
         state = self._state
         if (state == "reading" and self._permitted <= 0) or (self._closed and not self.ended):
@@ -140,8 +140,8 @@ class Feeder:
     def progress(self, counts: Counts, *, rate_per_s: float, state: MachineStateName, drained: bool) -> Progress:
         """Return how far the machine is with it.
 
-        ``counts`` are the queue's now; ``drained``: all of it is recorded. What waited
-        already when it was set is not counted as done.
+        ``counts`` are the queue's present ones; ``drained``: all its messages are recorded. Messages that
+        were queued before it was set do not count as done.
         """
         done = max(counts.put - counts.queue_size - counts.in_flight - self._put_before.put, 0)
         complete = drained and self._state == "exhausted"
@@ -154,10 +154,10 @@ class Feeder:
             rate_per_s=rate_per_s, eta_s=None if complete else _eta_s(left, rate_per_s), state=state, complete=complete,
         )  # fmt: skip
 
-    # --- who may read; any thread ---
+    # --- permission to read; any thread ---
 
     def permit(self, messages: float = float("inf")) -> None:
-        """Let it read so many messages more. Idempotent, never blocks."""
+        """Permit it to read ``messages`` more. Idempotent, never blocks."""
         with self._monitor.lock:
             if self._permitted <= 0 and self._silent_since is not None:
                 self._silent_since = time.monotonic()  # it could not be read until now
@@ -170,8 +170,8 @@ class Feeder:
     def hold(self) -> None:
         """Let it read no further message. Idempotent, never blocks.
 
-        Once this has returned, no message of it is dropped or displaces another. What is being read
-        already (one message; of a `Source` object one batch) is queued when there is room for it.
+        After this has returned, no message of it is dropped or displaces another. A read under way
+        (one message; of a `Source` object one batch) is queued when there is room for it.
         """
         with self._monitor.lock:
             self._permitted = 0.0
@@ -196,7 +196,7 @@ class Feeder:
             self._end("failed", error)
 
     def close(self, timeout_s: float = 0.0) -> None:
-        """End it. A message that it is just reading is queued still, when there is room for it."""
+        """End it. A message that is being read is still queued, when there is room for it."""
         with self._monitor.lock:
             if self._closed:
                 return
@@ -222,7 +222,7 @@ class Feeder:
         threading.Thread(target=run, name=f"timbr {self._name} source", daemon=True).start()
 
     def _run(self) -> None:
-        """Read to the end, and on after each restart. Of two threads that were started, the first does it."""
+        """Read to the end, and after each restart again. Of two threads that were started, the first does it."""
         with self._monitor.lock:
             following = self._reader
             if self._closed or self._thread is not None or following is None:
@@ -238,10 +238,10 @@ class Feeder:
             may_restart = True
             try:
                 error = self._read_to_end(reader)
-            except BaseException as raised:  # by who records what was dropped: no restart mends that
+            except BaseException as raised:  # raised while a drop was recorded, which no restart repairs
                 may_restart, error = False, raised
             if not self._is_current(reader):
-                logger.info("a read of the source that was given up has ended now: %s", _text(error) or "well")
+                logger.info("an abandoned read of the source has ended: %s", _text(error) or "well")
                 self._close(reader)
                 return
             reader = self._next_reader(reader, error, may_restart=may_restart)
@@ -254,22 +254,22 @@ class Feeder:
         self._read_and_restart(self._next_reader(None, None))
 
     def _read_to_end(self, reader: Reader) -> BaseException | None:
-        """Read until there is an end; return what the source raised."""
+        """Read until the source ends; return what it raised, or None."""
         while self._may_read(reader):
             try:
                 messages = reader.read()
             except EndOfSource:
                 return None
-            except BaseException as error:  # a source is foreign code: its failure is a state, not our end
+            except BaseException as error:  # a source is foreign code: its failure becomes a state
                 return error
             if len(messages):
                 self._admit(messages, reader)
         return None
 
     def _may_read(self, reader: Reader) -> bool:
-        """Wait until it is permitted; False when it is to read no more."""
+        """Wait until reading is permitted; return False when this reader must read no more."""
         if not self._watched and self._permitted > 0 and self._state == "reading" and not self._closed:
-            return True  # as for each message of a source that has messages
+            return True  # the usual case
         self._monitor.wait_for(lambda: self._closed or reader is not self._reader or self._permitted > 0)
         with self._monitor.lock:
             if self._closed or reader is not self._reader:
@@ -280,7 +280,7 @@ class Feeder:
             return True
 
     def _admit(self, messages: Sequence[object], reader: Reader) -> None:
-        """Let messages into the queue."""
+        """Queue or drop messages."""
         if not self._is_current(reader):
             self._admission.admit(messages, droppable=False)
             return
@@ -304,7 +304,7 @@ class Feeder:
             self._last_message = message
 
     def _is_current(self, reader: Reader) -> bool:
-        """Tell, after a read, whether the thread was not left to itself; from now on it will not be."""
+        """Tell, after a read, whether the reader was not abandoned; after this it will not be."""
         if not self._watched:
             return True
         with self._monitor.lock:
@@ -318,9 +318,9 @@ class Feeder:
     def _next_reader(
         self, reader: Reader | None, error: BaseException | None, *, may_restart: bool = True
     ) -> Reader | None:
-        """Return what to read after the end of ``reader``; None: that was all.
+        """Return the reader after ``reader`` has ended; None: the source ends.
 
-        ``reader`` is None when its read does not end: whoever reads it closes it.
+        ``reader`` is None when its read does not end: the abandoned thread closes it.
         """
         left_alone = reader is None
         while not self._closed:
@@ -343,18 +343,20 @@ class Feeder:
         return None
 
     def _restart_after(self, error: BaseException | None, left_alone: bool) -> float | None:
-        """Return after how many seconds it is restarted; None: never. Reports why."""
+        """Return the seconds until it is restarted; None: never. Reports why."""
         was_silent, self._interrupted = self._interrupted > 0, 0
         if was_silent:
             self._on_event("idle", after_s=self.options.idle_timeout_s, count=self.count)
         wait_s = None
         if error is not None:
             wait_s = self._restarts.after_failure()
-            if wait_s is None and was_silent:  # raised when its silence was ended: the end of one that fell silent
+            if wait_s is None and was_silent:  # raised because of the interrupt: counts as an end
                 wait_s = self._restarts.after_end()
             if wait_s is not None:
                 self.error = error
-                logger.warning("the source failed after %d messages; again in %g s", self.count, wait_s, exc_info=error)
+                logger.warning(
+                    "the source failed after %d messages; restart in %g s", self.count, wait_s, exc_info=error
+                )
                 self._on_event("source_failed", error=_text(error), restart_in_s=wait_s, count=self.count)
         elif not (left_alone and self._readers.reopens):
             wait_s = self._restarts.after_end()
@@ -363,7 +365,7 @@ class Feeder:
         return wait_s
 
     def _pause(self, wait_s: float) -> bool:
-        """Wait so long, and then until it is permitted; False when it was closed meanwhile."""
+        """Wait ``wait_s``, then until reading is permitted; return False when it was closed meanwhile."""
         monitor = self._monitor
         return not monitor.wait_for(lambda: self._closed, wait_s) and (
             monitor.wait_for(lambda: self._closed or self._permitted > 0) and not self._closed
@@ -392,10 +394,10 @@ class Feeder:
     def _closing_failed(self, error: BaseException) -> None:
         logger.warning("closing the source of machine %s failed", self._name, exc_info=error)
 
-    # --- silence; the watcher's thread ---
+    # --- idle timeout; the thread of `TIMERS` ---
 
     def _look(self) -> float | None:
-        """Interrupt a read that was silent for too long; return when to look again, in seconds."""
+        """Interrupt a read that exceeded the idle timeout; return the seconds until the next check."""
         timeout_s = self.options.idle_timeout_s
         with self._monitor.lock:
             reader = self._reader
@@ -415,7 +417,7 @@ class Feeder:
         return timeout_s
 
 
-#: In place of a source's last message once it was reported that it gives the same object again.
+#: In place of a source's last message, once the reuse of one object was reported.
 _REUSED = object()
 
 

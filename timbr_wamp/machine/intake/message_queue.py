@@ -1,6 +1,6 @@
-"""The queue and every count of a machine, under one lock, so that they always add up.
+"""The queue and all counts of a machine, under one lock, so that they always add up.
 
-The law: ``put == processed + errored + dropped + queue_size + in_flight``; ``refused`` is counted
+Always ``put == processed + errored + dropped + queue_size + in_flight``; ``refused`` is counted
 apart. `MessageQueue.snapshot` reads all of them at one instant.
 """
 
@@ -23,10 +23,10 @@ from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.processing import is_processing
 from timbr_wamp.machine.waiting import Waiters, add_waiter, deadline_after, left_s, wait, wake_all
 
-#: So many message ids given by callers are remembered, to put none of them twice.
+#: Message ids given by callers that are remembered, so that none is put twice.
 KNOWN_OIDS = 65_536
 
-#: That the queue is full is reported at most so often, seconds: a source that waits for room fills it all the time.
+#: A full queue is reported at most once in this time, seconds: a source that waits for room fills it all the time.
 FULL_REPORT_S = 1.0
 
 _NONE: list[Entry] = []
@@ -34,7 +34,7 @@ _Accounts: TypeAlias = tuple[int, int, int, int, list[Entry], list[Entry]]
 
 
 class Droppable(tuple[str, Any, float, int]):
-    """An entry of a source that may be dropped to make room; what somebody put is a plain tuple, and never is."""
+    """A source's entry that may be dropped to make room. Entries from `put` are plain tuples and are never dropped."""
 
     __slots__ = ()
 
@@ -57,18 +57,18 @@ class MessageQueue:
     """A bounded queue of entries with its counts. Any thread.
 
     Writers that wait for room are woken when half of the queue is free, and all at once: a wake-up
-    costs more than a message. What is taken makes room at once, so what a reader that stops gives
-    back may stand above the capacity, and so may what the reader itself offers: one micro-batch each.
+    costs more than a message. What is taken makes room at once, so entries that a reader gives back, or
+    adds itself, may exceed the capacity by one micro-batch each.
 
-    ``on_full`` is called when somebody found no room: once, and again only after the queue was half
-    empty and `FULL_REPORT_S` went by on ``timer`` (seconds). Called in the thread that found none,
-    without the lock; it must not raise.
+    ``on_full`` is called when a caller finds no room: once, and again only after the queue was half
+    empty and `FULL_REPORT_S` have passed on ``timer`` (seconds). Called in that caller's thread, without
+    the lock; it must not raise.
 
     **Interrupts.** A signal handler may raise between any two bytecodes of the main thread. So each
     change is one call into C or one assignment, made under the lock: a message is put by one
-    ``append``; messages move between queue and reader by one ``extend`` of an iterator that takes them
-    from where they were; the other counts are one tuple, replaced whole. ``put`` is the sum of the
-    others and has no counter of its own. How somebody waits: `timbr_wamp.machine.waiting`.
+    ``append``; messages move between queue and reader by one ``extend`` with an iterator that removes
+    them from their origin; the other counts are one tuple, replaced whole. ``put`` is computed as the
+    sum of the others. How callers wait: `timbr_wamp.machine.waiting`.
 
     A signal handler and the ``__del__`` of a message may also *use* the queue in the middle of a change of the same
     thread. So the lock can be entered again, and the counts are read and replaced with no call in between.
@@ -91,24 +91,24 @@ class MessageQueue:
         self._crowded = False
         self._lock: RLock | ForkedLock = threading.RLock()
         self._queue: deque[Entry] = deque()
-        #: ``(processed, errored, dropped, in_flight, taken, returned)``. The lists are those of a move
-        #: that is not complete, and in flight as well: ``taken`` is on its way to a reader, ``returned``
-        #: on its way back to the queue.
+        #: ``(processed, errored, dropped, in_flight, taken, returned)``. The lists belong to a move that
+        #: is not complete, and are in flight as well: ``taken`` moves to a reader, ``returned`` back to
+        #: the queue.
         self._accounts: _Accounts = (0, 0, 0, 0, _NONE, _NONE)
         self._refused = 0
         #: Makes an entry durable before `put` queues it; the machine sets it if there is a journal. Any thread.
         self.keep: Callable[[Entry], None] | None = None
-        #: Entries that `keep` has now: in flight, and their room is taken.
+        #: Entries that `keep` is making durable: in flight, with their room reserved.
         self._reserved = 0
-        #: Who waits for entries, for half of the queue, for any room, for nothing in flight, for `wake`.
+        #: Waiters for entries, for a half-empty queue, for any room, for nothing in flight, for `wake`.
         self._readers: Waiters = deque()
         self._writers: Waiters = deque()
         self._eager_writers: Waiters = deque()
         self._settlers: Waiters = deque()
         self._watchers: Waiters = deque()
-        #: Ids given by callers; with the entry until it is known to be queued.
+        #: Ids given by callers; with the entry until it is queued for certain.
         self._known: OrderedDict[str, Entry | None] = OrderedDict()
-        #: Those of them that `keep` has now: who puts one of them again waits for what becomes of it.
+        #: Those that `keep` is making durable: a second put of one of them waits for the first.
         self._keeping: set[str] = set()
         self._closed = False
         self._woken = 0
@@ -116,12 +116,12 @@ class MessageQueue:
 
     @property
     def closed(self) -> bool:
-        """Nothing is taken any more."""
+        """It takes no more messages."""
         return self._closed
 
     @property
     def crowded(self) -> bool:
-        """Somebody found no room, and the queue was not half empty since."""
+        """A caller found no room, and the queue was not half empty since."""
         return self._crowded
 
     def after_fork_in_child(self) -> None:
@@ -132,12 +132,12 @@ class MessageQueue:
     # --- writers ---
 
     def put(self, entry: Entry, *, block: bool = False, timeout_s: float | None = None, known: bool = False) -> bool:
-        """Queue an entry; return False if its oid was put before (only asked with ``known``).
+        """Queue an entry; with ``known`` return False if its oid was put before.
 
         Raises:
-            MachineFull: no room, with ``block`` after ``timeout_s`` seconds (None: no limit).
+            MachineFull: no room; with ``block`` none within ``timeout_s`` seconds (None: no limit).
             WouldDeadlock: no room, and the caller processes a message of this queue: it would wait for itself.
-            MachineClosed: the machine takes nothing more.
+            MachineClosed: the machine was closed.
             BaseException: what `keep` raised; the entry is not queued.
         """
         if not known and self.keep is None:
@@ -179,7 +179,7 @@ class MessageQueue:
         return self._put_durably(entry, deadline, known)
 
     def _put_durably(self, entry: Entry, deadline: float | None, known: bool) -> bool:
-        """Have `keep` take the entry, without the lock and with its room reserved, then queue it."""
+        """Make the entry durable with `keep`, without the lock and with its room reserved, then queue it."""
         assert self.keep is not None
         with deferred():
             with self._lock:
@@ -219,12 +219,12 @@ class MessageQueue:
         self._reserved += count
 
     def restore(self, entries: Sequence[Entry]) -> None:
-        """Queue entries that a journal kept, also above the capacity; their oids are known. Before anybody reads."""
+        """Queue entries of a journal, also above the capacity; their oids are known. Before any other call."""
         for entry in entries:
             self._append_known(entry)
 
     def _waiting_writer(self, deadline: float | None) -> LockType:
-        """Return what a `put` that finds no room waits on; count it as refused, and raise, if it may not wait."""
+        """Return a waiter for a `put` without room; if it may not wait, count it as refused and raise."""
         if left_s(deadline) <= 0:
             self._refused += 1
             raise MachineFull(self._capacity)
@@ -236,15 +236,15 @@ class MessageQueue:
     def _append_known(self, entry: Entry) -> None:
         """Queue an entry and remember its oid, in one call."""
         self._queue.extend(map(self._known.setdefault, (entry[0],), (entry,)))  # type: ignore[arg-type]
-        self._known[entry[0]] = None  # the message itself is not kept alive
+        self._known[entry[0]] = None  # does not keep the message alive
         if len(self._known) > KNOWN_OIDS:
             self._known.popitem(last=False)
 
     def offer(self, entries: Sequence[Entry], timeout_s: float, *, eager: bool = False) -> int:
-        """Queue as many entries as there is room for now, from the first on; return how many.
+        """Queue the first entries for which there is room now; return how many.
 
-        Waits at most ``timeout_s`` while there is no room at all. Nothing is refused: the caller
-        keeps the rest. ``eager``: wait for any room, not until half of the queue is free.
+        Waits at most ``timeout_s`` while there is no room at all. Nothing is counted as refused: the
+        caller keeps the rest. ``eager``: wait for any room, not until half of the queue is free.
         """
         deadline: float | None = None
         while True:
@@ -272,10 +272,10 @@ class MessageQueue:
                 wait(waiters, waiter, left_s(deadline))
 
     def fill(self, entries: Iterator[Entry]) -> int:
-        """Queue all that an iterator gives, also above the capacity; return how many. It must be C code, and quick.
+        """Queue all items of an iterator, also above the capacity; return how many. It must be quick C code.
 
-        So nothing is lost between the iterator and the queue, whatever interrupts it. What the iterator raises
-        is raised here; what it gave before is queued.
+        So no interrupt loses an item between iterator and queue. An error of the iterator is raised; the items
+        before it are queued.
         """
         with self._lock:
             if self._closed:
@@ -286,10 +286,10 @@ class MessageQueue:
             return len(self._queue) - before
 
     def set_aside(self, entries: Sequence[Entry]) -> None:
-        """Count entries as put and in flight that were never queued; `finish` with ``dropped`` settles them.
+        """Count entries that were never queued as put and in flight; `finish` with ``dropped`` accounts for them.
 
         Raises:
-            MachineClosed: the machine takes nothing more; nothing was counted.
+            MachineClosed: the machine was closed; nothing was counted.
         """
         with self._lock:
             if self._closed:
@@ -300,13 +300,13 @@ class MessageQueue:
             self._report_full()
 
     def displace(self, entries: Sequence[Droppable]) -> list[Entry]:
-        """Queue entries in the place of the oldest `Droppable` ones; return those, in flight from now on.
+        """Queue entries and remove the oldest `Droppable` ones beyond the capacity; return these, now in flight.
 
-        When too few of the old ones may be dropped, some of the new ones are among them. A source's own
+        When too few of the old ones may be dropped, some of the new ones are returned. Called in a source's
         thread, which no signal handler interrupts.
 
         Raises:
-            MachineClosed: the machine takes nothing more; nothing was queued.
+            MachineClosed: the machine was closed; nothing was queued.
         """
         with self._lock:
             if self._closed:
@@ -330,7 +330,7 @@ class MessageQueue:
         return displaced
 
     def _note_full(self) -> bool:
-        """Note, with the lock held, that somebody found no room; return whether to report it, without the lock."""
+        """Note, with the lock held, that a caller found no room; return whether to report it, without the lock."""
         if self._crowded or self._closed:
             return False
         self._crowded = True
@@ -348,7 +348,7 @@ class MessageQueue:
 
     @property
     def wakes(self) -> int:
-        """How often `wake` was called."""
+        """Number of calls of `wake`."""
         return self._woken
 
     def take(
@@ -356,9 +356,9 @@ class MessageQueue:
     ) -> list[Entry]:
         """Take at most ``limit`` entries; empty when none came in ``timeout_s``, or on `wake`.
 
-        They are in flight from now on, until `finish` or `give_back`. ``wakes``: as they were when the
-        caller last looked at the machine's state; so that none is missed. ``into``: an empty list that
-        is filled and returned; when the call is interrupted, what was taken is in there.
+        They are in flight until `finish` or `give_back`. ``wakes``: the value of `wakes` when the caller last
+        read the machine's state, so that no wake-up is missed. ``into``: an empty list that is filled and
+        returned; after an interrupt it holds what was taken.
         """
         entries: list[Entry] = [] if into is None else into
         with self._lock:
@@ -397,7 +397,7 @@ class MessageQueue:
         wake_all(self._eager_writers)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
-        """Put entries in flight back at the head of the queue, in their order; no policy drops them from now on."""
+        """Return entries in flight to the head of the queue, in order; no policy drops them from now on."""
         returned = [tuple(entry) if isinstance(entry, Droppable) else entry for entry in entries]
         with self._lock:
             self._complete_moves()
@@ -407,7 +407,7 @@ class MessageQueue:
             self._complete_moves()
             if self._queue:
                 wake_all(self._readers)
-            if entries:  # for who waits for a machine that rests
+            if entries:  # for callers that wait until nothing is under way
                 wake_all(self._settlers)
                 wake_all(self._watchers)
 
@@ -428,17 +428,17 @@ class MessageQueue:
         """Complete, with the lock held, a move that an interrupt cut off: afterwards the accounts have no lists."""
         _, _, _, _, taken, returned = self._accounts
         if taken or returned:
-            with suppress(IndexError):  # in the middle of this, somebody else moved them
+            with suppress(IndexError):  # a nested call has moved them
                 self._queue.extendleft(islice(iter(returned.pop, None), len(returned)))
             count = len(taken)
             processed, errored, dropped, in_flight, still_taken, _ = self._accounts
             if still_taken is taken:
                 self._accounts = (processed, errored, dropped, in_flight + count, _NONE, _NONE)
 
-    # --- everybody ---
+    # --- any caller ---
 
     def wake(self) -> None:
-        """Make all that wait look around: readers, writers (for the room of a reader that stopped), `wait_change`."""
+        """Wake all waiters to check again: readers, writers (a reader that stopped leaves room), `wait_change`."""
         with self._lock:
             self._woken += 1
             self._wake_everybody()
@@ -456,8 +456,8 @@ class MessageQueue:
     def wait_change(self, timeout_s: float, *, settled: bool = True) -> None:
         """Wait at most ``timeout_s`` for `wake` or `give_back`; with ``settled`` also until all is accounted for.
 
-        While a source still reads, the queue is empty again and again: who waits for its end asks
-        for `wake` only, and does not cost the reader a change of threads each time.
+        While a source still reads, the queue is often empty for a moment: callers that wait for its end
+        wait for `wake` only, which saves the reader a thread switch each time.
         """
         waiters = self._settlers if settled else self._watchers
         with self._lock:
@@ -472,7 +472,7 @@ class MessageQueue:
             wake_all(self._eager_writers)
 
     def close(self) -> None:
-        """Refuse what comes from now on; writers that wait get `MachineClosed`."""
+        """Refuse further messages; waiting writers get `MachineClosed`."""
         with self._lock:
             self._closed = True
             self._wake_everybody()

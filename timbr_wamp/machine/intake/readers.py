@@ -2,7 +2,7 @@
 
 An iterable, an iterator, a generator function, an async generator (or a function of one) or a
 `Source` object. Pure adapters: no thread, no queue, no policy; those are in `timbr_wamp.machine.intake.feeder`.
-The type of an object decides what kind of source it is, never attributes that the object could invent.
+The type of an object decides what kind of source it is, never attributes that it could make up.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from timbr_wamp.errors import NotASource
 from timbr_wamp.machine.intake.async_reader import AsyncReader
 from timbr_wamp.machine.protocols import EndOfSource, Source
 
-#: A `Source` with nothing ready is asked again after so long, doubled up to the second figure.
+#: Pause before a `Source` with nothing ready is polled again, doubled up to the second value, seconds.
 POLL_S, POLL_MAX_S = 0.005, 0.1
 #: Messages of a ready source that are read at a time.
 READY_MESSAGES = 64
 
 
 class Reader(Protocol):
-    """What the feeder's thread reads."""
+    """Gives messages to the feeder's thread."""
 
     def read(self) -> Sequence[object]:
         """Return at least one message, or none if there is none yet; blocks as the source does.
@@ -36,9 +36,9 @@ class Reader(Protocol):
         """
 
     def interrupt(self, times: int) -> bool:
-        """Let a read that waits end; return whether that may succeed. Any thread, never blocks.
+        """Make a waiting read end; return whether that may succeed. Any thread, never blocks.
 
-        ``times``: how often it was called before, in vain. The first time the source may end in order.
+        ``times``: number of earlier calls without effect. At the first one the source may end in order.
         """
 
     def close(self) -> None:
@@ -59,15 +59,15 @@ class ReadyReader:
         return messages
 
     def interrupt(self, times: int) -> bool:
-        """A read never waits."""
+        """Return False: a read never waits."""
         return False
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Release nothing."""
 
 
 class IteratorReader:
-    """Read an iterator, message by message. Python cannot interrupt it."""
+    """Read an iterator, message by message. It cannot be interrupted."""
 
     def __init__(self, iterator: Iterator[object]) -> None:
         self.iterator = iterator
@@ -80,7 +80,7 @@ class IteratorReader:
             raise EndOfSource from None
 
     def interrupt(self, times: int) -> bool:
-        """A read ends when it ends."""
+        """Return False: Python cannot interrupt a call."""
         return False
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class SourceReader:
         self._source = source
         self._pause_s = POLL_S
         self._interrupted = False
-        #: Held until it is interrupted; not a `threading.Event`, which an interrupt of who sets it can leave locked.
+        #: Held until `interrupt`; not a `threading.Event`, which a signal in its ``set`` can leave locked.
         self._pausing = threading.Lock()
         self._pausing.acquire()
 
@@ -116,7 +116,7 @@ class SourceReader:
         return batch
 
     def interrupt(self, times: int) -> bool:
-        """End a pause; a call that blocks, although it must not, ends when it ends."""
+        """End a pause. A call that blocks, although it must not, cannot be interrupted."""
         self._interrupted = True
         with contextlib.suppress(RuntimeError):  # released before
             self._pausing.release()
@@ -131,13 +131,13 @@ class SourceReaders:
     """Makes the readers of a source: the first one, and one after each restart.
 
     Raises:
-        NotASource: nothing that gives messages, or something whose items are not what was meant: characters
-            of a text, the keys of a mapping, the columns of a table.
+        NotASource: it cannot be read as messages, or is a probable mistake: the characters of a text, the keys
+            of a mapping, the columns of a table.
     """
 
     def __init__(self, source: object) -> None:
         self._source = source
-        #: How many messages there will be, when the source's type says so.
+        #: Number of messages, if the source's type is known to say it.
         self.total = _total_of(source)
         self.first = reader_of(source)
 
@@ -148,11 +148,11 @@ class SourceReaders:
 
     @property
     def reopens(self) -> bool:
-        """It is one object that reopens itself: neither closed nor read by another thread meanwhile."""
+        """It is an object with `reopen`: not closed for a restart, nor read by another thread meanwhile."""
         return _is_source(self._source)
 
     def why_not_restarted(self) -> str | None:
-        """Return why the source cannot be restarted, and what could be; None when it can."""
+        """Return why the source cannot be restarted, and what to give instead; None when it can."""
         source = self._source
         kind = type(source).__name__
         if _is_source(source):
@@ -175,7 +175,7 @@ class SourceReaders:
             BaseException: what the source's own code raises.
         """
         if self.reopens:
-            cast(Any, self._source).reopen()  # `why_not_restarted` looked
+            cast(Any, self._source).reopen()  # checked by `why_not_restarted`
         return reader_of(self._source)
 
 
@@ -216,7 +216,7 @@ _CONTAINERS: tuple[Iterable[object], ...] = (
 )
 _READY = frozenset(type(iter(container)) for container in _CONTAINERS)
 
-#: What gives the rows of a table, by the package of its class.
+#: How to get the rows of a table, by the package of its class.
 _ROWS = {
     "pandas": "source.to_dict('records')",
     "geopandas": "source.to_dict('records')",
@@ -258,7 +258,7 @@ def _call(function: Callable[[], object]) -> object:
     except TypeError as error:
         raise NotASource("function", f"cannot be called without arguments ({error})") from None
     except ValueError:
-        pass  # no signature to read: try
+        pass  # no readable signature
     made = function()
     if inspect.iscoroutine(made):
         made.close()
@@ -277,7 +277,7 @@ def _methods(kind: type) -> tuple[object, object]:
 
 
 def _total_of(source: object) -> int | None:
-    """Return how many messages there will be, of what is sure to say it at once; a `Source` has ``total``, perhaps."""
+    """Return the number of messages for types that know it without foreign code; a `Source` may have ``total``."""
     for kind in _SIZED:
         if isinstance(source, kind) and _methods(type(source)) == _methods(kind):
             try:

@@ -1,10 +1,10 @@
-"""When a source that has ended is restarted. Decides only: no thread, no clock, no source."""
+"""Decides when a source that has ended is restarted. Pure: no thread, no clock, no source."""
 
 from __future__ import annotations
 
 from timbr_wamp.contract import SourceOptions
 
-#: Restarts after an end are reported at most so often, seconds: a short list ends often.
+#: Restarts after an end are reported at most once in this time, seconds: a short list ends often.
 REPORT_S = 1.0
 
 
@@ -22,11 +22,11 @@ class Restarts:
 
     @property
     def wanted(self) -> bool:
-        """It is to be restarted, after an end or a failure."""
+        """It is restarted after an end or a failure."""
         return self._options.restarts > 0 or self._options.on_exhausted == "restart"
 
     def note_message(self) -> None:
-        """Note that a message was read: failures before it do not count any more."""
+        """Note that a message was read, which resets the number of failures."""
         self.productive, self._failures = True, 0
 
     def after_failure(self) -> float | None:
@@ -39,7 +39,7 @@ class Restarts:
     def after_end(self) -> float | None:
         """Return the seconds until the restart; None: that was the end.
 
-        One that gave nothing is restarted after a pause, so that an empty list does not keep a core busy.
+        After a run without messages there is a pause, so that an empty list does not keep a core busy.
         """
         if self._options.on_exhausted != "restart":
             return None

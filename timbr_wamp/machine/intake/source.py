@@ -1,4 +1,4 @@
-"""The machine's source: which one it is, when it may read, and when all of it is recorded."""
+"""The machine's present source: set and deleted, permitted to read, reported as drained."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.protocols import Clock, DropRecorder
 from timbr_wamp.names import new_oids
 
-#: The present read of a source that is taken away may take so long to end, seconds.
+#: Time for the present read of a deleted source to end, seconds.
 CLOSE_S = 0.2
 
 
 class CurrentSource:
-    """A machine's source, or none. Any thread; `refill` and `refill_one`: whoever processes messages.
+    """A machine's source, or none. Any thread; `refill` and `refill_one`: the thread that processes messages.
 
     Args:
-        steer: permits or holds the source, as the machine's state says.
+        steer: permits or holds the source, by the machine's state.
         halt: stops the machine for a reason.
-        on_failure: called with what a source failed with for good.
+        on_failure: called with the error of a source that failed for good.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class CurrentSource:
     ) -> None:
         self._name, self._queue, self._recorder, self._events = name, queue, recorder, events
         self._clock, self._steer, self._halt, self._on_failure = clock, steer, halt, on_failure
-        #: Guards what follows; nothing is called back while it is held.
+        #: Guards the attributes below; no callback is called while it is held.
         self._lock = threading.RLock()
         self._feeder: Feeder | None = None
         self._closed = False
-        #: The sources whose end was reported, of which `drained` is being reported, and was.
+        #: The source whose end was reported, the one whose `drained` is being reported, and the one whose was.
         self._ended: Feeder | None = None
         self._draining: Feeder | None = None
         self._drained: Feeder | None = None
 
-    # --- which it is ---
+    # --- set and delete ---
 
     def set_source(
         self, source: object, total: int | None, options: SourceOptions, *, replace: bool, author: str | None
     ) -> Feeder:
-        """Take a source; see `Machine.set_source`."""
+        """Set the source; see `Machine.set_source`."""
         self._refuse_accident(replace)
         feeder = Feeder(
             source, total, options=options, queue=self._queue, clock=self._clock, new_oids=new_oids, name=self._name,
@@ -78,7 +78,7 @@ class CurrentSource:
             raise SourceActive(present.status(0.0).state)
 
     def delete_source(self, author: str | None) -> None:
-        """Take the source away; what was read of it stays queued."""
+        """Remove the source; messages already read stay queued."""
         with self._lock:
             feeder, self._feeder = self._feeder, None
         if feeder is not None:
@@ -86,7 +86,7 @@ class CurrentSource:
             self._events.add("source_deleted", author, count=feeder.count)
 
     def close(self) -> None:
-        """Release the source, and take none any more."""
+        """Release the source and refuse another one."""
         with self._lock:
             self._closed = True
             feeder = self._feeder
@@ -104,8 +104,8 @@ class CurrentSource:
     def hold(self) -> None:
         """Let the source read no further message. Idempotent, never blocks.
 
-        Once this has returned, no message of a source is dropped or displaces another; what was being read
-        already is queued when there is room for it, whatever the policy.
+        After this has returned, no message of a source is dropped or displaces another; a read under way is
+        queued when there is room for it, whatever the policy.
         """
         with self._lock:
             if self._feeder is not None:
@@ -136,12 +136,12 @@ class CurrentSource:
                 self._on_failure(feeder.error)
             elif feeder.ended:
                 self._events.add("exhausted", count=feeder.count)
-            self._ended = feeder  # now its failure is known
+            self._ended = feeder  # after its failure was reported
         self.report_drained()
         self._queue.wake()
 
     def report_drained(self) -> None:
-        """Report, once, that the source has ended and all of it is recorded, if it is so."""
+        """Report `drained` once, when the source has ended and all its messages are recorded."""
         feeder = self._feeder
         if feeder is None or feeder is self._drained or feeder is not self._ended or not self._queue.idle():
             return
@@ -155,27 +155,27 @@ class CurrentSource:
         self._drained = feeder
         self._queue.wake()
 
-    # --- looking ---
+    # --- state ---
 
     @property
     def reading(self) -> bool:
-        """There is a source that has not ended."""
+        """Whether there is a source that has not ended."""
         feeder = self._feeder
         return feeder is not None and not feeder.ended
 
     @property
     def settled(self) -> bool:
-        """Nothing waits or is in flight, and the source, if there is one, was reported to be drained."""
+        """Nothing is queued or in flight, and the source, if any, was reported as drained."""
         feeder = self._feeder
         return (feeder is None or feeder is self._drained) and self._queue.idle()
 
     def status(self, rate_per_s: float) -> SourceStatus:
-        """Return where the source is."""
+        """Return the source's status."""
         feeder = self._feeder
         return SourceStatus() if feeder is None else feeder.status(rate_per_s)
 
     def progress(self, state: MachineStateName) -> Progress:
-        """Return how far the machine is with its source; without one, how many records it made."""
+        """Return the progress with the source; without one, the number of records."""
         feeder, counts, recorder = self._feeder, self._queue.snapshot(), self._recorder
         rate = recorder.rates_per_s()[1]
         if feeder is None:

@@ -1,7 +1,7 @@
-"""One thread for the whole process that calls functions when they are due, for those that cannot look at a clock.
+"""One thread for the whole process that calls functions when they are due.
 
-A source that blocks in its own code cannot notice that it has been silent for too long. The thread
-lives only while something is watched.
+It notices sources that block in their own code beyond their idle timeout. The thread lives only while
+functions are registered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from timbr_wamp.machine.waiting import Monitor
 
 logger = logging.getLogger(__name__)
 
-#: Looks at something, never blocking, and returns after how many seconds to be called again; None: never.
+#: Checks something without blocking, and returns the seconds until the next call; None: no further call.
 Look: TypeAlias = Callable[[], "float | None"]
 
 
@@ -29,18 +29,18 @@ class Timers:
         survive_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """Watch nothing: what was watched belongs to the parent, and so does the thread."""
+        """Start empty: registered functions and the thread belong to the parent."""
         self._monitor = Monitor()
-        #: When each is due, on `time.monotonic`.
+        #: When each function is due, on `time.monotonic`.
         self._due: dict[Look, float] = {}
         self._thread: threading.Thread | None = None
 
     def watch(self, look: Look, after_s: float) -> None:
-        """Call ``look`` after so many seconds, and again as often as it says."""
+        """Call ``look`` after ``after_s`` seconds, and again as it says."""
         with self._monitor.lock:
             self._due[look] = time.monotonic() + after_s
             start = self._thread is None
-        if start:  # of two threads that are started, one stays
+        if start:  # of two threads that are started, one returns at once
             threading.Thread(target=self._run, name="timbr watcher", daemon=True).start()
         self._monitor.notify()
 
@@ -59,7 +59,7 @@ class Timers:
             try:
                 again_s = look()
             except Exception:
-                logger.exception("looking at %r failed; it is not watched any more", look)
+                logger.exception("%r failed; it is not called again", look)
                 again_s = None
             with self._monitor.lock:
                 if again_s is None:
@@ -68,7 +68,7 @@ class Timers:
                     self._due[look] = time.monotonic() + again_s
 
     def _next(self) -> Look | None:
-        """Wait for what is due next; None, and the thread is to end, when nothing is watched."""
+        """Wait until a function is due and return it; None when none is registered, and the thread must end."""
         while True:
             with self._monitor.lock:
                 if not self._due:
@@ -85,5 +85,5 @@ class Timers:
         return min(self._due.items(), key=lambda item: item[1], default=None)
 
 
-#: The process's own.
+#: The instance of this process.
 TIMERS = Timers()

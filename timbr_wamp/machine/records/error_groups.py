@@ -19,7 +19,7 @@ GROUPS_KEPT = 256
 OPEN_KEPT = 10_000
 #: The same for all groups together.
 OPEN_KEPT_IN_ALL = 100_000
-#: The rate is taken over so many minutes.
+#: Minutes over which the rate is taken.
 RATE_MINUTES = 10
 
 #: Policies after which a failure is not open: the slot had a value after all, or the message was dropped.
@@ -69,7 +69,7 @@ class _Group:
 
 
 class ErrorGroups:
-    """The groups of one machine. Any thread; `add` costs a failure some microseconds."""
+    """The groups of one machine. Any thread; `add` takes some microseconds."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

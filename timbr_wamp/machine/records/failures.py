@@ -1,4 +1,4 @@
-"""The newest failed attempts, with their messages for another try; bounded in number and bytes."""
+"""The newest failed attempts, with their messages for retries; bounded in number and bytes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from timbr_wamp.contract import ErrorRow
 from timbr_wamp.machine.messages import MENDED
 
-#: Failures kept, with their messages, for retrying; and as much of those messages, by their texts.
+#: Failed attempts that are kept, and the total size of their messages' texts.
 ERRORS_KEPT = 1_000
 ERRORS_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Failed:
-    """A failed attempt: its rows on the wire, and the message itself for another try."""
+    """A failed attempt: its rows on the wire, and the message itself for a retry."""
 
     rows: list[ErrorRow]
     oid: str
@@ -90,7 +90,7 @@ class ErrorRing:
             return self.number, rows[-new:]
 
     def open(self, wanted: Callable[[str], bool]) -> list[Failed]:
-        """Return the unresolved attempts that nobody retries yet, and mark them as being retried."""
+        """Return the unresolved attempts that are not being retried, and mark them as being retried."""
         with self._lock:
             found = [f for f in self._failed if not f.retrying and not _resolved(f) and wanted(f.oid)]
             for failed in found:
@@ -104,5 +104,5 @@ class ErrorRing:
 
 
 def _resolved(failed: Failed) -> bool:
-    """Tell whether none of its failures is open: those that a policy mended at once are not."""
+    """Tell whether none of its failures is open."""
     return all(row.resolved for row in failed.rows)

@@ -1,22 +1,22 @@
-"""Records per second over the last 1, 10 and 60 s, from one counter read now and then."""
+"""Records per second over the last 1, 10 and 60 s, from samples of one counter."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 
-#: Points are kept this far apart at least; seconds.
+#: Least distance of kept points, seconds.
 RESOLUTION_S = 0.25
 SPANS_S = (1.0, 10.0, 60.0)
 
 
 class Rates:
-    """Rates of a growing count that is noted whenever it grows. Any thread."""
+    """Rates of a growing count, which is noted whenever it grows. Any thread."""
 
     def __init__(self, now: float) -> None:
         self._lock = threading.RLock()
         self._points: deque[tuple[float, int]] = deque([(now, 0)])
-        #: What was noted last; most of it becomes no point.
+        #: The newest note; most notes do not become points.
         self._newest = (now, 0)
 
     def note(self, now: float, count: int) -> None:
@@ -26,10 +26,10 @@ class Rates:
         if 0.0 <= now - last < RESOLUTION_S:
             return
         with self._lock:
-            if now < last:  # the clock was set back: what was before cannot be placed any more
+            if now < last:  # the clock was set back: earlier points are no longer comparable
                 self._points.clear()
                 self._points.append((now, before))
-            if now - last > 2 * RESOLUTION_S:  # nothing was noted, so nothing happened, until just now
+            if now - last > 2 * RESOLUTION_S:  # the count did not change until now
                 self._points.append((now - RESOLUTION_S, before))
             self._points.append((now, count))
             while len(self._points) > 2 and self._points[1][0] < now - SPANS_S[-1]:

@@ -1,4 +1,4 @@
-"""Where finished messages become numbered records: committed, kept, published, accounted for.
+"""Makes numbered records of finished messages: commits, keeps, publishes and counts them.
 
 A commit has three parts: rows are made, the journal takes them, and only then everything else follows from them:
 the ring, failures and their groups, counts, sinks. So a commit that fails leaves no trace and is made again later.
@@ -44,13 +44,13 @@ from timbr_wamp.values import JsonValue, text_of
 _dumps = orjson.dumps
 _FINISHED, _NOT_ERRORED = b',"finished_at":', b',"errored":false}'
 
-#: So much of an errored message is kept as text beside its error, characters.
+#: Characters of an errored message that are kept beside its error.
 INPUT_PREVIEW = 2_000
 
 
 @dataclass(slots=True)
 class Batch:
-    """What is to be committed together."""
+    """The messages of one commit."""
 
     done: list[Finished]
     rows: list[NewRow]
@@ -91,9 +91,9 @@ class Recorder:
         self.last_oid: str | None = None
         #: When the newest message that ran was finished; what is dropped before its first slot does not count.
         self.last_processed_time: float | None = None
-        #: Records made in this process.
+        #: Number of records made in this process.
         self.count = 0
-        #: Those of messages that ran through the slots: progress.
+        #: Number of them whose messages ran through the slots: progress.
         self.ran = 0
         self._rates = Rates(clock())
         self._sinks: tuple[Sink, ...] = _checked_sinks(sinks)
@@ -101,15 +101,15 @@ class Recorder:
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
         self._position: JsonValue = None
-        #: Held while sinks and hooks run, which may use the machine from there.
+        #: Held while sinks and hooks run; reentrant, as these may call the machine.
         self._lock = threading.RLock()
         #: The journal takes one call at a time.
         self._journal_lock = threading.RLock()
-        #: A commit is under way in the thread that holds the lock; another one was asked for from within it.
+        #: A commit is under way in the thread that holds the lock; another one was requested within it.
         self._committing = self._again = False
         #: Finished and not committed yet, in order; taken out under the lock only.
         self._uncommitted: deque[Finished] = deque()
-        #: Take a finished message, to be committed by `commit`. Any thread.
+        #: Takes a finished message for the next `commit`. Any thread.
         self.finish = self._uncommitted.append
         #: Messages that a pause or stop kept and that have no record yet.
         self._kept: set[str] = set()
@@ -119,12 +119,12 @@ class Recorder:
 
     @property
     def pending(self) -> bool:
-        """Something is finished and not committed yet."""
+        """Finished messages wait for a commit."""
         return bool(self._uncommitted)
 
     @property
     def has_journal(self) -> bool:
-        """Records may come from a journal: foreign code, which may take its time."""
+        """Records may be read from a journal: foreign code, which may be slow."""
         return self._journal is not None
 
     def rates_per_s(self) -> tuple[float, float, float]:
@@ -137,7 +137,7 @@ class Recorder:
         """Return one kept row.
 
         Raises:
-            RunMismatch, RecordNotFound: another numbering, or not kept.
+            RunMismatch, RecordNotFound: another run, or not kept.
         """
         self.check_run(run)
         row = self.ring.get(seq)
@@ -154,7 +154,7 @@ class Recorder:
         longer comes from the journal.
 
         Raises:
-            RunMismatch: another numbering.
+            RunMismatch: another run.
         """
         self.check_run(run)
         first, last, rows = self.ring.after(seq, limit, limit_bytes)
@@ -177,7 +177,7 @@ class Recorder:
         return None
 
     def check_run(self, run: str) -> None:
-        """Raise RunMismatch unless ``run`` is the present numbering."""
+        """Raise RunMismatch unless ``run`` is the present run."""
         if run != self.run:
             raise RunMismatch(run, self.run)
 
@@ -187,7 +187,7 @@ class Recorder:
             rows = self._journal.records(after_seq, limit)
         return [(seq, oid, text, meta, ()) for seq, oid, text, meta in rows]
 
-    # --- the journal's inbox ---
+    # --- put with a journal ---
 
     def keep_put(self, entry: Entry) -> None:
         """Make a message durable before its put returns."""
@@ -195,7 +195,7 @@ class Recorder:
             with self._journal_lock:
                 self._journal.append([entry])
 
-    # --- what is to be recorded ---
+    # --- input ---
 
     def replace_sinks(self, change: Callable[[tuple[Sink, ...]], tuple[Sink, ...]]) -> None:
         """Change the sinks, from the next commit on; one under way, whose sink may hang, is not waited for."""
@@ -203,9 +203,9 @@ class Recorder:
             self._sinks = _checked_sinks(change(self._sinks))
 
     def withdraw(self) -> list[Entry]:
-        """Take back what could not be committed: these messages are to run again.
+        """Remove and return messages whose commit failed: they run again.
 
-        Not what a source's policy dropped, just now perhaps: that stays to be committed.
+        Drops by a source's policy, which another thread may add now, stay for the next commit.
         """
         unrecorded, uncommitted = list[Entry](), self._uncommitted
         with self._lock:
@@ -219,7 +219,7 @@ class Recorder:
         return unrecorded
 
     def drop(self, entries: Sequence[Entry], why: str) -> None:
-        """Record entries under way as dropped, without a slot having run. Any thread."""
+        """Record entries in flight as dropped before any slot ran. Any thread."""
         revision = self._current()
         for entry in entries:
             text = opened(entry[1])[1]
@@ -278,11 +278,11 @@ class Recorder:
         for _ in done:
             self._uncommitted.popleft()
         self.ring.extend(batch.rows)
-        # last: who waits for the count finds the rest done
+        # counts last: callers that wait for them find the rest done
         run_all((partial(self._apply, batch), *self._publications(rows), partial(self._account, batch)))
 
     def _batch(self, done: list[Finished]) -> Batch:
-        """Number what is finished and make its rows. Changes nothing."""
+        """Number finished messages and make their rows. Changes nothing."""
         run, seq, kept = self.run, self.ring.last_seq, self._kept
         rows: list[NewRow] = []
         batch = Batch(done, rows)
@@ -359,7 +359,7 @@ class Recorder:
         self._queue.finish(len(batch.rows) - errored - dropped, errored, dropped)
 
     def _publications(self, rows: Sequence[Row]) -> Iterable[Callable[[], object]]:
-        """Return the calls of hooks and sinks, each of which lets a Ctrl-C through; none without anybody to call."""
+        """Return the calls of hooks and sinks, each of which a Ctrl-C may interrupt."""
         calls: list[Callable[[], object]] = []
         if self._hooks.at("pre_publish"):
             calls.append(partial(_interruptible, partial(self._hooks.call, "pre_publish", rows)))
@@ -389,7 +389,7 @@ class Recorder:
         if notes.errored:
             self.errors.add(Failed(rows, oid, message, attempt, size_bytes=len(texts[0])))
         else:
-            if rows:  # to be seen, not to be retried
+            if rows:  # shown, but not retryable
                 self.errors.add(Failed(rows, oid, None, attempt, retrying=True))
             if notes.verdict == "drop":
                 self.groups.resolve(oid)
@@ -455,7 +455,7 @@ def _publish(sink: Sink, rows: Sequence[Row]) -> None:
 
 
 def _interruptible(call: Callable[[], object]) -> None:
-    """Make a call of foreign code in which a Ctrl-C is raised; it is made also when one was kept back before it."""
+    """Make a call of foreign code that a Ctrl-C may interrupt; one kept back before it does not prevent the call."""
     started = False
     try:
         with delivered():
@@ -478,7 +478,7 @@ def _checked_sinks(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
 
 
 def _describe(notes: Notes, meta: dict[str, object], batch: Batch) -> None:
-    """Say in a record's ``meta`` what became of the message, and count it."""
+    """Add to a record's ``meta`` what became of the message, and count it."""
     if notes.errored:
         meta["errored"] = True
         batch.errored += 1
@@ -501,7 +501,7 @@ def _within(rows: Sequence[CompactRow], limit_bytes: int) -> list[CompactRow]:
 
 
 def policies_of(notes: Notes) -> dict[str, str]:
-    """Return what a record says of policies; nothing of a failure that was just recorded."""
+    """Return the policies of a record, by slot; failures that were only recorded are left out."""
     policies = {}
     for failure in notes.failures:
         if text := _policy_text(failure):

@@ -1,4 +1,4 @@
-"""Messages put once more under their ids, each as the next attempt: retried errors and replays."""
+"""Retried errors and replays: messages put again under their ids, each as the next attempt."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from timbr_wamp.machine.records.rows import CompactRow, message_of
 from timbr_wamp.names import checked_oid
 from timbr_wamp.values import VALUE_LIMIT_BYTES
 
-#: Attempts of this many replayed or retried messages are remembered.
+#: Replayed or retried messages whose last attempt is remembered.
 ATTEMPTS_KEPT = 10_000
 
 
 class Replay:
-    """Puts kept messages again. Any thread; `timbr_wamp.machine.Machine` tells what its methods mean."""
+    """Puts kept messages again. Any thread; its methods are those of `timbr_wamp.machine.Machine`."""
 
-    def __init__(self, ledger: MessageQueue, recorder: Recorder, clock: Clock) -> None:
-        self._ledger, self._recorder, self._clock = ledger, recorder, clock
+    def __init__(self, queue: MessageQueue, recorder: Recorder, clock: Clock) -> None:
+        self._queue, self._recorder, self._clock = queue, recorder, clock
         self._lock = threading.RLock()
         self._attempts: dict[str, int] = {}
 
@@ -44,7 +44,7 @@ class Replay:
         return [failed.oid for failed in opened]
 
     def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
-        """Put kept messages again, as their JSON texts tell them."""
+        """Put kept messages again, parsed from their JSON texts."""
         rows = [self._recorder.row(run, seq) for seq in seqs]
         messages = [_message_to_replay(row) for row in rows]
         for number, (row, message) in enumerate(zip(rows, messages, strict=True)):
@@ -60,7 +60,7 @@ class Replay:
         with self._lock:
             number = max(self._attempts.get(oid, 0), attempt) + 1
             entry: Entry = (oid, message, self._clock(), number)
-            self._ledger.put(entry)
+            self._queue.put(entry)
             self._attempts.pop(oid, None)
             self._attempts[oid] = number
             while len(self._attempts) > ATTEMPTS_KEPT:

@@ -1,4 +1,4 @@
-"""The newest records and failures, bounded in number and bytes. A journal takes over behind it."""
+"""The newest records, bounded in number and bytes. Older ones may be in a journal."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class RecordRing:
         self._lock = threading.RLock()
         self._limit_bytes = limit_bytes
         self._buffer = _memory(limit_bytes)
-        #: So much of the buffer is used.
+        #: Bytes of the buffer that are in use.
         self._size = min(FIRST_BYTES, limit_bytes)
         #: ``(seq, oid, start, middle, end, layout)``: text and meta in the buffer; at ``seq % rows``.
         self._index: list[_IndexEntry | None] = [None] * rows
-        #: Where the next row goes, and up to where there is room for it.
+        #: Offset of the next row, and the end of the room for it.
         self._head, self._room_end = 0, self._size
         #: The numbers kept; the first is one above the last while there are none.
         self.first_seq = after_seq + 1
@@ -61,7 +61,7 @@ class RecordRing:
                 self._append(rows, b",".join(parts))
 
     def _append(self, rows: Sequence[NewRow], texts: bytes) -> None:
-        """Append rows: their texts, each with a comma after it, lie one behind the other in ``texts``."""
+        """Append rows; ``texts`` is their texts concatenated, each followed by a comma."""
         index, count = self._index, len(self._index)
         too_many = rows[-1][0] - self.first_seq + 1 - count
         if too_many > 0:

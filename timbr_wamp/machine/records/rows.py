@@ -1,8 +1,8 @@
-"""Rows in their forms: compact as they are kept, whole for sinks and readers, and as they cross the wire.
+"""The forms of a row: compact in the ring, whole for sinks and readers, and on the wire.
 
-A slot that is not set carries the value before it. A compact text holds such a value once, and a *layout* says
+An unset slot carries the value before it. A compact text holds such a value once, and a *layout* says
 how many positions of the record each value stands for: ``(3, 1, 5)`` is a record of nine values, three of
-them made. The empty layout: each value stands for one position.
+them computed. The empty layout: each value stands for one position.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CompactRow: TypeAlias = tuple[int, str, bytes, bytes, Layout]
 #: A record that is about to be kept: ``(seq, oid, texts of the values that were made, meta, layout)``.
 NewRow: TypeAlias = tuple[int, str, Sequence[bytes], bytes, Layout]
 
-#: A record's text is kept up to so many bytes, values that are carried counted once; see `within_limit`.
+#: Most bytes of a kept record's text, carried values counted once; see `within_limit`.
 RECORD_LIMIT_BYTES = VALUE_LIMIT_BYTES
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -138,5 +138,5 @@ def wire_row(row: Row) -> RecordRow:
 
 
 def message_of(row: CompactRow) -> Any:
-    """Return the message that a kept row is of, as its JSON text tells it."""
+    """Return the message of a kept row, parsed from its JSON text."""
     return orjson.loads(bytes(_split(row[2])[0]))

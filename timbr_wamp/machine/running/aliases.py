@@ -9,7 +9,7 @@ from timbr_wamp.machine.protocols import Plan
 
 
 class AliasedValues(UserWarning):
-    """Two slots returned one object that was changed in between; texts show it as it was, values do not."""
+    """Two slots returned one object that was changed in between; texts show the earlier state, values do not."""
 
 
 def warn_of_aliases(revision: Plan, values: list[Any], texts: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Messages that wait for a retry, by the time when each is due."""
+"""Messages that wait for a retry, ordered by due time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-#: So many messages may wait for a retry; then no other starts.
+#: Messages that may wait for a retry; at this number no other message starts.
 BACKOFF_LIMIT = 1_000
 
 
@@ -31,11 +31,11 @@ class Backoff(Generic[T]):
 
     @property
     def full(self) -> bool:
-        """No other message may start before one of these has left."""
+        """No other message may start until one of these is retried."""
         return len(self._waiting) >= BACKOFF_LIMIT
 
     def add(self, message: T, seconds: float) -> None:
-        """Keep a message for so long."""
+        """Keep a message for ``seconds``."""
         heapq.heappush(self._waiting, (self._monotonic() + seconds, next(self._order), message))
 
     def due_s(self) -> float | None:
@@ -44,7 +44,7 @@ class Backoff(Generic[T]):
         return max(waiting[0][0] - self._monotonic(), 0.0) if waiting else None
 
     def take_due(self) -> T | None:
-        """Return a message that is due and forget it; None when none is."""
+        """Remove and return a message that is due; None when none is."""
         waiting = self._waiting
         if not waiting or waiting[0][0] > self._monotonic():
             return None

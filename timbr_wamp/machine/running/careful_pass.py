@@ -1,8 +1,8 @@
 """One message's careful pass through the slots: outcomes, policies, retries, hooks.
 
-`CarefulPass` decides and performs nothing: its `steps` is a generator that yields what is to be done (a
-`Call`, a `Sleep`) and is sent ``(value, error)``. So every executor follows the same rules, and a
-message in backoff is a generator that waits. The usual pass, when nothing happens, is
+`CarefulPass` decides and calls nothing itself: `steps` is a generator that yields requests (`Call`,
+`Sleep`) and is sent ``(value, error)``. So every executor follows the same rules, and a message in
+backoff is a suspended generator. The usual pass, when nothing happens, is
 `timbr_wamp.machine.running.compiled_pass`; it hands over here when a slot raises.
 """
 
@@ -39,9 +39,9 @@ FINAL = frozenset({"drop", "dead_letter", "pause", "stop"})
 
 #: ``(value, None)`` or ``(None, error)``.
 CallOutcome: TypeAlias = tuple[Any, BaseException | None]
-#: An outcome that is there already, with the value's JSON text as it was right after its slot ran.
+#: An outcome computed earlier, with the value's JSON text from right after its slot ran.
 KnownOutcome: TypeAlias = tuple[Any, BaseException | None, bytes]
-#: Values ``[in, f0, …]``, their JSON texts, and what happened.
+#: Values ``[in, f0, …]``, their JSON texts, and the failures.
 PassResult: TypeAlias = "tuple[list[Any], list[bytes], Notes | tuple[()]]"
 PassSteps: TypeAlias = "Generator[Call | Sleep, CallOutcome, PassResult]"
 
@@ -56,13 +56,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Go on after so long."""
+    """Continue after ``seconds``."""
 
     seconds: float
 
 
 class Unawaited(Exception):
-    """In place of an error: the call gave a coroutine, which is to be awaited. Never leaves the machine."""
+    """In place of an error: the call returned a coroutine that must be awaited. Never leaves the machine."""
 
     def __init__(self, value: object) -> None:
         super().__init__(value)
@@ -70,7 +70,7 @@ class Unawaited(Exception):
 
 
 def awaiting(step: PlanStep) -> PlanStep:
-    """Return a step that awaits its one argument, in place of the step whose call gave it."""
+    """Return a copy of a step that awaits its one argument, the result of the step's call."""
     changed: Any = replace(cast("Any", step), function=_await, is_async=True)
     return cast("PlanStep", changed)
 
@@ -87,9 +87,9 @@ class CarefulPass:
     """One message's pass through the slots of a revision.
 
     Args:
-        text: the message's JSON text, if it is there already.
-        known: outcomes that are there already, by a step's position.
-        values, texts, broken: what is there already, ``[in, f0, …]``; for a trial on a kept record.
+        text: the message's JSON text, if it was made already.
+        known: outcomes computed earlier, by the step's position.
+        values, texts, broken: ``[in, f0, …]`` of a kept record, for a trial on it.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class CarefulPass:
             message, text, self._unread = opened(message)
         self._values = [message] * lead if values is None else values
         self._texts = [text_of(message) if text is None else text] * lead if texts is None else texts
-        #: For each value the slot whose failure it stands for; None: a real value.
+        #: For each value the slot of whose failure it is the description; None: a real value.
         self._broken: list[str | None] = [None] * len(self._values) if broken is None else broken
         self._notes: Notes | tuple[()] = ()
         #: The slot whose policy ended the message's pass.
@@ -155,7 +155,7 @@ class CarefulPass:
         return next((task for task in consumed if task is not None), None)
 
     def _known_outcome(self, step: PlanStep, known: KnownOutcome) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
-        """Return a known failure; who called the slot told the hooks of values only."""
+        """Return a known failure; the executor has called hooks for values only."""
         outcome = known[:2]
         if isinstance(outcome[1], Unawaited):
             outcome = yield from self._awaited(step, outcome[1].value)
@@ -180,11 +180,11 @@ class CarefulPass:
         return outcome
 
     def _awaited(self, step: PlanStep, value: Any) -> Generator[Call | Sleep, CallOutcome, CallOutcome]:
-        """Await what a call gave though its function is not ``async def``: ``lambda x: acoro(x)``."""
+        """Await the result of a function that is not ``async def``: ``lambda x: acoro(x)``."""
         outcome = yield Call(awaiting(step), (value,))
         if outcome[1] is not None and isinstance(value, CoroutineType):
-            with contextlib.suppress(Exception):  # it was started, and does not end by this
-                value.close()  # or Python warns that nobody awaited it
+            with contextlib.suppress(Exception):  # it was started and ignores this
+                value.close()  # else Python warns that it was never awaited
         return outcome
 
     # --- failures ---
@@ -192,7 +192,7 @@ class CarefulPass:
     def _handle_failure(
         self, step: PlanStep, arguments: Sequence[Any], error: BaseException
     ) -> Generator[Call | Sleep, CallOutcome, None]:
-        """Try again as the policy says, then do as it says."""
+        """Retry as the policy says, then apply its verdict."""
         tries, first = 1, error
         while True:
             policy = self._policy(step, error, tries)

@@ -1,4 +1,4 @@
-"""What decides how messages run besides the slots themselves: event handler, concurrency, and whether to go on."""
+"""What executors ask of the machine: event handler, concurrency, and whether another message may start."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MachineContext:
         self.hooks, self.clock = hooks, clock
         self.handler: BaseEventHandler = BaseEventHandler()
         self.concurrency = checked_concurrency(concurrency)
-        #: Another one after each change of state, slots or hooks; see `timbr_wamp.machine.protocols.RunContext`.
+        #: Grows with each change of state, slots or hooks; see `timbr_wamp.machine.protocols.RunContext`.
         self.generation = 0
         self._generations = count(1)  # no two threads make the same one
         hooks.on_change = self.changed
@@ -60,7 +60,7 @@ class MachineContext:
         return own if policy is None else policy
 
     def raises(self, kind: Any, error: BaseException) -> bool:
-        """Tell whether the handler wants a failure raised where the user waits."""
+        """Tell whether the handler wants a failure raised in the user's call."""
         try:
             return bool(self.handler.raises(kind, error))
         except BaseException as failure:
@@ -68,7 +68,7 @@ class MachineContext:
             return False
 
     def _handler_failed(self, failure: BaseException) -> None:
-        """Report what a handler itself raised; the user's Ctrl-C passes."""
+        """Report an error of the handler itself; the user's Ctrl-C is raised."""
         if is_users_interrupt(failure):
             raise failure
         self.hooks.failures.report(f"event handler {type(self.handler).__name__}", failure)

@@ -1,4 +1,4 @@
-"""One message's calls as a Dask graph: a plain dict, of which any Dask scheduler makes the machine's record."""
+"""One message's calls as a Dask graph: a plain dict from which any Dask scheduler computes the machine's record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from timbr_wamp.machine.slots.dependencies import dependencies_of
 from timbr_wamp.machine.slots.table import Revision
 from timbr_wamp.values import text_of
 
-#: What a slot gave or raised; None: it did not run.
+#: A slot's value or error; None: it did not run.
 SlotOutcome = KnownOutcome | None
 
 
@@ -30,9 +30,9 @@ def dask_graph(
 ) -> dict[str, tuple[Any, ...]]:
     """Return one message's pass as a Dask graph.
 
-    Keys: ``in``, ``f0`` … are values (of a slot that raised the exception), ``in_s``, ``f0_s`` …
-    their JSON texts, ``record`` the `Record` with its texts, policies applied. Further keys,
-    ``…_outcome``, are the calls themselves. The machine's hooks and event handler have no part in it.
+    Keys: ``in``, ``f0`` … are values (the exception of a slot that raised), ``in_s``, ``f0_s`` … their
+    JSON texts, ``record`` the `Record` with its texts, policies applied. Further keys, ``…_outcome``,
+    are the calls themselves. The machine's hooks and event handler do not run.
     """
     dependencies = dependencies_of(revision)
     names = ["in", *(f"f{step.slot.number}" for step in revision.steps)]
@@ -73,7 +73,7 @@ def _call(step: PlanStep, values: int, *outcomes: SlotOutcome) -> SlotOutcome:
 
 
 def call_anywhere(step: PlanStep, arguments: Sequence[Any]) -> Any:
-    """Call a step's function within its time limit, in a process that has no machine perhaps."""
+    """Call a step's function within its time limit, also in a process without a machine."""
     if step.is_async:
         loop = EventLoop()
         try:
@@ -98,7 +98,7 @@ def _text(task: str, outcome: SlotOutcome) -> str:
 
 
 def _record(revision: Revision, oid: str, received_at: float, clock: Clock, *outcomes: SlotOutcome) -> Record:
-    """Make the record of what the slots gave, with policies and skipped slots where one failed."""
+    """Make the record of the slots' outcomes, with policies and skipped slots where one failed."""
     values, texts, notes = _ran(revision, oid, clock, outcomes)
     meta = RecordMeta(
         run="", seq=0, attempt=0, revision=revision.number, received_at=received_at, finished_at=clock(),

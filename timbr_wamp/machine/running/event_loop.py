@@ -1,8 +1,8 @@
-"""The machine's event loop: where ``async def`` slots, prep and teardown are awaited, in a thread of its own.
+"""The machine's event loop, in its own thread: ``async def`` slots, prep and teardown are awaited there.
 
-Whatever a coroutine raises goes to who waits for it. asyncio itself lets `SystemExit` and `KeyboardInterrupt` of a task
-end the loop (https://docs.python.org/3/library/asyncio-task.html); here they are outcomes like any other,
-and a loop that a slot stops goes on. When the loop is closed, whoever still waits gets `LoopClosed`.
+Whatever a coroutine raises is raised in the call that waits for it. In asyncio `SystemExit` and `KeyboardInterrupt`
+of a task end the loop (https://docs.python.org/3/library/asyncio-task.html); here they are outcomes like any other,
+and a loop that a slot stops is run again. When the loop is closed, pending calls get `LoopClosed`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        #: What somebody waits for. Under the lock.
+        #: Futures of pending calls. Under the lock.
         self._waited_for: set[Future[Any]] = set()
         #: Running tasks; asyncio itself does not keep them alive. The loop's thread.
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def started(self) -> bool:
-        """Somebody needed it."""
+        """Whether it was started."""
         return self._loop is not None
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
-        """Run a coroutine and wait for its result; without ``timeout_s`` as long as it takes.
+        """Run a coroutine and wait for its result; without ``timeout_s`` without limit.
 
         Raises:
             TimeoutError: it took longer, and was cancelled.
@@ -72,7 +72,7 @@ class EventLoop:
         finally:
             with self._lock:
                 self._waited_for.discard(future)
-            if not future.done():  # a Ctrl-C of the user: nobody waits any more
+            if not future.done():  # the user's Ctrl-C ended the wait
                 self.soon(lambda: [task.cancel() for task in tasks])
 
     def call_step(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
@@ -83,7 +83,7 @@ class EventLoop:
         return value
 
     def start(self, function: Callable[[], object]) -> None:
-        """Call ``function`` in the loop's thread, which is started if need be.
+        """Call ``function`` in the loop's thread, which is started if necessary.
 
         Raises:
             LoopClosed: the loop is closed.
@@ -96,7 +96,7 @@ class EventLoop:
                 thread = threading.Thread(target=self._run, args=(loop,), name="timbr loop", daemon=True)
                 try:
                     thread.start()
-                except BaseException:  # there are too many threads: the next call tries again
+                except BaseException:  # no more threads: the next call tries again
                     loop.close()
                     raise
                 self._loop, self._thread = loop, thread
@@ -110,7 +110,7 @@ class EventLoop:
         return task
 
     def soon(self, function: Callable[[], object]) -> None:
-        """Call ``function`` in the loop's thread, if there is one."""
+        """Call ``function`` in the loop's thread, if the loop was started."""
         loop = self._loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # it was closed meanwhile
@@ -121,7 +121,7 @@ class EventLoop:
             while not self._closed:
                 try:
                     loop.run_forever()  # returns early when a slot calls loop.stop()
-                except BaseException:  # of a task that a slot started by itself
+                except BaseException:  # of a task that a slot started
                     logger.exception("a task in the machine's event loop raised what would end a process")
             with contextlib.suppress(BaseException):
                 self._cancel_tasks(loop)
@@ -139,7 +139,7 @@ class EventLoop:
         loop.run_until_complete(loop.shutdown_asyncgens())
 
     def _fail_waiting(self) -> None:
-        """Wake whoever waits for what will never come."""
+        """Make all pending calls raise `LoopClosed`."""
         with self._lock:
             waited_for, self._waited_for = self._waited_for, set()
         for future in waited_for:
@@ -152,7 +152,7 @@ class EventLoop:
         return self._closed
 
     def close(self) -> None:
-        """End the loop: what is under way in it is cancelled. Idempotent, bounded."""
+        """End the loop and cancel its tasks. Idempotent, bounded."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
@@ -169,7 +169,7 @@ class EventLoop:
 async def _settle(coroutine: Coroutine[Any, Any, T], future: Future[T]) -> None:
     try:
         value = await coroutine
-    except BaseException as error:  # it is for whoever waits
+    except BaseException as error:  # raised in the waiting call
         with contextlib.suppress(InvalidStateError, CancelledError):
             future.set_exception(error)
     else:
@@ -180,7 +180,7 @@ async def _settle(coroutine: Coroutine[Any, Any, T], future: Future[T]) -> None:
 async def outcome_of(step: PlanStep, arguments: Sequence[Any]) -> CallOutcome:
     """Call an async step's function and await its result, within its time limit; return value or error.
 
-    An outcome instead of an exception: Python turns a StopIteration that leaves a coroutine into a RuntimeError.
+    An outcome, not an exception: Python turns a StopIteration that leaves a coroutine into a RuntimeError.
     """
     try:
         if step.policy.timeout_s is None:
@@ -191,7 +191,7 @@ async def outcome_of(step: PlanStep, arguments: Sequence[Any]) -> CallOutcome:
 
 
 async def _limited(awaitable: Any, timeout_s: float, task: str) -> Any:
-    """Await for at most ``timeout_s``; what takes longer is cancelled.
+    """Await for at most ``timeout_s``, then cancel.
 
     Raises:
         SlotTimeout: it took longer.

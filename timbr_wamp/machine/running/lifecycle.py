@@ -1,8 +1,8 @@
-"""The machine's states, and every way from one into another. Pure: no thread, no clock, nothing is done here.
+"""The machine's states and their transitions. Pure: no thread, no clock, no side effects.
 
 `after` takes an event and returns the new state with its effects. Effects follow from the states before and after,
-never from the verb that led there: so each way out of running, be it a verb, a policy, a handler or a failure,
-holds the source, wakes who waits and returns what was put aside. `timbr_wamp.machine.running.worker` performs them.
+not from the verb: so every way out of running, by a verb, a policy, a handler or a failure, holds the source, wakes
+waiters and returns messages in backoff. `timbr_wamp.machine.running.worker` performs the effects.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ ACTIVE: Final[frozenset[MachineStateName]] = frozenset({"running", "draining"})
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Where a machine is."""
+    """The state of a machine."""
 
     state: MachineStateName = "idle"
-    #: Why it paused, stopped or failed, when nobody asked for it.
+    #: Why it paused, stopped or failed, unless a verb did it.
     reason: str | None = None
-    #: It was closed and starts no more.
+    #: It was closed and cannot be started again.
     closed: bool = False
 
     @property
     def active(self) -> bool:
-        """Messages are processed."""
+        """Whether messages are processed."""
         return self.state in ACTIVE
 
 
-# --- events: what happens ---
+# --- events ---
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Somebody starts it. ``thread_alive``: the worker's thread lives."""
+    """Verb start. ``thread_alive``: the worker's thread is alive."""
 
     thread_alive: bool
     author: str | None = None
@@ -46,14 +46,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Somebody pauses it."""
+    """Verb pause."""
 
     author: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Somebody resumes it."""
+    """Verb resume."""
 
     thread_alive: bool
     author: str | None = None
@@ -61,23 +61,23 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Somebody stops it; with ``drain`` what waits is processed first."""
+    """Verb stop; with ``drain`` queued messages are processed first."""
 
     drain: bool
     thread_alive: bool
     author: str | None = None
-    #: The message that is under way.
+    #: The oid of the message under way.
     under_way: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StopTimedOut:
-    """A message is still under way, or with ``drain`` messages still wait: it stops without them."""
+    """A message is still under way, or with ``drain`` messages are still queued: stop without them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Nothing waits and nothing is under way."""
+    """Nothing is queued or under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +104,23 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """It takes nothing more."""
+    """Verb close: it takes no more messages."""
 
 
 LifeEvent: TypeAlias = Start | Pause | Resume | Stop | StopTimedOut | Drained | Kept | Halt | Fail | Close
 
 
-# --- effects: what is to be done ---
+# --- effects ---
 
 
 @dataclass(frozen=True, slots=True)
 class StartThread:
-    """See to it that the worker's thread runs."""
+    """Start the worker's thread unless it is alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class PermitSource:
-    """Let the source read."""
+    """Permit the source to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +130,17 @@ class HoldSource:
 
 @dataclass(frozen=True, slots=True)
 class ReturnRetries:
-    """Messages in backoff go back to the queue: they are no more in time."""
+    """Return messages in backoff to the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetError:
-    """An error that was to be raised where the user waits belongs to the run that is over."""
+    """Forget an error that was to be raised in the user's call: it belongs to before the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class WakeWaiters:
-    """Everybody who waits for room, messages, a state or the end looks again."""
+    """Wake all callers that wait for room, messages, a state or the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ Effect: TypeAlias = StartThread | PermitSource | HoldSource | ReturnRetries | Fo
 
 
 def after(life: Life, event: LifeEvent, name: str = "machine") -> tuple[Life, tuple[Effect, ...]]:
-    """Return the state after ``event``, and what is to be done, in this order.
+    """Return the state after ``event``, and the effects in their order.
 
     Raises:
         WrongState: a verb that the present state does not allow.

@@ -1,14 +1,14 @@
-"""Which messages are timed: one of every `TIMED_EVERY`, at a random place among them.
+"""Chooses the messages whose slots are timed: one of every `TIMED_EVERY`, at a random place among them.
 
-At random, so that it is not always a micro-batch's first message. The very first message is timed, so that a short
-run has a figure, too. The same for every executor.
+At random, so that it is not always the first message of a micro-batch. The very first message is timed, so that
+short runs have a timing too. The same for every executor.
 """
 
 from __future__ import annotations
 
 import random
 
-#: One message of so many is timed.
+#: One message of this many is timed.
 TIMED_EVERY = 32
 
 
@@ -21,7 +21,7 @@ class TimingSample:
         self._place = self._left = 0
 
     def choose(self, count: int) -> list[int]:
-        """Return which of the next ``count`` messages are timed, by their positions."""
+        """Return the positions of the timed ones among the next ``count`` messages."""
         chosen = []
         while self._left < count:
             chosen.append(self._left)
@@ -37,7 +37,7 @@ class TimingSample:
         return self._left
 
     def passed(self, count: int) -> None:
-        """Note that ``count`` messages went by, not more than those before the next timed one, or that one itself."""
+        """Note that ``count`` messages have run, at most up to and including the next timed one."""
         self.choose(count)
 
     def next_is_timed(self) -> bool:

@@ -1,7 +1,7 @@
-"""The machine's worker: performs its lifecycle, and its thread processes messages.
+"""The machine's worker: applies the lifecycle, and processes messages in its thread.
 
-The thread takes entries from the queue in micro-batches, runs them through the executor and has them committed by
-the `Recorder`. A second thread commits what is finished while a later message of the micro-batch takes long, and
+The thread takes entries from the queue in micro-batches, runs them through the executor and commits them with
+the `Recorder`. A second thread commits finished messages while a later one of the micro-batch is slow, and
 reports stalls. `step` processes one message in the caller's thread. Messages that a policy keeps, and those in
 backoff when the machine leaves running, go back to the head of the queue.
 """
@@ -46,21 +46,21 @@ logger = logging.getLogger(__name__)
 #: A micro-batch: at most this many messages (or four times as many as may be under way at once),
 #: committed at least this often while slots are slow.
 BATCH_MESSAGES, BATCH_S = 64, 0.005
-#: An idle worker looks around this often.
+#: An idle worker checks its state at this interval, seconds.
 IDLE_S = 1.0
-#: While a slot takes long, what was finished before it in its micro-batch is committed after this time.
+#: While a slot is slow, messages finished before it in its micro-batch are committed after this time, seconds.
 LATE_S = 0.02
-#: A step waits at most this long for a message that is still under way.
+#: A step waits at most this long for a message that is still under way, seconds.
 STEP_LIMIT_S = 5.0
-#: A message under way, and none finished for this long, is a stall.
+#: A message is under way and none was finished for this long: a stall, seconds.
 STALLED_S = 10.0
 
 
 class SourceControl(Protocol):
-    """What the worker asks of the machine's source. Any thread; nothing blocks."""
+    """What the worker calls on the machine's source. Any thread; nothing blocks."""
 
     def permit(self) -> None:
-        """Let it read."""
+        """Permit it to read."""
 
     def hold(self) -> None:
         """Let it read no further message."""
@@ -69,10 +69,10 @@ class SourceControl(Protocol):
         """Read up to ``limit`` messages from a source that never blocks. The worker's thread."""
 
     def refill_one(self) -> None:
-        """Let it read one message, if none waits."""
+        """Permit it to read one message, if none waits."""
 
     def report_drained(self) -> None:
-        """Report that it has ended and all of it is recorded, once that is so."""
+        """Report `drained` once, when it has ended and all its messages are recorded."""
 
 
 class Worker:
@@ -97,20 +97,20 @@ class Worker:
         self._changed = threading.Condition()
         self._life = Life()
         self._thread: threading.Thread | None = None
-        #: Held by whoever processes messages: the thread for a micro-batch, or `step`.
+        #: Held while messages are processed: by the thread for a micro-batch, or by `step`.
         self._work = threading.Lock()
         #: The thread that holds it, or held it last.
         self._worked_by = 0
         self._source_lock = threading.RLock()
-        #: The micro-batch under way, and what of it was not started yet.
+        #: The micro-batch under way, and its entries that were not started yet.
         self._batch: Sequence[Entry] = ()
         self._unstarted: deque[Entry] = deque()
         self._busy = threading.Event()
-        #: What the event handler wants raised where the user waits; taken by `raise_error`.
+        #: The error that the event handler wants raised in the user's call; taken by `raise_error`.
         self._error: BaseException | None = None
-        #: Says to the objects that a message that waits for a retry may use them.
+        #: Keeps objects open for messages under way, those that wait for a retry included.
         self._use: Use | None = None
-        #: The process whose machine this is a copy of; None: it is no copy.
+        #: The parent process, if this is a fork's copy.
         self._forked_from: int | None = None
         survive_forks(self)
 
@@ -125,17 +125,17 @@ class Worker:
 
     @property
     def state(self) -> MachineStateName:
-        """Where it is; ``paused``, ``stopped`` and ``failed`` may have a `reason`."""
+        """The state; ``paused``, ``stopped`` and ``failed`` may have a `reason`."""
         return self._life.state
 
     @property
     def reason(self) -> str | None:
-        """Why it paused, stopped or failed, when nobody asked for it."""
+        """Why it paused, stopped or failed, unless a verb did it."""
         return self._life.reason
 
     @property
     def running(self) -> bool:
-        """It is to process messages, and the thread that does so lives."""
+        """It processes messages, and its thread is alive."""
         return self._life.active and self._thread_lives()
 
     @property
@@ -149,7 +149,7 @@ class Worker:
         return self._life.state in lifecycle.ACTIVE
 
     def raise_error(self) -> None:
-        """Raise what the event handler wants raised where the user waits, once."""
+        """Raise the error that the event handler wants raised in the user's call, once."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -164,7 +164,7 @@ class Worker:
         """Process messages from now on.
 
         Raises:
-            WrongState: it drains; wait for it, or stop it.
+            WrongState: it is draining; wait for it, or stop it.
             MachineClosed: the machine was closed.
         """
         self._apply(lambda: lifecycle.Start(self._thread_lives(), author))
@@ -178,7 +178,7 @@ class Worker:
         self._apply(lambda: lifecycle.Pause(author))
 
     def resume(self, author: str | None = None) -> None:
-        """Go on after a pause.
+        """Continue after a pause.
 
         Raises:
             WrongState: it is not paused.
@@ -186,17 +186,17 @@ class Worker:
         self._apply(lambda: lifecycle.Resume(self._thread_lives(), author))
 
     def stop(self, *, drain: bool, timeout_s: float, author: str | None = None) -> None:
-        """Stop; with ``drain`` finish what waits first. What waits otherwise stays queued.
+        """Stop; with ``drain`` process queued messages first. Otherwise they stay queued.
 
         Raises:
-            CallTimeout: after ``timeout_s`` a message is still under way (it will be recorded), or
-                with ``drain`` messages still wait; it stops then without them.
+            CallTimeout: after ``timeout_s`` a message is still under way (it will be recorded), or with
+                ``drain`` messages are still queued; it stops without them.
         """
         thread = self._thread
         self._apply(lambda: lifecycle.Stop(drain, self._thread_lives(), author, self.current_oid))
         target = self._life.state
         if thread is None or thread is threading.current_thread() or is_processing(self._queue):
-            return  # from a slot or hook: the message under way is the caller's own
+            return  # called by a slot or hook: the message under way is the caller's
         with self._changed:
             ended = wait_for(
                 self._changed,
@@ -220,19 +220,22 @@ class Worker:
             logger.warning("machine %s: a message is still under way; its thread ends with it", self.name)
 
     def halt(self, reason: str, error: BaseException | None = None) -> None:
-        """Stop by itself: start no further message. ``error`` is raised where the user waits. Any thread."""
+        """Stop for the machine's own reason: start no further message. Any thread.
+
+        ``error`` is raised in the user's call.
+        """
         self._keep_error(error)
         self._apply(lambda: lifecycle.Halt(clean_text(reason)))
 
     def _keep_error(self, error: BaseException | None) -> None:
-        """Keep the first error that is to be raised where the user waits, running or not."""
+        """Keep the first error that is to be raised in the user's call, running or not."""
         if self._error is None:
             self._error = error
 
-    # --- the lifecycle, performed ---
+    # --- applying the lifecycle ---
 
     def _apply(self, event: Callable[[], LifeEvent]) -> None:
-        """Change the state by an event that is made under the lock, and perform the effects."""
+        """Change the state by an event that is created under the lock, and perform the effects."""
         if self._forked_from is not None:
             raise MachineForked(self.name, self._forked_from)
         with self._changed:
@@ -259,7 +262,7 @@ class Worker:
             self._events.add(effect.kind, effect.author, **effect.data)
 
     def steer_source(self) -> None:
-        """Permit or hold the source as the state is now, whichever of several threads comes last."""
+        """Permit or hold the source by the present state; with several threads, the last one decides rightly."""
         with self._source_lock:
             if self._life.state == "running" and not self._life.closed:
                 self._source.permit()
@@ -268,7 +271,7 @@ class Worker:
         self._queue.wake()
 
     def _return_retries(self) -> None:
-        """Have messages in backoff go back to the queue: by the thread, or here when it is gone."""
+        """Return messages in backoff to the queue: the thread does it, or this call if the thread has ended."""
         if not self._thread_lives():
             self._give_back_unfinished()
 
@@ -297,22 +300,22 @@ class Worker:
         except BaseException as error:
             logger.exception("machine %s failed", self.name)
             reason = described(error)
-            with contextlib.suppress(BaseException):  # it failed already; the reason is the first one
+            with contextlib.suppress(BaseException):  # it has failed; the first error is the reason
                 self._give_back_unfinished(record=False)
-            self._thread = None  # it lives a moment longer, but does nothing more
+            self._thread = None  # it is alive for a moment, but does nothing more
             self._apply(lambda: lifecycle.Fail(reason))
         finally:
             ended.set()
             self._busy.set()
 
     def _acquire_work(self) -> None:
-        """Acquire the work; a `step` that waits for a message gives way."""
+        """Acquire the work lock; a `step` that waits for a message releases it."""
         while not self._work.acquire(timeout=LOOK_S):
             self._queue.wake()
         self._worked_by = threading.get_ident()
 
     def _watch(self, ended: threading.Event) -> None:
-        """Commit what is finished while a later message of its micro-batch takes long; report a stall."""
+        """Commit finished messages while a later one of the micro-batch is slow; report a stall."""
         mark_thread(self._queue)
         stall, recorder, count = Stall(self._clock()), self._recorder, -1
         while not ended.is_set():
@@ -322,16 +325,16 @@ class Worker:
             if stall.starts(self._clock(), recorder.ran, waiting=bool(self._batch)):
                 self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
             if recorder.pending:
-                if count == before:  # else the worker commits by itself, and two threads would get in each other's way
+                if count == before:  # else the worker is committing, and two threads would contend
                     with contextlib.suppress(BaseException):  # the worker's commit raises it too, and fails the machine
                         recorder.commit()
             elif not self._batch:
                 self._busy.clear()
-                if self._batch:  # started in between
+                if self._batch:  # a batch was started meanwhile
                     self._busy.set()
 
     def _active(self) -> bool:
-        """Wait while paused; tell whether to go on."""
+        """Wait while paused; return whether to continue."""
         if not self._life.active:
             self._give_back_unfinished()
         with self._changed:
@@ -343,7 +346,7 @@ class Worker:
             return False
 
     def _give_back_unfinished(self, *, record: bool = True) -> None:
-        """Let messages that wait for a retry go back to the queue: they run again, whole.
+        """Return messages that wait for a retry to the queue: they run again from the first slot.
 
         With ``record`` those whose retry succeeded meanwhile are recorded.
         """
@@ -359,9 +362,9 @@ class Worker:
                 self._work.release()
 
     def _process(self, entries: Sequence[Entry]) -> None:
-        """Process entries under way; those that a pause leaves unstarted go back to the queue.
+        """Process entries; those that a pause leaves unstarted are returned to the queue.
 
-        So do those that a policy keeps, and those whose commit failed, unrecorded: they run again.
+        So are those that a policy keeps, and those whose commit failed: they run again.
         """
         recorder, executor = self._recorder, self._executor
         finish, commit = recorder.finish, recorder.commit
@@ -404,7 +407,7 @@ class Worker:
                 self._end_use(executor.oldest_revision())
 
     def _end_use(self, oldest: int | None = None) -> None:
-        """Say which revisions are in use still: from ``oldest`` on, or none."""
+        """Release revisions before ``oldest``, or all; see `Objects`."""
         use = self._use
         if use is not None and oldest is not None:
             self._objects.keep(use, oldest)
@@ -413,7 +416,7 @@ class Worker:
             self._objects.end(use)
 
     def _keep(self, finished: Finished, notes: Notes) -> None:
-        """Pause or stop, as a policy says; the message goes back to the queue."""
+        """Pause or stop, as a policy says; the message returns to the queue."""
         self._recorder.keep(finished)
         reason = _reason(notes)
         if notes.verdict == "stop":
@@ -431,7 +434,7 @@ class Worker:
 
         Raises:
             MachineRunning: the worker processes messages, or one is still under way.
-            MessageKept: its slot's policy pauses or stops; it waits again.
+            MessageKept: its slot's policy is ``pause`` or ``stop``; it is queued again.
         """
         deadline = time.monotonic() + wait_s
         if not self._acquire_for_step(deadline + STEP_LIMIT_S):
@@ -511,7 +514,7 @@ def _reason(notes: Notes) -> str:
 
 
 class Stall:
-    """Notices that nothing gets finished any more, once each time."""
+    """Detects stalls, each once."""
 
     def __init__(self, now: float) -> None:
         self._since, self._count, self._reported = now, 0, False

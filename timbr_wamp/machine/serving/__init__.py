@@ -1,3 +1,3 @@
-"""The machine on its local sockets: records published, procedures answered."""
+"""The machine's local wire: records are published and procedures answered on ZeroMQ sockets."""
 
 __all__: list[str] = []

@@ -2,12 +2,12 @@
 
 Requests and replies are single msgpack frames on a ROUTER socket:
 ``[id, procedure, args, kwargs, author]`` → ``[id, "progress", value]``*, then ``[id, "result",
-value]`` or ``[id, "error", [uri, args, kwargs]]``. Every request that can be read is answered: what fails, with an
-error, a result that cannot be encoded included.
+value]`` or ``[id, "error", [uri, args, kwargs]]``. Every request that can be read is answered: with an
+error if it fails or its result cannot be encoded.
 
-Procedures that only look are answered in the control thread. Those that the contract calls *pooled* may run foreign
-code (slots, hooks, handlers, a journal) or wait: they run in threads of their own, a bounded number at a time. Each
-`put` of a machine with hooks or a journal runs in one further thread, in the order in which they came.
+Procedures that only read are answered in the control thread. Those that the contract calls *pooled* may run foreign
+code (slots, hooks, handlers, a journal) or wait: each runs in a new thread, a bounded number at a time. With hooks or a
+journal, all calls of `put` run in one further thread, in order.
 
 ``__changes__(event_number, error_number, timeout_s)`` is a long poll for bridges.
 """
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Calls that run users' code or wait, at the same time.
+#: Calls that run users' code or wait, at once.
 POOL_LIMIT = 8
-#: Further places in that pool for the verbs that start and stop a machine: calls that hang must not keep them out.
+#: Further places in that pool for the verbs that start and stop a machine: calls that hang must not block them.
 POOL_RESERVE = 4
-#: Of that pool those who only look may have so much, so that they cannot keep others from changing anything.
+#: Places in that pool for calls that only read, so that they cannot block changes.
 POOL_LOOKING = POOL_LIMIT // 2
-#: A long poll waits at most so long, and errors alone are reported at most this often.
+#: Longest wait of a long poll, and least interval between reports of errors alone, seconds.
 CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
 CHANGES = "__changes__"
 
-#: How much of the pool may be taken when a call of that name comes; others: `POOL_LIMIT`.
+#: Calls under way at which a call of that name is refused; others: `POOL_LIMIT`.
 _PLACES = {
     **dict.fromkeys(("start", "pause", "resume", "stop"), POOL_LIMIT + POOL_RESERVE),
     **dict.fromkeys(("progress", "records", "record"), POOL_LOOKING),
 }
-#: Calls of `put` that may wait for one whose hook or journal is slow.
+#: Calls of `put` that may wait while a hook or the journal is slow.
 PUTS_LIMIT = 1_000
 #: The points whose hooks run in `put`.
 _PUT_HOOKS = ("pre_put", "post_put")
@@ -67,7 +67,7 @@ _Call: TypeAlias = tuple[bytes, int, str, dict[str, Any], str | None]
 
 @dataclass(slots=True)
 class Poll:
-    """A bridge that waits for changes."""
+    """A long poll of a bridge."""
 
     identity: bytes
     request_id: int
@@ -86,7 +86,7 @@ class ControlServer:
         self._polls: list[Poll] = []
         self._pooled = 0
         self._pool_lock = threading.RLock()
-        #: Calls of `put` that wait for the thread that makes them; it ends when there are none.
+        #: Calls of `put` that wait for their thread, which ends when there are none.
         self._puts: deque[_Call] = deque()
         self._putting = False
         self._waker, self._woken = socket.socketpair()
@@ -97,11 +97,11 @@ class ControlServer:
         self._thread = threading.Thread(target=self._run, name=f"timbr {machine.name} control", daemon=True)
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start answering."""
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more; calls under way get no reply. Idempotent, bounded."""
+        """Stop answering; calls under way get no reply. Idempotent, bounded."""
         self._end_listening()
         self._closing = True
         self._wake()
@@ -114,7 +114,7 @@ class ControlServer:
         try:
             self._waker.send(b"x")
         except OSError:
-            return  # full: it is awake already; closed: there is nobody to wake
+            return  # full: already awake; closed: no thread to wake
 
     # --- its own thread ---
 
@@ -142,10 +142,10 @@ class ControlServer:
         if not self._polls:
             return 1000
         left_s = min(poll.deadline for poll in self._polls) - time.monotonic()
-        return max(int(min(left_s, ERRORS_EVERY_S) * 1000), 10)  # failures wake nobody: they are looked for
+        return max(int(min(left_s, ERRORS_EVERY_S) * 1000), 10)  # failures send no wake-up: they are polled
 
     def _receive(self) -> None:
-        for _ in range(64):  # then replies get their turn
+        for _ in range(64):  # then replies are sent
             try:
                 identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -199,7 +199,7 @@ class ControlServer:
             self._reply_error(identity, request_id, errors.ControlBusy(_PLACES.get(name, POOL_LIMIT)))
 
     def _put(self, call: _Call) -> None:
-        """Put here if no foreign code runs, else in the thread for that, after those that came before."""
+        """Put at once if no foreign code runs, else in the thread for that, after earlier puts."""
         hooks = self._machine.hooks
         with self._pool_lock:
             slow = self._putting or self._machine.recorder.has_journal or any(map(hooks.at, _PUT_HOOKS))
@@ -281,7 +281,7 @@ class ControlServer:
         )
         try:
             reply = _encode([request_id, "result", to_builtins(getattr(service, name)(**arguments))])
-        except BaseException as error:  # users' code runs below `slot_set` and others; who asked gets it, exits too
+        except BaseException as error:  # users' code may raise anything, also SystemExit: it is the caller's answer
             self._reply_error(identity, request_id, error)
         else:
             self._send(identity, reply)

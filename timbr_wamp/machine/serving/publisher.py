@@ -1,8 +1,8 @@
-"""The machine's publishing socket: one multipart message a record, ``[oid, "[in,f0,…]", meta]``.
+"""The machine's publishing socket: one multipart message for each record, ``[oid, "[in,f0,…]", meta]``.
 
-The first two frames are the original timbr-machine's format. The socket is an XPUB, so it knows whether anybody is
-subscribed; without a subscriber nothing is sent. It drops records silently for a subscriber at its high-water mark, so
-readers watch ``(run, seq)`` in the third frame and ask the control socket for what they missed.
+The first two frames have timbr-machine's format. The socket is an XPUB, so it knows its subscriptions; without one
+nothing is sent. It drops records silently for a subscriber at its high-water mark, so readers compare ``(run, seq)``
+in the third frame and request missed records from the control socket.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Records buffered for one slow subscriber before they are dropped for it.
 SEND_HIGH_WATER_MARK = 4_000
-#: A publishing socket that is closed at the moment when a subscriber goes away ends the whole process now and then,
+#: Closing a publishing socket at the moment when a subscriber disconnects sometimes aborts the process,
 #: by an assertion of libzmq (https://github.com/zeromq/libzmq/issues/3442): one close in 60 when the subscriber was
 #: killed at that moment, none of 96 after this pause. With a linger time the context's end may hang instead.
 SETTLE_S = 0.02
@@ -35,9 +35,9 @@ class Publisher:
         self._socket = socket
         self._lock = threading.RLock()
         self._closed = self._sent = False
-        #: The prefixes that somebody is subscribed to.
+        #: The subscribed prefixes.
         self._subscribed: set[bytes] = set()
-        # The backend's own send, without pyzmq's checks in Python: three calls a record.
+        # The backend's send, without pyzmq's checks in Python: it is called three times a record.
         self._send: Callable[..., object] = zmq.backend.Socket.send.__get__(socket)
 
     @whole
@@ -54,7 +54,7 @@ class Publisher:
                 send(meta)
 
     def _has_subscribers(self) -> bool:
-        """Read the subscriptions that came and went, ``b"\\x01" + prefix`` and ``b"\\x00" + prefix``; any left?"""
+        """Read changes of subscriptions, ``b"\\x01" + prefix`` or ``b"\\x00" + prefix``; return whether any is left."""
         while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             change = self._socket.recv(zmq.NOBLOCK)
             if change[:1] == b"\x01":
@@ -64,7 +64,7 @@ class Publisher:
         return bool(self._subscribed)
 
     def close(self) -> None:
-        """Close the socket, not in the middle of a record; what was not sent yet is dropped."""
+        """Close the socket, between records; unsent records are dropped."""
         with self._lock:
             closed, self._closed = self._closed, True
             if not closed and self._sent:

@@ -1,6 +1,6 @@
 """The machine behind the contract's `MachineApi`: wire values in, wire values out.
 
-One `MachineService` a call: it knows the caller (`author`) and where progress goes.
+One `MachineService` for each call: it has the caller (`author`) and the receiver of progress.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Texts of one page of records together; leaves room for the rest of a payload.
+#: Total size of the texts in one page of records; leaves room for the rest of a payload.
 PAGE_BYTES = PAYLOAD_LIMIT_BYTES // 2
-#: A large record's text is sent in parts of so many characters.
+#: Characters of one part of a large record's text.
 PART_CHARACTERS = 128 * 1024
 PAGE_ROWS = 1_000
 #: Bounds of `MachineService.progress`, seconds.
@@ -66,7 +66,7 @@ class MachineService:
         slots, size = self._machine.slots, 0
         for info in slots:
             size += len((info.source or "").encode())
-            if size > PAGE_BYTES:  # `slot` gives it whole
+            if size > PAGE_BYTES:  # `slot` returns it whole
                 info.source = None
         return slots
 
@@ -262,14 +262,14 @@ def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
 
 
 def _try(machine: Machine, slot: Slot, row: CompactRow) -> TrialRow:
-    """Run one function on what a kept record held before its slot."""
+    """Run one function on the values of a kept record before its slot."""
     before = orjson.loads(whole_text(row[2], row[4]))[: slot.number + 1]
-    before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter then
-    # One step after values that are given: a table with nothing else in it.
+    before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter at that time
+    # A table with this one step, after the given values.
     step = make_step(slot, 0, machine.policy_of())
     revision = Revision(0, (slot,), (step,), slot.number, 0.0, None, "trial")
     texts = [orjson.dumps(value) for value in before]
     broken = [None if outcome_kind(value) == "value" else value["_exception"]["task"] for value in before]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     text, errored = machine.try_step(revision, before, texts, broken)
-    return TrialRow(oid=row[1], text=text.decode(), errored=errored, duration_s=time.perf_counter() - begun)
+    return TrialRow(oid=row[1], text=text.decode(), errored=errored, duration_s=time.perf_counter() - started)

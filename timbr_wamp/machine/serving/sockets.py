@@ -1,7 +1,7 @@
 """The local wire of a machine: its sockets, and the runtime file by which a bridge finds them.
 
 ipc sockets in the user's 0700 runtime folder; where ZeroMQ has no ipc, tcp on 127.0.0.1 with
-CurveZMQ, whose keys stand in the 0600 runtime file. DESIGN.md, section 5, "On the wire, locally".
+CurveZMQ, whose keys are in the 0600 runtime file.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A machine that gives way to a newer one may finish its message within this.
+#: Time for a machine that is replaced by a newer one to finish its message, seconds.
 REPLACED_STOP_S = 1.0
 
-#: Machines that this process serves, by name: a newer one of the same name takes the place.
+#: Machines that this process serves, by name: a newer one of the same name replaces the older one.
 _served: dict[str, weakref.ref[Machine]] = {}
 _served_lock = threading.RLock()
 
@@ -40,7 +40,7 @@ _SOCKET_NAME_BYTES = len("m-0123456789.p")
 
 
 class LocalSockets:
-    """Open sockets, control thread and runtime file. `close` takes all of them away."""
+    """Open sockets, control thread and runtime file. `close` removes all of them."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer,
@@ -94,9 +94,11 @@ def _give_way(machine: Machine) -> None:
         _served[machine.name] = weakref.ref(machine)
     other = before() if before is not None else None
     if other is not None and other is not machine and other.endpoint is not None:
-        logger.warning("machine %r gives way to a newer one of its name: it is stopped and off the wire", machine.name)
+        logger.warning(
+            "machine %r is replaced by a newer one of its name: it is stopped and no longer served", machine.name
+        )
         other.unserve()
-        with contextlib.suppress(CallTimeout):  # a slow message: it is recorded when it ends, and none follows
+        with contextlib.suppress(CallTimeout):  # a slow message is recorded when it ends, and no other starts
             other.stop(timeout=REPLACED_STOP_S)
 
 

@@ -1,11 +1,11 @@
-"""What a slot function is given: as many values as it requires, newest first.
+"""The arguments of a slot function: as many values as it requires, newest first.
 
 Slot *i* gets as many of ``(f[i-1], …, f0, in)`` as it has *required* positional parameters, but at
 least one if it can take one; without a readable signature one; with ``*args`` all. Required
 parameters beyond those get the JSON texts ``(f[i-1]_s, …, f0_s, in_s)``.
 
 A decorated function has the parameters that its wrapper names. Only a wrapper that takes nothing but
-``*args`` passes on what it is given, so there the wrapped function's parameters count.
+``*args`` is assumed to pass on its arguments; then the wrapped function's parameters count.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Arguments:
     texts: int = 0
 
 
-#: The newest value alone: what a slot gets whose signature cannot be read.
+#: The newest value alone: for functions whose signature cannot be read.
 ONE = Arguments(1)
 
 
@@ -56,7 +56,7 @@ class Parameters:
 
     #: ``(name, required)`` of each positional one.
     positional: tuple[tuple[str, bool], ...] = ()
-    #: So many of them cannot be given by name.
+    #: Number of them that cannot be given by name.
     positional_only: int = 0
     #: It takes ``*args``.
     any_positional: bool = False
@@ -66,7 +66,7 @@ class Parameters:
     keywords: tuple[str, ...] = ()
     #: It takes ``**kwargs``.
     any_keywords: bool = False
-    #: Why no call can succeed, as far as is known.
+    #: Why no call can succeed, if that is known.
     problem: str | None = None
 
     @property
@@ -76,12 +76,12 @@ class Parameters:
 
     @property
     def passes_on(self) -> bool:
-        """It takes nothing but ``*args``: whatever it is given goes to somebody else."""
+        """It takes nothing but ``*args``, which it is assumed to pass on."""
         return self.any_positional and not self.positional
 
 
 def arguments_of(function: Callable[..., Any], slot: int) -> Arguments:
-    """Return what ``function`` gets in ``slot``, where ``slot + 1`` values are at hand.
+    """Return the arguments of ``function`` in ``slot``, where ``slot + 1`` values are available.
 
     >>> arguments_of(float, 3)
     Arguments(values=1, texts=0)
@@ -139,7 +139,7 @@ def _unmet(function: Callable[..., Any], slot: int) -> str | None:
 
 
 def parameters_of(thing: object) -> Parameters | None:
-    """Return the parameters with which a call of ``thing`` ends in a function's; None when they cannot be read."""
+    """Return the parameters of the function that a call of ``thing`` ends in; None when they cannot be read."""
     return _parameters(thing, DEPTH_LIMIT)
 
 
@@ -168,8 +168,8 @@ def _bound(function: object, depth: int) -> Parameters | None:
         parameters = _parameters(function, depth - 1)
         return None if parameters is None else _without_first(parameters)
     parameters = _without_first(_of_code(cast("FunctionType", function)))
-    told = _of_wrapped(function, depth) if parameters.passes_on else None
-    return parameters if told is None else _without_first(told)
+    wrapped = _of_wrapped(function, depth) if parameters.passes_on else None
+    return parameters if wrapped is None else _without_first(wrapped)
 
 
 def _without_first(parameters: Parameters) -> Parameters:
@@ -178,7 +178,7 @@ def _without_first(parameters: Parameters) -> Parameters:
 
 
 def _of_wrapped(thing: object, depth: int) -> Parameters | None:
-    """Return the parameters that a callable states by hand, or those of what it wraps; None when it tells neither."""
+    """Return the parameters in a callable's ``__signature__``, or those of what it wraps; None without either."""
     signature = own(thing, "__signature__")
     if is_kind(signature, inspect.Signature):
         return _of_signature(signature)
@@ -229,7 +229,7 @@ def _of_partial(partial: Any, depth: int) -> Parameters | None:
     left = positional[given:]
     only = max(parameters.positional_only - given, 0)
     for index, (name, _) in enumerate(left):
-        if index >= only and name in keywords:  # this one and those after it can only be given by name
+        if index >= only and name in keywords:  # this one and later ones can only be given by name
             named = tuple(n for n, required in left[index:] if required and n not in keywords)
             parameters = replace(
                 parameters, any_positional=False, required_keywords=(*parameters.required_keywords, *named)
@@ -271,7 +271,7 @@ def _of_builtin(thing: Any) -> Parameters | None:
     try:
         return _of_signature(inspect.signature(thing, follow_wrapped=False))
     except (ValueError, TypeError):
-        return None  # builtins such as int and str tell nothing
+        return None  # builtins such as int and str have no signature
 
 
 def _of_instance(thing: object, depth: int) -> Parameters | None:
@@ -282,8 +282,8 @@ def _of_instance(thing: object, depth: int) -> Parameters | None:
     call = of_class(type(thing), "__call__")
     if is_kind(call, FunctionType):
         parameters = _bound(call, depth)
-        told = _of_wrapped(thing, depth) if parameters is None or parameters.passes_on else None
-        return parameters if told is None else told
+        wrapped = _of_wrapped(thing, depth) if parameters is None or parameters.passes_on else None
+        return parameters if wrapped is None else wrapped
     if call is MISSING or is_kind(call, *BUILTINS):  # written in C
         return _of_wrapped(thing, depth)
     bound = method_of(thing, "__call__")
@@ -291,7 +291,7 @@ def _of_instance(thing: object, depth: int) -> Parameters | None:
 
 
 class TakesValues(Protocol):
-    """What says how many values and texts a function gets: `Arguments`, or a plan's step."""
+    """Has the numbers of values and texts that a function gets: `Arguments`, or a step of a plan."""
 
     @property
     def values(self) -> int: ...
@@ -308,7 +308,7 @@ def reads_message(takes: TakesValues, at_hand: int, lead: int) -> bool:
 
 
 def given(takes: TakesValues, values: list[Any], texts: list[bytes]) -> list[Any]:
-    """Return what a function is called with: values newest first, then JSON texts."""
+    """Return the arguments of a call: values newest first, then JSON texts."""
     arguments = values[::-1] if takes.values < 0 else values[: -takes.values - 1 : -1]
     if takes.texts:
         arguments = arguments + [text.decode() for text in texts[: -takes.texts - 1 : -1]]

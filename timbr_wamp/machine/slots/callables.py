@@ -1,9 +1,9 @@
-"""What a callable is, told by its type.
+"""Inspects callables by their types, without running their code.
 
-Nothing here asks an object what it might invent: no `getattr`, `hasattr` or `isinstance` on foreign
-objects, so no property, ``__getattr__`` or ``__class__`` of theirs runs (mocks and proxies answer every
-name). Attributes are read from the type, from the object's own dictionary, or by descriptors written
-in C. Chains (partials, ``__wrapped__``) are followed `DEPTH_LIMIT` steps.
+No `getattr`, `hasattr` or `isinstance` is used on foreign objects, so no property, ``__getattr__`` or
+``__class__`` of theirs runs (mocks and proxies answer to every name). Attributes are read from the type,
+from the object's own dictionary, or by descriptors written in C. Chains (partials, ``__wrapped__``) are
+followed `DEPTH_LIMIT` steps.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-#: Partials, bound methods and wrappers around one function are followed so far.
+#: Most partials, bound methods and wrappers around one function that are followed.
 DEPTH_LIMIT = 32
 
-#: Stands for an attribute that is not there.
+#: Stands for a missing attribute.
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "MISSING"})()
 
 #: Functions written in C.
@@ -78,7 +78,7 @@ def _found(thing: object, name: str) -> tuple[Any, bool]:
     if in_type is not MISSING and of_class(type(in_type), "__set__") is not MISSING:
         return in_type, True
     dictionary = of_class(type(thing), "__dict__")
-    if is_kind(dictionary, *_FIELDS):  # else its class made something of its own of it
+    if is_kind(dictionary, *_FIELDS):  # else its class defines ``__dict__`` itself
         found = dict.get(dictionary.__get__(thing), name, MISSING)
         if found is not MISSING:
             return found, False
@@ -106,7 +106,7 @@ def own(thing: object, name: str) -> Any:
 def method_of(thing: object, name: str) -> Callable[..., Any] | None:
     """Return the method ``name`` of an object, bound to it; None when its type and dictionary have none.
 
-    A property is no method: asking it would run the object's code.
+    A property is not a method: reading it would run the object's code.
     """
     found, in_type = _found(thing, name)
     if in_type and is_kind(found, *_FIELDS):
@@ -131,7 +131,7 @@ def method_of(thing: object, name: str) -> Callable[..., Any] | None:
 
 
 def _dispatching(method: Any) -> Callable[..., Any]:
-    """Return a method as a function: what a `singledispatchmethod` binds states the parameter ``self`` too."""
+    """Return a method as a function: the signature of a bound `singledispatchmethod` wrongly includes ``self``."""
 
     @functools.wraps(method.func)
     def dispatch(self: object, *args: object) -> object:
@@ -141,7 +141,7 @@ def _dispatching(method: Any) -> Callable[..., Any]:
 
 
 def is_object(thing: object) -> bool:
-    """Tell whether it is an instance with a method ``step``, rather than something to call."""
+    """Tell whether it is an instance with a method ``step``, rather than a callable."""
     if is_class(thing) or is_kind(thing, FunctionType, MethodType, functools.partial, *BUILTINS):
         return False
     return method_of(thing, "step") is not None
@@ -179,7 +179,7 @@ def innermost(thing: object) -> object:
 
 
 def wrapped_of(thing: object) -> object:
-    """Return what `functools.wraps` says that it wraps; `MISSING` when nothing."""
+    """Return the ``__wrapped__`` that `functools.wraps` sets; `MISSING` when there is none."""
     return own(thing, "__wrapped__")
 
 
@@ -190,7 +190,7 @@ def code_of(thing: object) -> CodeType | None:
 
 
 def is_async(thing: object) -> bool:
-    """Tell whether calling it gives something to await, as far as its type tells."""
+    """Tell whether calling it returns an awaitable, as far as its type shows."""
     for _ in range(DEPTH_LIMIT):
         code = cast("FunctionType", thing).__code__ if is_kind(thing, FunctionType) else None
         if (code is not None and code.co_flags & _CO_COROUTINE) or _is_marked(thing):
@@ -202,7 +202,7 @@ def is_async(thing: object) -> bool:
 
 
 def _is_marked(thing: object) -> bool:
-    """Tell whether it bears the mark of `inspect.markcoroutinefunction`, or asyncio's older one."""
+    """Tell whether it has the mark of `inspect.markcoroutinefunction`, or asyncio's older one."""
     mark = getattr(inspect, "_is_coroutine_mark", MISSING)
     if mark is not MISSING and own(thing, "_is_coroutine_mark") is mark:
         return True
@@ -218,10 +218,10 @@ def is_generator_function(thing: object) -> bool:
 
 
 def is_unawaited(value: object) -> bool:
-    """Tell whether a value is what ``await`` or ``async for`` would have to take apart: no result yet.
+    """Tell whether a value must be awaited or iterated by ``async for`` before it is a result.
 
-    Coroutines of any make, async generators, asyncio's futures and tasks. Other awaitables (Dask's
-    futures) are values that a later slot may wait for by itself.
+    Coroutines of any kind, async generators, asyncio's futures and tasks. Other awaitables (Dask's
+    futures) are values that a later slot may wait for itself.
     """
     if is_kind(value, CoroutineType, AsyncGeneratorType):
         return True

@@ -13,9 +13,9 @@ from timbr_wamp.machine.protocols import Plan, PlanStep
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """Which values one step is given, by number: 0 is the message, ``n + 1`` what step *n* gave."""
+    """The values that one step gets, by number: 0 is the message, ``n + 1`` the value of step *n*."""
 
-    #: Its arguments, in order: values, then values whose JSON text it gets.
+    #: Its arguments in order: values, then values of which it gets the JSON text.
     values: tuple[int, ...]
     texts: tuple[int, ...]
 

@@ -1,4 +1,4 @@
-"""Slot functions as they travel and as people read them: reference → function, function → words.
+"""Slot functions on the wire and for people: reference → function, function → name and source text.
 
 Source text runs with copies of the names that it uses, so that setting a slot changes no notebook
 variable and keeps alive only what its function refers to. Compiled texts are put into `linecache`, so
@@ -41,7 +41,7 @@ from timbr_wamp.machine.slots.source_lines import file_name, keep_lines, point_t
 #: Source text kept beside a function, characters.
 SOURCE_LIMIT = 20_000
 
-#: A function's name is shown to so many characters.
+#: Most characters of a function's name.
 NAME_LIMIT = 200
 #: ``__name__`` of the globals of functions made of source text.
 SOURCE_MODULE = "__slot__"
@@ -51,17 +51,17 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What was given for a slot, as something to call."""
+    """A slot function, loaded."""
 
     function: Any
     #: Source text for people, when it is known.
     source: str | None
-    #: The source text of which the function was made, and can be made again.
+    #: The source text from which the function was made, and can be made again.
     made_of: str | None = None
 
 
 def as_function(given: object, namespace: Callable[[], Mapping[str, object]]) -> Loaded:
-    """Return what is to be called: text is source text, a `FunctionRef` is loaded, anything else is it.
+    """Return the function: of source text or a `FunctionRef`, or ``given`` itself.
 
     Raises:
         InvalidSource, PythonMismatch, InvalidArgument: see `load`.
@@ -135,7 +135,10 @@ def _from_source(text: str, namespace: Mapping[str, object]) -> Any:
         return _last_value(tree, filename, globals_)
     except InvalidSource:
         raise
-    except (Exception, SystemExit) as error:  # the sender's code; its `exit()` must not leave him without an answer
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the sender's code; after its `exit()` the sender must still get an answer
         line = _line_of(error, filename)
         raise InvalidSource(
             f"the source text raised {described(error)}", line, linecache.getline(filename, line or 0)
@@ -185,7 +188,7 @@ def _line_of(error: BaseException, filename: str) -> int | None:
 
 
 def function_name(function: object) -> str:
-    """Return how people name a function: ``module.qualname``, or an object's class; one line, bounded."""
+    """Return the name of a function for people: ``module.qualname``, or an object's class; one line, bounded."""
     for _ in range(DEPTH_LIMIT):  # partials, and what is bound
         if not is_kind(function, functools.partial, MethodType, staticmethod):
             break
@@ -196,7 +199,7 @@ def function_name(function: object) -> str:
     return _clean_name(name if module is None or module in _UNNAMED_MODULES else f"{module}.{name}")
 
 
-#: Modules that say nothing to who reads a function's name.
+#: Modules that are left out of a function's name.
 _UNNAMED_MODULES = frozenset({"__main__", "builtins", SOURCE_MODULE})
 
 
@@ -218,7 +221,7 @@ def _clean_name(name: str) -> str:
 
 
 def source_text(function: object) -> str | None:
-    """Return a function's source text when it can be had: of the innermost one under its wrappers."""
+    """Return the source text of the innermost function under its wrappers, if it can be found."""
     inner: Any = function
     for _ in range(DEPTH_LIMIT):
         wrapped = wrapped_of(inner)
@@ -239,12 +242,12 @@ def source_text(function: object) -> str | None:
 
 
 def _text_of_code(code: CodeType, globals_: dict[str, Any]) -> str | None:
-    """Return the lines of a function. `inspect.getsource` asks every module of the process whose the code is."""
+    """Return the lines of a function. (`inspect.getsource` would search all modules of the process.)"""
     linecache.checkcache(code.co_filename)
     try:
         lines = linecache.getlines(code.co_filename, globals_)[code.co_firstlineno - 1 :]
         return "".join(undisturbed(lambda: inspect.getblock(lines))) or None
-    except Exception:  # lines of another state of the file
+    except Exception:  # the file has changed
         return None
 
 

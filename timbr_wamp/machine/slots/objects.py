@@ -1,12 +1,12 @@
 """Objects in slots: prepared before they are used, torn down when nothing uses them any more.
 
 An object is open while the newest revision has it in a slot, while a message under way was started with
-a revision that has it, or while a change of the slots is about to need it. Whoever processes messages
-says by `Objects.begin`, `Objects.keep` and `Objects.end` which revisions are in use (the idea of
+a revision that has it, or while a change of the slots is about to need it. Code that processes messages
+calls `Objects.begin`, `Objects.keep` and `Objects.end` to say which revisions are in use (as in
 read-copy-update, https://www.kernel.org/doc/html/latest/RCU/whatisRCU.html).
 
 No lock is held while an object's own code runs: a ``prep`` may change slots itself, and a slow one
-holds up nobody else's change.
+delays no other change.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from timbr_wamp.machine.slots.table import Revision, Slot
 
 logger = logging.getLogger(__name__)
 
-#: `Objects.close` waits so long for objects that are being torn down, and a change for one that another
-#: change prepares, or that is being torn down.
+#: Seconds that `Objects.close` waits for teardowns, and a change for an object that is being prepared by another
+#: change or torn down.
 WAIT_S = 5.0
 
 #: Ids of the objects whose ``prep`` runs in this context, also in the event loop.
@@ -38,12 +38,12 @@ _preparing: ContextVar[tuple[int, ...]] = ContextVar("timbr_preparing", default=
 
 
 class _Managed:
-    """One object that was prepared, or is just being prepared or torn down."""
+    """One object that is being prepared, is open, or is being torn down."""
 
     __slots__ = ("holders", "object", "out_since", "phase", "wanted")
 
     def __init__(self, one: Any, holder: Admission) -> None:
-        #: Keeps it alive, so that its id stays its own.
+        #: Keeps it alive, so that its id is not reused.
         self.object = one
         #: ``preparing``, ``open`` or ``closing``.
         self.phase = "preparing"
@@ -51,12 +51,12 @@ class _Managed:
         self.holders: set[Admission] = {holder}
         #: The newest revision has it.
         self.wanted = False
-        #: The revision that took it out of the slots; None: no revision ever had it, or the newest has.
+        #: The revision that removed it from the slots; None: no revision ever had it, or the newest has.
         self.out_since: int | None = None
 
 
 class Use:
-    """Somebody who processes messages; see `Objects.begin`."""
+    """A use of revisions by code that processes messages; see `Objects.begin`."""
 
     __slots__ = ("oldest",)
 
@@ -66,7 +66,7 @@ class Use:
 
 
 class Admission:
-    """One change of the slots: what it needs is prepared, and held until it is committed or cancelled."""
+    """One change of the slots: prepares its objects, and holds them until it is committed or cancelled."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -77,18 +77,18 @@ class Admission:
         Runs ``prep`` in the calling thread, or in the event loop if it is ``async def``. May take long.
 
         Raises:
-            PrepFailed: one of them raised, or is not to be had in time.
+            PrepFailed: one of them raised, or was not available in time.
         """
         for slot in revision.slots:
             if slot.kind == "object":
                 self._objects.hold(self, slot)
 
     def commit(self, revision: Revision) -> None:
-        """Say that the revision is the newest one; what it does not have is let go."""
+        """Note that the revision is the newest one; objects that it does not have are released."""
         self._objects.commit(self, revision)
 
     def cancel(self) -> None:
-        """Let go of what was prepared; what nobody else needs is torn down before this returns."""
+        """Release what was prepared; objects without another holder are torn down before this returns."""
         self._objects.cancel(self)
 
 
@@ -97,7 +97,7 @@ class Objects:
 
     Args:
         loop: where ``async def`` prep and teardown run, beside their steps.
-        on_failure: told ``(name of the object, verb, error)`` of a teardown that raised.
+        on_failure: called ``(name of the object, verb, error)`` for a teardown that raised.
     """
 
     def __init__(self, loop: CoroutineRunner, on_failure: Callable[[str, str, str], None]) -> None:
@@ -108,7 +108,7 @@ class Objects:
         survive_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """Know of no object: what is open belongs to the parent, which tears it down."""
+        """Forget all objects: they belong to the parent, which tears them down."""
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._managed: dict[int, _Managed] = {}
@@ -117,7 +117,7 @@ class Objects:
     # --- changes ---
 
     def admission(self) -> Admission:
-        """Return what prepares the objects of one change."""
+        """Return an admission for one change."""
         return Admission(self)
 
     def hold(self, holder: Admission, slot: Slot) -> None:
@@ -170,7 +170,7 @@ class Objects:
             raise PrepFailed(slot, _name_of(one), "nothing, but the machine was closed meanwhile")
 
     def _perform(self, method: Callable[[], Any]) -> None:
-        """Call a method; await it in the event loop if it gives something to await."""
+        """Call a method; await its result in the event loop if it is awaitable."""
         with delivered():
             result = method()
             if not is_unawaited(result):
@@ -178,14 +178,14 @@ class Objects:
             try:
                 error = self._loop.run(_outcome(result))
             except BaseException:
-                with contextlib.suppress(Exception):  # it was started, and does not end by this
-                    result.close()  # or Python warns that nobody awaited it
+                with contextlib.suppress(Exception):  # it was started and ignores this
+                    result.close()  # else Python warns that it was never awaited
                 raise
             if error is not None:
                 raise error
 
     def commit(self, holder: Admission, revision: Revision) -> None:
-        """Say that ``revision`` is the newest one. In the order of the revisions."""
+        """Note that ``revision`` is the newest one. Called in the order of the revisions."""
         wanted = {id(slot.function) for slot in revision.slots if slot.function is not None}
         with self._changed:
             self._newest = revision.number
@@ -200,7 +200,7 @@ class Objects:
             self._reap()
 
     def cancel(self, holder: Admission) -> None:
-        """Let go of what ``holder`` holds; see `Admission.cancel`."""
+        """Release what ``holder`` holds; see `Admission.cancel`."""
         unused: list[_Managed] = []
         with self._changed:
             for managed in self._managed.values():
@@ -214,7 +214,7 @@ class Objects:
 
     @contextmanager
     def tried(self, slot: Slot) -> Iterator[None]:
-        """Prepare what is in a slot on trial, and tear it down afterwards; one that is open stays as it is.
+        """Prepare the object of a slot on trial, and tear it down afterwards, unless it was open before.
 
         Raises:
             PrepFailed: its ``prep`` raised.
@@ -231,7 +231,7 @@ class Objects:
 
     @contextmanager
     def use(self) -> Iterator[None]:
-        """Whatever revision is read within stays whole until its end."""
+        """Keep the objects of every revision that is read within the block open until its end."""
         use = self.begin()
         try:
             yield
@@ -239,21 +239,21 @@ class Objects:
             self.end(use)
 
     def begin(self) -> Use:
-        """Say that revisions that are read from now on are in use, until `keep` or `end` says otherwise."""
+        """Note that the newest and later revisions are in use, until `keep` or `end`."""
         with self._lock:
             use = Use(self._newest)
             self._uses.add(use)
             return use
 
     def keep(self, use: Use, oldest: int) -> None:
-        """Say that no revision before number ``oldest`` is in use any more."""
+        """Note that revisions before number ``oldest`` are no longer in use."""
         if oldest > use.oldest:
             with self._lock:
                 use.oldest = min(oldest, self._newest)
                 self._reap()
 
     def end(self, use: Use) -> None:
-        """Say that none of the revisions is in use any more."""
+        """Note that this use has ended."""
         with self._lock:
             self._uses.discard(use)
             self._reap()
@@ -261,7 +261,7 @@ class Objects:
     # --- tearing down ---
 
     def _reap(self) -> None:
-        """Have what nobody uses torn down, in a thread of its own: one that hangs holds up no other. Under the lock."""
+        """Tear down unused objects in a new thread, so that one that hangs delays no other. Under the lock."""
         if not self._managed:
             return
         in_use = min((use.oldest for use in self._uses), default=None)
@@ -306,7 +306,7 @@ class Objects:
             self._reap()
             closing = [managed for managed in self._managed.values() if managed.phase == "closing"]
             if not self._changed.wait_for(lambda: not any(map(self._is_managed, closing)), WAIT_S):
-                logger.warning("an object is still being torn down after %.0f s; its thread goes on", WAIT_S)
+                logger.warning("an object is still being torn down after %.0f s; its thread continues", WAIT_S)
 
     def _is_managed(self, managed: _Managed) -> bool:
         return self._managed.get(id(managed.object)) is managed

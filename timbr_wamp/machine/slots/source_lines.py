@@ -1,8 +1,8 @@
-"""Source lines for tracebacks: texts under file names of their own, and functions that point there.
+"""Source lines for tracebacks: source texts under made-up file names, and functions that refer to them.
 
-A function that came as a pickle has code whose file is elsewhere: in a notebook of another process, or
-nowhere (cloudpickle since 3.1.2 names every file ``<dynamic-code>``). The text that came along is put
-into `linecache`, and the code gets that file name and the text's line numbers.
+The code of an unpickled function names a file that does not exist here: one of a notebook of another
+process, or none (cloudpickle since 3.1.2 names every file ``<dynamic-code>``). The text that was sent with
+it is put into `linecache`, and the code gets that file name and the text's line numbers.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from timbr_wamp.machine.slots.callables import MISSING, is_class, is_kind, names
 
 Definition: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda"
 
-#: Texts of this process whose lines are kept for tracebacks, a few times as many as a machine keeps revisions.
+#: Texts of this process whose lines are kept for tracebacks; several times the revisions that a machine keeps.
 TEXTS_KEPT = 2_000
 _kept: dict[str, None] = {}
 
-#: So many functions and objects are looked at behind one that was pickled.
+#: Most functions and objects that are searched behind one that was unpickled.
 SEARCH_LIMIT = 200
 
 
 def file_name(text: str) -> str:
-    """Return the name of a text's own file."""
+    """Return the file name of a text."""
     return f"<slot source {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:12]}>"
 
 
 def keep_lines(text: str) -> str:
-    """Let tracebacks show the text's lines; return the file name under which they do.
+    """Make tracebacks show the text's lines; return its file name.
 
-    The newest `TEXTS_KEPT` texts are kept, those that are used again included.
+    The `TEXTS_KEPT` texts that were used last are kept.
     """
     name = file_name(text)
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
@@ -54,9 +54,9 @@ def keep_lines(text: str) -> str:
 
 
 def point_to_text(thing: object, text: str) -> None:
-    """Let tracebacks of an unpickled function show the lines of ``text``, where its own file is not here.
+    """Make tracebacks of an unpickled function show the lines of ``text``, if its own file is not here.
 
-    What the text does not define, or not clearly, stays as it is.
+    Functions that the text does not define, or defines ambiguously, are not changed.
     """
     text = textwrap.dedent(text).strip("\n") + "\n"
     try:
@@ -128,7 +128,7 @@ def _first_line(node: Definition) -> int:
 
 
 def _moved(code: CodeType, name: str, old_name: str, lines: int) -> CodeType:
-    """Return code, and that of its inner functions, as of another file and so many lines further down."""
+    """Return code, with its inner functions, under another file name and moved down by ``lines``."""
     if code.co_filename != old_name:
         return code
     constants = tuple(

@@ -1,4 +1,4 @@
-"""What the wire says of slots: from the table's own values to `SlotInfo` and `SlotCounts`."""
+"""Slots as wire structs: `SlotInfo` and `SlotCounts`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from timbr_wamp.machine.slots.table import Slot
 
 
 def slot_info(slot: Slot) -> SlotInfo:
-    """Return what the wire says of a slot."""
+    """Return a slot as a wire struct."""
     if slot.function is None:
         return SlotInfo(slot=slot.number, name=slot.name, revision=slot.since, author=slot.author, policy=slot.policy)
     return SlotInfo(

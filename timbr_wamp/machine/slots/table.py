@@ -1,7 +1,6 @@
-"""The slot table: functions by number, replaced whole, every state of it kept as a revision.
+"""The slot table: functions by number. Every change makes a new immutable `Revision`.
 
-A message sees one table from start to end: a change makes a new immutable `Revision`, and the next
-message reads that.
+A message uses one revision from start to end; the next message reads the newest one.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ SlotFunction = Any
 
 T = TypeVar("T")
 
-#: Something for each slot, by number or name. (The key is `Any`, for a `Mapping` is invariant in its keys.)
+#: A value for each slot, by number or name. (The key is `Any`, as a `Mapping` is invariant in its keys.)
 BySlot: TypeAlias = Mapping[Any, T]
 
-#: So many revisions are kept for `SlotTable.rollback`.
+#: Revisions kept for `SlotTable.rollback`.
 REVISIONS_KEPT = 200
-#: Durations kept a slot, for percentiles.
+#: Durations kept for each slot, for percentiles.
 TIMINGS_KEPT = 512
 STAGES_LIMIT = 64
 
 
-#: In a kept revision: the function is to be made of its text again.
+#: In a kept revision: the function must be made from its text again.
 NOT_LOADED: Any = type("NotLoaded", (), {"__repr__": lambda _: "NOT_LOADED"})()
 
 
@@ -70,13 +69,13 @@ class SlotTally:
         self.timings: deque[float] = deque(maxlen=TIMINGS_KEPT)
 
 
-#: What holds where nobody said otherwise.
+#: The default policy.
 RECORD = Policy()
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A function in its place. ``function`` None: identity."""
+    """One slot of a revision. ``function`` None: identity."""
 
     number: int
     function: SlotFunction | None = None
@@ -88,11 +87,11 @@ class Slot:
     since: int = 0
     #: Its own policy; None: the table's.
     policy: Policy | None = None
-    #: What is in it; found out once, since finding out may run an object's descriptors.
+    #: The kind of its content; determined once, as that may run an object's descriptors.
     kind: SlotKind = "identity"
-    #: How people name the function.
+    #: The function's name for people.
     function_name: str | None = None
-    #: The source text of which the function was made; None: it was given.
+    #: The source text from which the function was made; None: it was given as an object.
     made_of: str | None = None
     #: The same in every revision that has this function.
     tally: SlotTally = field(default_factory=SlotTally, repr=False, compare=False)
@@ -105,18 +104,18 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of a plan, with what the loop needs laid out flat."""
+    """One call of a plan, with all that the passes need as plain attributes."""
 
     #: What is called; an object's ``step``.
     function: Callable[..., Any]
     #: Values it gets; `ALL` for all.
     values: int
     texts: int
-    #: So many identity slots follow, which carry its value.
+    #: Number of identity slots that follow, which carry its value.
     carry: int
     slot: Slot
     policy: Policy = RECORD
-    #: The call gives something to await.
+    #: The call returns an awaitable.
     is_async: bool = False
 
 
@@ -132,16 +131,16 @@ class Revision:
     time: float
     author: str | None
     change: str
-    #: For slots without one of their own.
+    #: The policy of slots without their own.
     policy: Policy = RECORD
 
     @cached_property
     def is_async(self) -> bool:
-        """Some step gives something to await."""
+        """Some step's call returns an awaitable."""
         return any(step.is_async for step in self.steps)
 
     def info(self) -> RevisionInfo:
-        """Return what the wire says of it."""
+        """Return it as a wire struct."""
         names = [slot.function_name for slot in self.slots]
         return RevisionInfo(number=self.number, time=self.time, author=self.author, change=self.change, functions=names)
 
@@ -149,7 +148,7 @@ class Revision:
 def make_revision(
     number: int, slots: tuple[Slot, ...], time: float, author: str | None, change: str, policy: Policy = RECORD
 ) -> Revision:
-    """Return a revision with its plan: only set slots are steps, identity is carried."""
+    """Return a revision with its plan: only set slots are steps, unset ones carry values."""
     used = [slot for slot in slots if slot.function is not None]
     edges = [slot.number for slot in used[1:]] + [len(slots)]
     steps = tuple(make_step(slot, after - slot.number - 1, policy) for slot, after in zip(used, edges, strict=False))
@@ -165,20 +164,20 @@ def make_step(slot: Slot, carry: int, policy: Policy) -> Step:
 
 
 class Admission(Protocol):
-    """What one change asks for before its revision becomes the newest."""
+    """Prepares one change before its revision becomes the newest."""
 
     def prepare(self, revision: Revision) -> None:
-        """Prepare what a draft needs; again with a later draft when another change came first. May take long.
+        """Prepare what a draft needs; called again with a later draft if another change came first. May take long.
 
         Raises:
             TimbrError: it cannot become the newest revision.
         """
 
     def commit(self, revision: Revision) -> None:
-        """Say that the revision is the newest one. In the order of the revisions; never raises."""
+        """Note that the revision is the newest one. In the order of the revisions; never raises."""
 
     def cancel(self) -> None:
-        """Let go of what was prepared."""
+        """Release what was prepared."""
 
 
 class _AdmitAll:
@@ -189,7 +188,7 @@ class _AdmitAll:
     def cancel(self) -> None: ...
 
 
-#: What a change makes of the newest revision: its slots, what it is called, and the policy of the table.
+#: The next revision of a change: its slots, its description, and the policy of the table.
 Draft = tuple[tuple[Slot, ...], str, Policy]
 
 
@@ -197,7 +196,7 @@ class SlotTable:
     """All revisions of a machine's slots. Any thread.
 
     Args:
-        admission: what prepares and refuses a change; a new one for each.
+        admission: makes the `Admission` of each change, which prepares or refuses it.
         check: raises if a revision cannot be run.
         namespace: what source text may refer to, when it becomes a function.
     """
@@ -226,7 +225,7 @@ class SlotTable:
         self.on_change: Callable[[], None] = lambda: None
 
     def after_fork_in_child(self) -> None:
-        """Forget a lock that a thread of the parent may hold."""
+        """Replace the lock, which a thread of the parent may hold."""
         self._lock = threading.RLock()
 
     def current(self) -> Revision:
@@ -249,10 +248,10 @@ class SlotTable:
     # --- changes ---
 
     def change(self, make: Callable[[Revision], Draft], author: str | None) -> Revision:
-        """Make what ``make`` returns for the newest revision the next one: the one way in which slots change.
+        """Make the draft that ``make`` returns for the newest revision the next one. Every change goes through here.
 
         ``make`` is called again when another change came first. No lock is held while objects are prepared,
-        so a ``prep`` may change slots, and a slow one holds up nobody else's change.
+        so a ``prep`` may change slots, and a slow one delays no other change.
         """
         admission = self._admission()
         try:
@@ -291,7 +290,7 @@ class SlotTable:
         Raises:
             NotCallable: something that cannot be a slot function.
             InvalidSource: text that gives no function.
-            InvalidName: a slot name that another slot bears, or that is no identifier.
+            InvalidName: a slot name that another slot has, or that is not an identifier.
             InvalidArgument: a policy that the executor cannot follow.
             PrepFailed: an object's ``prep`` raised.
         """
@@ -322,12 +321,12 @@ class SlotTable:
     def _loaded(self, function: SlotFunction | None, source: str | None) -> Loaded | None:
         if function is None or function is identity:
             return None
-        with delivered():  # text may run for long
+        with delivered():  # running the text may take long
             loaded = as_function(function, self._namespace)
         return loaded if source is None else replace(loaded, source=source)
 
     def set_policy(self, slot: int | str | None, policy: Policy | None, *, author: str | None = None) -> Revision:
-        """Set a slot's policy, or with ``slot=None`` the table's; ``policy=None``: the slot has none of its own.
+        """Set a slot's policy, or with ``slot=None`` the table's; ``policy=None`` removes the slot's own.
 
         Raises:
             InvalidArgument: a policy that the executor cannot follow.
@@ -346,7 +345,7 @@ class SlotTable:
     def rollback(self, number: int, *, author: str | None = None) -> Revision:
         """Make the table of revision ``number`` the newest one, under a new number.
 
-        What was made of source text is made of it again, with the namespace of now, unless it is in its slot still.
+        Functions made from source text are made again, with the present namespace, unless still in their slot.
 
         Raises:
             UnknownRevision: never made, or no longer kept.
@@ -380,7 +379,7 @@ class SlotTable:
         """Change the number of slots; slots are added and removed at the end, set ones never removed.
 
         Raises:
-            InvalidArgument: out of bounds, or a set slot stands in the way.
+            InvalidArgument: out of bounds, or a set slot would be removed.
         """
         if not 1 <= stages <= STAGES_LIMIT:
             raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
@@ -410,7 +409,7 @@ def _number_in(slots: Sequence[Slot], slot: int | str) -> int:
 
 
 def _slot_of(number: int, loaded: Loaded | None, author: str | None, since: int) -> Slot:
-    """Return a slot with a function in it, if that can be there."""
+    """Return a slot with a function in it; raise NotCallable if it cannot be a slot function."""
     if loaded is None:
         return Slot(number, author=author, since=since)
     function = loaded.function
@@ -430,9 +429,9 @@ def _kind_of(function: SlotFunction) -> SlotKind:
 
 
 def _as_kept(revision: Revision) -> Revision:
-    """Return an earlier revision as it is kept: text in place of the functions made of it, and nothing to run.
+    """Return an earlier revision for keeping: functions made from text are left out, and it has no steps.
 
-    So the functions' global names are free: 200 revisions would keep as many states of a notebook.
+    So their globals are freed: else 200 revisions would keep as many states of a notebook.
     """
     slots = tuple(slot if slot.made_of is None else replace(slot, function=NOT_LOADED) for slot in revision.slots)
     return replace(revision, slots=slots, steps=())

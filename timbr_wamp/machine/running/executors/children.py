@@ -1,7 +1,7 @@
-"""The child processes of the executor ``"processes"``, seen from their parent.
+"""The child processes of the executor ``"processes"``, as the parent handles them.
 
-A child is a plain ``python -c`` of ours, so it imports no ``__main__`` of the user, in a script as in a notebook, and
-needs no guard there. It answers one request at a time. See `timbr_wamp.machine.running.executors.child`.
+A child is started by ``python -c``, so it does not import the user's ``__main__``, and scripts need no
+guard. It answers one request at a time. See `timbr_wamp.machine.running.executors.child`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from timbr_wamp.machine.running.executors.sendable import Sendable
 
 logger = logging.getLogger(__name__)
 
-#: Children have this long to end by themselves.
+#: Time for children to end by themselves, seconds.
 END_S = 0.5
-#: A child keeps so many functions.
+#: Functions that a child keeps.
 FUNCTIONS_KEPT = 256
 
 #: ``sys.path`` comes first, so that a child finds what its parent finds.
@@ -49,7 +49,7 @@ class ChildDied(Exception):
 
 
 class ChildTooSlow(Exception):
-    """The child gave no reply in time, and was ended."""
+    """The child did not reply in time and was killed."""
 
 
 class ChildOutdated(Exception):
@@ -77,15 +77,15 @@ class ChildProcess:
             os.close(lifeline)
         self._connection = Connection(ours.detach())
         self._creator = os.getpid()
-        #: Numbers of functions that it has, those used last at the end.
+        #: Numbers of the functions that it has, most recently used last.
         self._functions: dict[int, None] = {}
         self._sources: set[str] = set()
 
     def wait_ready(self) -> None:
-        """Wait until it answers requests, so that its start takes nothing from a time limit.
+        """Wait until it answers requests, so that its start does not count against a time limit.
 
         Raises:
-            ChildDied: it could not start; its stderr tells why.
+            ChildDied: it could not start; see its stderr.
         """
         try:
             self._connection.recv_bytes()
@@ -103,7 +103,7 @@ class ChildProcess:
         Raises:
             ChildOutdated: nothing was sent; another child is needed.
             ChildDied: it ended instead.
-            ChildTooSlow: no reply in time; it was ended.
+            ChildTooSlow: no reply in time; it was killed.
         """
         for number, one in functions.items():
             if one.changed_at > self._started_at and number not in self._functions:
@@ -145,12 +145,12 @@ class ChildProcess:
         return None
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if os.getpid() == self._creator:
             self._process.kill()
 
     def close(self, timeout_s: float) -> None:
-        """Release it; it ends by itself, else it is ended after ``timeout_s``."""
+        """Release it; it ends by itself, or is killed after ``timeout_s``."""
         for close in (self._connection.close, lambda: os.close(self._lifeline)):
             with contextlib.suppress(OSError):
                 close()
@@ -164,7 +164,7 @@ class ChildProcess:
 
 
 class Children:
-    """At most ``count`` children, started when there is need. Any thread."""
+    """At most ``count`` children, started when needed. Any thread."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -190,7 +190,7 @@ class Children:
 
     @contextmanager
     def _one(self) -> Iterator[ChildProcess]:
-        """Give an idle child, waiting for one if need be; it is replaced if the block raises.
+        """Give an idle child, waiting for one if necessary; it is replaced if the block raises.
 
         Raises:
             WrongState: they were closed.
@@ -241,7 +241,7 @@ class Children:
             child.close(END_S)
 
     def kill_busy(self) -> None:
-        """End the children that run something: nobody wants it any more."""
+        """Kill the children that are running calls, whose results are no longer wanted."""
         with self._changed:
             busy = list(self._busy)
         for child in busy:
@@ -254,7 +254,7 @@ class Children:
             idle, self._idle = self._idle, []
             busy = list(self._busy)
             self._changed.notify_all()
-        for child in busy:  # whoever waits for them releases them
+        for child in busy:  # the threads that wait for them release them
             child.kill()
         deadline = time.monotonic() + END_S
         for child in idle:

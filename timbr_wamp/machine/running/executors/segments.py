@@ -25,8 +25,8 @@ class SegmentRun:
 
     Args:
         invoke: calls a step's function.
-        submit: has a function run in a thread of the pool.
-        ended: called in the pool once all segments have ended, with None, or what went wrong beside the slots.
+        submit: runs a function in a thread of the pool.
+        ended: called in the pool once all segments have ended, with None or an error that is not a slot's.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SegmentRun:
         self._one, self._context, self._dependencies, self._timed = one, context, dependencies, timed
         self._invoke, self._submit, self._ended = invoke, submit, ended
         self._lock = threading.RLock()
-        #: The message itself, then what each step gave or raised, with its text; None: it did not run.
+        #: The message, then each step's value or error with its text; None: it did not run.
         self._outcomes: list[KnownOutcome | None] = [None] * (len(dependencies.inputs) + 1)
         #: For each segment, how many segments it still waits for.
         self._awaited = [len(segment.after) for segment in dependencies.segments]
@@ -58,7 +58,7 @@ class SegmentRun:
             self._submit(self._run, number)
 
     def result(self) -> tuple[list[Any], list[bytes]] | PassSteps:
-        """Return values and texts when every slot gave one, else the careful pass that goes on from there."""
+        """Return values and texts if every slot has a value, else a careful pass that continues from there."""
         outcomes = [outcome for outcome in self._outcomes if outcome is not None and outcome[1] is None]
         if len(outcomes) == len(self._outcomes):
             layout = self._dependencies.layout
@@ -84,7 +84,7 @@ class SegmentRun:
                             next_ones.append(n)
             for n in next_ones:
                 self._submit(self._run, n)
-        except BaseException as error:  # not a slot's: no thread may end without a word
+        except BaseException as error:  # not a slot's: it must be reported
             self._ended(error)
         else:
             if last:

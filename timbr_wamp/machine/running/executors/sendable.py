@@ -1,7 +1,7 @@
-"""Which functions run in child processes, and their bytes.
+"""Which functions run in child processes, and their pickled bytes.
 
-Functions, classes and builtins do. What has a state of its own does not: bound methods, callable objects, partials of
-these. A child would get a copy, and what one copy remembers the others would not know.
+Functions, classes and builtins do. Callables with state do not: bound methods, callable objects, partials of these.
+A child would get a copy, and copies would not share their state.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from timbr_wamp.machine.slots.callables import innermost, is_class, is_kind
 
 logger = logging.getLogger(__name__)
 
-#: So many functions are kept as bytes.
+#: Functions whose bytes are kept.
 KEPT = 1_000
 
 
 class Sendable(NamedTuple):
-    """A function that can be sent: a number that stands for it, and its bytes."""
+    """A function that can be sent: its number, and its bytes."""
 
     number: int
     data: bytes
@@ -51,7 +51,7 @@ class SendableFunctions:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._numbers = count(1)
-        #: By the function's id, with the function, so that its id stays its own; None: it is not sent.
+        #: By the function's id, with the function itself, so that the id is not reused; None: it is not sent.
         self._known: dict[int, tuple[Callable[..., Any], Sendable | None]] = {}
 
     def of(self, step: PlanStep) -> Sendable | None:
@@ -70,7 +70,7 @@ class SendableFunctions:
             return known[1]
 
     def keep_here(self, number: int, reason: str) -> None:
-        """Send the function no more: it runs in this process from now on."""
+        """Stop sending a function: it runs in this process from now on."""
         with self._lock:
             for key, (function, sendable) in self._known.items():
                 if sendable is not None and sendable.number == number:
@@ -84,7 +84,7 @@ def _data_of(function: Callable[..., Any]) -> bytes | None:
         return None
     try:
         return dumps(function)
-    except BaseException as error:  # __reduce__ of what it refers to is foreign
+    except BaseException as error:  # `__reduce__` of its globals is foreign code
         if is_users_interrupt(error):
             raise
         logger.info("%r runs in this process, not in a child: %s", function, described(error))

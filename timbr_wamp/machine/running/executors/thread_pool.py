@@ -1,7 +1,7 @@
-"""Threads for the slots: a bounded pool of daemon threads, and calls that are abandoned when their time is over.
+"""Threads for the slots: a bounded pool of daemon threads, and calls that are abandoned after a time limit.
 
 `concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, however long a
-slot takes; these threads never hold it up.
+slot takes; these threads never delay the exit.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from timbr_wamp.machine.interrupts import deferred
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: `DaemonPool.close` waits so long for what runs.
+#: `DaemonPool.close` waits this long for running calls, seconds.
 END_S = 1.0
-#: So many abandoned calls may run on; then further ones wait for one to end, within their own time.
+#: Abandoned calls that may still run; at this number further calls wait for one to end, within their time.
 ABANDONED_LIMIT = 16
 
 
 class DaemonPool(Executor):
-    """At most ``max_workers`` daemon threads, started when there is need, ended by `close`. Any thread.
+    """At most ``max_workers`` daemon threads, started when needed, ended by `close`. Any thread.
 
     What is submitted runs in a copy of the submitter's context (`contextvars`).
     """
@@ -42,7 +42,7 @@ class DaemonPool(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call ``fn`` in a thread of the pool; in this one after `close`, so that what was started can end."""
+        """Call ``fn`` in a thread of the pool; after `close` in this one, so that messages under way can finish."""
         future: Future[T] = Future()
         context = copy_context()
 
@@ -51,7 +51,7 @@ class DaemonPool(Executor):
                 return
             try:
                 result = context.run(fn, *args, **kwargs)
-            except BaseException as error:  # it is for whoever asks the future
+            except BaseException as error:  # raised by the future
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -72,7 +72,7 @@ class DaemonPool(Executor):
         with deferred():  # a Ctrl-C here would leave a thread that `close` does not know
             try:
                 thread.start()
-            except RuntimeError:  # the system has no more threads; those that there are will come to it
+            except RuntimeError:  # the system has no more threads; the present ones will run it
                 if not self._threads:
                     raise
                 return
@@ -81,11 +81,11 @@ class DaemonPool(Executor):
     def _work(self) -> None:
         while (run := self._queue.get()) is not None:
             run()
-            del run  # or it would keep the last message alive
+            del run  # else it would keep the last message alive
             self._idle.release()
 
     def close(self, timeout_s: float = END_S) -> None:
-        """End the threads once they have nothing to do; the first call waits so long for them."""
+        """End the threads after their present calls; the first call of this waits ``timeout_s`` for them."""
         with self._lock:
             if self._closed:
                 return
@@ -101,18 +101,18 @@ class DaemonPool(Executor):
 class TimeLimiter:
     """Calls with a time limit. Any thread.
 
-    Nothing can end a Python function from outside, so each runs in a thread of its own, which is
-    abandoned when the time is over. At most `ABANDONED_LIMIT` of those run on: after that a
-    call waits for one to end, within its own time, and is not started if none does.
+    Python functions cannot be ended from outside, so each runs in its own thread, which is abandoned
+    when the time is over. While `ABANDONED_LIMIT` abandoned ones still run, a call waits for one to
+    end, within its own time, and is not started if none does.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: Abandoned calls that run on.
+        #: Abandoned calls that still run.
         self.abandoned = 0
 
     def call(self, function: Callable[[], T], timeout_s: float, task: str) -> T:
-        """Return what ``function`` gives within ``timeout_s``.
+        """Return the result of ``function`` within ``timeout_s``.
 
         Raises:
             SlotTimeout: it took longer, or could not start in that time.
@@ -126,7 +126,7 @@ class TimeLimiter:
         with self._changed:
             try:
                 in_time = self._changed.wait_for(lambda: call.done, max(deadline - time.monotonic(), 0.0))
-            finally:  # a Ctrl-C of the user abandons it, too
+            finally:  # the user's Ctrl-C abandons it too
                 call.abandoned = not call.done
                 self.abandoned += call.abandoned
         if not in_time:
@@ -139,7 +139,7 @@ class TimeLimiter:
     def _run(self, call: _Limited) -> None:
         try:
             call.value = call.function()
-        except BaseException as error:  # it is for whoever waits
+        except BaseException as error:  # raised in the waiting call
             call.error = error
         with self._changed:
             call.done = True
@@ -148,7 +148,7 @@ class TimeLimiter:
 
 
 class _Limited:
-    """One call within its time."""
+    """One call with a time limit."""
 
     __slots__ = ("abandoned", "done", "error", "function", "value")
 

@@ -1,8 +1,8 @@
 """The executor ``"threads"``: slots in a pool of threads, with time limits.
 
 Independent slots of a message run side by side, and up to ``concurrency`` messages are under way. A step with
-``timeout_s`` runs in a thread of its own, which is abandoned when its time is over; ``async def`` steps are awaited in
-the machine's event loop, and really cancelled.
+``timeout_s`` runs in its own thread, which is abandoned after that time; ``async def`` steps are awaited in the
+machine's event loop, and can be cancelled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from timbr_wamp.machine.running.executors.thread_pool import DaemonPool, TimeLim
 from timbr_wamp.machine.running.executors.window import UnderWay, WindowExecutor
 from timbr_wamp.machine.slots.dependencies import Dependencies, dependencies_of
 
-#: Threads of one machine's pool; started when there is need.
+#: Most threads of one machine's pool; started when needed.
 POOL_THREADS = 32
 
 
@@ -87,7 +87,7 @@ class ThreadsExecutor(WindowExecutor):
     def abandon(self) -> list[Entry]:
         """Forget the messages that were started and not yielded.
 
-        A slot that holds one of them up keeps its thread until it ends; others get new threads.
+        A slot that is still running keeps its thread until it ends; later messages get new threads.
         """
         running = bool(self._under_way)
         entries = super().abandon()
@@ -100,7 +100,7 @@ class ThreadsExecutor(WindowExecutor):
     # --- any thread ---
 
     def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
-        """Call a step's function within its time limit; one to await, in the machine's event loop."""
+        """Call a step's function within its time limit; an async one in the machine's event loop."""
         if step.is_async:
             return self.loop.call_step(step, arguments)
         if step.policy.timeout_s is None:
@@ -109,11 +109,11 @@ class ThreadsExecutor(WindowExecutor):
 
     @property
     def abandoned(self) -> int:
-        """Calls that took too long and run on in their threads."""
+        """Calls that exceeded their time and still run in their threads."""
         return self._limiter.abandoned
 
     def close(self) -> None:
-        """End the threads and the event loop. Idempotent, bounded: a slot that takes long keeps its thread."""
+        """End the threads and the event loop. Idempotent, bounded: a slow slot keeps its thread."""
         with self._lock:
             self._closed = True
             pool = self._pool

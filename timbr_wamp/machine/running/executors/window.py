@@ -1,8 +1,8 @@
-"""Messages under way at once, and the order in which they are finished: what executors share.
+"""The base of executors with several messages under way: starting, order, backoff.
 
 The thread in `WindowExecutor.process` decides everything: it starts messages, drives their careful passes,
-keeps those in backoff and yields what is finished, in the order in which the messages were started. Calls that run
-elsewhere (event loop, threads, child processes) come back as functions in one queue, which that thread runs.
+keeps those in backoff and yields finished ones in the order in which they were started. Calls that run elsewhere
+(event loop, threads, child processes) return their results as functions in one queue, which that thread runs.
 So nothing here needs a lock, and hooks around messages run in one thread.
 
 A message in backoff is overtaken by others. Its record comes when it is finished.
@@ -31,7 +31,7 @@ from timbr_wamp.machine.running.careful_pass import (
 )
 from timbr_wamp.machine.running.sampling import TimingSample
 
-#: While messages wait that may not start now, it is asked again so often whether they may.
+#: Interval at which `may_start` is polled while messages wait that may not start, seconds.
 POLL_S = 0.1
 
 
@@ -45,38 +45,38 @@ class UnderWay:
         #: Its careful pass, once it has one.
         self.steps: PassSteps | None = None
         self.finished: Finished | None = None
-        #: It waited for a retry: others do not wait for it.
+        #: It has waited for a retry: the order no longer includes it.
         self.in_backoff = False
         #: Its entry was returned by `WindowExecutor.abandon`.
         self.abandoned = False
-        #: What an executor keeps of a call that it can cancel.
+        #: A handle of the present call, for executors that can cancel it.
         self.task: Any = None
 
 
 class WindowExecutor:
-    """An executor of which subclasses say where calls run: `_start` and `_start_call`."""
+    """An executor whose subclasses define where calls run: `_start` and `_start_call`."""
 
     name = "window"
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._sample = TimingSample()
         self._backoff: Backoff[UnderWay] = Backoff(monotonic)
-        #: What other threads have for the thread in `process`.
+        #: Functions from other threads for the thread in `process`.
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         #: Started and not yielded, oldest first.
         self._under_way: dict[UnderWay, None] = {}
-        #: Those whose records are yielded in this order.
+        #: Messages whose records are yielded in this order.
         self._order: deque[UnderWay] = deque()
         #: Started, not finished, and never in backoff.
         self._running: set[UnderWay] = set()
         #: Finished after they were overtaken.
         self._overtaken: list[UnderWay] = []
-        #: Finished with a verdict on which the machine acts before another message starts.
+        #: Finished with a verdict that the machine handles before another message starts.
         self._halting: set[UnderWay] = set()
         self._context: RunContext | None = None
         #: The thread in `process` waits for an event.
         self._waiting = False
-        #: Messages under way cannot be finished any more, as what runs them was closed.
+        #: Messages under way cannot be finished: the pool or loop that runs them was closed.
         self._broken = False
 
     # --- for subclasses ---
@@ -90,11 +90,11 @@ class WindowExecutor:
         self._run_carefully(one, context)
 
     def _start_call(self, one: UnderWay, call: Call) -> CallOutcome | None:
-        """Make a call and return its outcome; or start it, return None, and `_post` `_advance` when it has ended."""
+        """Make a call and return its outcome; or start it, return None, and later `_post` a call of `_advance`."""
         return isolated(self.invoke, call)
 
     def _send(self) -> None:
-        """Hand over what was started since the last time."""
+        """Send calls that were started since the last time."""
 
     def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call one step's function; see `timbr_wamp.machine.protocols.Executor`."""
@@ -124,7 +124,7 @@ class WindowExecutor:
             self._wait(entries, context)
 
     def _advance_all(self, entries: deque[Entry], context: RunContext) -> BaseException | None:
-        """Do what can be done without waiting; return what failed, so that what is finished is yielded first."""
+        """Do all work that needs no waiting; return an error, so that finished messages are yielded first."""
         try:
             self._run_events()
             self._retry_due(context)
@@ -170,7 +170,7 @@ class WindowExecutor:
             event()
 
     def _wait(self, entries: deque[Entry], context: RunContext) -> None:
-        """Wait for an event, a due retry, or until it is to be asked again whether messages may start."""
+        """Wait for an event, a due retry, or the next poll of `may_start`."""
         timeout_s = self._backoff.due_s()
         if timeout_s is not None and (self._halting or not context.may_start()):
             timeout_s = POLL_S
@@ -186,7 +186,7 @@ class WindowExecutor:
         event()
 
     def _in_order(self) -> list[UnderWay]:
-        """Return what can be yielded now."""
+        """Return the messages that can be yielded now."""
         ready, self._overtaken = self._overtaken, []
         order = self._order
         while order and (order[0].finished is not None or order[0].in_backoff or order[0].abandoned):
@@ -244,17 +244,17 @@ class WindowExecutor:
             self._overtaken.append(one)
 
     def _post(self, event: Callable[[], None]) -> None:
-        """Have ``event`` run by the thread in `process`, which is called if it is not there. Any thread."""
+        """Run ``event`` in the thread in `process`; wake the worker if there is none. Any thread."""
         self._events.put(event)
         context = self._context
         if context is not None and not self._running:
             context.wake()
 
     def _break(self) -> None:
-        """Give back what is under way: what runs it was closed."""
+        """Note that the pool or loop was closed: messages under way are given back."""
         self._broken = True
 
-    # --- looked at between calls of `process` ---
+    # --- between calls of `process` ---
 
     def due_s(self) -> float | None:
         """Return in how many seconds a retry is due."""
@@ -264,11 +264,11 @@ class WindowExecutor:
 
     @property
     def retrying(self) -> int:
-        """Messages that wait for a retry, or are tried again. Any thread."""
+        """Messages that wait for a retry or are being retried. Any thread."""
         return sum(one.in_backoff and one.finished is None for one in list(self._under_way))
 
     def oldest_revision(self) -> int | None:
-        """Return the revision of the message that was started first, of those that are under way."""
+        """Return the revision of the oldest message under way."""
         return next((one.revision.number for one in self._under_way), None)
 
     def abandon(self) -> list[Entry]:
