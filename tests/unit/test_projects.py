@@ -178,7 +178,7 @@ prot = 1
         "slot 99: out of range; with 8 stages",
         "source: exactly one of `source`",
         "source.policy: 'hope' is not one of wait, drop_new, drop_old, sample",
-        "source.restarts: -1 is less than 0",
+        "source.restarts: -1 is not a whole number from 0",
         "settings: setting prot",
     ):
         assert words in report
@@ -192,9 +192,9 @@ prot = 1
         ("slots = 3", "write [[slots]]"),
         ("machine = 3", "machine: 3 is not a table"),
         ("settings = 3", "is not a table; write [settings]"),
-        ('[machine]\nname = "state"', "is reserved for kernels"),
+        ('[machine]\nname = "state"', "a kernel's own name on the wire"),
         ('[machine]\nname = "No Name"', "is not a valid name"),
-        ("[machine]\nbufsize = 0", "machine.bufsize: 0 is not greater than 0"),
+        ("[machine]\nbufsize = 0", "machine.bufsize: 0 is not a whole number of at least 1"),
         ("[machine]\nconcurrency = true", "machine.concurrency: True is not a whole number"),
         ("[machine]\non_error = 3", "machine.on_error: 3 is neither a table nor one of"),
         ("[machine]\non_error = {retries = -1}", "retries: -1 is not between"),
@@ -258,6 +258,47 @@ def test_check_finds_invalid_executors_and_sources(tmp_path, text, words):
     assert [line[: len(words)] for line in given.check()] == [words]
     with pytest.raises(InvalidProject):
         given.machine()
+
+
+SLOT_0 = '[[slots]]\nslot = 0\nsource = "float"\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[machine]\nconcurrency = 20000",
+        "[machine]\nstages = 65",
+        "[source]\nsource = 'range(3)'\nbackoff_s = 0",
+        "[source]\nsource = 'range(3)'\nbackoff_max_s = 1e300",
+        "[source]\nsource = 'range(3)'\nidle_timeout_s = nan",
+        "[source]\nsource = 'range(3)'\nrestarts = 9_007_199_254_740_993",
+        "[source]\nsource = 'iter([1])'\nrestarts = 1",
+        "[source]\nsource = '{1: 2}'",
+        SLOT_0 + "policy = {timeout_s = 1.0}",
+        "[machine]\non_error = {timeout_s = 1.0}\n" + SLOT_0,
+        '[[slots]]\nslot = 0\nsource = "lambda a, b, c: a"',
+        SLOT_0 + 'name = "double"\n[[slots]]\nslot = 1\nsource = "float"\nname = "double"',
+    ],
+)
+def test_what_the_machine_refuses_is_a_problem_of_the_project(tmp_path, text):
+    try:
+        found = project(tmp_path, text).check()
+    except InvalidProject as error:
+        found = error.problems
+    assert len(found) == 1
+
+
+def test_a_source_of_any_kind_that_the_machine_takes_has_no_problem(tmp_path):
+    for source in (
+        "[1]",
+        "iter([1])",
+        "range",
+        "lambda: [1]",
+        "(n for n in [])",
+        "type('S', (), {'__getitem__': list})()",
+    ):
+        given = project(tmp_path, f'[source]\nsource = "{source}"')
+        assert given.check() == []
 
 
 def test_a_machine_that_cannot_be_made_leaves_nothing_behind(tmp_path):

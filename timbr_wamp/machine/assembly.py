@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from timbr_wamp import plugins
@@ -67,22 +68,15 @@ def assemble(
     hooks = Hooks()
     events = EventLog(clock, hooks, name=name)
     queue = MessageQueue(bufsize, name, on_full=lambda: events.add("full"))
-    chosen = _executor(executor)
+    chosen = loaded_executor(executor)
     loop: EventLoop = getattr(chosen, "loop", None) or EventLoop()
     objects = Objects(
         loop, lambda which, verb, error: events.add("object_failed", object=which, verb=verb, error=error)
     )
 
-    def check(revision: Revision) -> None:
-        """Refuse a revision that the executor cannot run."""
-        for step in revision.steps:
-            problem = chosen.refusal(step)
-            if problem is not None:
-                raise InvalidArgument(f"policy of {step.slot.task}", problem)
-
     table = SlotTable(
         stages, clock, policy=checked_policy(on_error or "record", "on_error"), admission=objects.admission,
-        check=check, namespace=namespace,
+        check=partial(check_revision, chosen), namespace=namespace,
     )  # fmt: skip
     context = MachineContext(
         current=table.current, may_start=lambda: False, wake=queue.wake, hooks=hooks, clock=clock,
@@ -119,8 +113,24 @@ def assemble(
     )  # fmt: skip
 
 
-def _executor(executor: str | Executor) -> Executor:
-    """Return an executor, or the plugin of that name."""
+def check_revision(executor: Executor, revision: Revision) -> None:
+    """Refuse a revision that the executor cannot run.
+
+    Raises:
+        InvalidArgument: a slot's policy that it cannot carry out.
+    """
+    for step in revision.steps:
+        problem = executor.refusal(step)
+        if problem is not None:
+            raise InvalidArgument(f"policy of {step.slot.task}", problem)
+
+
+def loaded_executor(executor: str | Executor) -> Executor:
+    """Return an executor, by its name among the plugins.
+
+    Raises:
+        UnknownPlugin, PluginNotInstalled: no such name, or what it needs is missing.
+    """
     if not isinstance(executor, str):
         if not callable(getattr(executor, "process", None)):
             raise InvalidArgument("executor", f"{type(executor).__qualname__} is neither a name nor an Executor")

@@ -103,7 +103,7 @@ class Machine:
         handler: object = None,
         clock: Clock = time.time,
     ) -> None:
-        self.name = _machine_name(name)
+        self.name = checked_machine_name(name)
         self._clock = clock
         self._started_at = clock()
         parts = assemble(
@@ -823,7 +823,8 @@ def _left_s(deadline: float) -> float:
     return max(deadline - time.monotonic(), CLOSE_LEAST_S)
 
 
-def _machine_name(name: str) -> str:
+def checked_machine_name(name: str) -> str:
+    """Return ``name``; raise InvalidName or InvalidArgument unless a machine may have it on the wire."""
     checked_component(name)
     if name in RESERVED_NAMES:
         raise InvalidArgument("name", f"{name!r} is a kernel's own name on the wire; choose another")

@@ -6,19 +6,22 @@ The folder is added to ``sys.path``, so that ``module:name`` can refer to its mo
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterable, Callable, Iterable
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from timbr_wamp import plugins
-from timbr_wamp.contract import FunctionRef
-from timbr_wamp.errors import InvalidProject, NotASource, TimbrError
+from timbr_wamp.contract import FunctionRef, SourceOptions
+from timbr_wamp.errors import InvalidArgument, InvalidProject, TimbrError
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.protocols import Source
-from timbr_wamp.machine.slots.arguments import refusal
+from timbr_wamp.machine.assembly import check_revision, loaded_executor
+from timbr_wamp.machine.intake.readers import refuse_source, why_not_restarted
+from timbr_wamp.machine.intake.restarts import Restarts
 from timbr_wamp.machine.slots.functions import load
+from timbr_wamp.machine.slots.table import SlotTable
 from timbr_wamp.projects.schema import ProjectFile, SlotEntry, SourceEntry, read_project
 from timbr_wamp.settings import project_file
 
@@ -107,28 +110,37 @@ class Project:
         """Return the slots and the source that could be loaded, and the problems with the others."""
         if str(self.folder) not in sys.path:
             sys.path.insert(0, str(self.folder))
-        problems, slots, source = [], [], None
+        problems: list[str] = []
+        slots, source = [], None
+        table = self._empty_table(problems)
         for entry in self.content.slots:
             where = f"slot {entry.slot}" + (f" ({entry.name})" if entry.name else "")
             try:
                 function = self._loaded(entry)
+                table.assign({entry.slot: function}, policies={entry.slot: entry.policy} if entry.policy else None)
             except TimbrError as error:
                 problems.append(f"{where}: {error}")
-                continue
-            if (why := refusal(function, entry.slot)) is not None:
-                problems.append(f"{where}: {type(function).__name__} cannot be a slot: {why}")
             else:
                 slots.append(LoadedSlot(entry, function))
         if self.content.source is not None:
             try:
-                source = _checked_source(self._loaded(self.content.source))
+                source = _checked_source(self._loaded(self.content.source), self.content.source.options)
             except TimbrError as error:
                 problems.append(f"source: {error}")
+        return (slots, source), problems
+
+    def _empty_table(self, problems: list[str]) -> SlotTable:
+        """Return a table that refuses what the machine's would refuse, and prepares no objects."""
+        about = self.content.machine
+        options: dict[str, Any] = {} if about.on_error is None else {"policy": about.on_error}
         try:
-            plugins.load(plugins.EXECUTORS, self.content.machine.executor)
+            executor = loaded_executor(about.executor)
         except TimbrError as error:
             problems.append(f"machine.executor: {error}")
-        return (slots, source), problems
+        else:
+            executor.close()
+            options["check"] = partial(check_revision, executor)
+        return SlotTable(about.stages, time.time, **options)
 
     def _loaded(self, entry: SlotEntry | SourceEntry) -> Any:
         if entry.source is not None:
@@ -152,15 +164,16 @@ class Project:
             raise InvalidProject(str(self.path), [problem])
 
 
-def _checked_source(source: object) -> object:
+def _checked_source(source: object, options: SourceOptions) -> object:
     """Return ``source`` if it may be a source. A function is not called, because it may open files or connections.
 
     Raises:
         NotASource: it cannot be a source.
+        InvalidArgument: it cannot be restarted as the options say.
     """
-    gives = isinstance(source, (Iterable, AsyncIterable, Source)) or callable(source)
-    if not gives or isinstance(source, (str, bytes, bytearray, dict)):
-        raise NotASource(type(source).__name__)
+    refuse_source(source)
+    if Restarts(options).wanted and (problem := why_not_restarted(source)) is not None:
+        raise InvalidArgument("source", problem)
     return source
 
 

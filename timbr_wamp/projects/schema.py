@@ -11,17 +11,21 @@ import re
 import tomllib
 import types
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from timbr_wamp.contract import RESERVED_NAMES, Policy, SourceOptions, Verdict
+from timbr_wamp.contract import Policy, SourceOptions, Verdict
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting
-from timbr_wamp.machine.slots.table import STAGES_LIMIT
-from timbr_wamp.names import DEFAULT_MACHINE, checked_component
+from timbr_wamp.machine.intake.admission import option_problems
+from timbr_wamp.machine.intake.message_queue import checked_capacity
+from timbr_wamp.machine.machine import checked_machine_name
+from timbr_wamp.machine.running.context import checked_concurrency
+from timbr_wamp.machine.slots.table import checked_stages
+from timbr_wamp.names import DEFAULT_MACHINE
 from timbr_wamp.settings import settings_of_file
 
 __all__ = ["MachineEntry", "ProjectFile", "SlotEntry", "SourceEntry", "read_project"]
@@ -194,17 +198,20 @@ class _Reader:
     # --- values and relations --------------------------------------------------------------
 
     def _check_machine(self, machine: MachineEntry) -> None:
-        if not 1 <= machine.stages <= STAGES_LIMIT:
-            self.problems.append(f"machine.stages: {machine.stages} is not between 1 and {STAGES_LIMIT}")
-        for name in ("bufsize", "concurrency"):
-            if getattr(machine, name) < 1:
-                self.problems.append(f"machine.{name}: {getattr(machine, name)} is not greater than 0")
-        try:
-            checked_component(machine.name)
-        except InvalidName as error:
-            self.problems.append(f"machine.name: {error}")
-        if machine.name in RESERVED_NAMES:
-            self.problems.append(f"machine.name: {machine.name!r} is reserved for kernels; choose another")
+        """Check the machine's settings as the machine does."""
+        checks: tuple[tuple[str, Callable[[Any], object]], ...] = (
+            ("name", checked_machine_name),
+            ("stages", checked_stages),
+            ("bufsize", checked_capacity),
+            ("concurrency", checked_concurrency),
+        )
+        for name, check in checks:
+            try:
+                check(getattr(machine, name))
+            except InvalidArgument as error:
+                self.problems.append(f"machine.{name}: {error.problem}")
+            except InvalidName as error:
+                self.problems.append(f"machine.{name}: {error}")
 
     def _check_function(self, entry: SlotEntry | SourceEntry, where: str) -> None:
         if (entry.source is None) == (entry.function is None):
@@ -226,12 +233,8 @@ class _Reader:
             self.problems.append(f"slot name {name!r}: used by more than one slot")
 
     def _check_source(self, source: SourceEntry) -> None:
-        for name, least in (("total", 0), ("sample_every", 1), ("restarts", 0), ("backoff_s", 0), ("backoff_max_s", 0)):
-            value = getattr(source, name)
-            if value is not None and value < least:
-                self.problems.append(f"source.{name}: {value} is less than {least}")
-        if source.idle_timeout_s is not None and source.idle_timeout_s <= 0:
-            self.problems.append(f"source.idle_timeout_s: {source.idle_timeout_s} is not greater than 0")
+        """Check the source's options as the machine does."""
+        self.problems += [f"source.{found.name}: {found.problem}" for found in option_problems(source, source.total)]
 
 
 T = TypeVar("T", int, str)

@@ -153,31 +153,37 @@ def checked_options(options: SourceOptions, total: int | None = None) -> SourceO
     """Return ``options``.
 
     Raises:
-        InvalidArgument: an invalid name or number, ``total`` included.
+        InvalidArgument: the first of `option_problems`.
     """
-    if total is not None:
-        _whole("total", total, 0)
-    _one_of("policy", options.policy, POLICIES)
-    _one_of("on_exhausted", options.on_exhausted, ("keep", "stop", "restart"))
-    _whole("sample_every", options.sample_every, 1)
-    _whole("restarts", options.restarts, 0)
-    if options.idle_timeout_s is not None:
-        _seconds("idle_timeout_s", options.idle_timeout_s)
-    _seconds("backoff_s", options.backoff_s)
-    _seconds("backoff_max_s", options.backoff_max_s)
+    for problem in option_problems(options, total):
+        raise problem
     return options
 
 
-def _one_of(name: str, value: object, known: Sequence[str]) -> None:
+def option_problems(options: SourceOptions, total: int | None = None) -> Iterator[InvalidArgument]:
+    """Yield an error for each option that has no such name or number, ``total`` included."""
+    if total is not None:
+        yield from _unless_whole("total", total, 0)
+    yield from _unless_known("policy", options.policy, POLICIES)
+    yield from _unless_known("on_exhausted", options.on_exhausted, ("keep", "stop", "restart"))
+    yield from _unless_whole("sample_every", options.sample_every, 1)
+    yield from _unless_whole("restarts", options.restarts, 0)
+    if options.idle_timeout_s is not None:
+        yield from _unless_seconds("idle_timeout_s", options.idle_timeout_s)
+    yield from _unless_seconds("backoff_s", options.backoff_s)
+    yield from _unless_seconds("backoff_max_s", options.backoff_max_s)
+
+
+def _unless_known(name: str, value: object, known: Sequence[str]) -> Iterator[InvalidArgument]:
     if value not in known:
-        raise InvalidArgument(name, f"{value!r} is none of {', '.join(known)}")
+        yield InvalidArgument(name, f"{value!r} is not one of {', '.join(known)}")
 
 
-def _whole(name: str, value: object, least: int) -> None:
+def _unless_whole(name: str, value: object, least: int) -> Iterator[InvalidArgument]:
     if type(value) is not int or not least <= value < MOST:
-        raise InvalidArgument(name, f"{value!r} is not a whole number from {least} to {MOST}")
+        yield InvalidArgument(name, f"{value!r} is not a whole number from {least} to {MOST - 1}")
 
 
-def _seconds(name: str, value: object) -> None:
+def _unless_seconds(name: str, value: object) -> Iterator[InvalidArgument]:
     if type(value) not in (int, float) or not 0 < value < MOST:  # type: ignore[operator]
-        raise InvalidArgument(name, f"{value!r} is no number of seconds above 0")
+        yield InvalidArgument(name, f"{value!r} is not a number of seconds greater than 0")

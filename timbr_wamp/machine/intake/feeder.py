@@ -19,7 +19,7 @@ from timbr_wamp.contract.structs import SourceStateName
 from timbr_wamp.errors import InvalidArgument, described
 from timbr_wamp.machine.intake.admission import Admission, OnDrop, checked_options
 from timbr_wamp.machine.intake.message_queue import Counts, MessageQueue
-from timbr_wamp.machine.intake.readers import Reader, ReadyReader, SourceReaders
+from timbr_wamp.machine.intake.readers import Reader, ReadyReader, SourceReaders, why_not_restarted
 from timbr_wamp.machine.intake.restarts import Restarts
 from timbr_wamp.machine.intake.timers import TIMERS
 from timbr_wamp.machine.isolation import call_isolated
@@ -74,7 +74,7 @@ class Feeder:
         self.options = checked_options(options or SourceOptions(), total)
         self._readers = SourceReaders(source)
         self._restarts = Restarts(self.options)
-        if self._restarts.wanted and (problem := self._readers.why_not_restarted()) is not None:
+        if self._restarts.wanted and (problem := why_not_restarted(source)) is not None:
             raise InvalidArgument("source", problem)
         # A list of three that restarts has more than three messages.
         own_total = None if self.options.on_exhausted == "restart" else self._readers.total

@@ -84,7 +84,7 @@ class MessageQueue:
         on_full: Callable[[], object] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._capacity = _checked_capacity(capacity)
+        self._capacity = checked_capacity(capacity)
         self._name = name
         self._on_full, self._timer = on_full, timer
         self._full_reported_at = float("-inf")
@@ -467,7 +467,7 @@ class MessageQueue:
     def resize(self, capacity: int) -> None:
         """Change the queue's capacity. What waits stays, even above it."""
         with self._lock:
-            self._capacity = _checked_capacity(capacity)
+            self._capacity = checked_capacity(capacity)
             wake_all(self._writers)
             wake_all(self._eager_writers)
 
@@ -487,7 +487,8 @@ class MessageQueue:
             return Counts(put, processed, errored, dropped, self._refused, waiting, self._capacity, in_flight)
 
 
-def _checked_capacity(capacity: int) -> int:
+def checked_capacity(capacity: int) -> int:
+    """Return ``capacity``; raise InvalidArgument unless it is a whole number of at least 1."""
     if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
         raise InvalidArgument("bufsize", f"{capacity!r} is not a whole number of at least 1")
     return capacity

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, Protocol, cast
 
@@ -151,23 +151,6 @@ class SourceReaders:
         """It is an object with `reopen`: not closed for a restart, nor read by another thread meanwhile."""
         return _is_source(self._source)
 
-    def why_not_restarted(self) -> str | None:
-        """Return why the source cannot be restarted, and what to give instead; None when it can."""
-        source = self._source
-        kind = type(source).__name__
-        if _is_source(source):
-            if callable(getattr(type(source), "reopen", None)):
-                return None
-            return f"a {kind} object has no method reopen(), so it cannot be restarted; give it one, or a factory"
-        if _gives_when_called(source):
-            return None
-        if getattr(self.first, "iterator", None) is not source:  # a list gives a new iterator each time
-            return None
-        return (
-            f"what was given ({kind}) cannot be restarted: give the generator function itself, without calling it, "
-            "a function that makes the iterator, a list, or a Source object with reopen()"
-        )
-
     def restarted(self) -> Reader:
         """Restart the source and return its new reader.
 
@@ -177,6 +160,21 @@ class SourceReaders:
         if self.reopens:
             cast(Any, self._source).reopen()  # checked by `why_not_restarted`
         return reader_of(self._source)
+
+
+def why_not_restarted(source: object) -> str | None:
+    """Return why a source cannot be restarted, and what could be; None when it can, as far as its type tells."""
+    kind = type(source).__name__
+    if _is_source(source):
+        if callable(getattr(type(source), "reopen", None)):
+            return None
+        return f"a {kind} object has no method reopen(), so it cannot be restarted; give it one, or a factory"
+    if _gives_when_called(source) or not isinstance(source, (Iterator, AsyncIterator)):
+        return None  # a list gives a new iterator each time
+    return (
+        f"what was given ({kind}) cannot be restarted: give the generator function itself, without calling it, "
+        "a function that makes the iterator, a list, or a Source object with reopen()"
+    )
 
 
 def reader_of(source: object) -> Reader:
@@ -192,7 +190,7 @@ def reader_of(source: object) -> Reader:
         if not _gives_when_called(made):
             return reader_of(made)
         raise NotASource("function", "returned another function instead of messages")
-    _refuse_misread(source)
+    refuse_source(source)
     if isinstance(source, AsyncIterable):
         return AsyncReader(aiter(source))
     try:
@@ -225,7 +223,12 @@ _ROWS = {
 }
 
 
-def _refuse_misread(source: object) -> None:
+def refuse_source(source: object) -> None:
+    """Refuse what cannot be a source by its type. Nothing is called, so what a function gives is not known yet.
+
+    Raises:
+        NotASource: as `SourceReaders` says.
+    """
     kind = type(source)
     if isinstance(source, (str, bytes, bytearray, memoryview)):
         raise NotASource(kind.__name__, "would be read character by character; put it in a list")
@@ -235,6 +238,9 @@ def _refuse_misread(source: object) -> None:
             raise NotASource(kind.__name__, f"would be read column by column; give its rows: {rows}")
     if isinstance(source, Mapping):
         raise NotASource(kind.__name__, "would be read key by key; give its keys(), values() or items()")
+    read = _is_source(source) or callable(source) or isinstance(source, (Iterable, AsyncIterable))
+    if not read and not hasattr(kind, "__getitem__"):  # iter() takes what has the latter
+        raise NotASource(kind.__name__)
 
 
 def _gives_when_called(source: object) -> bool:

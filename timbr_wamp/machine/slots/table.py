@@ -163,6 +163,13 @@ def make_step(slot: Slot, carry: int, policy: Policy) -> Step:
     return Step(function, slot.arguments.values, slot.arguments.texts, carry, slot, own, is_async(function))
 
 
+def checked_stages(stages: int) -> int:
+    """Return ``stages``; raise InvalidArgument unless a machine may have that many slots."""
+    if not 1 <= stages <= STAGES_LIMIT:
+        raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
+    return stages
+
+
 class Admission(Protocol):
     """Prepares one change before its revision becomes the newest."""
 
@@ -211,8 +218,7 @@ class SlotTable:
         check: Callable[[Revision], None] = lambda _: None,
         namespace: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
-        if not 1 <= stages <= STAGES_LIMIT:
-            raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
+        checked_stages(stages)
         self.after_fork_in_child()
         survive_forks(self)
         self._clock, self._admission, self._check, self._namespace = clock, admission, check, namespace
@@ -381,8 +387,7 @@ class SlotTable:
         Raises:
             InvalidArgument: out of bounds, or a set slot would be removed.
         """
-        if not 1 <= stages <= STAGES_LIMIT:
-            raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
+        checked_stages(stages)
 
         def make(now: Revision) -> Draft:
             for slot in now.slots[stages:]:
