@@ -55,6 +55,7 @@ class Home:
             input=stdin,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=COMMAND_LIMIT_S,
         )
         assert done.returncode == status, f"{words}: status {done.returncode}\n{done.stdout}\n{done.stderr}"

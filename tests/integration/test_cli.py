@@ -151,6 +151,16 @@ def test_exec_of_code_that_raises_ends_with_status_1(home: Home) -> None:
     assert "ZeroDivisionError" in home.run("exec", "lab", "1 / 0", status=1)
 
 
+def test_exec_shows_texts_that_utf_8_cannot_carry_by_their_escapes(home: Home) -> None:
+    failed = home.run("exec", "lab", r'raise ValueError("\ud83d")', status=1)
+    assert "Traceback" in failed
+    assert r"ValueError: \ud83d" in failed
+    assert home.run("exec", "lab", r'print("\ud83d"); b"\xff".decode(errors="surrogateescape")').split() == [
+        r"\ud83d",
+        r"'\udcff'",
+    ]
+
+
 def test_exec_reads_a_file_and_stdin(home: Home) -> None:
     (home.folder / "code.py").write_text("print('from a file')")
     assert home.run("exec", "lab", "@code.py") == "from a file\n"
@@ -183,6 +193,18 @@ def test_put_reads_lines_from_stdin(home: Home) -> None:
 def test_put_of_what_is_not_json_is_refused(home: Home) -> None:
     assert "not JSON" in home.run("put", "lab", "{broken", status=2)
     assert "line 2" in home.run("put", "lab", "-", stdin="1\n{broken\n", status=2)
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", '{"a": [NaN]}', "1e999", "[" * 100_000, r'"\ud83d"'])
+def test_put_refuses_what_would_change_on_its_way(home: Home, text: str) -> None:
+    assert "MESSAGE" in home.run("put", "lab", text, status=2)
+
+
+def test_put_queues_the_lines_of_stdin_before_the_first_that_it_refuses(home: Home) -> None:
+    before = home.json("status", "lab")["put"]
+    refused = home.run("put", "lab", "-", stdin='1\n\n2\n"caf\udce9"\n4\n', status=2)
+    assert "line 4 of stdin is not UTF-8" in refused
+    assert home.json("status", "lab")["put"] == before + 2
 
 
 def test_tail_of_one_slot_prints_its_values(home: Home) -> None:

@@ -50,6 +50,19 @@ def broken_source():
     return machine
 
 
+def stops_at_its_end():
+    machine = Machine(1)
+    machine.set_source([1, 2, 3], on_exhausted="stop")
+    return machine
+
+
+def stops_early():
+    machine = Machine(1, on_error="stop")
+    machine[0] = lambda x: 1 / (3 - x)
+    machine.set_source([1, 2, 3], on_exhausted="stop")
+    return machine
+
+
 A_NUMBER = 7
 """
 
@@ -273,6 +286,8 @@ def test_a_project_runs_differs_when_changed_live_and_is_exported(home, project)
     [
         ("clean", 0, "3 processed, 0 errored"),
         ("thirty_one", 3, "60 processed, 2 errored (2 unresolved)"),
+        ("stops_at_its_end", 0, "3 processed, 0 errored"),
+        ("stops_early", 1, "stopped: f0: ZeroDivisionError"),
         ("broken_source", 1, "the source failed: RuntimeError: the line is down"),
         ("MACHINE", 1, "needs a machine with a source"),
     ],

@@ -177,11 +177,11 @@ class Headless:
         )
         if not self._until_done or self._stop.is_set():
             return 0
-        failed = status.source.error if status.source.state == "failed" else None
-        if failed is not None or self._ended_by_itself():
-            raise CommandFailed(
-                f"the source failed: {failed}" if failed is not None else f"{status.state}: {status.reason}"
-            )
+        if status.source.state == "failed":
+            raise CommandFailed(f"the source failed: {status.source.error}")
+        complete = status.source.state == "exhausted" and not left
+        if status.state == "failed" or (self._ended_by_itself() and not complete):
+            raise CommandFailed(f"{status.state}: {status.reason}")
         return ERRORED_LEFT if open_errors else 0
 
 

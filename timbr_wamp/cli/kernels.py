@@ -109,14 +109,22 @@ def execute(ctx: click.Context, client: Client, kernel: str, code: str, timeout_
     """
     ending = click.get_current_context().exit
     chosen = client.kernel(kernel)
+    kinds: set[str] = set()
+
+    def on_output(message: IopubMessage) -> None:
+        kinds.add(message.msg_type)
+        (_print_as_json if as_json else _print_output)(message)
+
     try:
-        reply = chosen.run(_code(code), on_output=_print_as_json if as_json else _print_output, timeout_s=timeout_s)
+        reply = chosen.run(_code(code), on_output=on_output, timeout_s=timeout_s)
     except KeyboardInterrupt:
         chosen.interrupt()
         note("timbr-wamp: interrupted")
         ending(130)
     if as_json:
         print_json(reply, line=True)
+    elif reply.status == "error" and "error" not in kinds:  # a kernel that could not send the error itself
+        note("\n".join(reply.traceback) or f"{reply.ename}: {reply.evalue}")
     if reply.status != "ok":
         ending(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import sys
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -207,7 +208,7 @@ def record_as_json(record: Record) -> dict[str, Any]:
 def put(client: Client, kernel: str, message: str, machine: str, oid: str | None, as_json: bool) -> None:
     """Queue MESSAGE, a JSON text, in a machine and print its id; `-` queues each line of stdin.
 
-    A text that is not JSON is refused.
+    What is not JSON is refused; of stdin with its line, after the lines before it were queued.
     """
     remote = machine_of(client, kernel, machine)
     if message != "-":
@@ -224,27 +225,67 @@ def put(client: Client, kernel: str, message: str, machine: str, oid: str | None
     note(f"timbr-wamp: {total:,} messages queued")
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str | bytes, where: str) -> Any:
+    """Return the value of a JSON text, refusing what no text of ours could carry as it is.
+
+    Raises:
+        UsageError: not UTF-8, not JSON, or a number or text that JSON parsers would change.
+    """
     try:
-        return json.loads(text)
-    except ValueError as error:
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = json.loads(text, parse_constant=_not_json, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise click.UsageError(f"{where} has half of a surrogate pair, which is no character") from None
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{where} is not JSON: {error}; a text needs quotes: '\"text\"'") from None
 
 
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is out of the range of numbers")
+    return number
+
+
 def _stdin_batches() -> Iterator[list[Any]]:
-    """Yield the messages of stdin's lines in batches of at most `PUT_BATCH`, as they arrive."""
-    rest, line_number = b"", 0
-    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
-        *lines, rest = (rest + chunk).split(b"\n")
-        batch = []
-        for line in lines:
-            line_number += 1
-            if line.strip():
-                batch.append(_parsed(line.decode("utf-8", "replace"), f"line {line_number} of stdin"))
+    """Yield the messages of stdin's lines in batches of at most `PUT_BATCH`, as they arrive.
+
+    Raises:
+        UsageError: a line is refused; the messages before it were yielded.
+    """
+    for numbered in _stdin_lines():
+        batch: list[Any] = []
+        refused: click.UsageError | None = None
+        for number, line in numbered:
+            try:
+                if line.strip():
+                    batch.append(_parsed(line, f"line {number} of stdin"))
+            except click.UsageError as error:
+                refused = error
+                break
         for start in range(0, len(batch), PUT_BATCH):
             yield batch[start : start + PUT_BATCH]
-    if rest.strip():
-        yield [_parsed(rest.decode("utf-8", "replace"), "the last line of stdin")]
+        if refused is not None:
+            raise refused
+
+
+def _stdin_lines() -> Iterator[list[tuple[int, bytes]]]:
+    """Yield the lines of stdin with their numbers, as many as arrive at once."""
+    rest, before = b"", 1
+    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield list(enumerate(lines, before))
+        before += len(lines)
+    yield [(before, rest)]
 
 
 def _put_all(remote: RemoteMachine, messages: list[Any], patience_s: float = 60.0) -> Iterator[str]:
