@@ -141,23 +141,23 @@ def unheard(messages: list[dict[str, Any]]) -> float:
     os.environ["TIMBR_WAMP_RUNTIME_DIR"] = str(scratch_folder())
     with Machine(STAGES, serve=True) as machine:
         machine[0:3] = SLOTS
-        begun = time.perf_counter()
+        started = time.perf_counter()
         machine.source = messages
         machine.start()
         assert machine.wait(120)
-        return len(messages) / (time.perf_counter() - begun)
+        return len(messages) / (time.perf_counter() - started)
 
 
 def lines_by_hand(lines: list[bytes]) -> float:
     """Return JSON lines per second of a loop that parses each line, writes it anew and publishes it."""
     with published() as send:
-        dumps, loads, begun = orjson.dumps, orjson.loads, time.perf_counter()
+        dumps, loads, started = orjson.dumps, orjson.loads, time.perf_counter()
         for seq, line in enumerate(lines, 1):
             received = time.time()
             oid = new_oid(received)
             text = dumps(loads(line))
             send(oid.encode(), b"[" + text + b"," + text + b"]", dumps(meta(seq, received)))
-        return len(lines) / (time.perf_counter() - begun)
+        return len(lines) / (time.perf_counter() - started)
 
 
 def raw_lines(lines: list[bytes]) -> float:
@@ -166,11 +166,11 @@ def raw_lines(lines: list[bytes]) -> float:
     with Machine(1, serve=True) as machine, subscriber(str(machine.endpoint)) as process:
         assert machine._sockets is not None
         greet(machine._sockets.publisher._socket, process)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         machine.source = [Raw(line) for line in lines]
         machine.start()
         assert machine.wait(120)
-        return len(lines) / (time.perf_counter() - begun)
+        return len(lines) / (time.perf_counter() - started)
 
 
 def by_streamz(messages: list[dict[str, Any]]) -> float:

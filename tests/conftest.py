@@ -212,7 +212,7 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
 
 
 def _must_end(thread: threading.Thread) -> bool:
-    """Whether a thread is one that holds up the exit, or a machine's: a machine that is closed has none."""
+    """Whether a thread delays the exit of the process, or belongs to a machine: a closed machine has none."""
     return not thread.daemon or thread.name.startswith(MACHINE_THREADS)
 
 

@@ -7,7 +7,7 @@ ends with a segmentation fault. So every container is copied first, by C code th
 is neither text nor number is replaced in the copy: by the form that its codec gives it (`codecs`), or by
 a placeholder that describes it. A flat dict costs one copy; nested ones a walk in Python.
 
-What a value is, is told by its class, never by its attributes: a mock or a proxy would answer to any name.
+The class of a value decides its form, never its attributes: a mock or a proxy would answer to any name.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 
 #: One value's JSON text may have this many bytes; a larger one is published as its size.
 VALUE_LIMIT_BYTES = 16 * 1024 * 1024
-#: `text_of` gives up a nested value whose text has more bytes than this for certain.
+#: `text_of` gives up a nested value whose text certainly has more bytes than this.
 NESTED_LIMIT_BYTES = 64 * 1024 * 1024
-#: Nested values of more parts go the slow way, which counts them more closely.
+#: Nested values with more parts take the slow path, which counts them exactly.
 PLAIN_LIMIT_ITEMS = 500_000
-#: What a foreign codec makes of one value may have so many; ours stay below by themselves.
+#: Limit of what a foreign codec makes of one value, bytes; the built-in ones stay below.
 PREVIEW_LIMIT_BYTES = 32 * 1024
 #: Whatever is nested deeper is replaced, unless it is a text or a number. (orjson's own limit is 254.)
 DEPTH_LIMIT = 100
-#: So many characters of a ``repr``, or of a key that is no text, are written.
+#: Most characters of a ``repr``, or of a key that is not text.
 REPR_LIMIT = 200
 
-# What remains of orjson's own ideas: no classes but JSON's, whoever they derive from.
+# orjson handles JSON's own classes only, no subclasses, dataclasses or datetimes.
 _OPTIONS = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 #: Bytes that a container, a value that needs Python code, and an item that foreign code gives count towards the
 #: limit of a walk. Most have longer texts; it bounds the time.
 _STEP_BYTES = 8
-#: A foreign collection that changes while it is read is read again so often.
+#: Tries at reading a foreign collection that changes meanwhile.
 _TRIES = 3
 
 #: What orjson writes without looking into anything; and how.

@@ -107,7 +107,7 @@ class LocalServices:
 
 
 @pytest.fixture
-def house(own_settings: Settings, tmp_path: Path) -> Iterator[LocalServices]:
+def services(own_settings: Settings, tmp_path: Path) -> Iterator[LocalServices]:
     startup = tmp_path / "machines.py"
     startup.write_text("import timbr_wamp\nm = timbr_wamp.Machine(stages=3, bufsize=2000)\n")
     made = LocalServices(own_settings, startup)
@@ -115,46 +115,46 @@ def house(own_settings: Settings, tmp_path: Path) -> Iterator[LocalServices]:
     made.close()
 
 
-def test_a_killed_bridge_costs_no_record_and_puts_are_repeated(house: LocalServices):
-    machine = house.machine
+def test_a_killed_bridge_costs_no_record_and_puts_are_repeated(services: LocalServices):
+    machine = services.machine
     with machine.records(timeout_s=40.0) as records:
         oids = [machine.put(number) for number in range(50)]
-        house.kill_bridge()
+        services.kill_bridge()
         oids += [machine.put(number) for number in range(50, 100)]
         seen = [next(records) for _ in range(100)]
     assert [record.oid for record in seen] == oids
     assert [record.input for record in seen] == list(range(100))
 
 
-def test_a_killed_bridge_is_waited_for_by_every_call(house: LocalServices):
-    assert house.kernel is not None
-    run = house.machine.status.run
-    calls = [house.kernel.ping, lambda: house.machine.set(0, "lambda x: x * 2"), lambda: house.machine(4)]
+def test_a_killed_bridge_is_waited_for_by_every_call(services: LocalServices):
+    assert services.kernel is not None
+    run = services.machine.status.run
+    calls = [services.kernel.ping, lambda: services.machine.set(0, "lambda x: x * 2"), lambda: services.machine(4)]
     for call in calls:
-        house.kill_bridge()
-        wait_until(house.bridge_is_gone)
+        services.kill_bridge()
+        wait_until(services.bridge_is_gone)
         assert call()
-    assert house.machine.status.run == run
+    assert services.machine.status.run == run
 
 
-def test_a_kernel_that_ended_is_not_waited_for(house: LocalServices):
-    assert house.kernel is not None
-    house.kernel.shutdown()
-    wait_until(house.bridge_is_gone)
+def test_a_kernel_that_ended_is_not_waited_for(services: LocalServices):
+    assert services.kernel is not None
+    services.kernel.shutdown()
+    wait_until(services.bridge_is_gone)
     began = time.monotonic()
     with pytest.raises(NoSuchProcedure):
-        house.machine.status  # noqa: B018
+        services.machine.status  # noqa: B018
     assert time.monotonic() - began < BRIDGE_RETURN_S / 2
 
 
-def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: LocalServices):
-    machine = house.machine
+def test_a_killed_router_costs_no_record_and_puts_are_repeated(services: LocalServices):
+    machine = services.machine
     with machine.records(timeout_s=60.0) as records:
         machine.set_source(
             "def numbers():\n    import time\n    for n in range(300):\n        time.sleep(0.01)\n        yield n"
         )
         first = [next(records) for _ in range(20)]
-        house.restart_router()
+        services.restart_router()
         oid = machine.put("after")
         seen = first + [next(records) for _ in range(281)]
     assert all(isinstance(record, Record) for record in seen)
@@ -162,26 +162,26 @@ def test_a_killed_router_costs_no_record_and_puts_are_repeated(house: LocalServi
     assert [record.oid for record in seen if record.input == "after"] == [oid]
 
 
-def test_a_call_waits_for_a_bridge_that_comes_back_after_its_caller(house: LocalServices):
-    house.kill_bridge(signal.SIGSTOP)
-    house.restart_router()
-    house.client.wait_connected(30.0)
+def test_a_call_waits_for_a_bridge_that_comes_back_after_its_caller(services: LocalServices):
+    services.kill_bridge(signal.SIGSTOP)
+    services.restart_router()
+    services.client.wait_connected(30.0)
     with pytest.raises(NoSuchProcedure):  # a call of the router's own, which waits for nobody
-        house.client.call(f"io.timbr.kernel.{house.kernel.id}.ping")
+        services.client.call(f"io.timbr.kernel.{services.kernel.id}.ping")
     with ThreadPoolExecutor(1) as pool:
-        status = pool.submit(lambda: house.machine.status)
+        status = pool.submit(lambda: services.machine.status)
         assert not wait([status], timeout=0.5).done, "answered by a bridge that is stopped"
-        house.kill_bridge(signal.SIGCONT)
+        services.kill_bridge(signal.SIGCONT)
         assert status.result(30).running
 
 
-def test_a_restarted_kernel_begins_a_new_run(house: LocalServices):
-    machine = house.machine
+def test_a_restarted_kernel_begins_a_new_run(services: LocalServices):
+    machine = services.machine
     with machine.records(timeout_s=60.0) as records:
         machine.put("old")
         assert next(records).input == "old"
-        house.kernel.restart()
-        wait_until(house.machine_is_there)
+        services.kernel.restart()
+        wait_until(services.machine_is_there)
         machine.start()
         machine.put("new")
         items = [next(records)]

@@ -1,5 +1,5 @@
 /**
- * Chromium for tests, told what to do by lines of JSON on standard input, answering by lines on standard output.
+ * Chromium for tests, controlled by lines of JSON on standard input; answers are lines on standard output.
  *
  * Request `{"do": <verb>, …}`; answer `{"value": …}` or `{"error": "…"}`, one each, in order. Selectors are
  * playwright's (CSS, `role=button[name="Pause"]`, `text=…`). The browser ends with standard input.

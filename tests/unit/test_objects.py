@@ -120,7 +120,7 @@ def test_a_message_that_waits_for_a_retry_holds_its_object(machine):
     wait_until(lambda: machine.status.retrying == 1, "no message waits for its retry")
     del machine[0]
     machine.put("another")
-    wait_until(lambda: machine.status.processed == 1, "the other message was held up")
+    wait_until(lambda: machine.status.processed == 1, "the other message was processed")
     assert "teardown" not in node.log
     machine.pause()
     node.wait_until_torn_down()

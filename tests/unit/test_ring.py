@@ -11,7 +11,7 @@ from timbr_wamp.machine.records.ring import RecordRing
 
 
 def rows(first: int, last: int, size: int = 8) -> list:
-    """Return rows of so many bytes each and four more."""
+    """Return rows of ``size`` + 4 bytes each."""
     return [(n, f"{n:024x}", (b"x" * size,), b"{}", ()) for n in range(first, last + 1)]
 
 

@@ -330,7 +330,7 @@ def test_a_source_object_that_blocks_although_it_must_not_is_abandoned_too(rig):
     source.wait_for_end()
     assert (source.status.state, nothing.closed, nothing.reopened) == ("exhausted", 0, 0)
     nothing.blocks.set()
-    wait_until(lambda: nothing.closed, "it is closed by the thread that it held up")
+    wait_until(lambda: nothing.closed, "the thread that it blocked closes it")
 
 
 def test_a_silent_source_is_restarted_if_on_exhausted_says_so(rig):

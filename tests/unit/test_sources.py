@@ -315,7 +315,7 @@ def test_an_ended_source_can_be_replaced_without_replace(machine, records):
 
 
 def test_reading_begins_at_once_with_start_and_ends_at_once_with_the_source(machines):
-    """An idle worker looks around every second; nothing may wait for that."""
+    """An idle worker checks its state every second; nothing may wait for that."""
     started = time.monotonic()
     for _ in range(100):
         machine = machines()

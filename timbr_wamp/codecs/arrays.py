@@ -11,7 +11,7 @@ from typing import Any
 
 from timbr_wamp.codecs.base import HEAD_ITEMS, ClassCodec, Codec, cell, cut, loaded, python_number
 
-#: An array with at most so many items (or empty lists), bytes and dimensions is a list.
+#: An array within these numbers of items (or empty lists), bytes and dimensions is written as a list.
 LIST_ITEMS, LIST_BYTES, LIST_DIMENSIONS = 500, 16 * 1024, 4
 
 

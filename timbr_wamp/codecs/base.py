@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-#: So many first items of an array, rows of a table or bytes of a text stand in a preview.
+#: First items of an array, rows of a table and bytes of a text in a preview.
 HEAD_ITEMS, HEAD_ROWS, HEAD_BYTES = 10, 5, 32
-#: A cell, a name or a number as text has so many characters in a preview.
+#: Most characters of a cell, a name or a number as text in a preview.
 CELL_LIMIT = 40
-#: A text that stands for a whole value (a path, a decimal number) has so many in a preview.
+#: Most characters of a text that stands for a whole value (a path, a decimal number) in a preview.
 TEXT_LIMIT = 200
 
 # What a class says of itself, read past its metaclass, which may answer anything.

@@ -13,9 +13,9 @@ from timbr_wamp.codecs.base import ClassCodec, Codec, class_name, cut
 def _preview(value: Any) -> dict[str, object]:
     form: dict[str, object] = {"class": class_name(type(value)), "closed": bool(value.closed)}
     for key in ("name", "mode"):
-        told = getattr(value, key, None)
-        if isinstance(told, (str, int)):
-            form[key] = cut(told) if isinstance(told, str) else told
+        known = getattr(value, key, None)
+        if isinstance(known, (str, int)):
+            form[key] = cut(known) if isinstance(known, str) else known
     if value.closed:
         return form
     size = _size(value)

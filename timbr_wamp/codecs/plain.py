@@ -19,7 +19,7 @@ from typing import Any
 
 from timbr_wamp.codecs.base import HEAD_BYTES, TEXT_LIMIT, ClassCodec, Codec, class_name, cut
 
-#: An exception's chain of causes is cut after so many.
+#: Most causes in the chain of an exception.
 CAUSES_LIMIT = 5
 #: A longer range is written as its bounds.
 RANGE_ITEMS = 1000

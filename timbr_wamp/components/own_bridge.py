@@ -93,7 +93,7 @@ class OwnBridge:
             except (
                 OSError,
                 TimbrError,
-            ) as error:  # a folder that is not ours, no more processes: told, and tried again
+            ) as error:  # a folder that is not ours, no more processes: reported and retried
                 self._report_once(f"starting the bridge failed: {error}")
                 self._delay_next_spawn()
 

@@ -1,8 +1,8 @@
 """The rule for calling foreign code: hooks, sinks, callbacks, event handlers, journals.
 
-Whatever foreign code raises, `SystemExit` and other exceptions beyond `Exception` included, is given to
-who counts and logs it, and the machine goes on. One exception passes: a `KeyboardInterrupt` in the main
-thread is the user's Ctrl-C. It passes only once the work under way is complete, see `run_all`.
+Whatever foreign code raises, `SystemExit` and other exceptions beyond `Exception` included, is passed to a
+callback that counts and logs it, and the machine continues. One exception is raised: a `KeyboardInterrupt` in
+the main thread is the user's Ctrl-C. It is raised only once the work under way is complete, see `run_all`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def call_isolated(
 
 
 def run_within(timeout_s: float, function: Callable[..., object], *arguments: object) -> bool:
-    """Run foreign code in a daemon thread; return False when it has not ended after ``timeout_s``: it goes on there.
+    """Run foreign code in a daemon thread; return False when it has not ended after ``timeout_s``: it is left running.
 
     Raises:
         BaseException: what it raised in time.

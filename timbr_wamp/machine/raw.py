@@ -1,4 +1,4 @@
-"""`Raw`: a message that is a JSON text already, handed on as it came and parsed only where a slot wants its value."""
+"""`Raw`: a message that is a JSON text, published unchanged and parsed only where a slot takes its value."""
 
 from __future__ import annotations
 

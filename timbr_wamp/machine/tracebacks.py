@@ -13,7 +13,7 @@ from typing import NamedTuple
 from timbr_wamp.errors import MESSAGE_LIMIT, class_and_text, class_name, clean_text, is_users_interrupt, message_of
 from timbr_wamp.machine.parsing import undisturbed
 
-#: A traceback is kept to its last so many characters and frames.
+#: The last characters and frames of a traceback, which are kept.
 TRACEBACK_LIMIT, TRACEBACK_FRAMES = 6000, 30
 
 #: Modules that call slots; the names of compiled passes' modules begin so, too.

@@ -32,21 +32,21 @@ def candidates(line: str, offers: Offers) -> list[str] | None:
     >>> candidates("connect --re", {})
     ['--realm', '--reconnect']
     """
-    *words, begun = line.split(" ")
+    *words, typed = line.split(" ")
     words = [word for word in words if word]
     if not words:
-        return [name for name in VERBS if name.startswith(begun)]
+        return [name for name in VERBS if name.startswith(typed)]
     verb = VERBS.get(words[0])
     if verb is None:
         return []
     expected = _expected(verb, words[1:])
-    if begun.startswith("-") and not (expected and expected[0].is_option):
+    if typed.startswith("-") and not (expected and expected[0].is_option):
         used = {word.partition("=")[0] for word in words}
-        return [option.name for option in verb.options if option.name.startswith(begun) and option.name not in used]
+        return [option.name for option in verb.options if option.name.startswith(typed) and option.name not in used]
     if not expected and verb.code is not None:
         return None
     offered = [name for argument in expected for name in _offered(argument.offer, offers)]
-    return [name for name in dict.fromkeys(offered) if name.startswith(begun)]
+    return [name for name in dict.fromkeys(offered) if name.startswith(typed)]
 
 
 def matcher_for(offers: Offers) -> Callable[[CompletionContext], SimpleMatcherResult]:
@@ -58,10 +58,10 @@ def matcher_for(offers: Offers) -> Callable[[CompletionContext], SimpleMatcherRe
         if found is None or (found["percent"] == "%%" and context.cursor_line > 0):
             return SimpleMatcherResult(completions=[], suppress=False)
         names = candidates(found["line"], offers)
-        begun = found["line"].rpartition(" ")[2]
+        typed = found["line"].rpartition(" ")[2]
         return SimpleMatcherResult(
             completions=[SimpleCompletion(name, type="magic") for name in names or ()],
-            matched_fragment=begun,
+            matched_fragment=typed,
             suppress=names is not None,
         )
 

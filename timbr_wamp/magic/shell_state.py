@@ -87,8 +87,8 @@ class ShellState:
         self.unsubscribe()
         self._kernel = self._machine_name = None
         client, self.client = self.client, None
-        for peek in (self.kernel_names, self.slot_names):
-            peek.forget()
+        for tab_list in (self.kernel_names, self.slot_names):
+            tab_list.forget()
         if client is None:
             return False
         client.close()

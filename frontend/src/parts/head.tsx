@@ -79,7 +79,7 @@ function Source({ status }: { status: Status }) {
       <p class="muted small" id="source-label">
         Source {state}: {count(read)}
         {of} read{eta}
-        {restarts > 0 && `, begun again ${count(restarts)}×`}
+        {restarts > 0 && `, restarted ${count(restarts)}×`}
         {error && <span class="bad"> · {error}</span>}
       </p>
       {part !== null && (

@@ -1,8 +1,8 @@
-"""The plain way through the slots: a revision written out as straight Python functions.
+"""The usual pass through the slots: a revision compiled to straight-line Python functions.
 
-No list of steps is walked and no list of arguments is made; unset slots only name their value again. The first slot
-that raises hands over to `timbr_wamp.machine.running.careful_pass`, which knows outcomes and policies. Hooks around
-slots are written in where there are any, so that they cost nothing where there are none.
+There is no loop over steps and no list of arguments; unset slots only repeat the name of their value. When a slot
+raises, `timbr_wamp.machine.running.careful_pass` takes over, which handles outcomes and policies. Calls of hooks are
+compiled in only if there are hooks, so that they cost nothing otherwise.
 """
 
 from __future__ import annotations
@@ -149,12 +149,12 @@ class _Text:
         pre, post = self._hooked
         call = f"v{number} = f{number}({', '.join(arguments)})"
         lines = [f" pre(oid, {number}, [{', '.join(arguments)}])"] if pre else []
-        lines += [" begun = now()"] if self._timed else []
+        lines += [" started = now()"] if self._timed else []
         lines += [
             f" try: {call}",
             f" except BaseException as error:{leave.format(f'failed(oid, {position}, error, {known})')}",
         ]
-        lines += [f" timings{number}.append(now() - begun)"] if self._timed else []
+        lines += [f" timings{number}.append(now() - started)"] if self._timed else []
         lines += [
             f" try: {_text_line(f't{number}', f'v{number}')}",
             " except Exception:",

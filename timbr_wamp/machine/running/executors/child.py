@@ -1,7 +1,7 @@
-"""What runs in a child process of the executor ``"processes"``: slot functions, on messages that come as bytes.
+"""The program of a child process of the executor ``"processes"``: runs slot functions on pickled messages.
 
-One request at a time, in the main thread; each gets one reply. The child imports no ``__main__`` of the user: it is
-started with a command of ours, and functions come by value. It ends when its parent does.
+One request at a time, in the main thread; each gets one reply. The child does not import the user's ``__main__``: it
+has a command of its own, and functions are sent by value. It ends when its parent does.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.tracebacks import ErrorText, error_text
 from timbr_wamp.values import text_of
 
-#: A file as `linecache` keeps it: what tracebacks need of texts that are in no file.
+#: A file as `linecache` keeps it, for tracebacks of texts that are in no file.
 SourceLines: TypeAlias = "tuple[int, None, list[str], str]"
 
 
-#: A child's first message: from now on it answers requests.
+#: A child's first message, sent once it answers requests.
 READY = b"ready"
 
 
@@ -53,7 +53,7 @@ class ChildStep(NamedTuple):
 
 @dataclass
 class Functions:
-    """What precedes a request: functions that the child has not yet, by number, and those that it may forget."""
+    """Precedes a request: functions that the child does not have yet, by number, and those that it may forget."""
 
     new: dict[int, bytes] = field(default_factory=dict)
     forget: list[int] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Functions:
 
 @dataclass
 class Batch:
-    """Messages, pickled one by one, and the steps through which they run."""
+    """Messages, pickled one by one, and the steps that they run through."""
 
     functions: Functions
     steps: tuple[ChildStep, ...]
@@ -83,7 +83,7 @@ class SingleCall:
 
 @dataclass
 class Texts:
-    """A message whose slots all gave a value: its JSON texts ``[in, f0, …]``, without carried ones."""
+    """A message whose slots all have a value: its JSON texts ``[in, f0, …]``, without carried ones."""
 
     texts: list[bytes]
     timings: list[float] | None = None
@@ -91,7 +91,7 @@ class Texts:
 
 @dataclass
 class Raised:
-    """What a slot raised: its texts, and the pickled error if it can be pickled.
+    """The error of a slot: its texts, and the error itself if it can be pickled.
 
     ``changes``: what a single call changed in its arguments, see `argument_changes`.
     """
@@ -103,9 +103,9 @@ class Raised:
 
 @dataclass
 class Failed:
-    """A message of which a slot raised: the message and the values made before, pickled together (None: cannot be).
+    """A message with a slot that raised: message and earlier values, pickled together (None: they cannot be).
 
-    They are as they are now: slots change what they are given. ``unread``: the message is raw text that is no JSON.
+    They are in their present state: slots may have changed them. ``unread``: the message is raw text that is no JSON.
     """
 
     position: int
@@ -117,7 +117,7 @@ class Failed:
 
 @dataclass
 class Value:
-    """What a single call gave, with its `argument_changes`; None: it cannot be pickled."""
+    """The result of a single call, with its `argument_changes`; None: it cannot be pickled."""
 
     value: bytes | None
 
@@ -132,7 +132,7 @@ class CannotLoad:
 
 @dataclass
 class Unawaited:
-    """A function gave a coroutine, which only the parent's event loop can await."""
+    """A function returned a coroutine, which only the parent's event loop can await."""
 
     function: int
 
@@ -152,7 +152,7 @@ CallResult: TypeAlias = Value | Raised | CannotLoad | Unawaited
 
 
 class Child:
-    """The functions that a child knows, and how it answers requests."""
+    """Keeps the functions of a child and answers its requests."""
 
     def __init__(self) -> None:
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -177,7 +177,7 @@ class Child:
         for number, data in functions.new.items():
             try:
                 self._functions[number] = pickle.loads(data)
-            except BaseException as error:  # imports and constructors of the user
+            except BaseException as error:  # users' imports and constructors may raise anything
                 self._unloadable[number] = str(error_text(error)[:2])
 
     def _message(self, batch: Batch, data: bytes, *, timed: bool) -> MessageResult:
@@ -277,7 +277,7 @@ def main() -> None:
         try:
             request = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError):
-            os._exit(0)  # not even a thread of a slot keeps it
+            os._exit(0)  # also while a slot's thread runs
         reply = child.reply(request)
         try:
             connection.send_bytes(pickle.dumps(reply, 5))
@@ -286,7 +286,7 @@ def main() -> None:
 
 
 def end_with_parent(lifeline: int) -> None:
-    """End this process when the parent ends, however it does: then the pipe ``lifeline`` has no writer any more.
+    """End this process when the parent ends in any way, which closes the writing end of the pipe ``lifeline``.
 
     On Linux the kernel sends the signal, so that also code which keeps the interpreter lock is ended.
     """

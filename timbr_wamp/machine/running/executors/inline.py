@@ -28,7 +28,7 @@ CANCEL_S = 2.0
 
 
 class InlineExecutor(WindowExecutor):
-    """Runs slots in the thread that asks; see `timbr_wamp.machine.protocols.Executor`."""
+    """Runs slots in the calling thread; see `timbr_wamp.machine.protocols.Executor`."""
 
     name = "inline"
 
@@ -188,13 +188,13 @@ class InlineExecutor(WindowExecutor):
     # --- any thread ---
 
     def invoke(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
-        """Call a step's function; one to await, in the machine's event loop."""
+        """Call a step's function; an async one in the machine's event loop."""
         if step.is_async:
             return self.loop.call_step(step, arguments)
         return step.function(*arguments)
 
     def refusal(self, step: PlanStep) -> str | None:
-        """Refuse time limits for what cannot be ended."""
+        """Refuse time limits for functions that cannot be ended."""
         if step.policy.timeout_s is None or step.is_async:
             return None
         return (

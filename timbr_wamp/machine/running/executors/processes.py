@@ -1,12 +1,12 @@
-"""The executor ``"processes"``: slots that compute, in child processes of this computer.
+"""The executor ``"processes"``: CPU-bound slots in child processes of this computer.
 
-When every slot can be sent (`timbr_wamp.machine.running.executors.sendable`) and no hook looks at slots or messages,
-messages go to the children in small batches, in order, and come back as JSON texts. Else each call of a slot
-that can be sent goes to a child by itself, and the other slots run in threads of this process. A message of
-which a slot raised in a batch continues that way, so policies, retries and hooks are those of every executor.
+When every slot can be sent (`timbr_wamp.machine.running.executors.sendable`) and no hook gets slots or messages,
+messages are sent to the children in small batches, in order, and return as JSON texts. Otherwise each call of a slot
+that can be sent is sent to a child separately, and the other slots run in threads of this process. A message whose
+slot raised in a batch continues that way, so policies, retries and hooks are those of every executor.
 
-A child that ends costs no message: those of its batch run again, call by call, and the call that ends its child
-fails with `WorkerDied`. A time limit ends the child.
+A child that ends loses no message: those of its batch run again, call by call, and the call that ends its child
+fails with `WorkerDied`. A time limit kills the child.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from timbr_wamp.machine.running.executors.threads import POOL_THREADS, ThreadsEx
 from timbr_wamp.machine.running.executors.window import UnderWay
 from timbr_wamp.machine.tracebacks import RaisedElsewhere
 
-#: A batch is made to take a child about so long, and has at most so many messages.
+#: Target duration of a batch in a child, seconds, and most messages in it.
 BATCH_S, BATCH_MESSAGES = 0.010, 64
-#: A call whose child ends is made so often before it fails: the child may have been ended for another's sake.
+#: Tries of a call whose child ends before it fails: the child may have been killed for another reason.
 CALL_TRIES = 2
 #: More children than this do not help on one computer; each takes one thread here.
 WORKERS_LIMIT = POOL_THREADS
@@ -185,7 +185,7 @@ class ProcessesExecutor(ThreadsExecutor):
             raise error
 
     def _batch_ended(self, batch: RunningBatch, sent: list[UnderWay], reply: BatchReply) -> None:
-        """Take the results of a batch; messages without one run again, call by call."""
+        """Take the results of a batch; messages without a result run again, call by call."""
         context = self._context
         if batch not in self._batches or context is None:
             return
@@ -199,13 +199,13 @@ class ProcessesExecutor(ThreadsExecutor):
                 super()._start(one, context)
 
     def _take_result(self, one: UnderWay, result: MessageResult | None, context: RunContext) -> bool:
-        """Finish or continue a message with what a child made of it; tell whether that was possible."""
+        """Finish or continue a message with its result from a child; return whether that was possible."""
         revision = one.revision
         if isinstance(result, Texts):
             texts = [result.texts[n] for n in self._dependencies_of(revision).layout]
             for step, seconds in zip(revision.steps, result.timings or (), strict=False):
                 step.slot.tally.timings.append(seconds)
-            # Values are wanted by a hook only, and only if it came while the batch ran.
+            # Only a hook needs values, and only if it was added while the batch ran.
             values = [orjson.loads(text) for text in texts] if context.hooks.at("post_message") else []
             self._finish(one, values, texts, ())
             return True
@@ -222,7 +222,7 @@ class ProcessesExecutor(ThreadsExecutor):
         return False
 
     def _note_refused(self, result: CannotLoad | Unawaited) -> None:
-        """Do otherwise from now on, as a child could not run something."""
+        """Note that a child cannot run something, so that it is not sent again."""
         if isinstance(result, Unawaited):
             self._functions.keep_here(result.function, "it returns a coroutine")
         elif result.function is not None:
@@ -232,7 +232,7 @@ class ProcessesExecutor(ThreadsExecutor):
         self._planned = (None, -1, None)
 
     def abandon(self) -> list[Entry]:
-        """Forget the messages that were started and not yielded; children that run them are ended."""
+        """Forget the messages that were started and not yielded; children that run them are killed."""
         self._unsent.clear()
         self._batches.clear()
         if self._under_way:
@@ -294,7 +294,7 @@ class ProcessesExecutor(ThreadsExecutor):
 
 
 def _known_outcomes(failed: Failed) -> tuple[Any, dict[int, KnownOutcome]] | None:
-    """Return a message, what its slots gave, and what one raised; None when values cannot be had."""
+    """Return a message, its slots' values, and the error of one; None when the values are not available."""
     loaded, made = _loaded(failed.values)
     if not loaded:
         return None
@@ -316,7 +316,7 @@ def _loaded(data: bytes | None, load: Callable[[bytes], Any] = pickle.loads) -> 
         return False, None
     try:
         return True, load(data)
-    except BaseException:  # constructors of the user
+    except BaseException:  # users' constructors may raise anything
         return False, None
 
 
