@@ -56,8 +56,8 @@ _TRIES = 3
 #: What orjson writes without looking into anything; and how.
 TEXT_TYPES: Final = frozenset({str, int, float, bool, type(None)})
 TEXT_OPTIONS: Final = _OPTIONS
-#: A dict with at most so many items, those one level down included, is looked at without copying it.
-SMALL_ITEMS = 512
+#: A dict whose dicts and lists have at most so many items each is looked at without copying it.
+SMALL_ITEMS = 64
 
 _SCALARS = TEXT_TYPES
 _dumps = orjson.dumps
@@ -119,23 +119,18 @@ def is_small_and_plain(mapping: Any) -> bool:
     dict is not copied: texts of so few items are written in microseconds without Python code, so another thread
     would have to put such an object into it between this look and the next bytecode, and could change nothing more.
     """
-    items = len(mapping)
-    if items > SMALL_ITEMS or not is_tracked(mapping):
-        return items <= SMALL_ITEMS
+    if len(mapping) > SMALL_ITEMS:
+        return False
     for item in filter(is_tracked, mapping.values()):
-        kind = type(item)
-        if kind is not dict and kind is not list:
-            return False
-        items += len(item)
-        if items > SMALL_ITEMS:
-            return False
-        if kind is list:
-            if not TEXT_TYPES.issuperset(map(type, item)):
+        if type(item) is list:
+            if len(item) > SMALL_ITEMS or not TEXT_TYPES.issuperset(map(type, item)):
                 return False
-            continue
-        for inner in filter(is_tracked, item.values()):
-            if type(inner) is not list or len(inner) > SMALL_ITEMS or not TEXT_TYPES.issuperset(map(type, inner)):
-                return False
+        elif type(item) is not dict or len(item) > SMALL_ITEMS:
+            return False
+        else:
+            for inner in filter(is_tracked, item.values()):
+                if type(inner) is not list or len(inner) > SMALL_ITEMS or not TEXT_TYPES.issuperset(map(type, inner)):
+                    return False
     return True
 
 

@@ -8,11 +8,19 @@ from hypothesis import strategies as st
 from timbr_wamp.contract import ErrorRow
 from timbr_wamp.machine.records.failures import ErrorRing, Failed
 from timbr_wamp.machine.records.ring import RecordRing
+from timbr_wamp.machine.records.rows import Block
 
 
-def rows(first: int, last: int, size: int = 8) -> list:
-    """Return rows of ``size`` + 4 bytes each."""
-    return [(n, f"{n:024x}", (b"x" * size,), b"{}", ()) for n in range(first, last + 1)]
+def block(first: int, texts: list[bytes], layout: tuple[int, ...] = ()) -> Block:
+    """Return consecutive rows of one value each."""
+    oids = [f"{n:024x}" for n in range(first, first + len(texts))]
+    parts = [part for text in texts for part in (text, b"{}")]
+    return Block(first, oids, parts, layout, [b"{}"] * len(texts), [[text] for text in texts])
+
+
+def rows(first: int, last: int, size: int = 8) -> list[Block]:
+    """Return rows whose texts and metas have ``size`` + 4 bytes each."""
+    return [block(first, [b"x" * size] * (last - first + 1))]
 
 
 def numbers(found: list) -> list[int]:
@@ -59,9 +67,13 @@ def test_a_ring_keeps_the_newest_rows_whole_and_within_its_limits(
 ) -> None:
     ring, put = RecordRing(capacity, limit_bytes), []
     for texts in batches:
-        new = [(len(put) + n, f"{n:024x}", (text, b"1"), b"{}", (n,)) for n, text in enumerate(texts, 1)]
-        ring.extend(new)
-        put += [(seq, oid, b"[%b,1]" % made[0], meta, layout) for seq, oid, made, meta, layout in new]
+        if texts:
+            new = block(len(put) + 1, texts, (len(texts),))
+            ring.extend([new])
+            put += [
+                (new.first_seq + n, oid, b"[%b]" % text, b"{}", new.layout)
+                for n, (oid, text) in enumerate(zip(new.oids, texts, strict=True))
+            ]
         kept = ring.newest(10_000)
         assert kept == put[len(put) - len(kept) :]
         assert len(kept) <= capacity

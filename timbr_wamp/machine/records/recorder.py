@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 
 import orjson
 
@@ -30,8 +31,8 @@ from timbr_wamp.machine.records.rates import Rates
 from timbr_wamp.machine.records.ring import RecordRing
 from timbr_wamp.machine.records.rows import (
     RECORD_LIMIT_BYTES,
+    Block,
     CompactRow,
-    NewRow,
     WholeRows,
     layout_of,
     whole_row,
@@ -42,6 +43,7 @@ from timbr_wamp.machine.slots.table import Revision
 from timbr_wamp.values import JsonValue, text_of
 
 _dumps = orjson.dumps
+_REVISION = itemgetter(1)
 _FINISHED, _NOT_ERRORED = b',"finished_at":', b',"errored":false}'
 
 #: Characters of an errored message that are kept beside its error.
@@ -53,7 +55,7 @@ class Batch:
     """The messages of one commit."""
 
     done: list[Finished]
-    rows: list[NewRow]
+    blocks: list[Block]
     #: ``(seq, finished)`` of the messages that need more than their row: see `Recorder._settle`.
     eventful: list[tuple[int, Finished]] = field(default_factory=list)
     #: Of the other messages, how many went through each revision.
@@ -271,64 +273,71 @@ class Recorder:
         if not done:
             return
         batch = self._batch(done)
-        rows = WholeRows(batch.rows, [finished[2] for finished in done])
+        rows = WholeRows(batch.blocks)
         if self._journal is not None:
             with self._journal_lock:
                 self._journal.commit(rows, self._position)
         for _ in done:
             self._uncommitted.popleft()
-        self.ring.extend(batch.rows)
+        self.ring.extend(batch.blocks)
         # counts last: callers that wait for them find the rest done
         run_all((partial(self._apply, batch), *self._publications(rows), partial(self._account, batch)))
 
     def _batch(self, done: list[Finished]) -> Batch:
-        """Number finished messages and make their rows. Changes nothing."""
-        run, seq, kept = self.run, self.ring.last_seq, self._kept
-        rows: list[NewRow] = []
-        batch = Batch(done, rows)
-        revision: Revision | None = None
-        plain, received_last, received = 0, None, b""
-        run_text = b'{"run":%b,"seq":' % _dumps(run)
-        for finished in done:
-            entry, its_revision, texts, notes, finished_at = finished
-            seq += 1
-            oid, _, received_at, attempt = entry
-            if its_revision is not revision:
-                if revision is not None:
-                    batch.plain.append((revision, plain))
-                revision, plain = its_revision, 0
-                layout, pick = self._layout_of(its_revision)
-                attempt_text = b',"attempt":1,"revision":%d,"received_at":' % its_revision.number
-            made = texts if pick is None else pick(texts)
-            if sum(map(len, made)) > RECORD_LIMIT_BYTES // 2:
-                made = within_limit(made)
-            if notes or attempt > 1 or (kept and oid in kept):
-                meta: dict[str, object] = {
-                    "run": run,
-                    "seq": seq,
-                    "attempt": attempt,
-                    "revision": its_revision.number,
-                    "received_at": received_at,
-                    "finished_at": finished_at,
-                    "errored": False,
-                }
-                if notes:
-                    _describe(notes, meta, batch)
-                else:
-                    plain += 1
-                batch.eventful.append((seq, finished))
-                meta_text = _dumps(meta)
-            else:  # the same text, written more quickly
-                plain += 1
-                if received_at is not received_last:
-                    received_last, received = received_at, _dumps(received_at)
-                meta_text = b"".join(
-                    (run_text, _dumps(seq), attempt_text, received, _FINISHED, _dumps(finished_at), _NOT_ERRORED)
-                )
-            rows.append((seq, oid, made, meta_text, layout))
-        if revision is not None:
-            batch.plain.append((revision, plain))
+        """Number finished messages and make their records. Changes nothing."""
+        batch = Batch(done, [])
+        seq = self.ring.last_seq + 1
+        for revision, same in groupby(done, _REVISION):
+            several = list(same)
+            entries, _, texts, notes, finished_at = zip(*several, strict=True)
+            oids, _, received_at, attempts = zip(*entries, strict=True)
+            layout, pick = self._layout_of(revision)
+            made: Sequence[Sequence[bytes]] = texts if pick is None else list(map(pick, texts))
+            if sum(map(len, chain.from_iterable(made))) > RECORD_LIMIT_BYTES:  # one of them may be too large
+                made = list(map(within_limit, made))
+            if any(notes) or attempts.count(1) < len(several) or not self._kept.isdisjoint(oids):
+                metas = [self._meta(number, finished, batch) for number, finished in enumerate(several, seq)]
+            else:
+                metas = self._plain_metas(revision, seq, received_at, finished_at)
+                batch.plain.append((revision, len(several)))
+            parts = list(chain.from_iterable(chain.from_iterable(zip(made, zip(metas, strict=True), strict=True))))
+            batch.blocks.append(Block(seq, oids, parts, layout, metas, texts))
+            seq += len(several)
         return batch
+
+    def _plain_metas(
+        self, revision: Revision, seq: int, received_at: Sequence[float], finished_at: Sequence[float]
+    ) -> list[bytes]:
+        """Return the texts that `_meta` makes of messages without notes, more quickly."""
+        start = b'{"run":%b,"seq":' % _dumps(self.run)
+        middle = b',"attempt":1,"revision":%d,"received_at":' % revision.number
+        numbers = map(_dumps, range(seq, seq + len(received_at)))
+        return [
+            b"".join((start, number, middle, received, _FINISHED, finished, _NOT_ERRORED))
+            for number, received, finished in zip(
+                numbers, map(_dumps, received_at), map(_dumps, finished_at), strict=True
+            )
+        ]
+
+    def _meta(self, seq: int, finished: Finished, batch: Batch) -> bytes:
+        """Return a record's meta; note what else follows from it."""
+        (oid, _, received_at, attempt), revision, _, notes, finished_at = finished
+        meta: dict[str, object] = {
+            "run": self.run,
+            "seq": seq,
+            "attempt": attempt,
+            "revision": revision.number,
+            "received_at": received_at,
+            "finished_at": finished_at,
+            "errored": False,
+        }
+        if notes:
+            _describe(notes, meta, batch)
+        else:
+            batch.plain.append((revision, 1))
+        if notes or attempt > 1 or oid in self._kept:
+            batch.eventful.append((seq, finished))
+        return _dumps(meta)
 
     def _layout_of(
         self, revision: Revision
@@ -346,9 +355,9 @@ class Recorder:
                 step.slot.tally.calls += count
         for seq, finished in batch.eventful:
             self._settle(seq, finished)
-        self.count += len(batch.rows)
-        self.last_oid = batch.rows[-1][1]
-        ran = len(batch.rows) - batch.displaced
+        self.count += len(batch.done)
+        self.last_oid = batch.done[-1][0][0]
+        ran = len(batch.done) - batch.displaced
         if ran:
             self.ran += ran
             self.last_processed_time = next(f[4] for f in reversed(batch.done) if not f[3] or f[3].why is None)
@@ -356,7 +365,7 @@ class Recorder:
 
     def _account(self, batch: Batch) -> None:
         errored, dropped = batch.errored, batch.dropped
-        self._queue.finish(len(batch.rows) - errored - dropped, errored, dropped)
+        self._queue.finish(len(batch.done) - errored - dropped, errored, dropped)
 
     def _publications(self, rows: Sequence[Row]) -> Iterable[Callable[[], object]]:
         """Return the calls of hooks and sinks, each of which a Ctrl-C may interrupt."""

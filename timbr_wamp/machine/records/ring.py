@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
 
-from timbr_wamp.machine.records.rows import CompactRow, Layout, NewRow
+from timbr_wamp.machine.records.rows import Block, CompactRow, Layout
 
 #: Records kept for readers that missed some.
 RING_ROWS = 16_384
@@ -17,8 +18,23 @@ RING_BYTES = 64 * 1024 * 1024
 FIRST_BYTES = 1024 * 1024
 
 
-#: Number, oid, where text and meta begin and end in the buffer, layout.
-_IndexEntry: TypeAlias = tuple[int, str, int, int, int, Layout]
+@dataclass(slots=True)
+class _Kept:
+    """A block in the buffer."""
+
+    first_seq: int
+    oids: Sequence[str]
+    layout: Layout
+    #: Where it starts in the buffer.
+    start: int
+    #: Lengths of its parts, each of which has a comma after it.
+    lengths: list[int]
+    #: Parts of each record.
+    width: int
+
+    @property
+    def last_seq(self) -> int:
+        return self.first_seq + len(self.oids) - 1
 
 
 class RecordRing:
@@ -38,45 +54,38 @@ class RecordRing:
         self._buffer = _memory(limit_bytes)
         #: Bytes of the buffer that are in use.
         self._size = min(FIRST_BYTES, limit_bytes)
-        #: ``(seq, oid, start, middle, end, layout)``: text and meta in the buffer; at ``seq % rows``.
-        self._index: list[_IndexEntry | None] = [None] * rows
+        #: Number of rows that are kept at most.
+        self._limit_rows = rows
+        #: Blocks in the buffer, oldest first, and their first numbers.
+        self._blocks: list[_Kept] = []
+        self._firsts: list[int] = []
         #: Offset of the next row, and the end of the room for it.
         self._head, self._room_end = 0, self._size
         #: The numbers kept; the first is one above the last while there are none.
         self.first_seq = after_seq + 1
         self.last_seq = after_seq
 
-    def extend(self, rows: Sequence[NewRow]) -> None:
-        """Append rows with consecutive numbers; the oldest are dropped for them."""
-        parts = list[bytes]()
-        for _, _, made, meta, _ in rows:
-            parts += made
-            parts.append(meta)
+    def extend(self, blocks: Sequence[Block]) -> None:
+        """Append blocks with consecutive numbers; the oldest rows are dropped for them."""
         with self._lock:
-            if len(rows) > len(self._index) or sum(map(len, parts)) > self._limit_bytes // 4:
-                for row in rows:
-                    self._append([row], b",".join((*row[2], row[3], b"")))
-            elif rows:
-                parts.append(b"")
-                self._append(rows, b",".join(parts))
+            for block in blocks:
+                if len(block) > self._limit_rows or sum(map(len, block.parts)) > self._limit_bytes // 4:
+                    for one in block.one_by_one():
+                        self._append(one)
+                else:
+                    self._append(block)
 
-    def _append(self, rows: Sequence[NewRow], texts: bytes) -> None:
-        """Append rows; ``texts`` is their texts concatenated, each followed by a comma."""
-        index, count = self._index, len(self._index)
-        too_many = rows[-1][0] - self.first_seq + 1 - count
-        if too_many > 0:
-            self._drop(too_many)
+    def _append(self, block: Block) -> None:
+        texts = b",".join((*block.parts, b""))
+        self._forget_to(block.first_seq + len(block) - self._limit_rows)
         if self._head + len(texts) > self._room_end:
             self._make_room(len(texts))
-        start = self._head
-        self._head = start + len(texts)
-        self._buffer[start : self._head] = texts
-        for seq, oid, made, meta, layout in rows:
-            middle = start + sum(map(len, made)) + len(made)
-            end = middle + len(meta) + 1
-            index[seq % count] = (seq, oid, start, middle, end, layout)
-            start = end
-        self.last_seq = rows[-1][0]
+        kept = _Kept(block.first_seq, block.oids, block.layout, self._head, list(map(len, block.parts)), block.width)
+        self._head += len(texts)
+        self._buffer[kept.start : self._head] = texts
+        self._blocks.append(kept)
+        self._firsts.append(block.first_seq)
+        self.last_seq = kept.last_seq
 
     def after(self, seq: int, limit: int, limit_bytes: int) -> tuple[int, int, list[CompactRow]]:
         """Return ``(first kept, last, rows)``: at most ``limit`` rows with a number above ``seq``.
@@ -107,33 +116,44 @@ class RecordRing:
 
     # --- under the lock ---
 
-    def _entry(self, seq: int) -> _IndexEntry:
-        entry = self._index[seq % len(self._index)]
-        assert entry is not None
-        assert entry[0] == seq
-        return entry
-
     def _row(self, seq: int) -> CompactRow:
-        _, oid, start, middle, end, layout = self._entry(seq)
-        return seq, oid, b"[%b]" % self._buffer[start : middle - 1], self._buffer[middle : end - 1], layout
+        kept = self._blocks[bisect_right(self._firsts, seq) - 1]
+        position = seq - kept.first_seq
+        first = position * kept.width
+        start = kept.start + sum(kept.lengths[:first]) + first
+        *made, meta = kept.lengths[first : first + kept.width]
+        middle = start + sum(made) + len(made)
+        text = b"[%b]" % self._buffer[start : middle - 1]
+        return seq, kept.oids[position], text, self._buffer[middle : middle + meta], kept.layout
 
-    def _drop(self, count: int) -> None:
-        """Drop the oldest rows; their bytes are room if they are next to the head's."""
-        self.first_seq = min(self.first_seq + count, self.last_seq + 1)
-        if self.first_seq > self.last_seq:
+    def _forget_to(self, first_seq: int) -> None:
+        """Keep no row before that one; the bytes of blocks of which no row is kept are room, if next to the head's."""
+        if first_seq <= self.first_seq:
+            return
+        self.first_seq = min(first_seq, self.last_seq + 1)
+        gone = bisect_right(self._firsts, self.first_seq) - 1 if self.first_seq <= self.last_seq else len(self._blocks)
+        if gone:
+            del self._blocks[:gone], self._firsts[:gone]
+            self._find_room()
+
+    def _drop_oldest(self) -> None:
+        self._forget_to(self._blocks[0].last_seq + 1)
+
+    def _find_room(self) -> None:
+        if not self._blocks:
             self._reset(self._limit_bytes)
             return
-        tail = self._entry(self.first_seq)[2]
+        tail = self._blocks[0].start
         self._room_end = tail if tail >= self._head else self._size
 
     def _make_room(self, size: int) -> None:
         """Make room for ``size`` bytes: at the buffer's start, by growing it, or by dropping the oldest rows."""
         if size > self._limit_bytes or self._size > self._limit_bytes:  # one row over the limit, or after it
-            self._drop(self.last_seq + 1 - self.first_seq)
+            self._forget_to(self.last_seq + 1)
             self._reset(max(size, self._limit_bytes))
         while self._head + size > self._room_end:
             at_end = self._room_end == self._size
-            tail = self._entry(self.first_seq)[2] if self.first_seq <= self.last_seq else 0
+            tail = self._blocks[0].start if self._blocks else 0
             if at_end and tail >= size:
                 self._head, self._room_end = 0, tail
             elif at_end and self._size < self._limit_bytes:
@@ -141,7 +161,7 @@ class RecordRing:
             elif at_end and tail < self._head:
                 self._head, self._room_end = 0, tail  # the rest of the buffer is left; the oldest go next
             else:
-                self._drop(1)
+                self._drop_oldest()
 
     def _reset(self, limit_bytes: int) -> None:
         """Continue at the buffer's start; with a new buffer if the size changes."""

@@ -8,6 +8,7 @@ them computed. The empty layout: each value stands for one position.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, TypeAlias, overload
 
@@ -24,12 +25,47 @@ Layout: TypeAlias = tuple[int, ...]
 #: A record as it is kept: ``(seq, oid, compact text, meta, layout)``.
 CompactRow: TypeAlias = tuple[int, str, bytes, bytes, Layout]
 
-#: A record that is about to be kept: ``(seq, oid, texts of the values that were made, meta, layout)``.
-NewRow: TypeAlias = tuple[int, str, Sequence[bytes], bytes, Layout]
+
+@dataclass(slots=True)
+class Block:
+    """Consecutive records of one layout, as columns. The parts of all lie one behind the other."""
+
+    first_seq: int
+    oids: Sequence[str]
+    #: For each record the texts of the values that were made, then its meta.
+    parts: list[bytes]
+    layout: Layout
+    metas: Sequence[bytes]
+    #: For each record the texts of all its values, for sinks.
+    texts: Sequence[Sequence[bytes]]
+
+    def __len__(self) -> int:
+        return len(self.oids)
+
+    @property
+    def width(self) -> int:
+        """Parts of each record."""
+        return len(self.parts) // len(self.oids)
+
+    def one_by_one(self) -> Iterator[Block]:
+        """Yield blocks of one record each."""
+        width = self.width
+        for n, oid in enumerate(self.oids):
+            parts = self.parts[n * width : (n + 1) * width]
+            yield Block(self.first_seq + n, [oid], parts, self.layout, self.metas[n : n + 1], self.texts[n : n + 1])
+
+    def rows(self) -> Iterator[Row]:
+        """Return the records as sinks get them; their texts are within `RECORD_LIMIT_BYTES`."""
+        texts: Iterator[bytes] = map(_in_brackets, map(_with_commas, self.texts))
+        if sum(map(len, self.parts)) > RECORD_LIMIT_BYTES // (len(self.texts[0]) or 1):  # one of them may be too large
+            texts = (_in_brackets(_with_commas(within_limit(values))) for values in self.texts)
+        return zip(range(self.first_seq, self.first_seq + len(self)), self.oids, texts, self.metas, strict=False)
+
 
 #: Most bytes of a kept record's text, carried values counted once; see `within_limit`.
 RECORD_LIMIT_BYTES = VALUE_LIMIT_BYTES
 
+_with_commas, _in_brackets = b",".join, b"[%b]".__mod__
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -91,25 +127,16 @@ def whole_row(row: CompactRow) -> Row:
 
 
 class WholeRows(Sequence[Row]):
-    """Rows for sinks, made when the first sink looks at one. ``texts`` are each record's values.
+    """The rows of blocks for sinks, made when the first sink looks at one."""
 
-    >>> list(WholeRows([(1, "a", (b"1",), b"{}", (3,))], [[b"1", b"1", b"1"]]))
-    [(1, 'a', b'[1,1,1]', b'{}')]
-    """
-
-    def __init__(self, rows: Sequence[NewRow], texts: Sequence[Sequence[bytes]]) -> None:
-        self._new, self._texts = rows, texts
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
+        self._length = sum(map(len, blocks))
         self._rows: list[Row] | None = None
 
     def _made(self) -> list[Row]:
         if self._rows is None:
-            rows = list[Row]()
-            for (seq, oid, _, meta, _), values in zip(self._new, self._texts, strict=True):
-                text = b"[%b]" % b",".join(values)
-                if len(text) > RECORD_LIMIT_BYTES:
-                    text = b"[%b]" % b",".join(within_limit(values))
-                rows.append((seq, oid, text, meta))
-            self._rows = rows
+            self._rows = [row for block in self._blocks for row in block.rows()]
         return self._rows
 
     @overload
@@ -123,7 +150,7 @@ class WholeRows(Sequence[Row]):
         return iter(self._made())
 
     def __len__(self) -> int:
-        return len(self._new)
+        return self._length
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
