@@ -193,9 +193,7 @@ def test_a_chatty_kernel_shakes_hands(folder: Path) -> None:
         async with supervised(folder, file) as supervisor:
             await supervisor.channels.execute(CHATTER)
         outputs: list[IopubMessage] = []
-        begun = time.monotonic()
-        async with supervised(folder, file, outputs):
-            assert time.monotonic() - begun < 5.0
+        async with supervised(folder, file, outputs):  # raises when it cannot attach within its limit
             await until(lambda: sum(message.msg_type == "stream" for message in outputs) > 5)
 
     run(work())
