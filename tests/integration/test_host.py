@@ -124,7 +124,7 @@ def test_a_kernel_that_cannot_start_is_told_why(settings: Settings, router: Rout
                 await ask(connection, "start", startup="/nowhere")
             startup = tmp_path / "startup.py"
             startup.write_text("import os, sys\nsys.__stderr__.write('no licence')\nos._exit(1)")
-            with pytest.raises(KernelStartFailed, match="ended at once"):
+            with pytest.raises(KernelStartFailed, match="its process ended"):
                 await ask(connection, "start", startup=str(startup))
             assert await ask(connection, "list") == []
             assert list(settings.runtime_dir.glob("kernel-*.json")) == []
