@@ -171,6 +171,19 @@ def test_a_message_in_backoff_is_overtaken_by_others(machine, records):
     assert_counts_add_up(status)
 
 
+def test_a_stop_at_any_moment_gives_messages_in_backoff_back(machines):
+    """The worker looks whether it is to go on at every moment; one of many stops comes right there."""
+    for _ in range(60):
+        machine = machines()
+        machine.set(0, FailsFor("bad", times=1), policy={"retries": 1, "backoff_s": 30.0})
+        machine.start()
+        machine.put("bad")
+        wait_until(lambda machine=machine: machine.status.retrying == 1, "no message waits for its retry")
+        machine.put("other")
+        machine.stop()
+        assert (machine.status.in_flight, machine.status.retrying) == (0, 0)
+
+
 def test_a_message_comes_back_from_its_backoff(machine):
     machine.set(0, FailsFor("bad", times=2), policy={"retries": 5, "backoff_s": 0.01})
     records = run(machine, "a", "bad", "b")

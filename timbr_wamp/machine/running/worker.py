@@ -335,15 +335,22 @@ class Worker:
 
     def _active(self) -> bool:
         """Wait while paused; return whether to continue."""
-        if not self._life.active:
-            self._give_back_unfinished()
-        with self._changed:
-            self._changed.wait_for(lambda: self._life.state != "paused")
-            if self._life.active:
-                return True
-            self._thread = None
-            self._changed.notify_all()
-            return False
+        given_back = False
+        while True:
+            if not self._life.active:
+                self._give_back_unfinished()
+                given_back = True
+            with self._changed:
+                if self._life.active:
+                    return True
+                if not given_back:  # it was active a moment ago
+                    continue
+                if self._life.state == "paused":
+                    self._changed.wait_for(lambda: self._life.state != "paused")
+                    continue
+                self._thread = None
+                self._changed.notify_all()
+                return False
 
     def _give_back_unfinished(self, *, record: bool = True) -> None:
         """Return messages that wait for a retry to the queue: they run again from the first slot.
