@@ -436,6 +436,16 @@ def test_one_slot_given_by_number_and_by_name_is_refused(machine):
     assert (machine[0], machine[7], machine.policy_of("clean").on_error) == (float, str, "drop")
 
 
+@pytest.mark.parametrize(
+    "given", [{"names": {1: "b"}}, {"sources": {"clean": "f"}}, {"policies": {-8: "drop"}}], ids=str
+)
+def test_what_is_said_of_a_slot_that_gets_no_function_is_refused(machine, given):
+    machine.set(0, str, name="clean")
+    with pytest.raises(InvalidArgument, match="is not among"):
+        machine.assign({0: float}, **given)
+    assert machine[0] is str
+
+
 def test_an_object_that_is_false_or_empty_is_in_its_slot(machine):
     class Collects(list):  # type: ignore[type-arg]
         def __call__(self, value: object) -> int:

@@ -175,8 +175,7 @@ class Machine:
 
     def __delitem__(self, slot: int | str | slice) -> None:
         """Make a slot identity again."""
-        numbers = range(len(self))[slot] if isinstance(slot, slice) else [self._table.number_of(slot)]
-        self.assign(dict.fromkeys(numbers))
+        self.assign(dict.fromkeys(range(len(self))[slot]) if isinstance(slot, slice) else {slot: None})
 
     def __len__(self) -> int:
         """Return the number of slots."""

@@ -66,6 +66,10 @@ class Batch:
     displaced: int = 0
 
 
+#: Among how many of the newest records that of a message just committed is looked for: others commit meanwhile.
+NEAR_ROWS = 100
+
+
 class Recorder:
     """Numbers, keeps and publishes what was finished. Any thread; one commit at a time.
 
@@ -173,10 +177,9 @@ class Recorder:
 
     def row_of(self, oid: str) -> Row | None:
         """Return the newest record of a message that was committed just now."""
-        for row in reversed(self.ring.newest(100)):
-            if row[1] == oid:
-                return whole_row(row)
-        return None
+        last = self.ring.last_seq
+        rows = (self.ring.get(seq) for seq in range(last, max(last - NEAR_ROWS, 0), -1))
+        return next((whole_row(row) for row in rows if row is not None and row[1] == oid), None)
 
     def check_run(self, run: str) -> None:
         """Raise RunMismatch unless ``run`` is the present run."""

@@ -301,6 +301,9 @@ class SlotTable:
             PrepFailed: an object's ``prep`` raised.
         """
         names, sources, policies = names or {}, sources or {}, policies or {}
+        for argument, given in (("names", names), ("sources", sources), ("policies", policies)):
+            if others := given.keys() - functions.keys():
+                raise InvalidArgument(argument, f"{next(iter(others))!r} is not among the slots of the functions")
         loaded = {key: self._loaded(function, sources.get(key)) for key, function in functions.items()}
 
         def make(now: Revision) -> Draft:
