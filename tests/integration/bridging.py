@@ -196,7 +196,7 @@ class SocketMachine:
         self._path = runtime.write_file(settings.runtime_dir / f"machine-{os.getpid()}-{name}.json", content)
 
     def publish(self, count: int, *, lost: Callable[[int], bool] = lambda seq: False) -> None:
-        """Finish so many records; those that are ``lost`` never reach a subscriber."""
+        """Finish ``count`` records; those that are ``lost`` never reach a subscriber."""
         for _ in range(count):
             self.last_seq += 1
             if not lost(self.last_seq):

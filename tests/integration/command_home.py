@@ -82,9 +82,9 @@ class Home:
     def up(self, *words: str, command: str = "up") -> Iterator[dict[str, Any]]:
         """Run ``up --json``; give what it says; end it with Ctrl-C and check that it ends well."""
         process = self.popen(command, "--json", "--port", str(pick_free_port()), *words)
-        told = first_line(process, UP_LIMIT_S)
+        printed = first_line(process, UP_LIMIT_S)
         try:
-            yield {**json.loads(told), "process": process}
+            yield {**json.loads(printed), "process": process}
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)

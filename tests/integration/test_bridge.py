@@ -79,7 +79,7 @@ def test_a_kernel_is_listed_with_what_it_is(settings: Settings, router: Router, 
     run(work())
 
 
-def test_interactive_output_comes_in_order_before_the_reply(
+def test_interactive_output_arrives_in_order_before_the_reply(
     settings: Settings, router: Router, plain_kernel: KernelFile
 ) -> None:
     async def work() -> None:
@@ -221,7 +221,7 @@ async def until_restarted(remote: Remote, restarts: int) -> None:
 # --- its machines ----------------------------------------------------------------------------
 
 
-def test_a_machine_is_asked_over_the_router_and_knows_by_whom(
+def test_a_machine_is_called_over_the_router_and_knows_its_caller(
     settings: Settings, router: Router, machine_kernel: KernelFile
 ) -> None:
     async def work() -> None:
@@ -260,7 +260,9 @@ def test_a_kernel_without_a_machine_says_so(settings: Settings, router: Router, 
     run(work())
 
 
-def test_machines_come_and_go_under_their_names(settings: Settings, router: Router, plain_kernel: KernelFile) -> None:
+def test_machines_are_registered_and_removed_under_their_names(
+    settings: Settings, router: Router, plain_kernel: KernelFile
+) -> None:
     async def work() -> None:
         async with connected(router, settings) as connection:
             remote = Remote(connection, plain_kernel.kernel_id)
@@ -316,7 +318,7 @@ asyncio.run(main())
 """
 
 
-def test_records_that_were_lost_on_the_way_are_filled_in(
+def test_records_that_were_lost_in_transit_are_filled_in(
     settings: Settings, router: Router, plain_kernel: KernelFile
 ) -> None:
     async def work() -> None:
@@ -338,7 +340,7 @@ def test_records_that_were_lost_on_the_way_are_filled_in(
     run(work())
 
 
-def test_single_events_above_the_cap_are_a_sample_that_says_so(
+def test_single_events_above_the_cap_are_a_sample_marked_as_one(
     settings: Settings, router: Router, plain_kernel: KernelFile
 ) -> None:
     async def work() -> None:
@@ -357,12 +359,12 @@ def test_single_events_above_the_cap_are_a_sample_that_says_so(
                 machine.publish(1)
                 await until(lambda: events)
                 assert events == [(f"{1:024x}", [1], 1)]
-                begun = time.monotonic()
+                started = time.monotonic()
                 machine.publish(5000)
                 machine.publish(1)
                 await until(lambda: events[-1][2] > 1)
                 await asyncio.sleep(0.3)
-                assert len(events) < 250 * (time.monotonic() - begun + 1.0)
+                assert len(events) < 250 * (time.monotonic() - started + 1.0)
 
     run(work())
 

@@ -233,7 +233,7 @@ def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
     ("slot", "source", "said"),
     [("99", "lambda x: x", "no slot 99"), ("0", "def broken(", "does not compile"), ("0", "3", "callable")],
 )
-def test_a_slot_that_cannot_be_set_is_told_of_in_one_sentence(home: Home, slot: str, source: str, said: str) -> None:
+def test_a_slot_that_cannot_be_set_is_reported_in_one_sentence(home: Home, slot: str, source: str, said: str) -> None:
     assert said in home.run("set", "lab", slot, source, status=1)
 
 
@@ -323,7 +323,7 @@ def test_progress_comes_in_lines_and_wait_runs_what_follows(home: Home) -> None:
     home.run("exec", "lab", "del m.source")
 
 
-def test_ctrl_c_ends_the_looking_and_leaves_the_machine_running(home: Home) -> None:
+def test_ctrl_c_ends_the_display_and_leaves_the_machine_running(home: Home) -> None:
     home.run("exec", "lab", PACED)
     following = home.popen("progress", "lab", "--json")
     first_line(following, COMMAND_LIMIT_S)
@@ -361,7 +361,7 @@ def test_an_unknown_kernel_is_named_with_those_there_are(home: Home) -> None:
     assert "lab" in said
 
 
-def test_a_machine_that_is_not_there(home: Home) -> None:
+def test_an_unknown_machine_is_named(home: Home) -> None:
     assert "no_such_machine" in home.run("status", "lab", "--machine", "no_such_machine", status=1)
 
 
@@ -391,7 +391,7 @@ def test_ctrl_c_in_exec_interrupts_the_code(home: Home) -> None:
     assert home.run("exec", "lab", "1 + 1") == "2\n"
 
 
-def test_tokens_come_and_go(home: Home) -> None:
+def test_tokens_are_made_listed_and_revoked(home: Home) -> None:
     token = home.run("token", "create", "--role", "viewer", "--name", "ada").strip()
     assert {"name": "ada", "role": "viewer"}.items() <= next(
         t for t in home.json("token", "list") if t["name"] == "ada"
@@ -447,11 +447,11 @@ def test_kernels_outlive_up_and_the_next_up_finds_them(empty_home: Home) -> None
 
 @pytest.mark.timeout(120)
 def test_a_router_that_dies_is_started_again_and_kernels_come_back(empty_home: Home) -> None:
-    with empty_home.up("--stop-kernels") as told:
+    with empty_home.up("--stop-kernels") as printed:
         empty_home.run("kernel", "start", "--name", "lasting")
         (before,) = empty_home.json("list")
-        os.kill(told["pid"], signal.SIGKILL)
-        wait_for(lambda: router_runs(empty_home) and empty_home.json("router", "status")["pid"] != told["pid"])
+        os.kill(printed["pid"], signal.SIGKILL)
+        wait_for(lambda: router_runs(empty_home) and empty_home.json("router", "status")["pid"] != printed["pid"])
         (after,) = wait_for(lambda: empty_home.json("list"))
         assert (after["kernel_id"], after["pid"]) == (before["kernel_id"], before["pid"])
         assert empty_home.run("exec", "lasting", "6 * 7") == "42\n"
@@ -488,15 +488,15 @@ def test_a_busy_port_is_named_and_the_next_free_one_taken_on_request(empty_home:
         taken.listen()
         port = str(taken.getsockname()[1])
         assert f"port {port} is in use" in empty_home.run("up", "--port", port, status=1)
-        with empty_home.up("--next-free-port", "--port", port) as told:
-            assert f":{port}/" not in told["page_url"]
+        with empty_home.up("--next-free-port", "--port", port) as printed:
+            assert f":{port}/" not in printed["page_url"]
 
 
 @pytest.mark.timeout(120)
 def test_the_demo_processes_and_ends_with_its_kernel(empty_home: Home) -> None:  # the other source: test_wheel.py
-    with empty_home.up(command="demo") as told:
-        assert told["kernels"] == ["demo"]
-        assert "#token=" in told["page_url"]
+    with empty_home.up(command="demo") as printed:
+        assert printed["kernels"] == ["demo"]
+        assert "#token=" in printed["page_url"]
         records = empty_home.run("tail", "demo", "--all", "--json", "--count", "25").splitlines()
         slots = [slot["name"] for slot in empty_home.json("slots", "demo")]
     assert [json.loads(record)["seq"] for record in records] == list(range(1, 26))

@@ -273,7 +273,7 @@ def test_a_viewer_may_look_but_not_touch(machine: RemoteMachine, router: Router,
 # --- records -------------------------------------------------------------------------------------
 
 
-def test_records_are_complete_while_they_rush(machine: RemoteMachine):
+def test_records_are_complete_at_full_speed(machine: RemoteMachine):
     count = 5_000
     with machine.records(timeout_s=20.0) as records:
         thread = threading.Thread(
@@ -369,7 +369,7 @@ def test_the_async_face_works_in_a_loop_of_ones_own(client: Client, kernel: Remo
     asyncio.run(main())
 
 
-def test_two_kernels_of_one_beginning_are_not_guessed_between(client: Client, kernel: RemoteKernel):
+def test_an_ambiguous_prefix_of_a_kernel_name_is_refused(client: Client, kernel: RemoteKernel):
     other = client.start_kernel("pump2")
     try:
         with pytest.raises(AmbiguousKernel):
@@ -384,7 +384,7 @@ def test_two_kernels_of_one_beginning_are_not_guessed_between(client: Client, ke
 # --- policies, handler, error groups -----------------------------------------------------------
 
 
-def test_policies_are_set_from_afar_and_obeyed(machine: RemoteMachine):
+def test_policies_are_set_remotely_and_apply(machine: RemoteMachine):
     before = machine.status
     machine.set(0, source="lambda x: 1 / x", name="inverse", policy={"on_error": "default", "default": -1})
     machine.set(1, source="lambda x: 1 / (x + 1)")
@@ -477,7 +477,7 @@ def paced(kernel: RemoteKernel, machine: RemoteMachine) -> Iterator[RemoteMachin
     del machine.source
 
 
-def test_progress_comes_while_it_goes_on(kernel: RemoteKernel, paced: RemoteMachine):
+def test_progress_arrives_while_the_machine_runs(kernel: RemoteKernel, paced: RemoteMachine):
     assert paced.progress().total == 40
     seen: list[Progress] = []
 
@@ -510,17 +510,17 @@ def test_waiting_shows_a_bar_and_an_interrupt_leaves_the_machine_running(
 def test_wait_returns_when_the_machine_does_not_run(kernel: RemoteKernel):
     small = kernel.machine("small")
     oid = small.put(1)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not small.wait(30.0)
     assert not small.wait(30.0, progress="none")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - started < 10
     small.start()
     assert small.wait(10.0)
     assert small.recent(1)[0].oid == oid
     small.stop()
 
 
-def test_a_source_gets_its_options_from_afar(machine: RemoteMachine):
+def test_a_source_gets_its_options_remotely(machine: RemoteMachine):
     status = machine.set_source("range(30)", total=30, policy="wait", on_exhausted="stop", restarts=2, backoff_s=0.5)
     assert status.source.options == SourceOptions(on_exhausted="stop", restarts=2, backoff_s=0.5)
     wait_until(lambda: machine.status.state == "stopped")
@@ -537,7 +537,7 @@ def test_a_source_gets_its_options_from_afar(machine: RemoteMachine):
 # --- live --------------------------------------------------------------------------------------
 
 
-def test_a_tap_grows_by_itself_and_is_closed_with_its_client(
+def test_a_tap_grows_with_each_record_and_is_closed_with_its_client(
     machine: RemoteMachine, settings: Settings, kernel: RemoteKernel
 ):
     machine.set(1, source="lambda x: x * 2", name="double")
@@ -563,7 +563,7 @@ def test_a_tap_grows_by_itself_and_is_closed_with_its_client(
     assert len(taps[0]) == 3
 
 
-def test_events_are_told_by_kind(machine: RemoteMachine):
+def test_callbacks_get_events_of_their_kind(machine: RemoteMachine):
     kinds: list[str] = []
     every: list[str] = []
     failed: list[str] = []

@@ -38,7 +38,7 @@ def test_a_process_ends_quietly_with_its_client_open_or_closed(router: Router, e
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_forked_child_is_told_to_connect_anew(router: Router):
+def test_a_forked_child_must_connect_again(router: Router):
     done = run(
         """
         import os, timbr_wamp

@@ -115,7 +115,7 @@ async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) 
 
 
 @pytest.mark.parametrize("transport", ["url", "unix_url"])
-def test_the_loop_that_another_user_of_autobahn_named_for_the_process_is_not_ours(router, transport):
+def test_the_event_loop_that_another_user_of_autobahn_set_is_not_used(router, transport):
     ended = asyncio.new_event_loop()
     ended.close()
     txaio.config.loop = ended  # as autobahn's ApplicationRunner and component.run leave it
@@ -352,7 +352,7 @@ def test_a_wrong_token_is_final_and_says_so_at_once(lab):
             Connection(lab.url, "timbr", text)
 
 
-def test_no_router_is_said_in_time(free_port):
+def test_a_missing_router_is_reported_in_time(free_port):
     async def main() -> None:
         connection = Connection(f"ws://127.0.0.1:{free_port}/ws", "timbr", "ada.secret")
         with pytest.raises(NotConnected, match="Connect call failed"):
@@ -364,7 +364,7 @@ def test_no_router_is_said_in_time(free_port):
     in_loop(main())
 
 
-def test_a_page_that_is_no_websocket_is_not_waited_for(router):
+def test_an_address_that_is_no_websocket_is_refused_at_once(router):
     async def main() -> None:
         connection = Connection(router.url.replace("/ws", "/nowhere"), "timbr", "ada.secret")
         with pytest.raises(NotConnected, match=r"(?i)connection|http|404|handshake"):

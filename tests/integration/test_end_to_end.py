@@ -1,4 +1,4 @@
-"""The main job as a user does it: the installed command, Python and JavaScript readers, and bad luck in the middle."""
+"""The main job as a user does it: the installed command, Python and JavaScript readers, and killed processes."""
 
 from __future__ import annotations
 
@@ -152,10 +152,10 @@ def prepared(client: Client) -> RemoteMachine:
 def test_python_and_javascript_see_every_record_once_while_a_slot_changes(own_settings: Settings) -> None:
     require_service("Node.js", lambda: subprocess.run(["node", "--version"], check=True, capture_output=True))
     require_service("wampy (npm ci in frontend)", lambda: os.stat(ROOT / "frontend/node_modules/wampy"))
-    with up(own_settings) as house, timbr_wamp.connect(house["url"], house["token"]) as client:
+    with up(own_settings) as services, timbr_wamp.connect(services["url"], services["token"]) as client:
         machine = prepared(client)
         before = machine.status.revision
-        script = node_reader(house["url"], house["token"], client.kernels()[0].kernel_id)
+        script = node_reader(services["url"], services["token"], client.kernels()[0].kernel_id)
         with reader(machine, MESSAGES) as seen:
             machine.source = SOURCE.format(pause=0.003)
             machine.start()
@@ -172,8 +172,8 @@ def test_python_and_javascript_see_every_record_once_while_a_slot_changes(own_se
     assert (status.put, status.processed, status.errored, status.queue_size) == (MESSAGES, MESSAGES, 0, 0)
 
 
-def test_nothing_is_lost_when_router_and_bridge_are_killed(own_settings: Settings) -> None:
-    with up(own_settings) as house, timbr_wamp.connect(house["url"], house["token"]) as client:
+def test_no_record_is_lost_when_router_and_bridge_are_killed(own_settings: Settings) -> None:
+    with up(own_settings) as services, timbr_wamp.connect(services["url"], services["token"]) as client:
         machine = prepared(client)
         before = machine.status.revision
         kernel_id = client.kernels()[0].kernel_id
@@ -205,13 +205,13 @@ def test_tls_needs_no_certificate_for_this_computer(own_settings: Settings, monk
     write_certificate(certificate, key)
     monkeypatch.setenv(f"{ENV_PREFIX}TLS_CERTIFICATE", str(certificate))
     monkeypatch.setenv(f"{ENV_PREFIX}TLS_KEY", str(key))
-    with up(own_settings) as house:
-        assert house["url"].startswith("wss://")
-        assert house["page_url"].startswith("https://")
+    with up(own_settings) as services:
+        assert services["url"].startswith("wss://")
+        assert services["page_url"].startswith("https://")
         with timbr_wamp.connect(settings=own_settings) as client:
             assert client.start_kernel(name="over_tls", host="lab").execute("1 + 1", timeout_s=30).status == "ok"
         trusted = ssl.create_default_context(cafile=str(certificate))
-        with urllib.request.urlopen(house["page_url"].replace("127.0.0.1", "localhost"), context=trusted) as answer:
+        with urllib.request.urlopen(services["page_url"].replace("127.0.0.1", "localhost"), context=trusted) as answer:
             assert answer.status == 200
 
 
@@ -244,7 +244,7 @@ def write_certificate(certificate: Path, key: Path) -> None:
 
 def test_the_thirty_first_message_over_wamp(own_settings: Settings) -> None:
     features = ROOT / "examples/data/earthquakes.json"
-    with up(own_settings) as house, timbr_wamp.connect(house["url"], house["token"]) as client:
+    with up(own_settings) as services, timbr_wamp.connect(services["url"], services["token"]) as client:
         kernel = client.start_kernel(name="quakes", host="lab")
         kernel.execute("import timbr_wamp; m = timbr_wamp.Machine()", timeout_s=30)
         wait_until(lambda: len(kernel.machines()) == 1, 10, "the bridge sees the machine")

@@ -1,4 +1,4 @@
-"""Machines without a kernel: on the router all the same, as users start, watch, change and end them."""
+"""Machines without a kernel: reachable on the router; users start, watch, change and end them."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def headless(home: Home, *words: str, command: str = "machine") -> Iterator[subp
     """Run a machine until the block ends, then end it by SIGTERM and check that it ends well."""
     process = home.popen(command, *words, "--json")
     try:
-        told = json.loads(first_line(process, COMMAND_LIMIT_S))
-        assert told["pid"] == process.pid
+        printed = json.loads(first_line(process, COMMAND_LIMIT_S))
+        assert printed["pid"] == process.pid
         yield process
     finally:
         if process.poll() is None:
@@ -148,7 +148,7 @@ def test_a_headless_process_is_listed_like_a_kernel_and_says_what_it_is(home):
     assert [(one["name"], one["state"]) for one in info["machines"]] == [("machine", "running")]
 
 
-def test_it_is_fed_changed_and_watched_from_the_terminal(home):
+def test_it_gets_messages_is_changed_and_watched_from_the_terminal(home):
     assert home.json("status", "app")["state"] == "running"
     assert recorded(home, "app", "21")[:2] == [21, 42]
     home.run("set", "app", "double", "lambda x: x * 3")
@@ -179,7 +179,7 @@ def test_what_only_kernels_can_do_is_refused_with_a_sentence(home):
     assert "headless machine process" in home.run("exec", "app", "1 + 1", status=1)
 
 
-def test_a_bridge_that_is_killed_comes_back_and_the_machine_never_notices(home):
+def test_a_bridge_that_is_killed_is_restarted_and_the_machine_is_not_affected(home):
     before = home.json("status", "app")
     kernel_id = listed(home, "app")["kernel_id"]
     old = json.loads((home.folder / "run" / f"bridge-{kernel_id}.json").read_text())["pid"]
@@ -206,14 +206,14 @@ def test_sigterm_ends_it_in_order_and_the_list_forgets_it(home):
     ]
 
 
-def test_an_administrator_can_end_it_from_afar(home):
+def test_an_administrator_can_end_it_remotely(home):
     with headless(home, "app.py:MACHINE", "--name", "remote") as process:
         wait_for(lambda: listed(home, "remote"))
         home.run("kernel", "stop", "remote")
         assert process.wait(COMMAND_LIMIT_S) == 0
 
 
-def test_one_that_is_killed_goes_from_the_list(home):
+def test_one_that_is_killed_leaves_the_list(home):
     process = home.popen("machine", "app.py:MACHINE", "--name", "killed")
     wait_for(lambda: listed(home, "killed"))
     process.kill()
@@ -292,7 +292,7 @@ def test_a_project_runs_differs_when_changed_live_and_is_exported(home, project)
         ("MACHINE", 1, "needs a machine with a source"),
     ],
 )
-def test_until_done_tells_by_its_status_how_it_went(offline_home, target, status, word):
+def test_until_done_ends_with_a_status_for_its_outcome(offline_home, target, status, word):
     process = offline_home.popen("machine", f"app.py:{target}", "--offline", "--until-done")
     _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
     assert (process.returncode, word in stderr) == (status, True), stderr
@@ -315,15 +315,15 @@ def test_what_is_no_machine_is_refused_with_a_sentence(offline_home, target, wor
 
 def test_a_machine_of_a_module_runs_too_and_ctrl_c_ends_it(offline_home):
     process = offline_home.popen("machine", "app:MACHINE", "--offline", "--json", "--no-start")
-    told = json.loads(first_line(process, COMMAND_LIMIT_S))
-    assert Path(told["endpoint"].removeprefix("ipc://")).exists()
+    printed = json.loads(first_line(process, COMMAND_LIMIT_S))
+    assert Path(printed["endpoint"].removeprefix("ipc://")).exists()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
     assert process.returncode == 0
     assert "0 unprocessed" in stderr
 
 
-def test_validate_tells_every_problem(offline_home):
+def test_validate_reports_every_problem(offline_home):
     (offline_home.folder / "timbr.toml").write_text('[machine]\nstage = 3\n[settings]\nport = "x"\n')
     found = offline_home.popen("validate", "--json")
     stdout, stderr = found.communicate(timeout=COMMAND_LIMIT_S)

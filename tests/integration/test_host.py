@@ -117,7 +117,9 @@ def test_kernels_are_started_listed_restarted_and_stopped(settings: Settings, ro
         run(work())
 
 
-def test_a_kernel_that_cannot_start_is_told_why(settings: Settings, router: Router, tmp_path: Path) -> None:
+def test_a_kernel_that_cannot_start_is_reported_with_the_reason(
+    settings: Settings, router: Router, tmp_path: Path
+) -> None:
     async def work() -> None:
         async with connected(router, settings) as connection:
             with pytest.raises(KernelStartFailed, match="no such startup file"):

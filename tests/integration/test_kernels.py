@@ -1,4 +1,4 @@
-"""Real kernels: they outlive who started them, are adopted, interrupted, restarted, and never talked to death."""
+"""Real kernels: they outlive their starter, are adopted, interrupted and restarted, whatever they print."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ threading.Thread(target=chatter, daemon=True).start()
 """
 
 
-def test_a_chatty_kernel_shakes_hands(folder: Path) -> None:
+def test_the_handshake_succeeds_with_a_kernel_that_prints_all_the_time(folder: Path) -> None:
     async def work() -> None:
         file = launcher.start_kernel(folder, new_kernel_id("lab"))
         async with supervised(folder, file) as supervisor:
@@ -241,7 +241,7 @@ def test_a_kernel_that_dies_is_started_again(folder: Path) -> None:
     in_kernel(folder, work)
 
 
-def test_a_kernel_that_dies_at_once_is_given_up_with_the_reason(folder: Path) -> None:
+def test_a_kernel_that_dies_at_once_is_not_restarted_and_the_reason_is_reported(folder: Path) -> None:
     startup = folder / "startup.py"
     startup.write_text("import os\nif os.path.exists('bomb'): os._exit(3)")
 
@@ -273,7 +273,7 @@ def test_exit_detaches_and_the_kernel_stays(folder: Path) -> None:
     in_kernel(folder, work)
 
 
-def test_the_startup_file_runs_after_each_start_and_its_failure_is_told(folder: Path) -> None:
+def test_the_startup_file_runs_after_each_start_and_its_failure_is_reported(folder: Path) -> None:
     startup = folder / "startup.py"
     startup.write_text("fruit = 'apple'")
 

@@ -112,7 +112,7 @@ def test_a_card_is_updated_in_its_own_cell_while_others_run_and_until_it_is_stop
     assert kernel.of("execute_result")[0]["content"]["data"]["text/plain"] == "'done'"
 
 
-def test_a_card_ends_by_itself_when_the_machine_is_closed(kernel: Kernel) -> None:
+def test_a_card_ends_when_the_machine_is_closed(kernel: Kernel) -> None:
     kernel.run(f"{SHOW}\ncard")
     kernel.wait_for(lambda one: shows(one, "display_data", "● running"))
     kernel.run("m.close(); closed.set(); assert card.wait(10)")

@@ -205,7 +205,7 @@ def test_with_two_kernels_one_must_be_chosen(notebook, settings, client):
         assert "no machine" in notebook("%wamp status")
 
 
-def test_everything_reconnects_by_itself_after_disconnect(notebook):
+def test_the_next_verb_reconnects_after_disconnect(notebook):
     assert notebook("%wamp disconnect") == "disconnected"
     assert notebook("%wamp disconnect") == "was not connected"
     assert "not connected" in notebook("%wamp status")
@@ -439,7 +439,7 @@ def test_a_remote_cells_output_is_this_cells_output(notebook, demo):
     assert by_kind["execute_result"]["execution_count"] == notebook.cell.execution_count
 
 
-def test_what_was_printed_here_before_stands_before(notebook):
+def test_earlier_local_output_stays_before_remote_output(notebook):
     assert notebook("print('here')\n%wamp execute print('there')\nprint('here again')").split() == [
         "here",
         "there",
@@ -483,12 +483,12 @@ def test_interrupting_the_local_cell_interrupts_the_remote_one(notebook):
     last = notebook.cell
 
     def interrupt() -> None:
-        wait_until(lambda: notebook.cell is not last and "begun" in notebook.text(), 20, "the remote cell runs")
+        wait_until(lambda: notebook.cell is not last and "ready" in notebook.text(), 20, "the remote cell runs")
         os.kill(pid, signal.SIGINT)
 
     with meanwhile(interrupt):
         error = notebook.fails(
-            "%%wamp\nimport time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('finally')"
+            "%%wamp\nimport time\nprint('ready', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('finally')"
         )
     assert error.ename == "KeyboardInterrupt"
     assert "finally" in notebook.text()
@@ -499,7 +499,7 @@ def test_interrupting_the_local_cell_interrupts_the_remote_one(notebook):
 STUBBORN = """%%wamp
 import time
 ignored = 0
-print("begun", flush=True)
+print("ready", flush=True)
 while ignored < 2:
     try:
         time.sleep(30)
@@ -515,7 +515,7 @@ def test_a_second_interrupt_stops_waiting(notebook, demo):
     last = notebook.cell
 
     def interrupt_twice() -> None:
-        wait_until(lambda: notebook.cell is not last and "begun" in notebook.text(), 20, "the remote cell runs")
+        wait_until(lambda: notebook.cell is not last and "ready" in notebook.text(), 20, "the remote cell runs")
         os.kill(pid, signal.SIGINT)
         wait_until(lambda: "ignored" in notebook.text(), 20, "the first interrupt arrived")
         os.kill(pid, signal.SIGINT)

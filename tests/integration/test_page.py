@@ -304,7 +304,7 @@ def test_a_script_with_another_wamp_library_reads_complete_records(stack):
     assert last["ordered"]
 
 
-def test_the_light_goes_out_with_the_router_and_comes_back_with_it(stack, browser, lasting_routers):
+def test_the_connection_light_shows_when_the_router_is_lost_and_back(stack, browser, lasting_routers):
     browser("open", url=stack.link("admin"))
     browser("wait", selector=RUNNING)
     port = int(re.search(r":(\d+)", stack.router.page_url)[1])

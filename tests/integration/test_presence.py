@@ -94,7 +94,7 @@ class Timers:
 
 
 @in_loop
-async def test_a_kernel_comes_changes_and_goes(lab: Lab, watching: Callable[[], Any]) -> None:
+async def test_a_kernel_is_announced_changed_and_removed(lab: Lab, watching: Callable[[], Any]) -> None:
     async with watching() as watcher:
         async with lab.bridge() as bridge:
             await lab.announce(bridge)
@@ -201,7 +201,7 @@ async def test_a_dead_kernel_leaves_the_list_with_its_bridge(lab: Lab, watching:
     ],
 )
 @in_loop
-async def test_an_announcement_that_makes_no_sense_is_refused(lab: Lab, changes: dict[str, Any], error: str) -> None:
+async def test_an_invalid_announcement_is_refused(lab: Lab, changes: dict[str, Any], error: str) -> None:
     async with lab.bridge() as bridge:
         with pytest.raises(ApplicationError) as caught:
             await lab.announce(bridge, **changes)

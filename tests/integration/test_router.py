@@ -96,12 +96,14 @@ def busy_port() -> Iterator[int]:
         yield sock.getsockname()[1]
 
 
-def test_a_busy_port_is_told_at_once(own_settings: Settings, busy_port: int) -> None:
+def test_a_busy_port_is_reported_at_once(own_settings: Settings, busy_port: int) -> None:
     with pytest.raises(e.PortBusy, match=f"port {busy_port} is in use"):
         Router.start(own_settings, port=busy_port)
 
 
-def test_no_free_port_is_told(own_settings: Settings, busy_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_free_ports_is_reported(
+    own_settings: Settings, busy_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(node, "PORT_RANGE", 0)
     with pytest.raises(e.NoFreePort, match=f"from {busy_port} to {busy_port}"):
         Router.start(own_settings, port=busy_port, next_free_port=True)
@@ -136,10 +138,10 @@ def test_a_router_that_never_answers_is_ended(
 
 
 def test_killed_and_started_again(own_settings: Settings, busy_port: int) -> None:
-    told: list[str] = []
-    first = Router.start(own_settings, port=busy_port, next_free_port=True, report=told.append)
+    reported: list[str] = []
+    first = Router.start(own_settings, port=busy_port, next_free_port=True, report=reported.append)
     try:
-        assert f"port {busy_port} is in use" in told[0]
+        assert f"port {busy_port} is in use" in reported[0]
         port = int(first.page_url.split(":")[2].strip("/"))
         assert port > busy_port
         made = TokenStore(first.node_dir).create("ada", "viewer")
@@ -213,20 +215,20 @@ def test_without_crossbar_the_error_names_the_command(nothing_installed: Setting
         find_crossbar(nothing_installed)
 
 
-def test_one_on_the_path_is_found_last(nothing_installed: Settings, tmp_path: Path) -> None:
+def test_a_crossbar_on_the_path_is_found_last(nothing_installed: Settings, tmp_path: Path) -> None:
     crossbar = executable(tmp_path / "bin" / "crossbar", OLD_CROSSBAR.format(version="26.10.1", then=""))
     assert find_crossbar(nothing_installed) == crossbar
     named = executable(tmp_path / "named", OLD_CROSSBAR.format(version="26.10.1", then=""))
     assert find_crossbar(replace(nothing_installed, crossbar=named)) == named
 
 
-def test_an_old_one_is_refused_with_its_version(nothing_installed: Settings, tmp_path: Path) -> None:
+def test_an_old_crossbar_is_refused_with_its_version(nothing_installed: Settings, tmp_path: Path) -> None:
     executable(tmp_path / "bin" / "crossbar", OLD_CROSSBAR.format(version="22.3.1", then=""))
     with pytest.raises(e.RouterNotInstalled, match=r"22\.3\.1, older than"):
         find_crossbar(nothing_installed)
 
 
-def test_one_that_does_not_run_is_refused(nothing_installed: Settings, tmp_path: Path) -> None:
+def test_a_crossbar_that_does_not_run_is_refused(nothing_installed: Settings, tmp_path: Path) -> None:
     broken = executable(tmp_path / "crossbar", "#!/bin/sh\nexit 1\n")
     with pytest.raises(e.RouterNotInstalled, match="no crossbar that runs"):
         find_crossbar(replace(nothing_installed, crossbar=broken))
@@ -252,11 +254,11 @@ def test_a_half_made_environment_is_made_anew_and_a_failure_shows_why(
     (folder / "bin").mkdir(parents=True)
     (folder / environment.NOTE).write_text("not complete")
     (folder / "leftover").write_text("")
-    told: list[str] = []
+    reported: list[str] = []
     with pytest.raises(e.RouterInstallFailed, match=r"installing the packages\n(.*\n)*.*no-such-file"):
-        install_crossbar(own_settings, told.append)
+        install_crossbar(own_settings, reported.append)
     assert not (folder / "leftover").exists()
-    assert "own environment" in told[0]
+    assert "own environment" in reported[0]
     monkeypatch.setenv("PATH", str(tmp_path))  # a crossbar may be on the caller's
     with pytest.raises(e.RouterNotInstalled):
         find_crossbar(replace(own_settings, crossbar=None))

@@ -148,7 +148,7 @@ async def test_a_client_that_ignores_the_goodbye_gets_nothing_more(router: Route
         def onMessage(self, message: object) -> None:
             if type(message).__name__ == "Goodbye" and not self.goodbyes:
                 self.goodbyes += 1
-                self.told.set()
+                self.goodbye_seen.set()
             elif type(message).__name__ == "Unsubscribed" and message.request == 0:  # type: ignore[attr-defined]
                 self.unsubscribed.set()
             else:
@@ -159,12 +159,12 @@ async def test_a_client_that_ignores_the_goodbye_gets_nothing_more(router: Route
     topic = f"io.timbr.kernel.{kernel_id}.state"
     viewer_token = token("viewer", "deaf")
     async with session(router.url, lab) as bridge, session(router.url, viewer_token, kind=Deaf) as viewer:
-        viewer.told, viewer.unsubscribed = asyncio.Event(), asyncio.Event()
+        viewer.goodbye_seen, viewer.unsubscribed = asyncio.Event(), asyncio.Event()
         await viewer.listen(topic)
         await bridge.publish(topic, {"state": "idle"}, options=ACKNOWLEDGED)
         assert await viewer.event() == {"state": "idle"}
         TokenStore(router.node_dir).revoke("deaf")
-        await asyncio.wait_for(viewer.told.wait(), 5.0)
+        await asyncio.wait_for(viewer.goodbye_seen.wait(), 5.0)
         await refused(viewer.call("io.timbr.kernel.list"))
         await asyncio.wait_for(viewer.unsubscribed.wait(), 10.0)
         await bridge.publish(topic, {"state": "busy"}, options=ACKNOWLEDGED)

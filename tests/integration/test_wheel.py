@@ -114,8 +114,8 @@ def test_both_commands_are_there(environment: Path) -> None:
 
 
 def test_the_demo_runs_from_the_wheel_alone(installed: Home) -> None:
-    with installed.up("--source", "earthquakes", command="demo") as told:
-        with urllib.request.urlopen(told["page_url"].partition("#")[0], timeout=10) as answer:
+    with installed.up("--source", "earthquakes", command="demo") as printed:
+        with urllib.request.urlopen(printed["page_url"].partition("#")[0], timeout=10) as answer:
             page = answer.read().decode()
         assert "assets/" in page, "the built page, not the placeholder"
         records = installed.run("tail", "demo", "--all", "--json", "--count", "5").splitlines()
