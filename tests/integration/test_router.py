@@ -133,7 +133,7 @@ def test_a_router_that_never_answers_is_ended(
         own_settings.data_dir / "crossbar", OLD_CROSSBAR.format(version="26.10.1", then="exec sleep 600")
     )
     monkeypatch.setattr(node, "START_LIMIT_S", 0.5)
-    with pytest.raises(e.RouterStartFailed, match=r"did not answer in 0\.5 s"):
+    with pytest.raises(e.RouterStartFailed, match=r"0\.5 s"):
         Router.start(replace(own_settings, crossbar=silent), port=free_port)  # the leak check sees that it is gone
 
 
@@ -230,9 +230,9 @@ def test_an_old_crossbar_is_refused_with_its_version(nothing_installed: Settings
 
 def test_a_crossbar_that_does_not_run_is_refused(nothing_installed: Settings, tmp_path: Path) -> None:
     broken = executable(tmp_path / "crossbar", "#!/bin/sh\nexit 1\n")
-    with pytest.raises(e.RouterNotInstalled, match="no crossbar that runs"):
+    with pytest.raises(e.RouterNotInstalled, match=str(broken)):
         find_crossbar(replace(nothing_installed, crossbar=broken))
-    with pytest.raises(e.RouterNotInstalled, match="no crossbar that runs"):
+    with pytest.raises(e.RouterNotInstalled, match=str(tmp_path / "missing")):
         find_crossbar(replace(nothing_installed, crossbar=tmp_path / "missing"))
 
 
@@ -258,7 +258,7 @@ def test_a_half_made_environment_is_made_anew_and_a_failure_shows_why(
     with pytest.raises(e.RouterInstallFailed, match=r"installing the packages\n(.*\n)*.*no-such-file"):
         install_crossbar(own_settings, reported.append)
     assert not (folder / "leftover").exists()
-    assert "own environment" in reported[0]
+    assert str(folder) in reported[0]
     monkeypatch.setenv("PATH", str(tmp_path))  # a crossbar may be on the caller's
     with pytest.raises(e.RouterNotInstalled):
         find_crossbar(replace(own_settings, crossbar=None))
@@ -267,7 +267,7 @@ def test_a_half_made_environment_is_made_anew_and_a_failure_shows_why(
 def test_a_folder_of_somebody_else_is_not_touched(own_settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "work").write_text("years of it")
-    with pytest.raises(e.RouterInstallFailed, match="was not made by timbr-wamp"):
+    with pytest.raises(e.RouterInstallFailed, match=str(tmp_path / "theirs")):
         install_crossbar(replace(own_settings, router_env=tmp_path / "theirs"), lambda text: None)
     assert (tmp_path / "theirs" / "work").read_text() == "years of it"
 
