@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -129,3 +130,23 @@ def test_a_slot_that_closes_its_own_machine_does_not_wait_for_itself(executor, k
     wait_until(lambda: took, "it was not closed", 10.0)
     assert took[0] < BOUND_S
     wait_until(lambda: not machine.running, "its thread has ended")
+
+
+def test_closing_reads_no_further_message_of_the_source(machines):
+    read = itertools.count()
+    machine = machines(stages=1)
+    machine.set_source(number for number in read)
+    queue_closed = machine._queue.close
+    at_close = list[int]()
+
+    def close() -> None:
+        at_close.append(machine.status.source.count)
+        queue_closed()
+        wait_until(lambda: machine._queue.closed, "the queue was not closed")
+        in_thread(machine.recorder.commit).result(LIMIT_S)  # a while for a source that reads on
+
+    machine._queue.close = close
+    machine.start()
+    wait_until(lambda: machine.status.source.count > 100, "the source was not read")
+    machine.close()
+    assert next(read) <= at_close[0] + 2  # the one that was just being read, and this one

@@ -124,3 +124,65 @@ def test_a_slot_that_forks_costs_the_parent_nothing() -> None:
     assert ends == [1, 1, 1]
     assert machine.status.processed == 3
     machine.close()
+
+
+@pytest.mark.parametrize("kind", ["plain", "threads", "async", "sink"])
+def test_a_child_that_foreign_code_forks_and_that_comes_back_ends_and_records_nothing(machines, kind):
+    read, write = os.pipe()
+    published = list[object]()
+    forked = threading.Event()
+
+    class Sink:
+        def publish(self, rows: object) -> None:
+            os.write(write, b"p")
+            published.append(rows)
+            if kind == "sink":
+                fork(rows)
+
+    def fork(message: object) -> object:
+        """Fork; the child comes back as its parent would, which returns how the child ended."""
+        if forked.is_set():
+            return message
+        forked.set()
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(CHILD_S)
+            return message
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    async def forks(message: object) -> object:
+        return fork(message)
+
+    machine = machines(stages=1, sinks=[Sink()], executor="threads" if kind == "threads" else "inline")
+    if kind != "sink":
+        machine[0] = forks if kind == "async" else fork
+    for number in range(3):
+        machine.put(number)
+    machine.start()
+    assert machine.wait(2 * CHILD_S)
+    assert machine.status.processed == 3
+    assert [record.values[0] for record in machine.recent()] == [0, 1, 2], "the child did not end by itself"
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        assert len(pipe.read()) == len(published), "the child published, too"
+
+
+def test_the_lock_of_the_events_is_free_in_a_child(machines, gate):
+    holding = threading.Event()
+
+    def clock() -> float:
+        if holding.is_set() and threading.current_thread() is not threading.main_thread():
+            gate(None)
+        return 1.0
+
+    machine = machines(stages=1, clock=clock)
+    holding.set()
+    adding = threading.Thread(target=machine.event_log.add, args=("full",))
+    adding.start()
+    gate.wait_until_entered()
+    try:
+        assert run_in_fork(lambda m: m.events(), machine) == 0
+    finally:
+        gate.open()
+        adding.join(LIMIT_S)

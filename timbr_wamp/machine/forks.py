@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
+from _thread import RLock
 from types import TracebackType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from timbr_wamp.errors import MachineForked
 
@@ -27,6 +29,17 @@ class SurvivesFork(Protocol):
 
 
 _registered: weakref.WeakSet[SurvivesFork] = weakref.WeakSet()
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def short_lock() -> RLock:
+    """Return a lock for a few steps without foreign code, which the same thread can enter again.
+
+    In a forked child it is free: whoever held it in the parent does not exist there.
+    """
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
 
 
 def survive_forks(thing: SurvivesFork) -> None:
@@ -35,6 +48,8 @@ def survive_forks(thing: SurvivesFork) -> None:
 
 
 def _after_fork_in_child() -> None:
+    for lock in list(_locks):
+        lock._at_fork_reinit()  # as the standard library does with its own
     for thing in list(_registered):
         try:
             thing.after_fork_in_child()

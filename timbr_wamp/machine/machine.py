@@ -523,6 +523,7 @@ class Machine:
                 self.hooks.failures.report(f"closing {part}", error)
 
         self._shutdown_hooks("pre_shutdown", within)
+        self._source.hold()  # else it reads on, and what it reads finds the queue closed
         self._queue.close()
         within("its source", self._source.close)
         self._worker.close(_left_s(deadline))

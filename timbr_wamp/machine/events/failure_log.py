@@ -6,11 +6,11 @@ All failures of hooks, callbacks, sinks, sources and event handlers are reported
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.tracebacks import traceback_text
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class FailureLog:
         #: Called ``(kind, part, error)`` in the thread of the failure; the machine sets it, to ask the event handler.
         self.on_report: Callable[[RaisedIn, str, BaseException], None] | None = None
         self._monotonic = monotonic
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._failing: dict[str, _Failing] = {}
 
     def report(self, part: str, error: BaseException, kind: RaisedIn | None = None) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
@@ -20,6 +19,7 @@ from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.events.error_report import report_of
 from timbr_wamp.machine.events.failure_log import RaisedIn
 from timbr_wamp.machine.events.hooks import NOT_AWAITED
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.slots.callables import is_async, method_of
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class RawEventDebugger(BaseEventHandler):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._seen: BaseException | None = None
         #: The newest error's traceback with local variables; None before the first error.
         self.report: str | None = None

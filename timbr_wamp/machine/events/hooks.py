@@ -13,7 +13,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, TypeAlias, get_args
@@ -22,6 +21,7 @@ from timbr_wamp import plugins
 from timbr_wamp.contract import EventKind
 from timbr_wamp.errors import InvalidArgument, is_users_interrupt
 from timbr_wamp.machine.events.failure_log import FailureLog
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.slots.callables import is_async, is_class, is_kind, method_of
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Hooks:
         self.on_change: Callable[[], None] = lambda: None
         #: Where failures of hooks, and of the machine's other foreign code, are reported.
         self.failures = FailureLog() if failures is None else failures
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._at: dict[str, tuple[HookFunction, ...]] = {}
 
     def at(self, point: str) -> tuple[HookFunction, ...]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from timbr_wamp.contract import ErrorRow, Event, EventKind
 from timbr_wamp.machine.events.failure_log import FailureLog
 from timbr_wamp.machine.events.hooks import Hooks, load_hooks
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.values import json_safe
 
@@ -45,8 +46,8 @@ class EventLog:
     """
 
     def __init__(self, clock: Clock, hooks: Hooks | Sequence[object] = (), *, name: str = "machine") -> None:
-        self._lock = threading.RLock()
-        self._clock, self._name = clock, name
+        self._lock = short_lock()
+        self._clock, self.name = clock, name
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._listeners: tuple[Callable[[], None], ...] = ()
         self.number = 0
@@ -78,7 +79,7 @@ class EventLog:
             listeners = self._listeners
             if self.hooks.at("on_event") or self.hooks.at(f"on_{kind}"):
                 self._bus.post(event)  # under the lock: in the order of the numbers
-        logger.log(_LEVELS.get(kind, logging.INFO), "machine %s: %s %s", self._name, kind, data)
+        logger.log(_LEVELS.get(kind, logging.INFO), "machine %s: %s %s", self.name, kind, data)
         for listener in listeners:
             listener()
 

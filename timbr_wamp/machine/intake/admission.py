@@ -8,7 +8,6 @@ source, which loses nothing by waiting.
 from __future__ import annotations
 
 import logging
-import threading
 from _thread import RLock
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, repeat
@@ -16,6 +15,7 @@ from typing import cast
 
 from timbr_wamp.contract import SourceOptions
 from timbr_wamp.errors import InvalidArgument, MachineClosed
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Clock
@@ -64,7 +64,7 @@ class Admission:
         self._policy, self._sample_every = options.policy, options.sample_every
         #: Messages since the queue was full, for `sample`.
         self._since_full = 0
-        self._counting = threading.RLock()
+        self._counting = short_lock()
 
     def fill(self, iterator: Iterator[object], limit: int) -> int:
         """Queue the next items of an iterator that never blocks; return how many. The worker's thread.

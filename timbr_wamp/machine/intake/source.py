@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from timbr_wamp.contract import EventKind, MachineStateName, Progress, SourceOptions, SourceStatus
 from timbr_wamp.errors import MachineClosed, SourceActive
 from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.feeder import Feeder
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.protocols import Clock, DropRecorder
@@ -42,7 +42,7 @@ class CurrentSource:
         self._name, self._queue, self._recorder, self._events = name, queue, recorder, events
         self._clock, self._steer, self._halt, self._on_failure = clock, steer, halt, on_failure
         #: Guards the attributes below; no callback is called while it is held.
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._feeder: Feeder | None = None
         self._closed = False
         #: The source whose end was reported, the one whose `drained` is being reported, and the one whose was.

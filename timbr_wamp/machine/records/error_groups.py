@@ -5,12 +5,12 @@ Keeps counts and the newest sample of each group; the failed messages themselves
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, OrderedDict, deque
 from itertools import islice
 from typing import Final, TypeAlias
 
 from timbr_wamp.contract import ErrorGroup, ErrorRow
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.protocols import Clock
 
 #: Groups that are kept; a new one replaces the one whose last failure is the oldest.
@@ -73,7 +73,7 @@ class ErrorGroups:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         #: In the order of their last failures.
         self._groups: OrderedDict[_Key, _Group] = OrderedDict()
         #: Open messages by oid, the newest last.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from timbr_wamp.contract import ErrorRow
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.messages import MENDED
 
 #: Failed attempts that are kept, and the total size of their messages' texts.
@@ -34,7 +34,7 @@ class ErrorRing:
     """The newest failed attempts. Any thread."""
 
     def __init__(self, kept: int = ERRORS_KEPT, limit_bytes: int = ERRORS_BYTES) -> None:
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._failed: deque[Failed] = deque()
         #: The same by oid, oldest first.
         self._by_oid: dict[str, list[Failed]] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
+
+from timbr_wamp.machine.forks import short_lock
 
 #: Least distance of kept points, seconds.
 RESOLUTION_S = 0.25
@@ -14,7 +15,7 @@ class Rates:
     """Rates of a growing count, which is noted whenever it grows. Any thread."""
 
     def __init__(self, now: float) -> None:
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._points: deque[tuple[float, int]] = deque([(now, 0)])
         #: The newest note; most notes do not become points.
         self._newest = (now, 0)

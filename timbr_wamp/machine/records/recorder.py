@@ -7,6 +7,7 @@ the ring, failures and their groups, counts, sinks. So a commit that fails leave
 from __future__ import annotations
 
 import threading
+from _thread import RLock
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import orjson
 from timbr_wamp.contract import ErrorRow, PolicyCounts
 from timbr_wamp.errors import InvalidArgument, RecordNotFound, RunMismatch, SlotTimeout, UpstreamError
 from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.forks import ForkedLock, short_lock, survive_forks
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.interrupts import delivered
 from timbr_wamp.machine.isolation import call_isolated, run_all
@@ -103,12 +105,12 @@ class Recorder:
         self.ran = 0
         self._rates = Rates(clock())
         self._sinks: tuple[Sink, ...] = _checked_sinks(sinks)
-        self._sinks_lock = threading.RLock()
+        self._sinks_lock = short_lock()
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
         self._position: JsonValue = None
         #: Held while sinks and hooks run; reentrant, as these may call the machine.
-        self._lock = threading.RLock()
+        self._lock: RLock | ForkedLock = threading.RLock()
         #: The journal takes one call at a time.
         self._journal_lock = threading.RLock()
         #: A commit is under way in the thread that holds the lock; another one was requested within it.
@@ -122,6 +124,12 @@ class Recorder:
         #: The newest revision's layout, see `layout_of`.
         self._layout: tuple[Revision | None, tuple[int, ...], Callable[[Sequence[bytes]], Sequence[bytes]] | None]
         self._layout = (None, (), None)
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Commit nothing: journal and sinks are the parent's, and so are the messages that a forking slot leaves."""
+        self._lock = ForkedLock(self._events.name)
+        self._journal_lock = threading.RLock()
 
     @property
     def pending(self) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import orjson
 
 from timbr_wamp.errors import MachineClosed, MachineFull, PayloadTooLarge
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Clock
@@ -25,7 +25,7 @@ class Replay:
 
     def __init__(self, queue: MessageQueue, recorder: Recorder, clock: Clock) -> None:
         self._queue, self._recorder, self._clock = queue, recorder, clock
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._attempts: dict[str, int] = {}
 
     def retry(self, oids: Sequence[str] | None) -> list[str]:

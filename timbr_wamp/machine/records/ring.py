@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.records.rows import Block, CompactRow, Layout
 
 #: Records kept for readers that missed some.
@@ -49,7 +49,7 @@ class RecordRing:
     """
 
     def __init__(self, rows: int = RING_ROWS, limit_bytes: int = RING_BYTES, *, after_seq: int = 0) -> None:
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._limit_bytes = limit_bytes
         self._buffer = _memory(limit_bytes)
         #: Bytes of the buffer that are in use.

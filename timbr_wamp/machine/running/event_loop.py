@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeVar
 
 from timbr_wamp.errors import CalledFromLoop, LoopClosed, SlotTimeout
+from timbr_wamp.machine.forks import short_lock, survive_forks
 from timbr_wamp.machine.interrupts import deferred
 from timbr_wamp.machine.protocols import PlanStep
 from timbr_wamp.machine.running.careful_pass import CallOutcome
@@ -28,12 +30,16 @@ T = TypeVar("T")
 END_S = 2.0
 NAME = "the machine's event loop"
 
+#: Loops that a forked child has from its parent. Closed or collected here, they would take the parent's descriptors out
+#: of the epoll instance that both processes share.
+_of_parents: list[asyncio.AbstractEventLoop] = []
+
 
 class EventLoop:
     """An event loop in a daemon thread, started when it is first needed. Any thread but its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -41,6 +47,16 @@ class EventLoop:
         self._waited_for: set[Future[Any]] = set()
         #: Running tasks; asyncio itself does not keep them alive. The loop's thread.
         self._tasks: set[asyncio.Task[Any]] = set()
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the loop, which runs in the parent; the child starts its own when it needs one."""
+        if self._loop is not None:
+            _of_parents.append(self._loop)
+            if threading.current_thread() is self._thread:
+                self._loop.stop()  # a slot forked: once it has come back, this thread ends
+        self._loop = self._thread = None
+        self._waited_for, self._tasks = set(), set()
 
     @property
     def started(self) -> bool:
@@ -117,17 +133,20 @@ class EventLoop:
                 loop.call_soon_threadsafe(function)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        process = os.getpid()
         try:
-            while not self._closed:
+            while not self._closed and os.getpid() == process:
                 try:
                     loop.run_forever()  # returns early when a slot calls loop.stop()
                 except BaseException:  # of a task that a slot started
                     logger.exception("a task in the machine's event loop raised what would end a process")
-            with contextlib.suppress(BaseException):
-                self._cancel_tasks(loop)
+            if os.getpid() == process:
+                with contextlib.suppress(BaseException):
+                    self._cancel_tasks(loop)
         finally:
-            loop.close()
-            self._fail_waiting()
+            if os.getpid() == process:
+                loop.close()
+                self._fail_waiting()
 
     @staticmethod
     def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from _thread import LockType
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -283,7 +284,7 @@ class Worker:
         threading.Thread(target=self._watch, args=(ended,), name=f"timbr {self.name} watch", daemon=True).start()
         try:
             while self._active():
-                self._acquire_work()
+                work = self._acquire_work()
                 try:
                     wakes = self._queue.wakes
                     limit = max(BATCH_MESSAGES, 4 * self._context.concurrency)
@@ -293,11 +294,13 @@ class Worker:
                     if entries or due_s is not None:
                         self._process(entries)
                 finally:
-                    self._work.release()
+                    work.release()
                 self._source.report_drained()
                 if self._life.state == "draining" and self._queue.idle():
                     self._apply(lifecycle.Drained)
         except BaseException as error:
+            if self._forked_from is not None:
+                return  # a slot forked and came back: this is the child, whose thread has nothing to do
             logger.exception("machine %s failed", self.name)
             reason = described(error)
             with contextlib.suppress(BaseException):  # it has failed; the first error is the reason
@@ -308,11 +311,13 @@ class Worker:
             ended.set()
             self._busy.set()
 
-    def _acquire_work(self) -> None:
+    def _acquire_work(self) -> LockType:
         """Acquire the work lock; a `step` that waits for a message releases it."""
-        while not self._work.acquire(timeout=LOOK_S):
+        work = self._work
+        while not work.acquire(timeout=LOOK_S):
             self._queue.wake()
         self._worked_by = threading.get_ident()
+        return work
 
     def _watch(self, ended: threading.Event) -> None:
         """Commit finished messages while a later one of the micro-batch is slow; report a stall."""

@@ -10,7 +10,6 @@ import functools
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from itertools import count
@@ -25,6 +24,7 @@ from types import (
 from typing import Any, NamedTuple, cast
 
 from timbr_wamp.errors import described, is_users_interrupt
+from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.protocols import PlanStep
 from timbr_wamp.machine.running.executors.pickling import dumps
 from timbr_wamp.machine.slots.callables import innermost, is_class, is_kind
@@ -49,7 +49,7 @@ class SendableFunctions:
     """The functions of one executor. Any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = short_lock()
         self._numbers = count(1)
         #: By the function's id, with the function itself, so that the id is not reused; None: it is not sent.
         self._known: dict[int, tuple[Callable[..., Any], Sendable | None]] = {}

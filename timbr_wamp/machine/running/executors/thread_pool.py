@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from timbr_wamp.errors import SlotTimeout
+from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import deferred
 
 T = TypeVar("T")
@@ -35,11 +36,16 @@ class DaemonPool(Executor):
 
     def __init__(self, max_workers: int, name: str) -> None:
         self._max_workers, self._name = max_workers, name
+        self._closed = False
+        self.after_fork_in_child()
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the threads, which are the parent's."""
         self._lock = threading.RLock()
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
-        self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call ``fn`` in a thread of the pool; after `close` in this one, so that messages under way can finish."""
@@ -79,10 +85,13 @@ class DaemonPool(Executor):
             self._threads.append(thread)
 
     def _work(self) -> None:
-        while (run := self._queue.get()) is not None:
+        queue, idle = self._queue, self._idle
+        while (run := queue.get()) is not None:
             run()
             del run  # else it would keep the last message alive
-            self._idle.release()
+            if self._queue is not queue:
+                return  # a slot forked and came back: this is the child, whose pool has no thread yet
+            idle.release()
 
     def close(self, timeout_s: float = END_S) -> None:
         """End the threads after their present calls; the first call of this waits ``timeout_s`` for them."""
@@ -107,6 +116,11 @@ class TimeLimiter:
     """
 
     def __init__(self) -> None:
+        self.after_fork_in_child()
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the calls, which run in the parent."""
         self._changed = threading.Condition()
         #: Abandoned calls that still run.
         self.abandoned = 0
