@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
+import pytest
+from machine_kit import LIMIT_S, ManualClock, wait_until
+
 from timbr_wamp import Machine
 from timbr_wamp.machine.running.worker import STALLED_S, Stall
 
@@ -30,3 +35,33 @@ def test_a_paused_machine_drains_what_waits():
         machine.stop(drain=True, timeout=5.0)
         assert machine.status.state == "stopped"
         assert machine.status.processed == 10
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads"])
+def test_a_slot_that_hangs_in_a_retry_is_a_stall_of_its_message(executor):
+    clock, hangs, release, tries = ManualClock(100.0), threading.Event(), threading.Event(), []
+
+    def fails_then_hangs(value):
+        tries.append(value)
+        if len(tries) == 1:
+            raise ValueError
+        hangs.set()
+        assert release.wait(LIMIT_S)
+        return value
+
+    with Machine(1, clock=clock, executor=executor) as machine:
+        machine.set(0, fails_then_hangs, policy={"retries": 1, "backoff_s": 0.001})
+        oid = machine.put(1)
+        machine.start()
+        assert hangs.wait(LIMIT_S)
+        assert machine.status.current_oid == oid
+
+        def stalled() -> list[str]:
+            clock.advance(STALLED_S)
+            return [event.data["oid"] for event in machine.events() if event.kind == "stalled"]
+
+        wait_until(stalled, "a stall was reported")
+        assert set(stalled()) == {oid}
+        release.set()
+        assert machine.wait(LIMIT_S)
+        assert machine.status.current_oid is None

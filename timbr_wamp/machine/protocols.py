@@ -201,6 +201,10 @@ class Executor(Protocol):
     def retrying(self) -> int:
         """Messages that wait for a retry."""
 
+    @property
+    def retried_oid(self) -> str | None:
+        """The message whose retry was started last, while it runs. Any thread."""
+
     def oldest_revision(self) -> int | None:
         """Return the oldest revision among messages that were started and not yielded yet; None: there are none.
 

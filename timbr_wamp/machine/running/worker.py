@@ -105,6 +105,8 @@ class Worker:
         self._source_lock = threading.RLock()
         #: The micro-batch under way, and its entries that were not started yet.
         self._batch: Sequence[Entry] = ()
+        #: The executor processes a batch, or what is due in it.
+        self._processing = False
         self._unstarted: deque[Entry] = deque()
         self._busy = threading.Event()
         #: The error that the event handler wants raised in the user's call; taken by `raise_error`.
@@ -142,6 +144,9 @@ class Worker:
     @property
     def current_oid(self) -> str | None:
         """The message that was started last, while it is under way."""
+        retried = self._executor.retried_oid
+        if retried is not None:
+            return retried
         batch, started = self._batch, len(self._batch) - len(self._unstarted)
         return batch[started - 1][0] if 0 < started <= len(batch) else None
 
@@ -327,16 +332,20 @@ class Worker:
             self._busy.wait()
             ended.wait(LATE_S)
             before, count = count, recorder.count
-            if stall.starts(self._clock(), recorder.ran, waiting=bool(self._batch)):
+            if stall.starts(self._clock(), recorder.ran, waiting=self._working()):
                 self._events.add("stalled", oid=self.current_oid, after_s=STALLED_S)
             if recorder.pending:
                 if count == before:  # else the worker is committing, and two threads would contend
                     with contextlib.suppress(BaseException):  # the worker's commit raises it too, and fails the machine
                         recorder.commit()
-            elif not self._batch:
+            elif not self._working():
                 self._busy.clear()
-                if self._batch:  # a batch was started meanwhile
+                if self._working():  # again, meanwhile
                     self._busy.set()
+
+    def _working(self) -> bool:
+        """Tell whether slots run: of a batch, or of a message that is retried."""
+        return self._processing or self._executor.retried_oid is not None
 
     def _active(self) -> bool:
         """Wait while paused; return whether to continue."""
@@ -383,7 +392,7 @@ class Worker:
         unstarted = deque(entries)
         kept, whole = list[Entry](), False
         try:
-            self._batch, self._unstarted = entries, unstarted
+            self._batch, self._unstarted, self._processing = entries, unstarted, True
             if not self._busy.is_set():
                 self._busy.set()
             if self._use is None:
@@ -405,7 +414,7 @@ class Worker:
                     due = started + BATCH_S
             whole = True
         finally:
-            self._batch = ()
+            self._batch, self._processing = (), False
             try:
                 commit()
             except BaseException:

@@ -69,6 +69,8 @@ class WindowExecutor:
         self._order: deque[UnderWay] = deque()
         #: Started, not finished, and never in backoff.
         self._running: set[UnderWay] = set()
+        #: Those whose retry runs.
+        self._retried: dict[UnderWay, None] = {}
         #: Finished after they were overtaken.
         self._overtaken: list[UnderWay] = []
         #: Finished with a verdict that the machine handles before another message starts.
@@ -227,9 +229,11 @@ class WindowExecutor:
         self._backoff.add(one, seconds)
         one.in_backoff = True
         self._running.discard(one)
+        self._retried.pop(one, None)
 
     def _retry_due(self, context: RunContext) -> None:
         while context.may_start() and not self._halting and (one := self._backoff.take_due()) is not None:
+            self._retried[one] = None
             self._advance(one, SLEPT)
 
     def _finish(self, one: UnderWay, values: list[Any], texts: list[bytes], notes: Notes | tuple[()]) -> None:
@@ -238,6 +242,7 @@ class WindowExecutor:
         context.hooks.call("post_message", one.entry[0], values, list(notes.failures) if notes else [])
         one.finished = (one.entry, one.revision, texts, notes, context.clock())
         self._running.discard(one)
+        self._retried.pop(one, None)
         if notes and (notes.verdict in KEEPING or notes.raised is not None):
             self._halting.add(one)
         if one.in_backoff:
@@ -267,6 +272,11 @@ class WindowExecutor:
         """Messages that wait for a retry or are being retried. Any thread."""
         return sum(one.in_backoff and one.finished is None for one in list(self._under_way))
 
+    @property
+    def retried_oid(self) -> str | None:
+        """The message whose retry was started last, while it runs. Any thread."""
+        return next((one.entry[0] for one in reversed(list(self._retried))), None)
+
     def oldest_revision(self) -> int | None:
         """Return the revision of the oldest message under way."""
         return next((one.revision.number for one in self._under_way), None)
@@ -280,6 +290,7 @@ class WindowExecutor:
                 one.steps.close()
         self._backoff.clear()
         self._running.clear()
+        self._retried = {}
         self._halting.clear()
         self._overtaken = []
         with contextlib.suppress(Empty):
