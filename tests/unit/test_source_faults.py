@@ -460,3 +460,30 @@ def test_a_source_that_reuses_one_object_is_warned_of_once(rig, caplog):
 def test_small_numbers_and_texts_may_be_given_again(rig, caplog):
     assert rig(iter(["aaa"] * 3)).start().run_to_end() == ["aaa"] * 3
     assert "yield a copy" not in caplog.text
+
+
+def test_a_batch_that_says_a_wrong_length_loses_no_message(machines, records):
+    class Short(list):
+        def __len__(self):
+            return 1
+
+    class Source:
+        def __init__(self):
+            self.batches = [Short([1, 2, 3])]
+
+        def next_batch(self):
+            if not self.batches:
+                raise EndOfSource
+            return self.batches.pop()
+
+        def position(self):
+            return None
+
+        def close(self):
+            pass
+
+    machine = machines(stages=1, sinks=[records])
+    machine.set_source(Source())
+    machine.start()
+    assert machine.wait(LIMIT_S)
+    assert [record.input for record in records.records] == [1, 2, 3]

@@ -107,7 +107,8 @@ class SourceReader:
         batch = self._source.next_batch()
         if not _is_batch(batch):
             raise TypeError(f"next_batch() of {type(self._source).__name__} returned a {type(batch).__name__}, no list")
-        if len(batch):
+        batch = list(batch)  # of the source's own type perhaps, whose length need not be that of its items
+        if batch:
             self._pause_s = POLL_S
         elif self._pausing.acquire(timeout=self._pause_s):
             raise EndOfSource
