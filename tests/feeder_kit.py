@@ -114,7 +114,7 @@ class Rig:
 
     def take(self, limit: int = 64, timeout_s: float = 0.0) -> list[Any]:
         """Process at most ``limit`` waiting messages; return them."""
-        self.feeder.refill(limit)
+        self.feeder.read_ready(limit)
         entries = self.queue.take(limit, timeout_s)
         assert_counts_add_up(self.queue.snapshot())
         self._note(entries)

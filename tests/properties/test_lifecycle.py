@@ -32,7 +32,7 @@ from timbr_wamp.machine.running.lifecycle import (
     Stop,
     StopTimedOut,
     WakeWaiters,
-    after,
+    transition,
 )
 
 NAMES = ("start", "pause", "resume", "stop", "drain", "timed_out", "drained", "kept", "halt", "fail", "close", "dies")
@@ -67,7 +67,7 @@ class World:
         event = self.event(name)
         assert event is not None
         try:
-            self.life, effects = after(before, event)
+            self.life, effects = transition(before, event)
         except (WrongState, MachineClosed):
             return
         self.check_transition(before, effects)
@@ -141,25 +141,25 @@ def test_each_way_out_of_running_holds_the_source(way: list[str]) -> None:
 
 @pytest.mark.parametrize("verb", ["start", "resume"])
 def test_a_closed_machine_starts_no_more(verb: str) -> None:
-    life, _ = after(Life(), Close())
+    life, _ = transition(Life(), Close())
     with pytest.raises(MachineClosed):
-        after(life, Start(False) if verb == "start" else Resume(False))
+        transition(life, Start(False) if verb == "start" else Resume(False))
 
 
 def test_a_running_machine_whose_thread_ended_is_started_again() -> None:
-    life, _ = after(Life(), Start(False))
-    _, effects = after(life, Start(False))
+    life, _ = transition(Life(), Start(False))
+    _, effects = transition(life, Start(False))
     assert StartThread() in effects
     assert any(isinstance(effect, Report) and effect.kind == "started" for effect in effects)
 
 
 def test_stopping_an_idle_machine_is_no_event() -> None:
-    life, effects = after(Life(), Stop(False, False))
+    life, effects = transition(Life(), Stop(False, False))
     assert life.state == "stopped"
     assert not any(isinstance(effect, Report) for effect in effects)
 
 
 def test_a_machine_that_stopped_itself_keeps_its_reason() -> None:
-    life, _ = after(Life("running"), Halt("f0: ValueError"))
-    life, _ = after(life, Stop(False, True))
+    life, _ = transition(Life("running"), Halt("f0: ValueError"))
+    life, _ = transition(life, Stop(False, True))
     assert (life.state, life.reason) == ("stopped", "f0: ValueError")

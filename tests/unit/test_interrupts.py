@@ -198,9 +198,9 @@ def read_to_its_end(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: (n for n in range(20)), lambda: list(range(20))], ids=["threaded", "ready"])
-@pytest.mark.parametrize("verb", ["permit", "hold", "refill"])
+@pytest.mark.parametrize("verb", ["permit", "hold", "read_ready"])
 def test_an_interrupted_verb_of_a_source_loses_no_message(make, verb):
-    arguments = (3,) if verb == "refill" else ()
+    arguments = (3,) if verb == "read_ready" else ()
 
     def started() -> Rig:
         rig = Rig(make(), bufsize=4)

@@ -75,7 +75,7 @@ def assemble(
     )
 
     table = SlotTable(
-        stages, clock, policy=checked_policy(on_error or "record", "on_error"), admission=objects.admission,
+        stages, clock, policy=checked_policy(on_error or "record", "on_error"), preparation=objects.preparation,
         check=partial(check_revision, chosen), namespace=namespace,
     )  # fmt: skip
     context = MachineContext(
@@ -88,11 +88,11 @@ def assemble(
         current=table.current, journal=journal, sinks=sinks,
     )  # fmt: skip
     if journal is not None:
-        queue.keep = recorder.keep_put
+        queue.make_durable = recorder.make_durable
         queue.restore(journal.pending(PENDING_LIMIT))
     source = CurrentSource(
         name=name, queue=queue, recorder=recorder, events=events, clock=clock,
-        steer=lambda: worker.steer_source(), halt=lambda reason: worker.halt(reason),
+        apply_permission=lambda: worker.apply_source_permission(), halt=lambda reason: worker.halt(reason),
         on_failure=lambda error: ask_handler("source", "source", error),
     )  # fmt: skip
     worker = Worker(

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Interval at which a wait in the main thread checks for Ctrl-C, seconds.
-LOOK_S: Final = 0.05
+INTERRUPT_CHECK_S: Final = 0.05
 
 _MAIN: Final = threading.main_thread()
 
@@ -123,7 +123,7 @@ def wait_for(condition: threading.Condition, predicate: Callable[[], bool], time
         return condition.wait_for(predicate, timeout_s)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while not predicate():
-        left_s = LOOK_S if deadline is None else min(deadline - time.monotonic(), LOOK_S)
+        left_s = INTERRUPT_CHECK_S if deadline is None else min(deadline - time.monotonic(), INTERRUPT_CHECK_S)
         if left_s <= 0 or _deferral.noted is not None:
             return predicate()
         condition.wait(left_s)

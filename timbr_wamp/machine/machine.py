@@ -39,7 +39,6 @@ from timbr_wamp.faces.tap import Tap
 from timbr_wamp.machine.assembly import assemble
 from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
-from timbr_wamp.machine.intake.message_queue import remaining
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
 from timbr_wamp.machine.isolation import run_within
 from timbr_wamp.machine.processing import is_processing, refuse_deadlock
@@ -54,6 +53,7 @@ from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.summaries import slot_counts, slot_info
 from timbr_wamp.machine.slots.table import BySlot, Revision, Slot, SlotFunction, identity
+from timbr_wamp.machine.waiting import deadline_after, left_s
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid
 
 if TYPE_CHECKING:
@@ -481,7 +481,7 @@ class Machine:
         machine running. Raises the error for which a debugging event handler stopped the machine.
         """
         refuse_deadlock(self._queue, self.name, "wait()", waits_for_source=True)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         if progress:
             from timbr_wamp.display import show_progress  # loads rich, which is slow
 
@@ -490,11 +490,11 @@ class Machine:
                 self.progress, bar=bar, timeout_s=timeout, until=lambda: self._source.settled or not self.running
             )
         while not self._source.settled:
-            left = remaining(deadline)
+            limit_s = left_s(deadline)
             rests = not self._worker.running and (self._closed or not self._queue.snapshot().in_flight)
-            if rests or left == 0:
+            if rests or limit_s <= 0:
                 break
-            self.wait_changed(0.25 if left is None else min(left, 0.25))
+            self.wait_changed(min(limit_s, 0.25))
         self._worker.raise_error()
         return self._source.settled
 

@@ -60,7 +60,7 @@ KEEPING = frozenset({"pause", "stop"})
 SKIPPED = "UpstreamError"
 
 #: A message after its slots: ``(entry, revision, texts, notes, finished_at)``. ``revision`` is a
-#: `timbr_wamp.machine.protocols.RevisionView`; ``texts`` are the JSON texts ``[in, f0, …]``; ``notes`` is empty
+#: `timbr_wamp.machine.protocols.Plan`; ``texts`` are the JSON texts ``[in, f0, …]``; ``notes`` is empty
 #: when no slot failed.
 Finished: TypeAlias = tuple[Entry, Any, list[bytes], Notes | tuple[()], float]
 

@@ -23,7 +23,7 @@ from timbr_wamp.machine.protocols import Clock
 logger = logging.getLogger(__name__)
 
 #: Interval at which a wait for room checks whether source and machine are still open, seconds.
-LOOK_S = 0.5
+OPEN_CHECK_S = 0.5
 
 #: Why a message was dropped, by policy.
 WHY = {
@@ -87,7 +87,7 @@ class Admission:
             done = self._drop(entries) if may_drop else 0
             if not done:
                 one = may_drop and self._policy == "sample"
-                done = self._queue.offer(entries[:1] if one else entries, LOOK_S, eager=one)
+                done = self._queue.offer(entries[:1] if one else entries, OPEN_CHECK_S, eager=one)
                 self._since_full += done
                 self._count(done)
             if done == len(entries):

@@ -122,7 +122,7 @@ class Feeder:
 
     @property
     def ready(self) -> bool:
-        """It never blocks and does not restart: `refill` reads it, no thread."""
+        """It never blocks and does not restart: `read_ready` reads it, no thread."""
         return self._readers.ready and not self._restarts.wanted
 
     def status(self, rate_per_s: float) -> SourceStatus:
@@ -176,7 +176,7 @@ class Feeder:
         with self._monitor.lock:
             self._permitted = 0.0
 
-    def refill(self, limit: int) -> None:
+    def read_ready(self, limit: int) -> None:
         """Queue up to ``limit`` messages of a ready source, if there is room for them. The worker's thread."""
         try:
             with self._monitor.lock:

@@ -97,8 +97,8 @@ class MessageQueue:
         self._accounts: _Accounts = (0, 0, 0, 0, _NONE, _NONE)
         self._refused = 0
         #: Makes an entry durable before `put` queues it; the machine sets it if there is a journal. Any thread.
-        self.keep: Callable[[Entry], None] | None = None
-        #: Entries that `keep` is making durable: in flight, with their room reserved.
+        self.make_durable: Callable[[Entry], None] | None = None
+        #: Entries for which `make_durable` is being called: in flight, with their room reserved.
         self._reserved = 0
         #: Waiters for entries, for a half-empty queue, for any room, for nothing in flight, for `wake`.
         self._readers: Waiters = deque()
@@ -108,8 +108,8 @@ class MessageQueue:
         self._watchers: Waiters = deque()
         #: Ids given by callers; with the entry until it is queued for certain.
         self._known: OrderedDict[str, Entry | None] = OrderedDict()
-        #: Those that `keep` is making durable: a second put of one of them waits for the first.
-        self._keeping: set[str] = set()
+        #: Oids for which it is being called: a second put of one of them waits for the first.
+        self._becoming_durable: set[str] = set()
         self._closed = False
         self._woken = 0
         survive_forks(self)
@@ -138,9 +138,9 @@ class MessageQueue:
             MachineFull: no room; with ``block`` none within ``timeout_s`` seconds (None: no limit).
             WouldDeadlock: no room, and the caller processes a message of this queue: it would wait for itself.
             MachineClosed: the machine was closed.
-            BaseException: what `keep` raised; the entry is not queued.
+            BaseException: what `make_durable` raised; the entry is not queued.
         """
-        if not known and self.keep is None:
+        if not known and self.make_durable is None:
             with self._lock:
                 if len(self._queue) < self._capacity and not self._closed:
                     self._queue.append(entry)
@@ -157,10 +157,10 @@ class MessageQueue:
                 if self._closed:
                     raise MachineClosed(self._name)
                 limit_s = left_s(deadline)
-                if known and entry[0] in self._keeping:
+                if known and entry[0] in self._becoming_durable:
                     report, waiter, limit_s = False, add_waiter(self._writers), float("inf")
                 elif self._room() > 0:
-                    if self.keep is not None:
+                    if self.make_durable is not None:
                         break
                     if known:
                         self._append_known(entry)
@@ -179,31 +179,31 @@ class MessageQueue:
         return self._put_durably(entry, deadline, known)
 
     def _put_durably(self, entry: Entry, deadline: float | None, known: bool) -> bool:
-        """Make the entry durable with `keep`, without the lock and with its room reserved, then queue it."""
-        assert self.keep is not None
+        """Make the entry durable with `make_durable`, without the lock and with its room reserved, then queue it."""
+        assert self.make_durable is not None
         with deferred():
             with self._lock:
-                put_again = known and (entry[0] in self._known or entry[0] in self._keeping)
+                put_again = known and (entry[0] in self._known or entry[0] in self._becoming_durable)
                 if put_again or self._closed or not self._room():
                     reserved = False  # another writer, meanwhile
                 else:
                     if known:
-                        self._keeping.add(entry[0])
+                        self._becoming_durable.add(entry[0])
                     self._reserve(1)
                     reserved = True
             if reserved:
                 try:
-                    self.keep(entry)
+                    self.make_durable(entry)
                 except BaseException:
                     with self._lock:
                         self._reserve(-1)
-                        self._keeping.discard(entry[0])
+                        self._becoming_durable.discard(entry[0])
                         wake_all(self._writers)
                     raise
                 with self._lock:
                     if known:
                         self._append_known(entry)
-                        self._keeping.discard(entry[0])
+                        self._becoming_durable.discard(entry[0])
                         wake_all(self._writers)
                     else:
                         self._queue.append(entry)
@@ -492,8 +492,3 @@ def checked_capacity(capacity: int) -> int:
     if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
         raise InvalidArgument("bufsize", f"{capacity!r} is not a whole number of at least 1")
     return capacity
-
-
-def remaining(deadline: float | None) -> float | None:
-    """Return the seconds left until a `time.monotonic` deadline; None without one."""
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

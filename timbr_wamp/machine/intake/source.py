@@ -19,10 +19,10 @@ CLOSE_S = 0.2
 
 
 class CurrentSource:
-    """A machine's source, or none. Any thread; `refill` and `refill_one`: the thread that processes messages.
+    """A machine's source, or none. Any thread; `read_ready` and `read_one`: the thread that processes messages.
 
     Args:
-        steer: permits or holds the source, by the machine's state.
+        apply_permission: permits or holds the source, by the machine's state.
         halt: stops the machine for a reason.
         on_failure: called with the error of a source that failed for good.
     """
@@ -35,12 +35,12 @@ class CurrentSource:
         recorder: DropRecorder,
         events: EventLog,
         clock: Clock,
-        steer: Callable[[], None],
+        apply_permission: Callable[[], None],
         halt: Callable[[str], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._name, self._queue, self._recorder, self._events = name, queue, recorder, events
-        self._clock, self._steer, self._halt, self._on_failure = clock, steer, halt, on_failure
+        self._clock, self._apply_permission, self._halt, self._on_failure = clock, apply_permission, halt, on_failure
         #: Guards the attributes below; no callback is called while it is held.
         self._lock = short_lock()
         self._feeder: Feeder | None = None
@@ -67,7 +67,7 @@ class CurrentSource:
         if old is not None:
             old.close()
         self._events.add("source_set", author, total=feeder.total)
-        self._steer()
+        self._apply_permission()
         return feeder
 
     def _refuse_accident(self, replace: bool) -> None:
@@ -111,18 +111,18 @@ class CurrentSource:
             if self._feeder is not None:
                 self._feeder.hold()
 
-    def refill(self, limit: int) -> None:
+    def read_ready(self, limit: int) -> None:
         """Read up to ``limit`` messages of a source that never blocks."""
         feeder = self._feeder
         if feeder is not None:
-            feeder.refill(limit)
+            feeder.read_ready(limit)
 
-    def refill_one(self) -> None:
+    def read_one(self) -> None:
         """Let the source read one message, if none waits."""
         feeder = self._feeder
         if feeder is not None and not feeder.ended and self._queue.idle():
             feeder.permit(1)
-            feeder.refill(1)
+            feeder.read_ready(1)
 
     # --- its end ---
 

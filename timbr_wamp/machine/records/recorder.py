@@ -202,7 +202,7 @@ class Recorder:
 
     # --- put with a journal ---
 
-    def keep_put(self, entry: Entry) -> None:
+    def make_durable(self, entry: Entry) -> None:
         """Make a message durable before its put returns."""
         if self._journal is not None:
             with self._journal_lock:
@@ -244,8 +244,8 @@ class Recorder:
             self.finish((entry, revision, texts, Notes([], "drop", why), self._clock()))
         self.commit()
 
-    def keep(self, finished: Finished) -> None:
-        """Note the failure of a message that a pause or stop keeps: it has no record yet."""
+    def record_kept(self, finished: Finished) -> None:
+        """Record the failure of a message that a pause or stop keeps. The message itself has no record yet."""
         entry, revision, texts, notes, finished_at = finished
         assert isinstance(notes, Notes)
         with self._lock:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError, is_users_interrupt
-from timbr_wamp.machine.messages import Failure, Notes
+from timbr_wamp.machine.messages import SKIPPED, Failure, Notes
 from timbr_wamp.machine.raw import Raw, opened
 from timbr_wamp.machine.slots.arguments import given, reads_message
 from timbr_wamp.machine.slots.callables import is_unawaited
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
 
 
-#: The exception class that a skipped slot shows.
-SKIPPED = UpstreamError.__name__
 #: Verdicts after which no later slot runs.
 FINAL = frozenset({"drop", "dead_letter", "pause", "stop"})
 

@@ -1,6 +1,6 @@
 """The machine's states and their transitions. Pure: no thread, no clock, no side effects.
 
-`after` takes an event and returns the new state with its effects. Effects follow from the states before and after,
+`transition` takes an event and returns the new state with its effects. Effects follow from the states before and after,
 not from the verb: so every way out of running, by a verb, a policy, a handler or a failure, holds the source, wakes
 waiters and returns messages in backoff. `timbr_wamp.machine.running.worker` performs the effects.
 """
@@ -120,12 +120,16 @@ class StartThread:
 
 @dataclass(frozen=True, slots=True)
 class PermitSource:
-    """Permit the source to read."""
+    """The source may read from now on.
+
+    Several threads may perform effects, not always in the order of the transitions. So the worker looks at the
+    present state again and permits or holds the source by that: the last look is right.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class HoldSource:
-    """Let the source read no further message."""
+    """The source may read no further message. Performed like `PermitSource`: by the present state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ class Report:
 Effect: TypeAlias = StartThread | PermitSource | HoldSource | ReturnRetries | ForgetError | WakeWaiters | Report
 
 
-def after(life: Life, event: LifeEvent, name: str = "machine") -> tuple[Life, tuple[Effect, ...]]:
+def transition(life: Life, event: LifeEvent, name: str = "machine") -> tuple[Life, tuple[Effect, ...]]:
     """Return the state after ``event``, and the effects in their order.
 
     Raises:
@@ -163,12 +167,14 @@ def after(life: Life, event: LifeEvent, name: str = "machine") -> tuple[Life, tu
         MachineClosed: it was closed.
     """
     new, report = _next(life, event, name)
+    left_running = life.state == "running" and new.state != "running"
+    closed_now = new.closed and not life.closed
     effects: list[Effect] = []
     if isinstance(event, (Start, Resume)):
         if life.state not in ("idle", "running"):
             effects.append(ForgetError())
         effects += [StartThread(), PermitSource()]
-    elif life.state == "running" != new.state or new.closed != life.closed:
+    elif left_running or closed_now:
         effects.append(HoldSource())
     if life.active and not new.active:
         effects.append(ReturnRetries())

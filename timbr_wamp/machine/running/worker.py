@@ -31,7 +31,7 @@ from timbr_wamp.errors import (
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.intake.message_queue import MessageQueue
-from timbr_wamp.machine.interrupts import LOOK_S, delivered, noted, wait_for
+from timbr_wamp.machine.interrupts import INTERRUPT_CHECK_S, delivered, noted, wait_for
 from timbr_wamp.machine.messages import KEEPING, Entry, Finished, Notes, Row
 from timbr_wamp.machine.processing import is_processing, mark_thread, processing
 from timbr_wamp.machine.protocols import Clock, Executor
@@ -40,7 +40,7 @@ from timbr_wamp.machine.running import lifecycle
 from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.context import MachineContext
 from timbr_wamp.machine.running.lifecycle import Effect, Life, LifeEvent
-from timbr_wamp.machine.slots.objects import Objects, Use
+from timbr_wamp.machine.slots.objects import Objects, RevisionsInUse
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,10 @@ class SourceControl(Protocol):
     def hold(self) -> None:
         """Let it read no further message."""
 
-    def refill(self, limit: int) -> None:
+    def read_ready(self, limit: int) -> None:
         """Read up to ``limit`` messages from a source that never blocks. The worker's thread."""
 
-    def refill_one(self) -> None:
+    def read_one(self) -> None:
         """Permit it to read one message, if none waits."""
 
     def report_drained(self) -> None:
@@ -112,7 +112,7 @@ class Worker:
         #: The error that the event handler wants raised in the user's call; taken by `raise_error`.
         self._error: BaseException | None = None
         #: Keeps objects open for messages under way, those that wait for a retry included.
-        self._use: Use | None = None
+        self._use: RevisionsInUse | None = None
         #: The parent process, if this is a fork's copy.
         self._forked_from: int | None = None
         survive_forks(self)
@@ -245,7 +245,7 @@ class Worker:
         if self._forked_from is not None:
             raise MachineForked(self.name, self._forked_from)
         with self._changed:
-            self._life, effects = lifecycle.after(self._life, event(), self.name)
+            self._life, effects = lifecycle.transition(self._life, event(), self.name)
             self._context.changed()
             for effect in effects:
                 if isinstance(effect, lifecycle.ForgetError):
@@ -259,7 +259,7 @@ class Worker:
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, (lifecycle.PermitSource, lifecycle.HoldSource)):
-            self.steer_source()
+            self.apply_source_permission()
         elif isinstance(effect, lifecycle.ReturnRetries):
             self._return_retries()
         elif isinstance(effect, lifecycle.WakeWaiters):
@@ -267,8 +267,8 @@ class Worker:
         elif isinstance(effect, lifecycle.Report):
             self._events.add(effect.kind, effect.author, **effect.data)
 
-    def steer_source(self) -> None:
-        """Permit or hold the source by the present state; with several threads, the last one decides rightly."""
+    def apply_source_permission(self) -> None:
+        """Permit or hold the source by the present state, which another thread may have changed since the effect."""
         with self._source_lock:
             if self._life.state == "running" and not self._life.closed:
                 self._source.permit()
@@ -293,7 +293,7 @@ class Worker:
                 try:
                     wakes = self._queue.wakes
                     limit = max(BATCH_MESSAGES, 4 * self._context.concurrency)
-                    self._source.refill(limit)
+                    self._source.read_ready(limit)
                     due_s = self._executor.due_s()
                     entries = self._queue.take(limit, IDLE_S if due_s is None else min(due_s, IDLE_S), wakes)
                     if entries or due_s is not None:
@@ -319,7 +319,7 @@ class Worker:
     def _acquire_work(self) -> LockType:
         """Acquire the work lock; a `step` that waits for a message releases it."""
         work = self._work
-        while not work.acquire(timeout=LOOK_S):
+        while not work.acquire(timeout=INTERRUPT_CHECK_S):
             self._queue.wake()
         self._worked_by = threading.get_ident()
         return work
@@ -431,14 +431,14 @@ class Worker:
         """Release revisions before ``oldest``, or all; see `Objects`."""
         use = self._use
         if use is not None and oldest is not None:
-            self._objects.keep(use, oldest)
+            self._objects.release_older(use, oldest)
         elif use is not None:
             self._use = None
             self._objects.end(use)
 
     def _keep(self, finished: Finished, notes: Notes) -> None:
         """Pause or stop, as a policy says; the message returns to the queue."""
-        self._recorder.keep(finished)
+        self._recorder.record_kept(finished)
         reason = _reason(notes)
         if notes.verdict == "stop":
             self.halt(reason, notes.raised)
@@ -473,7 +473,7 @@ class Worker:
         if self._work.locked() and self._worked_by == threading.get_ident():
             return False  # from a slot, hook or signal handler: the message under way is the caller's own
         while not self.may_start() and not noted():
-            if self._work.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), LOOK_S)):
+            if self._work.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), INTERRUPT_CHECK_S)):
                 if not self.may_start():
                     self._worked_by = threading.get_ident()
                     return True
@@ -483,10 +483,10 @@ class Worker:
         return False
 
     def _next_for_step(self, deadline: float) -> Entry | None:
-        self._source.refill_one()
+        self._source.read_one()
         while True:
             left_s = max(deadline - time.monotonic(), 0.0)
-            entries = self._queue.take(1, min(left_s, LOOK_S), self._queue.wakes)
+            entries = self._queue.take(1, min(left_s, INTERRUPT_CHECK_S), self._queue.wakes)
             if entries:
                 return entries[0]
             if self._life.active:
@@ -504,7 +504,7 @@ class Worker:
             if notes:
                 self._keep_error(notes.raised)
             if notes and notes.verdict in KEEPING:
-                recorder.keep(finished)
+                recorder.record_kept(finished)
                 self.raise_error()
                 raise MessageKept(entry[0], notes.verdict, _reason(notes))
             recorder.finish(finished)

@@ -2,7 +2,7 @@
 
 An object is open while the newest revision has it in a slot, while a message under way was started with
 a revision that has it, or while a change of the slots is about to need it. Code that processes messages
-calls `Objects.begin`, `Objects.keep` and `Objects.end` to say which revisions are in use (as in
+calls `Objects.begin`, `Objects.release_older` and `Objects.end` to say which revisions are in use (as in
 read-copy-update, https://www.kernel.org/doc/html/latest/RCU/whatisRCU.html).
 
 No lock is held while an object's own code runs: a ``prep`` may change slots itself, and a slow one
@@ -42,21 +42,21 @@ class _Managed:
 
     __slots__ = ("holders", "object", "out_since", "phase", "wanted")
 
-    def __init__(self, one: Any, holder: Admission) -> None:
+    def __init__(self, one: Any, holder: ObjectPreparation) -> None:
         #: Keeps it alive, so that its id is not reused.
         self.object = one
         #: ``preparing``, ``open`` or ``closing``.
         self.phase = "preparing"
         #: Changes under way that need it.
-        self.holders: set[Admission] = {holder}
+        self.holders: set[ObjectPreparation] = {holder}
         #: The newest revision has it.
         self.wanted = False
         #: The revision that removed it from the slots; None: no revision ever had it, or the newest has.
         self.out_since: int | None = None
 
 
-class Use:
-    """A use of revisions by code that processes messages; see `Objects.begin`."""
+class RevisionsInUse:
+    """The revisions that code which processes messages may still use; see `Objects.begin`."""
 
     __slots__ = ("oldest",)
 
@@ -65,7 +65,7 @@ class Use:
         self.oldest = oldest
 
 
-class Admission:
+class ObjectPreparation:
     """One change of the slots: prepares its objects, and holds them until it is committed or cancelled."""
 
     def __init__(self, objects: Objects) -> None:
@@ -112,16 +112,16 @@ class Objects:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._managed: dict[int, _Managed] = {}
-        self._uses: set[Use] = set()
+        self._uses: set[RevisionsInUse] = set()
 
     # --- changes ---
 
-    def admission(self) -> Admission:
-        """Return an admission for one change."""
-        return Admission(self)
+    def preparation(self) -> ObjectPreparation:
+        """Return the preparation of one change."""
+        return ObjectPreparation(self)
 
-    def hold(self, holder: Admission, slot: Slot) -> None:
-        """Prepare the object of a slot unless it is open, and keep it open for ``holder``; see `Admission.prepare`."""
+    def hold(self, holder: ObjectPreparation, slot: Slot) -> None:
+        """Prepare the object of a slot unless it is open, and keep it open for ``holder``."""
         one: Any = slot.function
         name = _name_of(one)
         with self._changed:
@@ -184,7 +184,7 @@ class Objects:
             if error is not None:
                 raise error
 
-    def commit(self, holder: Admission, revision: Revision) -> None:
+    def commit(self, holder: ObjectPreparation, revision: Revision) -> None:
         """Note that ``revision`` is the newest one. Called in the order of the revisions."""
         wanted = {id(slot.function) for slot in revision.slots if slot.function is not None}
         with self._changed:
@@ -199,8 +199,8 @@ class Objects:
                     managed.wanted, managed.out_since = False, revision.number
             self._reap()
 
-    def cancel(self, holder: Admission) -> None:
-        """Release what ``holder`` holds; see `Admission.cancel`."""
+    def cancel(self, holder: ObjectPreparation) -> None:
+        """Release what ``holder`` holds; objects without another holder are torn down before this returns."""
         unused: list[_Managed] = []
         with self._changed:
             for managed in self._managed.values():
@@ -219,13 +219,13 @@ class Objects:
         Raises:
             PrepFailed: its ``prep`` raised.
         """
-        admission = self.admission()
+        preparation = self.preparation()
         try:
             if slot.kind == "object":
-                self.hold(admission, slot)
+                self.hold(preparation, slot)
             yield
         finally:
-            admission.cancel()
+            preparation.cancel()
 
     # --- uses ---
 
@@ -238,21 +238,21 @@ class Objects:
         finally:
             self.end(use)
 
-    def begin(self) -> Use:
-        """Note that the newest and later revisions are in use, until `keep` or `end`."""
+    def begin(self) -> RevisionsInUse:
+        """Note that the newest and later revisions are in use, until `release_older` or `end`."""
         with self._lock:
-            use = Use(self._newest)
+            use = RevisionsInUse(self._newest)
             self._uses.add(use)
             return use
 
-    def keep(self, use: Use, oldest: int) -> None:
+    def release_older(self, use: RevisionsInUse, oldest: int) -> None:
         """Note that revisions before number ``oldest`` are no longer in use."""
         if oldest > use.oldest:
             with self._lock:
                 use.oldest = min(oldest, self._newest)
                 self._reap()
 
-    def end(self, use: Use) -> None:
+    def end(self, use: RevisionsInUse) -> None:
         """Note that this use has ended."""
         with self._lock:
             self._uses.discard(use)

@@ -170,7 +170,7 @@ def checked_stages(stages: int) -> int:
     return stages
 
 
-class Admission(Protocol):
+class Preparation(Protocol):
     """Prepares one change before its revision becomes the newest."""
 
     def prepare(self, revision: Revision) -> None:
@@ -187,8 +187,8 @@ class Admission(Protocol):
         """Release what was prepared."""
 
 
-class _AdmitAll:
-    """Refuses nothing."""
+class _NothingToPrepare:
+    """For slots without objects."""
 
     def prepare(self, revision: Revision) -> None: ...
     def commit(self, revision: Revision) -> None: ...
@@ -203,7 +203,7 @@ class SlotTable:
     """All revisions of a machine's slots. Any thread.
 
     Args:
-        admission: makes the `Admission` of each change, which prepares or refuses it.
+        preparation: makes the `Preparation` of each change, which prepares or refuses it.
         check: raises if a revision cannot be run.
         namespace: what source text may refer to, when it becomes a function.
     """
@@ -214,14 +214,14 @@ class SlotTable:
         clock: Clock,
         *,
         policy: Policy = RECORD,
-        admission: Callable[[], Admission] = _AdmitAll,
+        preparation: Callable[[], Preparation] = _NothingToPrepare,
         check: Callable[[Revision], None] = lambda _: None,
         namespace: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         checked_stages(stages)
         self.after_fork_in_child()
         survive_forks(self)
-        self._clock, self._admission, self._check, self._namespace = clock, admission, check, namespace
+        self._clock, self._preparation, self._check, self._namespace = clock, preparation, check, namespace
         first = make_revision(0, tuple(Slot(n) for n in range(stages)), clock(), None, f"{stages} slots", policy)
         check(first)
         #: Earlier revisions, as texts where they were made of text.
@@ -259,23 +259,23 @@ class SlotTable:
         ``make`` is called again when another change came first. No lock is held while objects are prepared,
         so a ``prep`` may change slots, and a slow one delays no other change.
         """
-        admission = self._admission()
+        preparation = self._preparation()
         try:
             while True:
                 now = self._current
                 slots, change, policy = make(now)
                 revision = make_revision(now.number + 1, slots, self._clock(), author, change, policy)
                 self._check(revision)
-                admission.prepare(revision)
+                preparation.prepare(revision)
                 with self._lock:
                     if self._current is now:
                         self._kept.append(_as_kept(now))
                         self._current = revision
                         self.on_change()
-                        admission.commit(revision)
+                        preparation.commit(revision)
                         return revision
         except BaseException:
-            admission.cancel()
+            preparation.cancel()
             raise
 
     def assign(
