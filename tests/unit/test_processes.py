@@ -172,6 +172,24 @@ def test_a_message_that_ends_its_child_is_recorded_and_no_other_is_lost(machine,
     assert (machine.status.processed, machine.status.errored) == (19, 1)
 
 
+def forks(value):
+    """Fork; both processes come back. What the parent returns says whose answer it is."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return ["parent", value]
+    return ["child", value]
+
+
+def test_a_slot_whose_fork_comes_back_answers_once(machine, records):
+    machine[0] = forks
+    for number in range(5):
+        machine.put(number)
+    machine.start()
+    records.wait_for(5)
+    assert [record.values[0] for record in machine.recent()] == [["parent", number] for number in range(5)]
+
+
 def test_a_child_that_dies_once_costs_an_attempt_and_no_message(machine, records, tmp_path):
     died = tmp_path / "died"
 

@@ -271,7 +271,7 @@ def main() -> None:
     # What slots print goes to the parent's stderr: nobody reads a stdout here.
     os.dup2(2, 1)
     sys.stdout = io.TextIOWrapper(os.fdopen(os.dup(2), "wb", 0), write_through=True, errors="backslashreplace")
-    child = Child()
+    child, own_pid = Child(), os.getpid()
     connection.send_bytes(READY)
     while True:
         try:
@@ -279,6 +279,8 @@ def main() -> None:
         except (EOFError, OSError):
             os._exit(0)  # also while a slot's thread runs
         reply = child.reply(request)
+        if os.getpid() != own_pid:
+            os._exit(0)  # a slot forked, and its child came back: the answer is the real child's
         try:
             connection.send_bytes(pickle.dumps(reply, 5))
         except OSError:
