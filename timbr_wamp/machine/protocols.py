@@ -159,7 +159,7 @@ class RunContext(Protocol):
 
     @property
     def generation(self) -> int:
-        """Another number after each change of what may start, of the plan or of the hooks: one look for all three."""
+        """A number that each change of `may_start`, plan or hooks changes: one comparison checks all three."""
 
     def current(self) -> Plan:
         """Return the newest plan."""

@@ -39,7 +39,9 @@ OnDrop = Callable[[Sequence[Entry], str], object]
 
 
 class Admission:
-    """Puts messages of one source into the queue. Its reading thread, and abandoned threads whose read ended late.
+    """Puts messages of one source into the queue.
+
+    Called by the thread that reads the source, and by abandoned threads whose read ended late.
 
     Args:
         may_drop: returns whether the source is permitted to read. It is called, and messages are dropped, with

@@ -222,7 +222,7 @@ class Feeder:
         threading.Thread(target=run, name=f"timbr {self._name} source", daemon=True).start()
 
     def _run(self) -> None:
-        """Read to the end, and after each restart again. Of two threads that were started, the first does it."""
+        """Read to the end, and again after each restart. Of two threads that were started, one returns at once."""
         with self._monitor.lock:
             following = self._reader
             if self._closed or self._thread is not None or following is None:
@@ -304,7 +304,10 @@ class Feeder:
             self._last_message = message
 
     def _is_current(self, reader: Reader) -> bool:
-        """Tell, after a read, whether the reader was not abandoned; after this it will not be."""
+        """Tell, after a read, whether the reader is still the present one, not abandoned.
+
+        If it is, the read counts as ended, and the idle timeout can no longer abandon it.
+        """
         if not self._watched:
             return True
         with self._monitor.lock:

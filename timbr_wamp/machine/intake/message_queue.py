@@ -30,7 +30,10 @@ KNOWN_OIDS = 65_536
 FULL_REPORT_S = 1.0
 
 _NONE: list[Entry] = []
+#: ``(processed, errored, dropped, in_flight, taken, returned)``: the counts, and the lists of a move that is not
+#: complete. A plain tuple: to make a NamedTuple is a call of Python code, in which a signal handler may use the queue.
 _Accounts: TypeAlias = tuple[int, int, int, int, list[Entry], list[Entry]]
+_IN_FLIGHT = 3
 
 
 class Droppable(tuple[str, Any, float, int]):
@@ -57,8 +60,8 @@ class MessageQueue:
     """A bounded queue of entries with its counts. Any thread.
 
     Writers that wait for room are woken when half of the queue is free, and all at once: a wake-up
-    costs more than a message. What is taken makes room at once, so entries that a reader gives back, or
-    adds itself, may exceed the capacity by one micro-batch each.
+    costs more than a message. Taking an entry frees its place at once. So the entries that a reader gives back
+    (`give_back`), or adds from a ready source (`fill`), may exceed the capacity by one micro-batch each.
 
     ``on_full`` is called when a caller finds no room: once, and again only after the queue was half
     empty and `FULL_REPORT_S` have passed on ``timer`` (seconds). Called in that caller's thread, without
@@ -91,9 +94,7 @@ class MessageQueue:
         self._crowded = False
         self._lock: RLock | ForkedLock = threading.RLock()
         self._queue: deque[Entry] = deque()
-        #: ``(processed, errored, dropped, in_flight, taken, returned)``. The lists belong to a move that
-        #: is not complete, and are in flight as well: ``taken`` moves to a reader, ``returned`` back to
-        #: the queue.
+        #: The entries of the lists are in flight as well: ``taken`` moves to a reader, ``returned`` back to the queue.
         self._accounts: _Accounts = (0, 0, 0, 0, _NONE, _NONE)
         self._refused = 0
         #: Makes an entry durable before `put` queues it; the machine sets it if there is a journal. Any thread.
@@ -108,7 +109,7 @@ class MessageQueue:
         self._watchers: Waiters = deque()
         #: Ids given by callers; with the entry until it is queued for certain.
         self._known: OrderedDict[str, Entry | None] = OrderedDict()
-        #: Oids for which it is being called: a second put of one of them waits for the first.
+        #: Oids for which `make_durable` is being called: a second put of one of them waits for the first.
         self._becoming_durable: set[str] = set()
         self._closed = False
         self._woken = 0
@@ -171,7 +172,7 @@ class MessageQueue:
                 else:
                     report = self._note_full()
                     if not report:
-                        waiter = self._waiting_writer(deadline)
+                        waiter = self._add_writer_or_refuse(deadline)
             if report:
                 self._report_full()
             else:
@@ -223,8 +224,8 @@ class MessageQueue:
         for entry in entries:
             self._append_known(entry)
 
-    def _waiting_writer(self, deadline: float | None) -> LockType:
-        """Return a waiter for a `put` without room; if it may not wait, count it as refused and raise."""
+    def _add_writer_or_refuse(self, deadline: float | None) -> LockType:
+        """Return a waiter for a `put` that found no room. If that `put` may not wait, count it as refused and raise."""
         if left_s(deadline) <= 0:
             self._refused += 1
             raise MachineFull(self._capacity)
@@ -415,7 +416,7 @@ class MessageQueue:
         """Account for entries in flight."""
         with self._lock:
             self._account(processed, errored, dropped, -(processed + errored + dropped))
-            if self._settlers and not self._queue and not self._accounts[3]:
+            if self._settlers and not self._queue and not self._accounts[_IN_FLIGHT]:
                 wake_all(self._settlers)
 
     def _account(self, processed: int = 0, errored: int = 0, dropped: int = 0, in_flight: int = 0) -> None:
@@ -451,7 +452,7 @@ class MessageQueue:
         """Tell whether nothing waits and nothing is in flight."""
         with self._lock:
             self._complete_moves()
-            return not self._accounts[3] and not self._queue
+            return not self._accounts[_IN_FLIGHT] and not self._queue
 
     def wait_change(self, timeout_s: float, *, settled: bool = True) -> None:
         """Wait at most ``timeout_s`` for `wake` or `give_back`; with ``settled`` also until all is accounted for.

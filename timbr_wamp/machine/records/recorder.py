@@ -53,7 +53,7 @@ INPUT_PREVIEW = 2_000
 
 
 @dataclass(slots=True)
-class Batch:
+class RecordBatch:
     """The messages of one commit."""
 
     done: list[Finished]
@@ -64,11 +64,11 @@ class Batch:
     plain: list[tuple[Revision, int]] = field(default_factory=list)
     errored: int = 0
     dropped: int = 0
-    #: Of those dropped, how many without that a slot ran.
-    displaced: int = 0
+    #: Of the dropped ones, how many a policy dropped before any slot ran.
+    dropped_before_running: int = 0
 
 
-#: Among how many of the newest records that of a message just committed is looked for: others commit meanwhile.
+#: `Recorder.row_of` searches this many of the newest records: other threads may have committed some meanwhile.
 NEAR_ROWS = 100
 
 
@@ -118,7 +118,7 @@ class Recorder:
         #: Finished and not committed yet, in order; taken out under the lock only.
         self._uncommitted: deque[Finished] = deque()
         #: Takes a finished message for the next `commit`. Any thread.
-        self.finish = self._uncommitted.append
+        self.add_finished = self._uncommitted.append
         #: Messages that a pause or stop kept and that have no record yet.
         self._kept: set[str] = set()
         #: The newest revision's layout, see `layout_of`.
@@ -241,7 +241,7 @@ class Recorder:
                 skipped = {"exc_class": SKIPPED, "exc_value": str(UpstreamError(step.slot.task, why)), "exc_tb": None}
                 detail = text_of({"_exception": {**skipped, "task": step.slot.task}})
                 texts += [detail] * (step.carry + 1)
-            self.finish((entry, revision, texts, Notes([], "drop", why), self._clock()))
+            self.add_finished((entry, revision, texts, Notes([], "drop", why), self._clock()))
         self.commit()
 
     def record_kept(self, finished: Finished) -> None:
@@ -294,9 +294,9 @@ class Recorder:
         # counts last: callers that wait for them find the rest done
         run_all((partial(self._apply, batch), *self._publications(rows), partial(self._account, batch)))
 
-    def _batch(self, done: list[Finished]) -> Batch:
+    def _batch(self, done: list[Finished]) -> RecordBatch:
         """Number finished messages and make their records. Changes nothing."""
-        batch = Batch(done, [])
+        batch = RecordBatch(done, [])
         seq = self.ring.last_seq + 1
         for revision, same in groupby(done, _REVISION):
             several = list(same)
@@ -330,7 +330,7 @@ class Recorder:
             )
         ]
 
-    def _meta(self, seq: int, finished: Finished, batch: Batch) -> bytes:
+    def _meta(self, seq: int, finished: Finished, batch: RecordBatch) -> bytes:
         """Return a record's meta; note what else follows from it."""
         (oid, _, received_at, attempt), revision, _, notes, finished_at = finished
         meta: dict[str, object] = {
@@ -359,7 +359,7 @@ class Recorder:
             self._layout = (revision, layout, made)
         return layout, made
 
-    def _apply(self, batch: Batch) -> None:
+    def _apply(self, batch: RecordBatch) -> None:
         """Count calls and settle failures: the side effects of a commit that succeeded."""
         for revision, count in batch.plain:
             for step in revision.steps:
@@ -368,13 +368,13 @@ class Recorder:
             self._settle(seq, finished)
         self.count += len(batch.done)
         self.last_oid = batch.done[-1][0][0]
-        ran = len(batch.done) - batch.displaced
+        ran = len(batch.done) - batch.dropped_before_running
         if ran:
             self.ran += ran
             self.last_processed_time = next(f[4] for f in reversed(batch.done) if not f[3] or f[3].why is None)
             self._rates.note(self.last_processed_time, self.ran)
 
-    def _account(self, batch: Batch) -> None:
+    def _account(self, batch: RecordBatch) -> None:
         errored, dropped = batch.errored, batch.dropped
         self._queue.finish(len(batch.done) - errored - dropped, errored, dropped)
 
@@ -475,7 +475,7 @@ def _publish(sink: Sink, rows: Sequence[Row]) -> None:
 
 
 def _interruptible(call: Callable[[], object]) -> None:
-    """Make a call of foreign code that a Ctrl-C may interrupt; one kept back before it does not prevent the call."""
+    """Call foreign code so that a Ctrl-C interrupts it; one that was kept back until now is raised after the call."""
     started = False
     try:
         with delivered():
@@ -497,7 +497,7 @@ def _checked_sinks(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
     return tuple(sinks)
 
 
-def _describe(notes: Notes, meta: dict[str, object], batch: Batch) -> None:
+def _describe(notes: Notes, meta: dict[str, object], batch: RecordBatch) -> None:
     """Add to a record's ``meta`` what became of the message, and count it."""
     if notes.errored:
         meta["errored"] = True
@@ -505,7 +505,7 @@ def _describe(notes: Notes, meta: dict[str, object], batch: Batch) -> None:
     if notes.verdict == "drop":
         meta["dropped"] = True
         batch.dropped += 1
-        batch.displaced += notes.why is not None
+        batch.dropped_before_running += notes.why is not None
     if policies := policies_of(notes):
         meta["policies"] = policies
 

@@ -84,10 +84,10 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
         "interrupted": [], "none": (),
     }  # fmt: skip
     hooked = tuple(bool(context.hooks.at(point)) for point in _HOOKED)
-    lines = ["def one(value, oid):", *_Text(revision, hooked, names).body(" return {}")]
-    lines += ["def timed(value, oid):", *_Text(revision, hooked, names, timed=True).body(" return {}")]
-    body = _Text(revision, hooked, names).body("  return entry, {}[2]", last="")
-    texts = _Text(revision, hooked, names).texts()
+    lines = ["def one(value, oid):", *_SourceWriter(revision, hooked, names).body(" return {}")]
+    lines += ["def timed(value, oid):", *_SourceWriter(revision, hooked, names, timed=True).body(" return {}")]
+    body = _SourceWriter(revision, hooked, names).body("  return entry, {}[2]", last="")
+    texts = _SourceWriter(revision, hooked, names).texts()
     lines += [
         "def many(entries, count, generation):", " popleft = entries.popleft",
         " for _ in repeat(None, count):", "  if context.generation != generation: return None",
@@ -99,7 +99,7 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
     return CompiledPass(names["one"], names["timed"], names["many"], names["interrupted"])
 
 
-class _Text:
+class _SourceWriter:
     """Writes the lines of one revision; adds the functions that they call to ``names``."""
 
     def __init__(self, revision: Plan, hooked: tuple[bool, ...], names: dict[str, Any], *, timed: bool = False) -> None:
@@ -107,9 +107,13 @@ class _Text:
 
     def texts(self) -> list[str]:
         """Return the names of the texts ``[in, f0, …]``."""
-        names = ["text"] * (self._revision.lead + 1)
+        return self._variables("text", "t")
+
+    def _variables(self, message: str, prefix: str) -> list[str]:
+        """Return ``message`` and ``<prefix><slot>`` for each slot; unset ones repeat the name before them."""
+        names = [message] * (self._revision.lead + 1)
         for step in self._revision.steps:
-            names += [f"t{step.slot.number}"] * (step.carry + 1)
+            names += [f"{prefix}{step.slot.number}"] * (step.carry + 1)
         return names
 
     def body(self, leave: str, last: str | None = None) -> list[str]:
@@ -117,8 +121,7 @@ class _Text:
 
         ``last``: the last line; None: the one that returns values and texts.
         """
-        steps, texts = self._revision.steps, self.texts()
-        values = [name.replace("text", "value").replace("t", "v", 1) if name != "text" else "value" for name in texts]
+        steps, texts, values = self._revision.steps, self.texts(), self._variables("value", "v")
         lines = self._input(leave)
         made: list[str] = ["text", "value"]
         at_hand = self._revision.lead + 1

@@ -388,7 +388,7 @@ class Worker:
         So are those that a policy keeps, and those whose commit failed: they run again.
         """
         recorder, executor = self._recorder, self._executor
-        finish, commit = recorder.finish, recorder.commit
+        add_finished, commit = recorder.add_finished, recorder.commit
         unstarted = deque(entries)
         kept, whole = list[Entry](), False
         try:
@@ -405,7 +405,7 @@ class Worker:
                     kept.append(finished[0])
                     self._keep(finished, notes)
                     continue
-                finish(finished)
+                add_finished(finished)
                 if notes and notes.raised is not None:
                     self.halt(_reason(notes), notes.raised)
                 if not started <= finished[4] <= due:
@@ -507,7 +507,7 @@ class Worker:
                 recorder.record_kept(finished)
                 self.raise_error()
                 raise MessageKept(entry[0], notes.verdict, _reason(notes))
-            recorder.finish(finished)
+            recorder.add_finished(finished)
             handed_over = True
             recorder.commit()
         finally:
