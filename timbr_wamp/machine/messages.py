@@ -5,6 +5,7 @@ Tuples, not objects: one object for each message halves the machine's speed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -62,7 +63,7 @@ SKIPPED = "UpstreamError"
 #: A message after its slots: ``(entry, revision, texts, notes, finished_at)``. ``revision`` is a
 #: `timbr_wamp.machine.protocols.Plan`; ``texts`` are the JSON texts ``[in, f0, …]``; ``notes`` is empty
 #: when no slot failed.
-Finished: TypeAlias = tuple[Entry, Any, list[bytes], Notes | tuple[()], float]
+Finished: TypeAlias = tuple[Entry, Any, Sequence[bytes], Notes | tuple[()], float]
 
 #: A numbered record: ``(seq, oid, text, meta)``, both texts in UTF-8; rows on the wire are made of it.
 Row: TypeAlias = tuple[int, str, bytes, bytes]

@@ -93,7 +93,7 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
         " for _ in repeat(None, count):", "  if context.generation != generation: return None",
         "  entry = popleft()", "  oid, value, _, _ = entry", "  try:", *(f"  {line}" for line in body),
         "   at = clock()", "  except BaseException:", "   interrupted.append(entry)", "   raise",
-        f"  yield entry, revision, [{', '.join(texts)}], none, at", " return None",
+        f"  yield entry, revision, ({', '.join(texts)},), none, at", " return None",
     ]  # fmt: skip
     exec(compile("\n".join(lines), f"<pass of revision {revision.number}>", "exec"), names)
     return CompiledPass(names["one"], names["timed"], names["many"], names["interrupted"])
