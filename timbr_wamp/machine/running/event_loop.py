@@ -76,10 +76,18 @@ class EventLoop:
             raise CalledFromLoop("a call of the machine")
         future: Future[T] = Future()
         tasks: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            task = self.create_task(_settle(coroutine, future))
+            task.add_done_callback(
+                lambda _: coroutine.close()
+            )  # a task cancelled before its first step never awaits it
+            tasks.append(task)
+
         try:
             with self._lock:
                 self._waited_for.add(future)
-            self.start(lambda: tasks.append(self.create_task(_settle(coroutine, future))))
+            self.start(begin)
             return future.result(timeout_s)
         except BaseException:
             if not tasks:  # it never started
@@ -150,11 +158,11 @@ class EventLoop:
 
     @staticmethod
     def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=END_S / 2))
+        deadline = loop.time() + END_S / 2
+        while (tasks := asyncio.all_tasks(loop)) and (left_s := deadline - loop.time()) > 0:
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks, timeout=left_s))
         loop.run_until_complete(loop.shutdown_asyncgens())
 
     def _fail_waiting(self) -> None:
