@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from machine_kit import must_end
 
 import timbr_wamp.dashboard
 from timbr_wamp.errors import RouterNotInstalled
@@ -34,8 +35,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 LEAK_LIMIT_S = 5.0
 #: Every process that a test starts inherits this variable: what still has it at the end was left behind.
 SESSION_MARK = "TIMBR_TEST_SESSION"
-#: How the names of a machine's threads begin.
-MACHINE_THREADS = "timbr "
 #: Started by the standard library for the whole process.
 LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -196,7 +195,7 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
     commands: dict[psutil.Process, str] = {}
     deadline = time.monotonic() + LEAK_LIMIT_S
     while True:
-        threads = [thread for thread in threading.enumerate() if thread not in threads_before and _must_end(thread)]
+        threads = [thread for thread in threading.enumerate() if thread not in threads_before and must_end(thread)]
         processes = _children() - processes_before
         if not threads and not processes:
             return
@@ -209,11 +208,6 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
     for process in processes:
         process.kill()  # ours: a child of this process that was not there before
     pytest.fail(f"left behind: threads {[thread.name for thread in threads]}, processes {names}")
-
-
-def _must_end(thread: threading.Thread) -> bool:
-    """Whether a thread delays the exit of the process, or belongs to a machine: a closed machine has none."""
-    return not thread.daemon or thread.name.startswith(MACHINE_THREADS)
 
 
 def _children() -> set[psutil.Process]:

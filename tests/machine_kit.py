@@ -156,6 +156,11 @@ def assert_counts_add_up(status: Status | Counts) -> None:
     assert min(counts) >= 0, status
 
 
+def must_end(thread: threading.Thread) -> bool:
+    """Whether a test must not leave a thread: it holds up the exit, or is a machine's, which has none when closed."""
+    return not thread.daemon or thread.name.startswith("timbr ")
+
+
 def wait_until(true: Callable[[], object], what: str, timeout_s: float = LIMIT_S) -> None:
     """Wait for a condition that nothing announces, by polling it every 5 ms."""
     tick = threading.Event()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from machine_kit import Gate, Machines, ManualClock, Recorder, wait_until
+from machine_kit import Gate, Machines, ManualClock, Recorder, must_end, wait_until
 
 from timbr_wamp.machine import Machine
 
@@ -52,7 +52,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
-    """Fail a test that leaves threads which hold up the exit, or child processes.
+    """Fail a test that leaves threads of a machine or that hold up the exit, or child processes.
 
     In place of the whole suite's own fixture, which looks at every process of the computer: too slow
     for hundreds of small tests.
@@ -61,7 +61,7 @@ def _nothing_is_left_behind() -> Iterator[None]:
     yield
 
     def left() -> tuple[list[str], set[int]]:
-        threads = [t.name for t in threading.enumerate() if t not in threads_before and not t.daemon]
+        threads = [t.name for t in threading.enumerate() if t not in threads_before and must_end(t)]
         return threads, _children() - children_before
 
     wait_until(lambda: not any(left()), f"left behind: {left()}")

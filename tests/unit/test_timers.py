@@ -31,10 +31,15 @@ def test_a_function_is_called_as_often_as_it_asks():
 
 def test_the_function_due_first_is_called_first():
     watcher, looks, done = Timers(), [], threading.Event()
-    watcher.watch(lambda: looks.append("late"), 3600.0)
+
+    def late():
+        looks.append("late")
+
+    watcher.watch(late, 3600.0)
     watcher.watch(lambda: (looks.append("soon"), done.set())[0], 0.001)
     assert done.wait(LIMIT_S)
     assert looks == ["soon"]
+    watcher.forget(late)
 
 
 def test_a_forgotten_function_is_not_called_again_and_the_thread_ends_at_once():
