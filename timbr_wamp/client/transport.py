@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,23 +17,11 @@ import txaio
 
 txaio.use_asyncio()  # before autobahn.wamp.serializer, which otherwise refuses to be imported
 
-from autobahn.wamp.message import Cancel, Error, Goodbye, Invocation, Yield  # noqa: E402
-
-# Where NumPy is installed, autobahn's serializers import it, for FlatBuffers, which we do not use: that is a third of
-# the time that a command takes. They do without FlatBuffers when it cannot be imported.
-_FLATBUFFERS = "autobahn.flatbuffers"
-_flatbuffers = sys.modules.get(_FLATBUFFERS)
-sys.modules[_FLATBUFFERS] = None  # type: ignore[assignment]
-try:
-    from autobahn.wamp.serializer import MsgPackSerializer
-finally:
-    del sys.modules[_FLATBUFFERS]
-    if _flatbuffers is not None:
-        sys.modules[_FLATBUFFERS] = _flatbuffers
-
 from autobahn.asyncio.rawsocket import WampRawSocketClientFactory, WampRawSocketClientProtocol  # noqa: E402
 from autobahn.asyncio.websocket import WampWebSocketClientFactory, WampWebSocketClientProtocol  # noqa: E402
 from autobahn.wamp.exception import ProtocolError, SerializationError, TransportLost  # noqa: E402
+from autobahn.wamp.message import Cancel, Error, Goodbye, Invocation, Yield  # noqa: E402
+from autobahn.wamp.serializer import MsgPackSerializer  # noqa: E402
 
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES  # noqa: E402
 from timbr_wamp.errors import InvalidArgument, PayloadTooLarge, to_wire  # noqa: E402
