@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from timbr_wamp.machine.events.hooks import Hooks
+from timbr_wamp.machine.messages import Entry, Finished
+from timbr_wamp.machine.protocols import Executor, RunContext
 from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.compiled_pass import compile_pass
 from timbr_wamp.machine.running.context import MachineContext
@@ -22,6 +25,17 @@ def context_of(current: Callable[[], Revision], **options: Any) -> MachineContex
     if isinstance(table, SlotTable):
         table.on_change = context.changed
     return context
+
+
+def process(executor: Executor, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
+    """Process entries as the worker does; yield each finished message in its place."""
+    finished: deque[Finished] = deque()
+    for one in executor.process(entries, context, finished.append):
+        if one is not None:
+            finished.append(one)
+        while finished:
+            yield finished.popleft()
+    yield from finished
 
 
 def plain(revision: Revision, message: object) -> tuple[list[Any], list[bytes], list[Any]]:

@@ -45,7 +45,7 @@ DEPTH_LIMIT = 100
 REPR_LIMIT = 200
 
 # orjson handles JSON's own classes only, no subclasses, dataclasses or datetimes.
-_OPTIONS = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 #: Bytes that a container, a value that needs Python code, and an item that foreign code gives count towards the
 #: limit of a walk. Most have longer texts; it bounds the time.
@@ -54,12 +54,13 @@ _STEP_BYTES = 8
 _TRIES = 3
 
 #: What orjson writes without looking into anything; and how.
-TEXT_TYPES: Final = frozenset({str, int, float, bool, type(None)})
+TEXT_TYPES: Final[frozenset[type]] = frozenset({str, int, float, bool, type(None)})
 TEXT_OPTIONS: Final = _OPTIONS
 #: A dict whose dicts and lists have at most so many items each is looked at without copying it.
 SMALL_ITEMS = 64
 
 _SCALARS = TEXT_TYPES
+_are_scalars = _SCALARS.issuperset
 _dumps = orjson.dumps
 
 
@@ -123,13 +124,13 @@ def is_small_and_plain(mapping: Any) -> bool:
         return False
     for item in filter(is_tracked, mapping.values()):
         if type(item) is list:
-            if len(item) > SMALL_ITEMS or not TEXT_TYPES.issuperset(map(type, item)):
+            if len(item) > SMALL_ITEMS or not _are_scalars(map(type, item)):
                 return False
         elif type(item) is not dict or len(item) > SMALL_ITEMS:
             return False
         else:
             for inner in filter(is_tracked, item.values()):
-                if type(inner) is not list or len(inner) > SMALL_ITEMS or not TEXT_TYPES.issuperset(map(type, inner)):
+                if type(inner) is not list or len(inner) > SMALL_ITEMS or not _are_scalars(map(type, inner)):
                     return False
     return True
 

@@ -11,7 +11,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.slot_kit import context_of
+from tests.slot_kit import context_of, process
 from timbr_wamp.contract import outcome_kind
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.machine.protocols import Executor
@@ -103,7 +103,7 @@ def run_open(executor: Executor, revision: Revision, given: list[Any], concurren
     """Run messages through an executor; return what their records hold."""
     entries = deque((f"{n:024x}", message, 0.0, 1) for n, message in enumerate(deepcopy(given)))
     context = context_of(lambda: revision, concurrency=concurrency)
-    finished = list(executor.process(entries, context))
+    finished = list(process(executor, entries, context))
     assert not entries
     assert executor.abandon() == []
     assert [entry[0] for entry, *_ in finished] == [f"{n:024x}" for n in range(len(given))]

@@ -209,7 +209,7 @@ def test_every_point_around_a_call_is_called(machines, records):
 class Unable(InlineExecutor):
     """An executor that fails itself."""
 
-    def process(self, entries: Any, context: Any) -> Any:
+    def process(self, entries: Any, context: Any, add: Any) -> Any:
         raise OSError("no processor")
 
 

@@ -15,7 +15,7 @@ import pytest
 from machine_kit import LIMIT_S, Machines, Recorder, assert_counts_add_up, in_thread, wait_until
 
 from tests.executor_kit import START_S, beside
-from tests.slot_kit import context_of
+from tests.slot_kit import context_of, process
 from timbr_wamp.errors import LoopClosed, PrepFailed
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.running.backoff import BACKOFF_LIMIT
@@ -131,7 +131,7 @@ def test_with_too_many_messages_in_backoff_an_executor_waits_without_polling(kin
 
     context = context_of(table.current, may_start=may_start, concurrency=100)
     entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(BACKOFF_LIMIT + 500))
-    running = in_thread(lambda: list(executor.process(entries, context)))
+    running = in_thread(lambda: list(process(executor, entries, context)))
     wait_until(lambda: executor.retrying >= BACKOFF_LIMIT, "as many as may be are in backoff", START_S)
     before = looked
     threading.Event().wait(0.5)  # nothing happens in this time, and that is to be seen

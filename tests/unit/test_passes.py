@@ -9,7 +9,7 @@ from collections import deque
 
 import pytest
 
-from tests.slot_kit import careful, context_of, outcomes, plain
+from tests.slot_kit import careful, context_of, outcomes, plain, process
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.slots.table import Revision, SlotTable
 
@@ -259,7 +259,7 @@ def test_each_entry_is_processed_by_the_revision_that_is_newest_when_it_starts()
 
     table.assign({0: change})
     entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(3))
-    done = list(InlineExecutor().process(entries, context))
+    done = list(process(InlineExecutor(), entries, context))
     assert [revision.number for _, revision, *_ in done] == [1, 2, 2]
     assert [texts[1] for _, _, texts, *_ in done] == [b'"old"', b'"new"', b'"new"']
 
@@ -269,7 +269,9 @@ def test_an_abandoned_executor_has_started_nothing_more():
     table = SlotTable(1, time.time)
     table.assign({0: started.append})
     entries = deque((f"{n:024x}", n, 0.0, 1) for n in range(3))
-    iterator = InlineExecutor().process(entries, context_of(table.current))
+    context = context_of(table.current)
+    context.commit_due = 0.0
+    iterator = process(InlineExecutor(), entries, context)
     next(iterator)
     iterator.close()
     assert started == [0]

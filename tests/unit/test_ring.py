@@ -15,7 +15,7 @@ def block(first: int, texts: list[bytes], layout: tuple[int, ...] = ()) -> Block
     """Return consecutive rows of one value each."""
     oids = [f"{n:024x}" for n in range(first, first + len(texts))]
     parts = [part for text in texts for part in (text, b"{}")]
-    return Block(first, oids, parts, layout, [b"{}"] * len(texts), [[text] for text in texts])
+    return Block(first, oids, parts, list(map(len, parts)), layout, [b"{}"] * len(texts), [[text] for text in texts])
 
 
 def rows(first: int, last: int, size: int = 8) -> list[Block]:

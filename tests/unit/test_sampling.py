@@ -6,7 +6,7 @@ from collections import Counter, deque
 
 import pytest
 
-from tests.slot_kit import context_of
+from tests.slot_kit import context_of, process
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
 from timbr_wamp.machine.running.executors.processes import ProcessesExecutor
 from timbr_wamp.machine.running.executors.threads import ThreadsExecutor
@@ -42,7 +42,7 @@ def test_every_executor_times_that_many(make):
     executor = make()
     try:
         for _ in range(4):
-            list(executor.process(deque((f"{n:024x}", n, 0.0, 1) for n in range(64)), context_of(table.current)))
+            list(process(executor, deque((f"{n:024x}", n, 0.0, 1) for n in range(64)), context_of(table.current)))
     finally:
         executor.close()
     assert [len(step.slot.tally.timings) for step in table.current().steps] == [8, 8]

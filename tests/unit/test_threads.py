@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from machine_kit import LIMIT_S, Gate, Machines, Recorder, in_thread, wait_until
 
-from tests.slot_kit import context_of
+from tests.slot_kit import context_of, process
 from timbr_wamp.errors import SlotTimeout
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.running.executors.thread_pool import ABANDONED_LIMIT, DaemonPool, TimeLimiter
@@ -70,7 +70,7 @@ def test_a_slot_runs_after_those_whose_values_it_takes(executor):
     table = table_of(
         f0=lambda message: ran.append("f0"), f1=lambda f0: ran.append("f1"), f3=lambda f2, f1: ran.append("f3")
     )
-    list(executor.process(entries_of(3), context_of(table.current)))
+    list(process(executor, entries_of(3), context_of(table.current)))
     assert ran == ["f0", "f1", "f3"] * 3
 
 
@@ -94,7 +94,7 @@ def test_concurrency_limits_the_messages_under_way(executor, concurrency, side_b
 
     table = table_of(f0=meet, f1=(lambda: 1) if side_by_side else (lambda f0: 1), f3=leave)
     context = context_of(table.current, concurrency=concurrency)
-    done = list(executor.process(entries_of(12 * concurrency), context))
+    done = list(process(executor, entries_of(12 * concurrency), context))
     assert [entry[1] for entry, *_ in done] == list(range(12 * concurrency))
     assert most == concurrency
 
@@ -127,14 +127,14 @@ def test_a_record_is_there_while_a_later_message_of_its_batch_is_held_up(machine
 
 
 def test_a_table_without_functions_carries_the_message_through(executor):
-    done = list(executor.process(entries_of(3), context_of(table_of().current, concurrency=2)))
+    done = list(process(executor, entries_of(3), context_of(table_of().current, concurrency=2)))
     assert [texts for _, _, texts, *_ in done] == [[b"0"] * 5, [b"1"] * 5, [b"2"] * 5]
 
 
 def test_many_messages_come_all_and_in_order(executor):
     table = table_of(f0=lambda message: message, f1=lambda: 1)
     count = 50
-    done = list(executor.process(entries_of(count), context_of(table.current)))
+    done = list(process(executor, entries_of(count), context_of(table.current)))
     assert [entry[1] for entry, *_ in done] == list(range(count))
 
 
@@ -145,7 +145,7 @@ def test_many_messages_come_all_and_in_order(executor):
 def test_messages_that_may_not_start_stay_queued_in_order(executor, second):
     started: list[int] = []
     table, entries = table_of(f0=started.append, f1=second), entries_of(6)
-    done = list(executor.process(entries, context_of(table.current, may_start=lambda: len(started) < 2)))
+    done = list(process(executor, entries, context_of(table.current, may_start=lambda: len(started) < 2)))
     assert started == [entry[1] for entry, *_ in done] == [0, 1]
     assert [entry[1] for entry in entries] == [2, 3, 4, 5]
     assert executor.abandon() == []
@@ -160,7 +160,7 @@ def test_each_message_is_processed_by_the_revision_that_is_newest_when_it_starts
         return "old"
 
     table.assign({0: change})
-    done = list(executor.process(entries_of(4), context_of(table.current)))
+    done = list(process(executor, entries_of(4), context_of(table.current)))
     assert [texts[1] for _, _, texts, *_ in done] == [b'"old"', b'"new"', b'"new"', b'"new"']
     assert [revision.number for _, revision, *_ in done] == [2, 3, 3, 3]
 
@@ -300,7 +300,7 @@ def test_a_ctrl_c_while_stepping_loses_nothing(threaded):
 def test_what_is_abandoned_is_returned_oldest_first_and_yielded_no_more(executor, machines):
     gate = machines.gate()
     table, entries = table_of(f0=gate), entries_of(5)
-    iterator = executor.process(entries, context_of(table.current, concurrency=3))
+    iterator = process(executor, entries, context_of(table.current, concurrency=3))
     taker = in_thread(lambda: list(iterator))
     for _ in range(3):
         gate.wait_until_entered()
@@ -420,7 +420,7 @@ def test_a_hook_that_raises_what_would_end_the_process_costs_no_message(executor
 
     for point in ("pre_message", "pre_slot", "post_slot", "post_message"):
         context.hooks.add(point, leave)
-    assert [entry[1] for entry, *_ in executor.process(entries_of(3), context)] == [0, 1, 2]
+    assert [entry[1] for entry, *_ in process(executor, entries_of(3), context)] == [0, 1, 2]
 
 
 # --- threads ---

@@ -56,7 +56,7 @@ def test_running_a_flag(machines, records, caplog):
     """Ours: from the thread that does the work. When it dies, running is false and the status has the reason."""
 
     class Dies(InlineExecutor):
-        def process(self, entries, context):
+        def process(self, entries, context, add):
             raise RuntimeError("the executor died")
 
     machine = machines(executor=Dies(), hooks=[records])

@@ -161,6 +161,10 @@ class RunContext(Protocol):
     def generation(self) -> int:
         """A number that each change of `may_start`, plan or hooks changes: one comparison checks all three."""
 
+    @property
+    def commit_due(self) -> float:
+        """When what is finished should be committed, on `clock`."""
+
     def current(self) -> Plan:
         """Return the newest plan."""
 
@@ -186,8 +190,13 @@ class Executor(Protocol):
     #: The name by which users choose it.
     name: str
 
-    def process(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
+    def process(
+        self, entries: deque[Entry], context: RunContext, add: Callable[[Finished], object]
+    ) -> Iterator[Finished | None]:
         """Take entries from the left, yield each when it is finished; start none once ``may_start()`` is false.
+
+        A message without notes may be given to ``add`` instead, which costs less. After that, None is yielded once
+        ``commit_due`` is reached, so that the caller can commit.
 
         Each entry is processed by exactly one revision, read when it starts. They are finished in
         the order in which they started, except those that wait for a retry: other messages overtake

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, groupby, islice
-from operator import itemgetter
+from itertools import chain, groupby, islice, repeat
+from operator import concat, itemgetter
 
 import orjson
 
@@ -35,6 +35,7 @@ from timbr_wamp.machine.records.rows import (
     RECORD_LIMIT_BYTES,
     Block,
     CompactRow,
+    Layout,
     WholeRows,
     layout_of,
     whole_row,
@@ -122,8 +123,8 @@ class Recorder:
         #: Messages that a pause or stop kept and that have no record yet.
         self._kept: set[str] = set()
         #: The newest revision's layout, see `layout_of`.
-        self._layout: tuple[Revision | None, tuple[int, ...], Callable[[Sequence[bytes]], Sequence[bytes]] | None]
-        self._layout = (None, (), None)
+        self._layout: tuple[Revision | None, Layout, Callable[[Sequence[bytes]], tuple[bytes, ...]]]
+        self._layout = (None, (), tuple)
         survive_forks(self)
 
     def after_fork_in_child(self) -> None:
@@ -288,8 +289,8 @@ class Recorder:
         if self._journal is not None:
             with self._journal_lock:
                 self._journal.commit(rows, self._position)
-        for _ in done:
-            self._uncommitted.popleft()
+        popleft = iter(self._uncommitted.popleft, None)
+        deque(islice(popleft, len(done)), maxlen=0)  # consumes them
         self.ring.extend(batch.blocks)
         # counts last: callers that wait for them find the rest done
         run_all((partial(self._apply, batch), *self._publications(rows), partial(self._account, batch)))
@@ -303,16 +304,19 @@ class Recorder:
             entries, _, texts, notes, finished_at = zip(*several, strict=True)
             oids, _, received_at, attempts = zip(*entries, strict=True)
             layout, pick = self._layout_of(revision)
-            made: Sequence[Sequence[bytes]] = texts if pick is None else list(map(pick, texts))
-            if sum(map(len, chain.from_iterable(made))) > RECORD_LIMIT_BYTES:  # one of them may be too large
-                made = list(map(within_limit, made))
-            if any(notes) or attempts.count(1) < len(several) or not self._kept.isdisjoint(oids):
+            if any(notes) or attempts.count(1) < len(several) or (self._kept and not self._kept.isdisjoint(oids)):
                 metas = [self._meta(number, finished, batch) for number, finished in enumerate(several, seq)]
             else:
                 metas = self._plain_metas(revision, seq, received_at, finished_at)
                 batch.plain.append((revision, len(several)))
-            parts = list(chain.from_iterable(chain.from_iterable(zip(made, zip(metas, strict=True), strict=True))))
-            batch.blocks.append(Block(seq, oids, parts, layout, metas, texts))
+            made: Iterable[tuple[bytes, ...]] = map(pick, texts)
+            parts = list(chain.from_iterable(map(concat, made, zip(metas, strict=True))))
+            lengths = list(map(len, parts))
+            if sum(lengths) > RECORD_LIMIT_BYTES:  # one of them may be too large
+                made = (within_limit(pick(values)) for values in texts)
+                parts = list(chain.from_iterable(map(concat, made, zip(metas, strict=True))))
+                lengths = list(map(len, parts))
+            batch.blocks.append(Block(seq, oids, parts, lengths, layout, metas, texts))
             seq += len(several)
         return batch
 
@@ -322,13 +326,11 @@ class Recorder:
         """Return the texts that `_meta` makes of messages without notes, more quickly."""
         start = b'{"run":%b,"seq":' % _dumps(self.run)
         middle = b',"attempt":1,"revision":%d,"received_at":' % revision.number
-        numbers = map(_dumps, range(seq, seq + len(received_at)))
-        return [
-            b"".join((start, number, middle, received, _FINISHED, finished, _NOT_ERRORED))
-            for number, received, finished in zip(
-                numbers, map(_dumps, received_at), map(_dumps, finished_at), strict=True
-            )
-        ]
+        parts = zip(
+            repeat(start), _number_texts(range(seq, seq + len(received_at))), repeat(middle),
+            _number_texts(received_at), repeat(_FINISHED), _number_texts(finished_at), repeat(_NOT_ERRORED),
+        )  # fmt: skip
+        return list(map(b"".join, parts))
 
     def _meta(self, seq: int, finished: Finished, batch: RecordBatch) -> bytes:
         """Return a record's meta; note what else follows from it."""
@@ -350,9 +352,7 @@ class Recorder:
             batch.eventful.append((seq, finished))
         return _dumps(meta)
 
-    def _layout_of(
-        self, revision: Revision
-    ) -> tuple[tuple[int, ...], Callable[[Sequence[bytes]], Sequence[bytes]] | None]:
+    def _layout_of(self, revision: Revision) -> tuple[Layout, Callable[[Sequence[bytes]], tuple[bytes, ...]]]:
         known, layout, made = self._layout
         if known is not revision:
             layout, made = layout_of(revision)
@@ -468,6 +468,11 @@ class Recorder:
             for failure in notes.failures
             if failure.policy != "skip"
         ]  # fmt: skip
+
+
+def _number_texts(numbers: Iterable[float]) -> list[bytes]:
+    """Return the JSON texts of numbers, made in one go."""
+    return _dumps([*numbers])[1:-1].split(b",")
 
 
 def _publish(sink: Sink, rows: Sequence[Row]) -> None:

@@ -14,6 +14,8 @@ from timbr_wamp.machine.records.rows import Block, CompactRow, Layout
 #: Records kept for readers that missed some.
 RING_ROWS = 16_384
 RING_BYTES = 64 * 1024 * 1024
+#: So many parts are joined and copied at a time: for what is much larger the allocator takes new memory each time.
+PARTS_COPIED = 40
 #: Size of a new ring's buffer.
 FIRST_BYTES = 1024 * 1024
 
@@ -69,20 +71,22 @@ class RecordRing:
         """Append blocks with consecutive numbers; the oldest rows are dropped for them."""
         with self._lock:
             for block in blocks:
-                if len(block) > self._limit_rows or sum(map(len, block.parts)) > self._limit_bytes // 4:
+                if len(block) > self._limit_rows or block.size > self._limit_bytes // 4:
                     for one in block.one_by_one():
                         self._append(one)
                 else:
                     self._append(block)
 
     def _append(self, block: Block) -> None:
-        texts = b",".join((*block.parts, b""))
+        size = block.size + len(block.parts)
         self._forget_to(block.first_seq + len(block) - self._limit_rows)
-        if self._head + len(texts) > self._room_end:
-            self._make_room(len(texts))
-        kept = _Kept(block.first_seq, block.oids, block.layout, self._head, list(map(len, block.parts)), block.width)
-        self._head += len(texts)
-        self._buffer[kept.start : self._head] = texts
+        if self._head + size > self._room_end:
+            self._make_room(size)
+        kept = _Kept(block.first_seq, block.oids, block.layout, self._head, block.lengths, block.width)
+        for start in range(0, len(block.parts), PARTS_COPIED):
+            texts = b",".join((*block.parts[start : start + PARTS_COPIED], b""))
+            self._buffer[self._head : self._head + len(texts)] = texts
+            self._head += len(texts)
         self._blocks.append(kept)
         self._firsts.append(block.first_seq)
         self.last_seq = kept.last_seq

@@ -34,6 +34,8 @@ class Block:
     oids: Sequence[str]
     #: For each record the texts of the values that were made, then its meta.
     parts: list[bytes]
+    #: Their lengths.
+    lengths: list[int]
     layout: Layout
     metas: Sequence[bytes]
     #: For each record the texts of all its values, for sinks.
@@ -47,17 +49,23 @@ class Block:
         """Parts of each record."""
         return len(self.parts) // len(self.oids)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.lengths)
+
     def one_by_one(self) -> Iterator[Block]:
         """Yield blocks of one record each."""
         width = self.width
         for n, oid in enumerate(self.oids):
-            parts = self.parts[n * width : (n + 1) * width]
-            yield Block(self.first_seq + n, [oid], parts, self.layout, self.metas[n : n + 1], self.texts[n : n + 1])
+            of_it, row = slice(n * width, (n + 1) * width), slice(n, n + 1)
+            parts, lengths = self.parts[of_it], self.lengths[of_it]
+            yield Block(self.first_seq + n, [oid], parts, lengths, self.layout, self.metas[row], self.texts[row])
 
     def rows(self) -> Iterator[Row]:
         """Return the records as sinks get them; their texts are within `RECORD_LIMIT_BYTES`."""
         texts: Iterator[bytes] = map(_in_brackets, map(_with_commas, self.texts))
-        if sum(map(len, self.parts)) > RECORD_LIMIT_BYTES // (len(self.texts[0]) or 1):  # one of them may be too large
+        if self.size > RECORD_LIMIT_BYTES // (len(self.texts[0]) or 1):  # one of them may be too large
             texts = (_in_brackets(_with_commas(within_limit(values))) for values in self.texts)
         return zip(range(self.first_seq, self.first_seq + len(self)), self.oids, texts, self.metas, strict=False)
 
@@ -69,24 +77,24 @@ _with_commas, _in_brackets = b",".join, b"[%b]".__mod__
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def layout_of(plan: Plan) -> tuple[Layout, Callable[[Sequence[bytes]], Sequence[bytes]] | None]:
-    """Return a plan's layout, and a function that picks the texts which are made of all of a record's; None: all."""
+def layout_of(plan: Plan) -> tuple[Layout, Callable[[Sequence[bytes]], tuple[bytes, ...]]]:
+    """Return a plan's layout, and a function that picks the texts which are made of all of a record's."""
     layout = (plan.lead + 1, *(step.carry + 1 for step in plan.steps))
     if all(count == 1 for count in layout):
-        return (), None
+        return (), tuple
     if len(layout) == 1:
-        return layout, itemgetter(slice(0, 1))
+        return layout, lambda texts: (texts[0],)
     starts = [sum(layout[:number]) for number in range(len(layout))]
     return layout, itemgetter(*starts)
 
 
-def within_limit(texts: Sequence[bytes]) -> Sequence[bytes]:
+def within_limit(texts: Sequence[bytes]) -> tuple[bytes, ...]:
     """Return values' texts, the largest replaced by their sizes until all are within `RECORD_LIMIT_BYTES`.
 
     The message itself, which a replay needs, is replaced last.
     """
     if sum(map(len, texts)) + len(texts) < RECORD_LIMIT_BYTES:
-        return texts
+        return tuple(texts)
     kept = list(texts)
     size = sum(map(len, kept)) + len(kept) + 1
     by_size = sorted(range(1, len(kept)), key=lambda number: len(kept[number]), reverse=True)
@@ -96,7 +104,7 @@ def within_limit(texts: Sequence[bytes]) -> Sequence[bytes]:
         stands_for_it = orjson.dumps({"__type__": "text", "__too_large__": len(kept[number])})
         size += len(stands_for_it) - len(kept[number])
         kept[number] = stands_for_it
-    return kept
+    return tuple(kept)
 
 
 def texts_of(text: bytes) -> list[bytes]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 #: Values ``[in, f0, …]``, their texts, and where a slot raised the `CarefulPass` that takes over.
 PassStart: TypeAlias = "tuple[list[Any], list[bytes], CarefulPass | tuple[()]]"
-#: Yields finished messages; returns the entry at which a slot raised with the pass that takes over, or None.
-ManyPasses: TypeAlias = "Generator[Finished, None, tuple[Entry, CarefulPass] | None]"
+#: Yields when a commit is due; returns the entry at which a slot raised with the pass that takes over, or None.
+ManyPasses: TypeAlias = "Generator[None, None, tuple[Entry, CarefulPass] | None]"
 
 _HOOKED = ("pre_slot", "post_slot")
 
@@ -44,9 +44,9 @@ class CompiledPass:
     one: Callable[[object, str], PassStart]
     #: The same, and note how long each slot took.
     timed: Callable[[object, str], PassStart]
-    #: ``many(entries, count, generation)``: run ``count`` entries from the left, as long as that is the context's
-    #: generation.
-    many: Callable[[deque[Entry], int, int], ManyPasses]
+    #: ``many(entries, count, generation, add)``: run ``count`` entries from the left, as long as that is the context's
+    #: generation; ``add`` takes each when it is finished.
+    many: Callable[[deque[Entry], int, int, Callable[[Finished], object]], ManyPasses]
     #: The entry whose pass was broken off by an error of the machine's own, if any.
     interrupted: list[Entry]
 
@@ -58,10 +58,10 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
 
         def one(value, oid):
             if type(value) is Raw: …
-            else: text = dumps(value, None, options) if type(value) in plain else plain_text(value)
+            else: text = dumps(value) if …is plain… else plain_text(value)
             try: v0 = f0(value)
             except BaseException as error: return failed(oid, 0, error, text, value)
-            try: t0 = dumps(v0, None, options) if type(v0) in plain else plain_text(v0)
+            try: t0 = dumps(v0) if …is plain… else plain_text(v0)
             except Exception: …
             try: v2 = f2(v0, v0)
             except BaseException as error: return failed(oid, 1, error, text, value, v0, t0)
@@ -74,7 +74,8 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
         "__name__": "timbr_wamp.machine.pass",
         # the message, and texts of values
         "Raw": Raw, "InvalidArgument": InvalidArgument, "dumps": orjson.dumps, "options": TEXT_OPTIONS,
-        "plain": TEXT_TYPES, "is_small": is_small_and_plain, "plain_text": plain_text, "text_of": text_of,
+        "is_small": is_small_and_plain, "writer_of": dict.fromkeys(TEXT_TYPES, orjson.dumps).get,
+        "plain_text": plain_text, "text_of": text_of,
         # calls that fail, or that give something to await
         "failed": partial(_failed, revision, context), "careful": partial(_careful, revision, context),
         "is_unawaited": is_unawaited, "Unawaited": Unawaited,
@@ -86,14 +87,15 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
     hooked = tuple(bool(context.hooks.at(point)) for point in _HOOKED)
     lines = ["def one(value, oid):", *_SourceWriter(revision, hooked, names).body(" return {}")]
     lines += ["def timed(value, oid):", *_SourceWriter(revision, hooked, names, timed=True).body(" return {}")]
-    body = _SourceWriter(revision, hooked, names).body("  return entry, {}[2]", last="")
+    body = _SourceWriter(revision, hooked, names, oid="entry[0]").body("  return entry, {}[2]", last="")
     texts = _SourceWriter(revision, hooked, names).texts()
     lines += [
-        "def many(entries, count, generation):", " popleft = entries.popleft",
+        "def many(entries, count, generation, add):", " popleft = entries.popleft",
         " for _ in repeat(None, count):", "  if context.generation != generation: return None",
-        "  entry = popleft()", "  oid, value, _, _ = entry", "  try:", *(f"  {line}" for line in body),
+        "  entry = popleft()", "  try:", "   value = entry[1]", *(f"  {line}" for line in body),
         "   at = clock()", "  except BaseException:", "   interrupted.append(entry)", "   raise",
-        f"  yield entry, revision, ({', '.join(texts)},), none, at", " return None",
+        f"  add((entry, revision, ({', '.join(texts)},), none, at))",
+        "  if at >= context.commit_due: yield", " return None",
     ]  # fmt: skip
     exec(compile("\n".join(lines), f"<pass of revision {revision.number}>", "exec"), names)
     return CompiledPass(names["one"], names["timed"], names["many"], names["interrupted"])
@@ -102,8 +104,10 @@ def compile_pass(revision: Plan, context: RunContext) -> CompiledPass:
 class _SourceWriter:
     """Writes the lines of one revision; adds the functions that they call to ``names``."""
 
-    def __init__(self, revision: Plan, hooked: tuple[bool, ...], names: dict[str, Any], *, timed: bool = False) -> None:
-        self._revision, self._hooked, self._names, self._timed = revision, hooked, names, timed
+    def __init__(
+        self, revision: Plan, hooked: tuple[bool, ...], names: dict[str, Any], *, timed: bool = False, oid: str = "oid"
+    ) -> None:
+        self._revision, self._hooked, self._names, self._timed, self._oid = revision, hooked, names, timed, oid
 
     def texts(self) -> list[str]:
         """Return the names of the texts ``[in, f0, …]``."""
@@ -139,38 +143,40 @@ class _SourceWriter:
             " if type(value) is Raw:",
             "  text = value.text",
             f"  try: {'value = value.parsed()' if read else 'value.validate()'}",
-            f"  except InvalidArgument:{leave.format('careful(value, oid)')}",
+            f"  except InvalidArgument:{leave.format(f'careful(value, {self._oid})')}",
             " else:",
             f"  try: {_text_line('text', 'value')}",
             "  except Exception: text = text_of(value)",
         ]
 
     def _step(self, position: int, step: PlanStep, arguments: list[str], made: list[str], leave: str) -> list[str]:
-        number, known = step.slot.number, ", ".join(made)
+        number, known, oid = step.slot.number, ", ".join(made), self._oid
         self._names[f"f{number}"] = step.function
         self._names[f"timings{number}"] = step.slot.tally.timings
         pre, post = self._hooked
         call = f"v{number} = f{number}({', '.join(arguments)})"
-        lines = [f" pre(oid, {number}, [{', '.join(arguments)}])"] if pre else []
+        lines = [f" pre({oid}, {number}, [{', '.join(arguments)}])"] if pre else []
         lines += [" started = now()"] if self._timed else []
         lines += [
             f" try: {call}",
-            f" except BaseException as error:{leave.format(f'failed(oid, {position}, error, {known})')}",
+            f" except BaseException as error:{leave.format(f'failed({oid}, {position}, error, {known})')}",
         ]
         lines += [f" timings{number}.append(now() - started)"] if self._timed else []
         lines += [
             f" try: {_text_line(f't{number}', f'v{number}')}",
             " except Exception:",
-            f"  if is_unawaited(v{number}):{leave.format(f'failed(oid, {position}, Unawaited(v{number}), {known})')}",
+            f"  if is_unawaited(v{number}):{leave.format(f'failed({oid}, {position}, Unawaited(v{number}), {known})')}",
             f"  t{number} = text_of(v{number})",
         ]
-        return [*lines, *([f" post(oid, {number}, v{number}, None)"] if post else [])]
+        return [*lines, *([f" post({oid}, {number}, v{number}, None)"] if post else [])]
 
 
 def _text_line(text: str, value: str) -> str:
     """Return the assignment that writes a value: what `plain_text` does, without its call where that is possible."""
-    quick = f"type({value}) in plain or (type({value}) is dict and is_small({value}))"
-    return f"{text} = dumps({value}, None, options) if {quick} else plain_text({value})"
+    return (
+        f"kind = type({value}); {text} = dumps({value}, None, options) if kind is dict and is_small({value}) "
+        f"else writer_of(kind, plain_text)({value})"
+    )
 
 
 def _given_names(step: PlanStep, values: list[str], texts: list[str]) -> list[str]:

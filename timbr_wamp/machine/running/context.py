@@ -41,6 +41,8 @@ class MachineContext:
         self.concurrency = checked_concurrency(concurrency)
         #: Grows with each change of state, slots or hooks; see `timbr_wamp.machine.protocols.RunContext`.
         self.generation = 0
+        #: When what is finished should be committed; the worker sets it.
+        self.commit_due = float("inf")
         self._generations = count(1)  # no two threads make the same one
         hooks.on_change = self.changed
 

@@ -38,7 +38,10 @@ class TimingSample:
 
     def passed(self, count: int) -> None:
         """Note that ``count`` messages have run, at most up to and including the next timed one."""
-        self.choose(count)
+        if count <= self._left:
+            self._left -= count
+        else:
+            self.choose(count)
 
     def next_is_timed(self) -> bool:
         """Tell whether the next message is timed."""

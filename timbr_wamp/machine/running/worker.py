@@ -397,21 +397,22 @@ class Worker:
                 self._busy.set()
             if self._use is None:
                 self._use = self._objects.begin()
-            started = self._clock()
-            due = started + BATCH_S
-            for finished in executor.process(unstarted, self._context):
-                notes = finished[3]
-                if notes and notes.verdict in KEEPING:
-                    kept.append(finished[0])
-                    self._keep(finished, notes)
-                    continue
-                add_finished(finished)
-                if notes and notes.raised is not None:
-                    self.halt(_reason(notes), notes.raised)
-                if not started <= finished[4] <= due:
-                    commit()
-                    started = finished[4]
-                    due = started + BATCH_S
+            clock, context = self._clock, self._context
+            context.commit_due = clock() + BATCH_S
+            for finished in executor.process(unstarted, context, add_finished):
+                if finished is not None:
+                    notes = finished[3]
+                    if notes and notes.verdict in KEEPING:
+                        kept.append(finished[0])
+                        self._keep(finished, notes)
+                        continue
+                    add_finished(finished)
+                    if notes and notes.raised is not None:
+                        self.halt(_reason(notes), notes.raised)
+                    if finished[4] < context.commit_due:
+                        continue
+                commit()
+                context.commit_due = clock() + BATCH_S
             whole = True
         finally:
             self._batch, self._processing = (), False

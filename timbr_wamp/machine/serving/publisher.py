@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain, cycle
 
 import zmq
 import zmq.backend
@@ -26,6 +28,10 @@ SEND_HIGH_WATER_MARK = 4_000
 #: by an assertion of libzmq (https://github.com/zeromq/libzmq/issues/3442): one close in 60 when the subscriber was
 #: killed at that moment, none of 96 after this pause. With a linger time the context's end may hang instead.
 SETTLE_S = 0.02
+
+
+#: Flags of a record's three frames.
+_FLAGS = (zmq.SNDMORE.value, zmq.SNDMORE.value, 0)
 
 
 class Publisher:
@@ -46,12 +52,10 @@ class Publisher:
         with self._lock:
             if self._closed or not self._has_subscribers():
                 return
-            send, more = self._send, zmq.SNDMORE.value
             self._sent = True
-            for _, oid, text, meta in rows:
-                send(oid.encode(), more)
-                send(text, more)
-                send(meta)
+            _, oids, texts, metas = zip(*rows, strict=True)
+            frames = chain.from_iterable(zip(map(str.encode, oids), texts, metas, strict=True))
+            deque(map(self._send, frames, cycle(_FLAGS)), maxlen=0)  # the loop over frames in C
 
     def _has_subscribers(self) -> bool:
         """Read changes of subscriptions, ``b"\\x01" + prefix`` or ``b"\\x00" + prefix``; return whether any is left."""

@@ -42,7 +42,9 @@ class InlineExecutor(WindowExecutor):
 
     # --- processing: one thread ---
 
-    def process(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
+    def process(
+        self, entries: deque[Entry], context: RunContext, add: Callable[[Finished], object]
+    ) -> Iterator[Finished | None]:
         """Process entries; see `timbr_wamp.machine.protocols.Executor`.
 
         Plain slots run in the loop below, which costs as little as can be; all else in `WindowExecutor.process`.
@@ -50,19 +52,19 @@ class InlineExecutor(WindowExecutor):
         self._context = context
         while True:
             if self._under_way:
-                yield from self._process_others(entries, context)
+                yield from self._process_others(entries, context, add)
             if not entries or not context.may_start():
                 return
             generation, revision = context.generation, context.current()
             if revision.is_async:
-                yield from super().process(entries, context)
+                yield from super().process(entries, context, add)
                 continue
             compiled = self._pass_of(revision, context)
             try:
                 if context.hooks.at("pre_message") or context.hooks.at("post_message"):
-                    yield from self._process_watched(entries, context, revision, compiled)
+                    yield from self._process_watched(entries, context, revision, compiled, add)
                 else:
-                    yield from self._process_plain(entries, context, revision, compiled, generation)
+                    yield from self._process_plain(entries, context, revision, compiled, generation, add)
             except BaseException:
                 for entry in compiled.interrupted:
                     self._adopted(entry, revision)
@@ -70,16 +72,22 @@ class InlineExecutor(WindowExecutor):
                 raise
 
     def _process_plain(
-        self, entries: deque[Entry], context: RunContext, revision: Plan, compiled: CompiledPass, generation: int
-    ) -> Iterator[Finished]:
+        self,
+        entries: deque[Entry],
+        context: RunContext,
+        revision: Plan,
+        compiled: CompiledPass,
+        generation: int,
+        add: Callable[[Finished], object],
+    ) -> Iterator[Finished | None]:
         """Run messages until a slot raises, or state, slots or hooks have changed."""
         sample = self._sample
         while True:
             before = len(entries)
-            failed = yield from compiled.many(entries, min(sample.left, before), generation)
+            failed = yield from compiled.many(entries, min(sample.left, before), generation, add)
             sample.passed(before - len(entries))
             if failed is not None:
-                yield from self._go_on_carefully(*failed, revision)
+                yield from self._go_on_carefully(*failed, revision, add)
                 return
             if not entries or context.generation != generation:
                 return
@@ -90,13 +98,18 @@ class InlineExecutor(WindowExecutor):
             finished_at = context.clock()
             compiled.interrupted.clear()
             if careful:
-                yield from self._go_on_carefully(entry, careful, revision)
+                yield from self._go_on_carefully(entry, careful, revision, add)
                 return
             yield entry, revision, texts, (), finished_at
 
     def _process_watched(
-        self, entries: deque[Entry], context: RunContext, revision: Plan, compiled: CompiledPass
-    ) -> Iterator[Finished]:
+        self,
+        entries: deque[Entry],
+        context: RunContext,
+        revision: Plan,
+        compiled: CompiledPass,
+        add: Callable[[Finished], object],
+    ) -> Iterator[Finished | None]:
         """Run one message with the hooks around it."""
         entry = entries.popleft()
         compiled.interrupted.append(entry)
@@ -108,25 +121,29 @@ class InlineExecutor(WindowExecutor):
         finished_at = context.clock()
         compiled.interrupted.clear()
         if careful:
-            yield from self._go_on_carefully(entry, careful, revision)
+            yield from self._go_on_carefully(entry, careful, revision, add)
             return
         yield entry, revision, texts, (), finished_at
 
-    def _go_on_carefully(self, entry: Entry, careful: CarefulPass, revision: Plan) -> Iterator[Finished]:
+    def _go_on_carefully(
+        self, entry: Entry, careful: CarefulPass, revision: Plan, add: Callable[[Finished], object]
+    ) -> Iterator[Finished | None]:
         """Let a careful pass take over a message; yield what can be finished."""
         assert self._context is not None, "a message is being processed"
         one = self._adopted(entry, revision)
         self._order.append(one)
         one.steps = careful.steps()
         self._advance(one, None)
-        yield from self._process_others(deque(), self._context)
+        yield from self._process_others(deque(), self._context, add)
 
-    def _process_others(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
+    def _process_others(
+        self, entries: deque[Entry], context: RunContext, add: Callable[[Finished], object]
+    ) -> Iterator[Finished | None]:
         """Finish what was started and can be finished now; while too many messages are in backoff, wait."""
         if self._backoff.full and entries:
-            yield from super().process(entries, context)
+            yield from super().process(entries, context, add)
         elif self._order or self.due_s() == 0.0:
-            yield from super().process(deque(), context)
+            yield from super().process(deque(), context, add)
 
     def _start(self, one: UnderWay, context: RunContext) -> None:
         timed = self._sample.next_is_timed()

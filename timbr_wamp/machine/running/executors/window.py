@@ -104,8 +104,10 @@ class WindowExecutor:
 
     # --- processing: one thread ---
 
-    def process(self, entries: deque[Entry], context: RunContext) -> Iterator[Finished]:
-        """Process entries; see `timbr_wamp.machine.protocols.Executor`."""
+    def process(
+        self, entries: deque[Entry], context: RunContext, add: Callable[[Finished], object]
+    ) -> Iterator[Finished | None]:
+        """Process entries; see `timbr_wamp.machine.protocols.Executor`. Every one is yielded."""
         self._context = context
         while True:
             failure = self._advance_all(entries, context)
