@@ -168,7 +168,7 @@ class OidMaker:
             if not second <= now < following:
                 self._change(now, (number, last_digits))
                 continue
-            made = [prefix + digits for digits in itertools.islice(last_digits, count - len(oids))]
+            made = list(map(prefix.__add__, itertools.islice(last_digits, count - len(oids))))
             if not made:
                 self._change(now)
             oids += made
