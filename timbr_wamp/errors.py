@@ -603,6 +603,32 @@ class CallTimeout(TimbrError, TimeoutError):
         return f"{self.what} got no answer within {self.timeout_s:g} s"
 
 
+class InternalError(TimbrError, RuntimeError):
+    """A part of timbr_wamp failed in a way that nobody expected: a fault of ours. The log has its traceback."""
+
+    uri = ERROR_PREFIX + "internal"
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(where, problem)
+        self.where, self.problem = where, problem
+
+    def __str__(self) -> str:
+        return f"{self.where} failed unexpectedly: {self.problem}; please report it"
+
+
+class TooManyTasks(TimbrError, RuntimeError):
+    """An object has as many background tasks as it may; this one was not started."""
+
+    uri = ERROR_PREFIX + "too_many_tasks"
+
+    def __init__(self, task: str, limit: int) -> None:
+        super().__init__(task, limit)
+        self.task, self.limit = task, limit
+
+    def __str__(self) -> str:
+        return f"{self.task} was not started: {self.limit} tasks are running already"
+
+
 class CalledFromLoop(TimbrError, RuntimeError):
     """A blocking call was made in the background loop's own thread, where it would deadlock."""
 

@@ -15,10 +15,11 @@ import pytest
 import txaio
 from autobahn.wamp.message import Goodbye
 
-from timbr_wamp.client.connection import CallInfo, Connection, EventInfo
+from timbr_wamp.client.connection import CallInfo, Connection, EventInfo, Subscription
 from timbr_wamp.errors import (
     CallTimeout,
     ConnectionLost,
+    InternalError,
     InvalidArgument,
     InvalidName,
     InvalidToken,
@@ -316,6 +317,59 @@ def test_events_reach_each_handler_in_order_and_retained_ones_who_asks(both):
         await eventually(lambda: first.events[-1] == ("again",))
 
     both(test)
+
+
+def test_a_request_that_is_cancelled_costs_no_connection_when_its_event_or_invocation_comes(both):
+    async def test(lab: Lab, callee: Connection, caller: Connection) -> None:
+        sessions, seen = (callee.session_id, caller.session_id), []
+        topic, uri = lab.uri("state"), lab.uri("echo")
+
+        def handler(*args: Any, details: EventInfo) -> None:
+            seen.append(args[0])
+
+        for steps in range(6):
+            asking: list[asyncio.Task[Any]] = [
+                asyncio.create_task(caller.subscribe(topic, handler)),
+                asyncio.create_task(callee.register(uri, echo)),
+            ]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+            callee.publish(topic, steps)
+            with suppress(NoSuchProcedure):
+                await caller.call(uri, steps)
+            for made in [task.result() for task in asking if not task.cancelled()]:  # the router was quicker
+                await (made.unsubscribe if isinstance(made, Subscription) else made.unregister)()
+        seen.clear()
+        await caller.subscribe(topic, handler)
+        await callee.register(uri, echo)
+        assert await caller.call(uri, "now") == "now"
+        callee.publish(topic, "now")
+        await eventually(lambda: "now" in seen)
+        assert seen == ["now"]
+        assert sessions == (callee.session_id, caller.session_id)
+
+    async def echo(args: Any, kwargs: Any, call: CallInfo) -> Any:
+        return args[0]
+
+    both(test)
+
+
+def test_an_unexpected_error_ends_the_connection_with_its_class(lab):
+    async def joined() -> None:
+        raise KeyError("a fault of ours")
+
+    async def main() -> None:
+        connection = lab.callee(on_join=joined)
+        with pytest.raises(InternalError, match="KeyError: 'a fault of ours'"):
+            await connection.open()
+        assert isinstance(await connection.wait_finished(), InternalError)
+        with pytest.raises(InternalError):
+            await connection.call("wamp.session.count")
+
+    in_loop(main())
 
 
 def test_a_failing_handler_does_not_disturb_the_others(both):

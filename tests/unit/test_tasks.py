@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from timbr_wamp.client.tasks import Tasks
+from timbr_wamp.errors import TooManyTasks
 
 
 async def fail(error: Exception) -> None:
@@ -96,3 +99,15 @@ def test_a_task_may_close_the_set_that_it_belongs_to():
         assert ended == ["ended"]
 
     asyncio.run(asyncio.wait_for(work(), 5))
+
+
+def test_the_number_of_tasks_has_a_limit():
+    async def main() -> None:
+        tasks = Tasks(lambda error: None, limit=2)
+        waits = [tasks.start(asyncio.Event().wait()) for _ in range(2)]
+        with pytest.raises(TooManyTasks):
+            tasks.start(asyncio.Event().wait())
+        await tasks.close()
+        assert all(task.cancelled() for task in waits)
+
+    asyncio.run(main())

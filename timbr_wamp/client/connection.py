@@ -29,6 +29,7 @@ from timbr_wamp.client.subscriptions import (
     Subscription,
     Subscriptions,
 )
+from timbr_wamp.client.tasks import as_timbr_error, first_of
 from timbr_wamp.client.transport import is_local, open_transport
 from timbr_wamp.errors import (
     CallTimeout,
@@ -94,7 +95,7 @@ class Connection:
         #: Loop time until which other clients of the router may still be reconnecting.
         self._peers_back_at = 0.0
         self._session: SafeSession | None = None
-        self._subscriptions = Subscriptions()
+        self._subscriptions = Subscriptions(self._failed_unexpectedly)
         self._supervisor: asyncio.Task[None] | None = None
         self._joined = asyncio.Event()
         self._finished = asyncio.Event()
@@ -171,7 +172,7 @@ class Connection:
                     if self._joined.is_set():  # the session is ending; _supervise has not noticed yet
                         await asyncio.sleep(ENDING_PAUSE_S)
                     else:
-                        await _first_of(self._joined, self._finished)
+                        await first_of(self._joined.wait(), self._finished.wait())
         except TimeoutError:
             raise self._not_connected() from None
         if not self.joined:
@@ -188,6 +189,7 @@ class Connection:
         if supervisor is not None:
             supervisor.cancel()
             await asyncio.wait([supervisor], timeout=2 * LEAVE_TIMEOUT_S)
+        await self._subscriptions.close()
         if self.failed is None:
             self._problem = "closed"
         self._finished.set()
@@ -296,16 +298,27 @@ class Connection:
                 try:
                     await self._run_session()
                 except _PermanentFailure as fatal:
-                    self.failed, self._problem = fatal.error, str(fatal.error)
-                    logger.warning("%s: %s", self.url, fatal.error)
+                    self._fail(fatal.error)
                     return
                 except (OSError, TimeoutError, JoinRefused) as error:
                     self._problem = _reason(error)
                 wait_s = self._backoff.next_s()
                 logger.info("%s: %s; next attempt in %.1f s", self.url, self._problem, wait_s)
                 await asyncio.sleep(wait_s)
+        except Exception as error:  # a fault of ours: whoever waits for the connection, or uses it, is told
+            logger.error("the connection to %s failed", self.url, exc_info=error)
+            self._fail(as_timbr_error(f"the connection to {self.url}", error))
         finally:
             self._finished.set()
+
+    def _failed_unexpectedly(self, error: Exception) -> None:
+        self._fail(as_timbr_error(f"the connection to {self.url}", error))
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+
+    def _fail(self, error: TimbrError) -> None:
+        self.failed, self._problem = error, str(error)
+        logger.warning("%s: %s", self.url, error)
 
     async def _run_session(self) -> None:
         """Join, restore registrations and subscriptions, and return when the session has ended."""
@@ -347,13 +360,16 @@ class Connection:
     async def _notify_joined(self, session: SafeSession) -> None:
         """Await ``on_join`` while the session lasts, then set the connection's state to joined."""
         if self._on_join is not None and not session.ended.done():
-            task = asyncio.create_task(_logged(self._on_join))
-            either: list[asyncio.Future[Any]] = [task, session.ended]
+            task = asyncio.ensure_future(self._on_join())
             try:
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                await first_of(task, session.ended)
             finally:
                 task.cancel()
-            await asyncio.wait([task])
+                await asyncio.wait([task])
+            if not task.cancelled() and (error := task.exception()) is not None:
+                if not isinstance(error, TimbrError):
+                    raise error
+                logger.warning("%s: on_join failed: %s", self.url, error)
         if not session.ended.done():
             self._joined.set()
             logger.info("joined %s as %s (%s)", self.url, session.authid, session.authrole)
@@ -385,22 +401,6 @@ def _progress_handler(on_progress: Callable[[Any], None]) -> Callable[..., None]
             logger.exception("on_progress failed")
 
     return take
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-
-
-async def _logged(on_join: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await on_join()
-    except Exception:  # a callback is user code and may raise anything
-        logger.exception("on_join failed")
 
 
 def _checked_uri(uri: str) -> str:

@@ -8,10 +8,12 @@ session for each reconnection.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError, InvalidUriError, SerializationError, TransportLost
+from autobahn.wamp.message import Error, Event, Invocation
 from autobahn.wamp.types import ComponentConfig
 
 from timbr_wamp.client.transport import QUIET
@@ -29,6 +31,8 @@ from timbr_wamp.errors import (
     from_wire,
     message_of,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Reasons for a refused join that a retry cannot change. ``authentication_failed`` is not among them,
 #: because Crossbar uses it when its authenticator itself failed.
@@ -105,6 +109,17 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
         """Handle WELCOME."""
         if not self.joined.done():
             self.joined.set_result(None)
+
+    def onMessage(self, msg: Any) -> None:
+        """Handle a message. One of a subscription or registration that this session has not costs only itself."""
+        if isinstance(msg, Event) and msg.subscription not in self._subscriptions:
+            logger.debug("ignored an event of the unknown subscription %s", msg.subscription)
+        elif isinstance(msg, Invocation) and msg.registration not in self._registrations:
+            logger.debug("refused an invocation of the unknown registration %s", msg.registration)
+            text = f"this callee has no registration {msg.registration}"
+            self._transport.send(Error(Invocation.MESSAGE_TYPE, msg.request, "wamp.error.no_such_procedure", [text]))
+        else:
+            super().onMessage(msg)
 
     def onLeave(self, details: Any) -> None:
         """Fail the calls in progress and close the transport."""

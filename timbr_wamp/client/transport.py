@@ -89,10 +89,11 @@ async def open_transport(url: str, session: TransportUser) -> None:
         factory.protocol, factory.wamp_session = RawSocketTransport, session
         await loop.create_unix_connection(factory, url.removeprefix(UNIX_SCHEME))
         return
-    parts = urlsplit(url)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise InvalidArgument("url", f"{url!r} is not ws://…, wss://… or {UNIX_SCHEME}/path")
-    factory = WampWebSocketClientFactory(lambda: session, url=url, serializers=[MsgPackSerializer()], loop=loop)
+    host, port, secure = _address(url)
+    try:
+        factory = WampWebSocketClientFactory(lambda: session, url=url, serializers=[MsgPackSerializer()], loop=loop)
+    except Exception as error:  # autobahn raises a bare Exception for a URL that it cannot use
+        raise InvalidArgument("url", f"{url!r}: {error}") from None
     factory.protocol, factory.wamp_session = WebSocketTransport, session
     factory.setProtocolOptions(
         tcpNoDelay=True,
@@ -102,9 +103,21 @@ async def open_transport(url: str, session: TransportUser) -> None:
         autoPingTimeout=PING_TIMEOUT_S,
         failByDrop=True,
     )
+    await loop.create_connection(factory, host, port, ssl=True if secure else None)
+
+
+def _address(url: str) -> tuple[str, int, bool]:
+    """Return host and port of a websocket's URL, and whether it uses TLS."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # or the resolver raises it
+    except ValueError as error:
+        raise InvalidArgument("url", f"{url!r}: {error}") from None
+    if parts.scheme not in ("ws", "wss") or not host:
+        raise InvalidArgument("url", f"{url!r} is not ws://…, wss://… or {UNIX_SCHEME}/path")
     secure = parts.scheme == "wss"
-    port = parts.port or (443 if secure else 80)
-    await loop.create_connection(factory, parts.hostname, port, ssl=True if secure else None)
+    return host, port or (443 if secure else 80), secure
 
 
 class _Sender:
