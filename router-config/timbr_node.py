@@ -1,41 +1,46 @@
 """The node component: authenticator, authorizer, presence, list of kernels and discovery, inside the router.
 
-The only module that uses Twisted. It connects `timbr_access` (access rules) and `timbr_presence`
-(kernels) to WAMP. Clients cannot join before it is ready. Everything runs in the reactor thread of
-the router's worker.
+It connects `timbr_access` (access rules) and `timbr_presence` (kernels) to WAMP. Crossbar.io starts it
+before the transports, so these are made as `timbr_admission`, `timbr_transports` and `timbr_page` say, and
+clients cannot join before it is ready. Everything runs in the reactor thread of the router's worker.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from autobahn.twisted.util import sleep
+import timbr_admission
+import timbr_page
+import timbr_transports
 from autobahn.twisted.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import CallDetails, PublishOptions, RegisterOptions
 from timbr_access import AUTHID, ROLES, Access, Tokens, kernel_of
+from timbr_log import LOG_FILE, keep_small
 from timbr_presence import Info, Presence, Refused
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import LoopingCall
-from twisted.web import server
 
 AUTHORIZE = "io.timbr.node.authorize"
 ANNOUNCE = "io.timbr.node.announce"
 LIST = "io.timbr.kernel.list"
 DISCOVERY = "io.timbr.kernel.discovery"
+INVALID_ARGUMENT = "io.timbr.error.invalid_argument"
 REVOKED = "io.timbr.error.token_revoked"
 
 #: Interval for checking the tokens file.
 WATCH_INTERVAL_S = 0.25
-#: Seconds after which a wamp session that stays after its token was revoked loses subscriptions and registrations.
-REVOKED_GRACE_S = 2.0
+#: Interval for checking the size of the router's log.
+LOG_INTERVAL_S = 5.0
 #: Timeout for clients that connect before the component is ready.
 READY_LIMIT_S = 15.0
 
-server.version = b"timbr"  # else the Server header of static pages contains Twisted's version
+timbr_admission.install()
+timbr_transports.install()
 
 
 class _ComponentRegistry:
@@ -84,27 +89,43 @@ def create_authenticator(config: dict[str, Any], controller: object) -> Callable
     return authenticator
 
 
+def _strictly(procedure: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the procedure so that wrong arguments raise our error instead of Python's."""
+    signature = inspect.signature(procedure)
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            text = str(error)
+            raise ApplicationError(INVALID_ARGUMENT, "arguments", text, message=f"arguments: {text}") from None
+        return procedure(*args, **kwargs)
+
+    return answer
+
+
 class NodeComponent(ApplicationSession):
     """The node's wamp session, with the role ``trusted``."""
 
     async def onJoin(self, details: object) -> None:
         """Register the node's procedures, then let clients join."""
         folder = Path(self.config.extra["folder"])
+        timbr_page.install(self.config.extra["names"])
         self._tokens = Tokens(folder / "tokens.json")
         self._access = Access(json.loads((folder / "access.json").read_text(encoding="utf-8")))
         self._presence = Presence()
         #: Name of the token of each wamp session.
         self._sessions: dict[int, str] = {}
-        #: Wamp sessions whose token was revoked.
-        self._revoked: set[int] = set()
         with_caller = RegisterOptions(details_arg="details")
         await self.subscribe(self._session_joined, "wamp.session.on_join")
         await self.subscribe(self._session_left, "wamp.session.on_leave")
         await self.register(self._authorize, AUTHORIZE)
-        await self.register(self._announce, ANNOUNCE, options=with_caller)
-        await self.register(self._presence.kernels, LIST)
+        await self.register(_strictly(self._announce), ANNOUNCE, options=with_caller)
+        await self.register(_strictly(self._presence.kernels), LIST)
         self._watch = LoopingCall(lambda: ensureDeferred(self._watch_tokens()))
         self._watch.start(WATCH_INTERVAL_S).addErrback(self._watch_failed)
+        self._log_watch = LoopingCall(keep_small, folder / LOG_FILE)
+        self._log_watch.start(LOG_INTERVAL_S).addErrback(self._failed)
         _registry.set(self)
 
     # --- tokens ------------------------------------------------------------------------------
@@ -124,28 +145,13 @@ class NodeComponent(ApplicationSession):
             return
         for session, name in list(self._sessions.items()):
             if name in revoked:
-                await self._end(session, name)
+                self._end(session, name)
 
-    async def _end(self, session: int, name: str) -> None:
-        """End a wamp session whose token was revoked; deny everything from now on."""
-        self._revoked.add(session)
-        message = f"token {name!r} was revoked"
-        try:
-            await self.call("wamp.session.kill", session, reason=REVOKED, message=message)
-        except ApplicationError as error:
-            self.log.debug("wamp session {session} is already leaving: {error}", session=session, error=error)
-        ensureDeferred(self._strip(session)).addErrback(self._failed)
-
-    async def _strip(self, session: int) -> None:
-        """Remove subscriptions and registrations of a wamp session that stays although its token was revoked."""
-        await sleep(REVOKED_GRACE_S)
-        if session not in self._revoked:
-            return
-        self.log.warn("wamp session {session} stayed after its token was revoked", session=session)
-        for kind, remove in (("subscription", "remove_subscriber"), ("registration", "remove_callee")):
-            held = await self.call(f"wamp.{kind}.list", session)
-            for number in (number for numbers in held.values() for number in numbers):
-                await self.call(f"wamp.{kind}.{remove}", number, session, reason=REVOKED)
+    def _end(self, session: int, name: str) -> None:
+        """End a wamp session whose token was revoked, and its transport: it is asked to leave, and not waited for."""
+        expelled = timbr_transports.sessions.get(session)
+        if expelled is not None:
+            expelled.expel(REVOKED, f"token {name!r} was revoked")
 
     def _watch_failed(self, failure: Any) -> None:
         """End the router, because without the watch revoked tokens would stay valid."""
@@ -166,7 +172,7 @@ class NodeComponent(ApplicationSession):
 
     def _allows(self, session: Info, uri: str, action: str, match: str) -> bool:
         number, authid, role = session["session"], session["authid"], session["authrole"]
-        if number in self._revoked or not self._access.allows(role, authid, action, uri, match):
+        if not self._access.allows(role, authid, action, uri, match):
             return False
         if action in ("register", "publish"):
             kernel_id = kernel_of(uri)
@@ -182,11 +188,10 @@ class NodeComponent(ApplicationSession):
         self._sessions[session] = authid
         self._presence.joined(session)
         if self._tokens.role(authid) != role:
-            await self._end(session, authid)  # the token was revoked after the authentication
+            self._end(session, authid)  # the token was revoked after the authentication
 
     def _session_left(self, session: int, *_: object) -> None:
         self._sessions.pop(session, None)
-        self._revoked.discard(session)
         for info in self._presence.left(session):
             topic = f"io.timbr.kernel.{info['kernel_id']}.state"
             self.publish(topic, info, options=PublishOptions(retain=True))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from autobahn.wamp.exception import ApplicationError
-from autobahn.wamp.types import PublishOptions, RegisterOptions
+from autobahn.wamp.types import CallDetails, CallOptions, PublishOptions, RegisterOptions
 from plain_wamp import PlainSession, Refused, in_loop, kernel_info, session
 
 from timbr_wamp.names import new_kernel_id
@@ -140,37 +140,85 @@ async def test_a_token_made_again_ends_the_sessions_of_the_former(router: Router
             await new.call("io.timbr.kernel.list")
 
 
+class Deaf(PlainSession):
+    """Takes a GOODBYE for nothing, and keeps what comes after it."""
+
+    def onConnect(self) -> None:
+        super().onConnect()
+        self.goodbye_seen = asyncio.Event()
+        self.after: list[object] = []
+
+    def onMessage(self, message: object) -> None:
+        if type(message).__name__ == "Goodbye":
+            self.goodbye_seen.set()
+        elif self.goodbye_seen.is_set():
+            self.after.append(message)
+        else:
+            super().onMessage(message)
+
+
 @in_loop
-async def test_a_client_that_ignores_the_goodbye_gets_nothing_more(router: Router, token: Callable[..., str]) -> None:
-    class Deaf(PlainSession):
-        goodbyes = 0
-
-        def onMessage(self, message: object) -> None:
-            if type(message).__name__ == "Goodbye" and not self.goodbyes:
-                self.goodbyes += 1
-                self.goodbye_seen.set()
-            elif type(message).__name__ == "Unsubscribed" and message.request == 0:  # type: ignore[attr-defined]
-                self.unsubscribed.set()
-            else:
-                super().onMessage(message)
-
-    lab = token("host", "lab_deaf")
+async def test_a_session_that_ignores_the_goodbye_gets_nothing_more(router: Router, token: Callable[..., str]) -> None:
     kernel_id = new_kernel_id("lab_deaf")
+    topic, procedure = f"io.timbr.kernel.{kernel_id}.state", f"io.timbr.kernel.{kernel_id}.execute_interactive"
+    ended, outputs = asyncio.Event(), itertools.count()
+
+    async def execute(details: CallDetails) -> None:
+        try:
+            while True:
+                details.progress(next(outputs))
+                await asyncio.sleep(0.005)
+        finally:
+            ended.set()
+
+    async with session(router.url, token("host", "lab_deaf")) as bridge:
+        await bridge.register(execute, procedure, options=RegisterOptions(details_arg="details"))
+        admin_token = token("admin", "deaf")
+        async with session(router.url, admin_token, kind=Deaf) as deaf:
+            await deaf.listen(topic)
+            seen = asyncio.Event()
+            call = deaf.call(procedure, options=CallOptions(on_progress=lambda _: seen.set()))
+            call.add_done_callback(lambda done: done.exception())
+            await asyncio.wait_for(seen.wait(), 5.0)
+            TokenStore(router.node_dir).revoke("deaf")
+            await asyncio.wait_for(deaf.goodbye_seen.wait(), 5.0)
+            await bridge.publish(topic, {"state": "busy"}, options=ACKNOWLEDGED)
+            assert await asyncio.wait_for(deaf.left, 5.0) == "transport lost"
+            assert deaf.after == []
+        await asyncio.wait_for(ended.wait(), 5.0)  # its call ended with it
+
+
+@in_loop
+async def test_a_revoked_session_that_reads_nothing_is_dropped_too(router: Router, token: Callable[..., str]) -> None:
+    """Its GOODBYE does not get through, because it took nothing for long."""
+    kernel_id = new_kernel_id("lab_full")
     topic = f"io.timbr.kernel.{kernel_id}.state"
-    viewer_token = token("viewer", "deaf")
-    async with session(router.url, lab) as bridge, session(router.url, viewer_token, kind=Deaf) as viewer:
-        viewer.goodbye_seen, viewer.unsubscribed = asyncio.Event(), asyncio.Event()
-        await viewer.listen(topic)
-        await bridge.publish(topic, {"state": "idle"}, options=ACKNOWLEDGED)
-        assert await viewer.event() == {"state": "idle"}
-        TokenStore(router.node_dir).revoke("deaf")
-        await asyncio.wait_for(viewer.goodbye_seen.wait(), 5.0)
-        await refused(viewer.call("io.timbr.kernel.list"))
-        await asyncio.wait_for(viewer.unsubscribed.wait(), 10.0)
-        await bridge.publish(topic, {"state": "busy"}, options=ACKNOWLEDGED)
-        await refused(viewer.call("io.timbr.kernel.list"))  # in order after any event
-        assert viewer.events.empty()
-        viewer.cut()
+    async with (
+        session(router.url, token("host", "lab_full")) as bridge,
+        session(router.url, token("viewer", "full")) as full,
+        session(router.url, router.admin_token) as watcher,
+    ):
+        await full.listen(topic)
+        await watcher.listen("wamp.session.on_leave")
+        full._transport.transport.pause_reading()
+        for _ in range(20):
+            await bridge.publish(topic, "x" * 1_000_000, options=ACKNOWLEDGED)
+        TokenStore(router.node_dir).revoke("full")
+        while await watcher.event() != full.details.session:
+            pass
+        full.cut()
+
+
+@in_loop
+async def test_a_revoked_host_loses_what_it_registered(router: Router, token: Callable[..., str]) -> None:
+    kernel_id = new_kernel_id("lab_gone")
+    async with session(router.url, token("host", "lab_gone"), kind=Deaf) as host:
+        await host.register(lambda: 1, f"io.timbr.kernel.{kernel_id}.info")
+        async with session(router.url, token("viewer")) as viewer:
+            assert await viewer.call(f"io.timbr.kernel.{kernel_id}.info") == 1
+            TokenStore(router.node_dir).revoke("lab_gone")
+            await asyncio.wait_for(host.left, 5.0)
+            await refused(viewer.call(f"io.timbr.kernel.{kernel_id}.info"), "wamp.error.no_such_procedure")
 
 
 # --- viewer, operator, admin -----------------------------------------------------------------
@@ -289,6 +337,15 @@ async def test_a_host_calls_and_hears_only_what_a_bridge_needs(router: Router, t
         for secret_topic in (f"{K}.iopub", "wamp.session.on_join"):
             await refused(bridge.listen(secret_topic))
         await refused(bridge.listen("io.timbr.", match="prefix"))
+
+
+@in_loop
+async def test_wrong_arguments_of_the_node_get_our_error(router: Router) -> None:
+    async with session(router.url, router.admin_token) as admin, session(router.url, router.host_token) as host:
+        await refused(admin.call("io.timbr.kernel.list", 1), "io.timbr.error.invalid_argument")
+        await refused(admin.call("io.timbr.kernel.list", details=1), "io.timbr.error.invalid_argument")
+        for args, kwargs in (((), {}), ((1, 2), {}), ((), {"other": 1}), ((1,), {"kernel": 1})):
+            await refused(host.call("io.timbr.node.announce", *args, **kwargs), "io.timbr.error.invalid_argument")
 
 
 # --- what can be seen ------------------------------------------------------------------------

@@ -24,7 +24,16 @@ from timbr_wamp.settings import Settings
 logger = logging.getLogger(__name__)
 
 #: Modules that run inside the router; they are copied into the node folder.
-COMPONENT_FILES = ("timbr_access.py", "timbr_presence.py", "timbr_node.py")
+COMPONENT_FILES = (
+    "timbr_access.py",
+    "timbr_admission.py",
+    "timbr_log.py",
+    "timbr_nesting.py",
+    "timbr_node.py",
+    "timbr_page.py",
+    "timbr_presence.py",
+    "timbr_transports.py",
+)
 SOCKET_NAME = "router.sock"
 LOCAL_TOKENS_FILE = "local-tokens.json"
 #: Name of the token that local commands use.
@@ -74,15 +83,19 @@ class NodePlan:
         """The page's URL, without a token."""
         return f"{self._origin(self.host)}/"
 
-    def origins(self) -> list[str]:
-        """Return the origins whose pages may open the websocket: those of the page itself."""
+    def names(self) -> list[str]:
+        """Return the names by which browsers may reach the page."""
         interface = self.settings.interface
         names = list(LOOPBACK)
         if interface == "0.0.0.0":
             names.append(socket.gethostname().lower())
         elif interface not in LOOPBACK:
             names.append(interface)
-        return [self._origin(name) for name in names]
+        return names
+
+    def origins(self) -> list[str]:
+        """Return the origins whose pages may open the websocket: those of the page itself."""
+        return [self._origin(name) for name in self.names()]
 
     def _origin(self, name: str) -> str:
         return f"{'https' if self.tls else 'http'}://{name}:{self.port}"
@@ -110,6 +123,7 @@ class NodePlan:
             "port": self.port,
             "tls": tls,
             "page": str((self.page_dir or self._placeholder()).absolute()),
+            "names": self.names(),
             "origins": self.origins(),
             "socket": str(self.socket_path),
         }

@@ -1,0 +1,99 @@
+"""Connections to the router byte by byte, for what no client sends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgpack
+
+LIMIT_S = 15.0
+#: Serializers by name: the opcode of a websocket's frame, and the number in a rawsocket's handshake.
+OPCODES = {"json": 1, "msgpack": 2}
+NUMBERS = {"json": 1, "msgpack": 2}
+HELLO = [1, "timbr", {"roles": {"caller": {}}, "authid": "admin", "authmethods": ["ticket"]}]
+
+
+def packed(message: Any, serializer: str) -> bytes:
+    """Return a message as bytes."""
+    return json.dumps(message).encode() if serializer == "json" else bytes(msgpack.packb(message))
+
+
+def nested(levels: int, serializer: str) -> bytes:
+    """Return arrays in arrays, one value."""
+    return b"[" * levels + b"]" * levels if serializer == "json" else b"\x91" * (levels - 1) + b"\x90"
+
+
+@dataclass
+class RawConnection:
+    """An open transport; `framed` makes its frames."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    kind: str
+    serializer: str
+
+    def framed(self, content: bytes, size: int | None = None) -> bytes:
+        """Return a frame; ``size`` claims another size than the content has."""
+        count = len(content) if size is None else size
+        if self.kind == "rawsocket":
+            return struct.pack(">I", count) + content
+        return bytes((0x80 | OPCODES[self.serializer], 0xFF)) + struct.pack(">Q", count) + bytes(4) + content
+
+    def send(self, content: bytes, size: int | None = None) -> None:
+        """Send a frame, without waiting."""
+        self.writer.write(self.framed(content, size))
+
+    async def is_ended(self, limit_s: float = LIMIT_S) -> bool:
+        """Read until the router ends the connection; return False if it does not in time."""
+        try:
+            await asyncio.wait_for(self.reader.read(), limit_s)
+        except ConnectionError:
+            return True
+        except TimeoutError:
+            return False
+        return True
+
+
+@asynccontextmanager
+async def raw_connection(router: Any, kind: str, serializer: str) -> AsyncIterator[RawConnection]:
+    """A transport after its handshake, without a wamp session: ``websocket`` or ``rawsocket``."""
+    if kind == "rawsocket":
+        reader, writer = await asyncio.open_unix_connection(router.unix_url.removeprefix("rs+unix://"))
+        writer.write(bytes((0x7F, 0xF0 | NUMBERS[serializer], 0, 0)))
+        answer = await asyncio.wait_for(reader.readexactly(4), LIMIT_S)
+        assert answer[0] == 0x7F
+    else:
+        status, reader, writer = await upgrade(router, f"wamp.2.{serializer}")
+        assert status == 101
+    try:
+        yield RawConnection(reader, writer, kind, serializer)
+    finally:
+        writer.transport.abort()
+
+
+async def upgrade(router: Any, protocol: str, **headers: str) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
+    """Ask for a websocket; return the status of the answer."""
+    where = urlsplit(router.url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    lines = {
+        "Host": where.netloc,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Protocol": protocol,
+        **headers,
+    }
+    request = [f"GET {where.path} HTTP/1.1", *(f"{key}: {value}" for key, value in lines.items()), "", ""]
+    writer.write("\r\n".join(request).encode())
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LIMIT_S)
+    return int(head.split()[1]), reader, writer

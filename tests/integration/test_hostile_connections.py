@@ -1,0 +1,233 @@
+"""What somebody without a token may do to the router: hold a few connections for a while, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from autobahn.wamp.exception import ApplicationError
+from plain_wamp import JsonSerializer, in_loop, session
+from raw_sockets import HELLO, RawConnection, nested, packed, raw_connection, upgrade
+
+from timbr_wamp.router import Router
+
+pytestmark = pytest.mark.integration
+
+KINDS = [(kind, serializer) for kind in ("websocket", "rawsocket") for serializer in ("json", "msgpack")]
+#: More connections than the router keeps without a wamp session.
+MANY = 300
+CALL_LIMIT_S = 5.0
+LIST = "io.timbr.kernel.list"
+
+
+@asynccontextmanager
+async def served(router: Router) -> AsyncIterator[Callable[[], int]]:
+    """A client that calls all the time, and fails if one call is not answered; gives the number of answers."""
+    answered = 0
+
+    async def call() -> None:
+        nonlocal answered
+        while True:
+            await asyncio.wait_for(client.call(LIST), CALL_LIMIT_S)
+            answered += 1
+            await asyncio.sleep(0.01)
+
+    async with session(router.url, router.admin_token) as client:
+        calling = asyncio.create_task(call())
+        try:
+            yield lambda: answered
+            before = answered
+            while answered < before + 3 and not calling.done():
+                await asyncio.sleep(0.01)
+            assert not calling.done(), calling.exception()
+        finally:
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+
+def log_size(router: Router) -> int:
+    return (router.node_dir / "router.log").stat().st_size
+
+
+@pytest.mark.parametrize(("kind", "serializer"), KINDS)
+@in_loop
+async def test_nested_messages_before_hello_stall_nobody(router: Router, kind: str, serializer: str) -> None:
+    before = log_size(router)
+    async with served(router):
+        for levels in (9, 1000, 4000, 50_000):
+            async with raw_connection(router, kind, serializer) as attacker:
+                attacker.send(nested(levels, serializer))
+                assert await attacker.is_ended()
+    assert log_size(router) < before + 20_000
+
+
+@pytest.mark.parametrize(("kind", "serializer"), KINDS)
+@in_loop
+async def test_a_large_message_before_hello_is_not_read(router: Router, kind: str, serializer: str) -> None:
+    async with served(router):
+        for size in (8 * 1024 + 1, 4 * 1024 * 1024, 2**31):
+            async with raw_connection(router, kind, serializer) as attacker:
+                attacker.send(b"", size)
+                assert await attacker.is_ended()
+
+
+@pytest.mark.parametrize(("kind", "serializer"), KINDS)
+@in_loop
+async def test_nonsense_before_hello_ends_the_connection(router: Router, kind: str, serializer: str) -> None:
+    async with served(router):
+        for content in (
+            b"",
+            b"\xff\xfe",
+            b'"' * 4000,
+            b"\xdd\xff\xff\xff\xff",
+            packed([1], serializer),
+            packed([99, 1], serializer),
+        ):
+            async with raw_connection(router, kind, serializer) as attacker:
+                attacker.send(content)
+                assert await attacker.is_ended(), content
+
+
+@in_loop
+async def test_a_session_that_left_has_the_limits_of_one_that_never_joined(router: Router) -> None:
+    name, _, secret = router.admin_token.partition(".")
+    hello = [1, "timbr", {"roles": {"caller": {}}, "authid": name, "authmethods": ["ticket"]}]
+    async with raw_connection(router, "rawsocket", "json") as connection:
+        for message in (hello, [5, secret, {}], [6, {}, "wamp.close.normal"]):
+            connection.send(packed(message, "json"))
+            size = int.from_bytes(await asyncio.wait_for(connection.reader.readexactly(4), CALL_LIMIT_S))
+            answer = json.loads(await connection.reader.readexactly(size))
+        assert answer[0] == 6
+        connection.send(nested(9, "json"))
+        assert await connection.is_ended()
+
+
+@in_loop
+async def test_who_does_not_join_is_dropped_in_time(router: Router) -> None:
+    async def silent(kind: str, *, hello: bool) -> bool:
+        async with raw_connection(router, kind, "json") as attacker:
+            if hello:
+                attacker.send(packed(HELLO, "json"))  # and never the ticket
+            return await attacker.is_ended(20.0)
+
+    ended = await asyncio.gather(
+        *(silent(kind, hello=hello) for kind in ("websocket", "rawsocket") for hello in (True, False))
+    )
+    assert all(ended)
+
+
+@pytest.mark.parametrize("kind", ["websocket", "rawsocket", "nothing"])
+@in_loop
+async def test_many_connections_without_a_session_keep_nobody_out(router: Router, kind: str) -> None:
+    where = urlsplit(router.url)
+    async with served(router), AsyncExitStack() as held:
+        attackers: list[RawConnection] = []
+        for _ in range(MANY):
+            if kind == "nothing":
+                reader, writer = await asyncio.open_connection(where.hostname, where.port)
+                held.callback(writer.transport.abort)
+                attackers.append(RawConnection(reader, writer, kind, "json"))
+            else:
+                attackers.append(await held.enter_async_context(raw_connection(router, kind, "json")))
+        async with session(router.url, router.admin_token) as late:
+            assert isinstance(await late.call(LIST), list)
+        assert await attackers[0].is_ended(CALL_LIMIT_S)  # the oldest ones made room
+
+
+@pytest.mark.parametrize("protocol", ["wamp.2.cbor", "wamp.2.ubjson", "wamp.2.json.batched", "wamp.2.flatbuffers"])
+@in_loop
+async def test_only_json_and_msgpack_are_spoken(router: Router, protocol: str) -> None:
+    status, _, writer = await upgrade(router, protocol)
+    writer.transport.abort()
+    assert status == 400
+    for number in (3, 4, 5):  # CBOR, UBJSON, FlatBuffers
+        reader, writer = await asyncio.open_unix_connection(router.unix_url.removeprefix("rs+unix://"))
+        writer.write(bytes((0x7F, 0xF0 | number, 0, 0)))
+        answer = await asyncio.gather(asyncio.wait_for(reader.read(), CALL_LIMIT_S), return_exceptions=True)
+        writer.transport.abort()
+        assert answer[0] == b"" or isinstance(answer[0], ConnectionError)
+
+
+# --- with a session --------------------------------------------------------------------------
+
+
+class _RawJson(JsonSerializer):  # type: ignore[misc]
+    """JSON that autobahn itself would not write."""
+
+    raw: bytes | None = None
+
+    def serialize(self, message: Any) -> tuple[bytes, bool]:
+        if self.raw is None:
+            return super().serialize(message)
+        raw, self.raw = self.raw, None
+        return raw.replace(b"REQUEST", str(message.request).encode()), False
+
+
+@in_loop
+async def test_a_call_that_is_nested_too_deeply_is_answered(router: Router) -> None:
+    async with session(router.url, router.admin_token) as client:
+        serializer = client._transport._serializer = _RawJson()
+        for levels in (126, 127, 200, 100_000):
+            serializer.raw = b'[48,REQUEST,{},"io.timbr.kernel.list",' + nested(levels, "json") + b"]"
+            with pytest.raises(ApplicationError) as caught:
+                await client.call(LIST)
+            deep = "nested deeper" in str(caught.value)
+            assert deep is (levels > 127)
+            assert caught.value.error == "io.timbr.error.invalid_argument"
+        assert isinstance(await client.call(LIST), list)
+
+
+# --- HTTP ------------------------------------------------------------------------------------
+
+
+def answer_of(router: Router, method: str = "GET", path: str = "/", body: bytes | None = None, **headers: str) -> Any:
+    where = urlsplit(router.page_url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=10.0)
+    try:
+        connection.request(method, path, body=body, headers=headers)
+        return connection.getresponse()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/missing", "/ws"])
+def test_the_page_may_be_framed_by_nobody_and_connects_to_this_router_alone(router: Router, path: str) -> None:
+    answer = answer_of(router, path=path, Origin="http://elsewhere.example")
+    if path != "/ws":
+        policy = answer.headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in policy
+        connect = next(part for part in policy.split(";") if "connect-src" in part).split()
+        assert connect == ["connect-src", "'self'", f"ws://{urlsplit(router.page_url).netloc}"]
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "a b", "[::1"]
+)
+def test_a_request_for_another_host_is_refused(router: Router, host: str) -> None:
+    assert answer_of(router, Host=host).status == 421
+    assert answer_of(router, path="/ws", Host=host, Origin=f"http://{host}").status == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "192.168.7.7", "[::1]:8080"])
+def test_addresses_and_localhost_are_this_host(router: Router, host: str) -> None:
+    assert answer_of(router, Host=host).status == 200
+
+
+def test_a_body_is_refused_before_it_is_read(router: Router) -> None:
+    assert answer_of(router, "POST", body=b"x").status == 413
+    where = urlsplit(router.page_url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=10.0)
+    connection.putrequest("PUT", "/")
+    connection.putheader("Content-Length", str(10**12))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
