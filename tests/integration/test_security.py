@@ -183,7 +183,7 @@ async def test_a_session_that_ignores_the_goodbye_gets_nothing_more(router: Rout
             TokenStore(router.node_dir).revoke("deaf")
             await asyncio.wait_for(deaf.goodbye_seen.wait(), 5.0)
             await bridge.publish(topic, {"state": "busy"}, options=ACKNOWLEDGED)
-            assert await asyncio.wait_for(deaf.left, 5.0) == "transport lost"
+            assert await asyncio.wait_for(deaf.left, 5.0) == "wamp.close.transport_lost"
             assert deaf.after == []
         await asyncio.wait_for(ended.wait(), 5.0)  # its call ended with it
 
