@@ -286,6 +286,25 @@ def test_records_are_complete_at_full_speed(machine: RemoteMachine):
     assert [record.seq for record in seen] == list(range(seen[0].seq, seen[0].seq + count))
 
 
+def test_a_reader_that_is_cancelled_again_and_again_misses_no_record(machine: RemoteMachine):
+    count = 3_000
+
+    async def main() -> list[Record]:
+        seen: list[Any] = []
+        async with machine.aio.records(timeout_s=20.0) as records:
+            putting = asyncio.create_task(machine.aio.put_many(list(range(count)), timeout_s=20.0))
+            while len(seen) < count:
+                try:
+                    seen.append(await asyncio.wait_for(anext(records), 0.0005 * (1 + len(seen) % 7)))
+                except TimeoutError:
+                    continue
+            await putting
+        return seen
+
+    seen = asyncio.run(main())
+    assert [record.input for record in seen] == list(range(count))
+
+
 def test_records_can_be_read_again_from_the_oldest_kept(machine: RemoteMachine):
     machine.put_many([1, 2, 3])
     assert machine.wait(10.0)

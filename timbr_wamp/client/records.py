@@ -2,8 +2,12 @@
 
 `RecordStream` subscribes to live batches in the background loop and fetches missing records, as its
 `Feed` decides. Users iterate over `Records` or `AsyncRecords`. The buffer between loop and consumer
-holds `BUFFER_ROWS` and one page: while it is full, live batches are ignored; the missing records are
+is bounded in rows and bytes: while it is full, live batches are ignored; the missing records are
 fetched later. A `Gap` stands for records that the machine no longer keeps by then.
+
+A record leaves the buffer only when it was handed over: the consumer says how much it has handed over
+when it asks for what follows, and the same question gets the same answer. So nothing is lost when the
+consumer is cancelled or interrupted, wherever it is.
 """
 
 from __future__ import annotations
@@ -11,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.feed import Deliver, Feed, Gap, Instruction, Refill, RunChanged
 from timbr_wamp.client.shared_connection import SharedConnection
+from timbr_wamp.client.tasks import Tasks, as_timbr_error, first_of
 from timbr_wamp.contract import MACHINE, Record, RecordRow, Status, record_from_row
 from timbr_wamp.errors import LoopClosed, RunMismatch, TimbrError
 from timbr_wamp.names import kernel_uri
@@ -27,16 +31,19 @@ __all__ = ["AsyncRecords", "Item", "RecordStream", "Records"]
 logger = logging.getLogger(__name__)
 
 Item = Record | Gap | RunChanged | Status
-_Buffered = Deliver | Gap | RunChanged | Status
+_Part = Deliver | Gap | RunChanged | Status
 
-BUFFER_ROWS = 10_000
+#: Live batches are ignored while the buffer holds so many rows, or bytes of texts.
+BUFFER_ROWS, BUFFER_BYTES = 10_000, 64 * 1024 * 1024
+#: Most rows that the consumer gets at once, if a part has not more: then it says again what it has handed over.
+TAKE_ROWS = 2_000
 #: Seconds without a batch after which the status is fetched, because the last rows may be lost.
 SILENCE_S = 2.0
 CALL_TIMEOUT_S = 10.0
 
 
 class RecordStream:
-    """Performs the I/O for a `Feed`. Loop's own thread only."""
+    """Performs the I/O for a `Feed`, and keeps what it delivers until it was handed over. Loop's own thread only."""
 
     def __init__(
         self,
@@ -48,96 +55,149 @@ class RecordStream:
         after_seq: int | None,
         status: bool,
     ) -> None:
-        self._shared, self._kernel_id, self._machine = shared, kernel_id, machine
+        self._shared, self.kernel_id, self.machine = shared, kernel_id, machine
         self._with_status = status
         self._feed = Feed(run=run, after_seq=after_seq)
-        self._buffer: deque[_Buffered] = deque()
-        self._buffered_rows = 0
-        #: The buffer was full: live batches are ignored until the consumer takes it.
+        self._buffer: deque[tuple[_Part, int, int]] = deque()  # with their rows and bytes
+        self.buffered_rows = self.buffered_bytes = 0
+        #: Number of parts that were handed over, and that the consumer has seen at least.
+        self._handed_over = self._shown = 0
+        #: The buffer was full: live batches are ignored until half of it was handed over.
         self._overrun = False
         self._refill: Refill | None = None
         self._last_batch_at = 0.0
         self._wake = asyncio.Event()
         self._filled = asyncio.Event()
         self._subscriptions: list[Subscription] = []
+        self._starting: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._started = asyncio.Lock()
-        self._closed = False
+        self._tasks = Tasks(self._fail)
+        self._failed: TimbrError | None = None
 
     async def start(self) -> None:
-        """Subscribe, and fetch the machine's current run and number. Idempotent.
+        """Subscribe, and fetch the machine's current run and number. Idempotent; again after a failure.
+
+        It goes on when the caller is cancelled, whose next call waits for the same.
 
         Raises:
             TimbrError: there is no such machine, or the role may not read it.
         """
-        async with self._started:
-            if self._task is not None or self._closed:
-                return
-            connection = self._shared.connection
-            try:
-                for name, handler, retained in (("records", self._on_batch, False), ("status", self._on_status, True)):
-                    topic = self._uri(name)
-                    self._subscriptions.append(await connection.subscribe(topic, handler, get_retained=retained))
-                await self._fetch_status(confirmed=False)
-            except BaseException:
-                await self.close()
-                raise
-            self._shared.join_listeners.add(self._on_rejoin)
-            self._task = asyncio.create_task(self._run(), name=f"records of {self._kernel_id}")
-            self._task.add_done_callback(lambda _: self._filled.set())
+        if self._task is not None or self._closing is not None:
+            return
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start(), name=f"start records of {self.kernel_id}")
+        await asyncio.shield(self._starting)
 
-    async def take(self, timeout_s: float | None) -> list[_Buffered]:
-        """Return all buffered items; an empty list after ``timeout_s`` without an item.
+    async def _start(self) -> None:
+        connection = self._shared.connection
+        try:
+            for name, handler, retained in (("records", self._on_batch, False), ("status", self._on_status, True)):
+                self._subscriptions.append(await connection.subscribe(self._uri(name), handler, get_retained=retained))
+            await self._fetch_status(confirmed=False)
+        except BaseException:
+            subscriptions, self._subscriptions = self._subscriptions, []
+            for subscription in subscriptions:
+                await subscription.unsubscribe()
+            raise
+        self._shared.join_listeners.add(self._on_rejoin)
+        self._shared.streams.add(self)
+        self._task = self._tasks.start(self._run(), f"records of {self.kernel_id}")
+        self._task.add_done_callback(lambda _: self._filled.set())
+
+    async def take(self, handed_over: int, timeout_s: float | None) -> list[_Part]:
+        """Return what follows the first ``handed_over`` parts of all; those leave the buffer.
+
+        A caller that is cancelled asks the same again, and gets the same. Empty after ``timeout_s`` without
+        a part.
 
         Raises:
             LoopClosed: the stream or its client was closed.
             TokenRevoked, TokenRejected: the connection failed for good.
+            InternalError: reading failed unexpectedly.
         """
         await self.start()
+        self._forget(handed_over)
         if not self._buffer:
             self._filled.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._filled.wait()
-            except TimeoutError:
-                return []
-        if not self._buffer and (self._closed or self._task is None or self._task.done()):
-            raise self._shared.connection.failed or LoopClosed("records")
-        taken, self._buffer, self._buffered_rows = list(self._buffer), deque(), 0
-        if self._overrun:
+            if not self._ended():
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._filled.wait()
+                except TimeoutError:
+                    return []
+        if not self._buffer and self._ended():
+            raise self._failed or self._shared.connection.failed or LoopClosed("records")
+        parts: list[_Part] = []
+        rows = 0
+        for part, count, _ in self._buffer:
+            if parts and rows + count > TAKE_ROWS:
+                break
+            parts.append(part)
+            rows += count
+        self._shown = max(self._shown, self._handed_over + len(parts))
+        return parts
+
+    def _ended(self) -> bool:
+        return self._closing is not None or self._failed is not None or self._task is None or self._task.done()
+
+    def _forget(self, handed_over: int) -> None:
+        """Let go what was handed over."""
+        while self._handed_over < handed_over:
+            _, rows, size_bytes = self._buffer.popleft()
+            self._handed_over += 1
+            self.buffered_rows -= rows
+            self.buffered_bytes -= size_bytes
+        if self._overrun and 2 * self.buffered_rows <= BUFFER_ROWS and 2 * self.buffered_bytes <= BUFFER_BYTES:
             self._overrun = False
             self._last_batch_at = 0.0  # fetch the status at once
             self._wake.set()
-        return taken
 
     async def close(self) -> None:
-        """Unsubscribe and stop. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
+        """Unsubscribe and stop. Idempotent; done to its end also when the caller is cancelled."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"close records of {self.kernel_id}")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._filled.set()
         self._shared.join_listeners.discard(self._on_rejoin)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        self._shared.streams.discard(self)
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        await self._tasks.close()
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
+
+    def _fail(self, error: Exception) -> None:
+        """End with an error that nobody expected; the consumer gets it after what is buffered."""
+        self._failed = as_timbr_error(f"reading the records of {self.kernel_id}", error)
         self._filled.set()
 
     # --- incoming messages ----------------------------------------------------------------------
 
     def _on_batch(self, *args: Any, details: object, **kwargs: Any) -> None:
         self._last_batch_at = asyncio.get_running_loop().time()
-        if self._overrun:
+        if self._overrun or self._failed is not None:
             return
-        batch = args[0] if args else kwargs
-        self._carry_out(self._feed.on_batch(batch["run"], batch["first_seq"], batch["last_seq"], batch["rows"]))
+        try:
+            batch = args[0] if args else kwargs
+            self._carry_out(self._feed.on_batch(batch["run"], batch["first_seq"], batch["last_seq"], batch["rows"]))
+        except Exception as error:  # a batch that makes no sense, or a fault of ours
+            logger.exception("a batch of %s could not be read", self.kernel_id)
+            self._fail(error)
 
     def _on_status(self, *args: Any, details: Any, **kwargs: Any) -> None:
-        status = args[0] if args else kwargs
-        if self._with_status:
-            self._add(MACHINE["status"].result(status), 0)
-        if not self._overrun and not details.retained:  # a retained status may be outdated
-            self._carry_out(self._feed.on_status(status["run"], status["last_seq"]))
+        try:
+            status = args[0] if args else kwargs
+            if self._with_status:
+                self._add(MACHINE["status"].result(status))
+            if not self._overrun and not details.retained:  # a retained status may be outdated
+                self._carry_out(self._feed.on_status(status["run"], status["last_seq"]))
+        except Exception as error:
+            logger.exception("a status of %s could not be read", self.kernel_id)
+            self._fail(error)
 
     def _on_rejoin(self) -> None:
         self._feed.on_reconnected()
@@ -150,14 +210,24 @@ class RecordStream:
                 self._refill = instruction
                 self._wake.set()
             else:
-                self._add(instruction, len(instruction.rows) if isinstance(instruction, Deliver) else 1)
+                self._add(instruction)
 
-    def _add(self, item: _Buffered, rows: int) -> None:
-        if isinstance(item, Status) and self._buffer and isinstance(self._buffer[-1], Status):
-            self._buffer.pop()  # only the newest status is of interest
-        self._buffer.append(item)
-        self._buffered_rows += rows
-        self._overrun = self._overrun or self._buffered_rows >= BUFFER_ROWS
+    def _add(self, part: _Part) -> None:
+        rows, size_bytes = 1, 0
+        if isinstance(part, Deliver):
+            rows, size_bytes = len(part.rows), sum(len(row[2] or "") for row in part.rows)
+        elif isinstance(part, Gap):
+            self._shared.counts.gaps += 1
+        elif isinstance(part, Status):
+            rows = 0
+            unseen = self._handed_over + len(self._buffer) > self._shown
+            if unseen and isinstance(self._buffer[-1][0], Status):
+                self._buffer.pop()  # only the newest status is of interest
+        self._buffer.append((part, rows, size_bytes))
+        self.buffered_rows += rows
+        self.buffered_bytes += size_bytes
+        if self.buffered_rows >= BUFFER_ROWS or self.buffered_bytes >= BUFFER_BYTES:
+            self._overrun = True
         self._filled.set()
 
     # --- requests ----------------------------------------------------------------------
@@ -175,30 +245,25 @@ class RecordStream:
                     self._last_batch_at = loop.time()
                     await self._fetch_status_if_possible()
                 else:
-                    await self._sleep(max(SILENCE_S - silent_s, 0.1) if not self._overrun else SILENCE_S, finished)
+                    timeout_s = max(SILENCE_S - silent_s, 0.1) if not self._overrun else SILENCE_S
+                    self._wake.clear()
+                    await first_of(self._wake.wait(), finished, timeout_s=timeout_s)
         finally:
             finished.cancel()
-
-    async def _sleep(self, timeout_s: float, finished: asyncio.Future[Any]) -> None:
-        self._wake.clear()
-        wake = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait([wake, finished], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            wake.cancel()
 
     async def _fetch_records(self, refill: Refill) -> None:
         self._refill = None
         if self._overrun:  # requested again after the consumer took the buffer
             self._feed.on_refill_failed(refill)
             return
+        self._shared.counts.refills += 1
         try:
             page = await self._call("records", refill.run, refill.after_seq, refill.limit)
         except RunMismatch:
             self._feed.on_refill_failed(refill)
             await self._fetch_status_if_possible()
         except TimbrError as error:
-            logger.debug("could not fetch records of %s: %s", self._kernel_id, error)
+            logger.debug("could not fetch records of %s: %s", self.kernel_id, error)
             self._feed.on_refill_failed(refill)
         else:
             self._carry_out(self._feed.on_page(page["run"], page["first_available"], page["last_seq"], page["rows"]))
@@ -207,7 +272,7 @@ class RecordStream:
         try:
             await self._fetch_status(confirmed=True)
         except TimbrError as error:  # router, bridge or kernel is gone; tried again after SILENCE_S
-            logger.debug("could not fetch the status of %s: %s", self._kernel_id, error)
+            logger.debug("could not fetch the status of %s: %s", self.kernel_id, error)
 
     async def _fetch_status(self, *, confirmed: bool) -> None:
         status = await self._call("status")
@@ -217,28 +282,47 @@ class RecordStream:
         return await self._shared.connection.call(self._uri(name), *args, timeout_s=CALL_TIMEOUT_S)
 
     def _uri(self, name: str) -> str:
-        return kernel_uri(self._kernel_id, self._machine, name)
+        return kernel_uri(self.kernel_id, self.machine, name)
 
 
-def _items(buffered: list[_Buffered]) -> Iterator[Item]:
-    for part in buffered:
-        if isinstance(part, Deliver):
-            for row in part.rows:
-                yield record_from_row(RecordRow(*row))
-        else:
-            yield part
+class _Place(NamedTuple):
+    """How far a consumer has come: replaced whole when an item is handed over, by one assignment."""
+
+    #: Number of parts before ``parts``.
+    before: int
+    parts: list[_Part]
+    #: The next item: row ``row`` of part ``part``.
+    part: int
+    row: int
 
 
 class _RecordIterator:
-    """Base of both iterators: the stream, the items taken from it, and whether it is closed."""
+    """Base of both iterators: the stream, and what was handed over of what was taken from it."""
 
     def __init__(self, shared: SharedConnection, stream: RecordStream, timeout_s: float | None) -> None:
         self._shared, self._stream, self._timeout_s = shared, stream, timeout_s
-        self._ready: Iterator[Item] = iter(())
-        self._closed = False
+        self._place = _Place(0, [], 0, 0)
+        #: It gives no more items; and its stream is closed, which an interrupted close leaves to the next one.
+        self._closed = self._released = False
+
+    def _next(self) -> tuple[Item | None, _Place]:
+        """Return the next item, and the place after it; None when more must be taken.
+
+        The item is handed over when ``__next__`` makes this its place and returns at once: Python delivers no
+        interrupt between the two.
+        """
+        before, parts, at, row = self._place
+        while at < len(parts):
+            part = parts[at]
+            if not isinstance(part, Deliver):
+                return part, _Place(before, parts, at + 1, 0)
+            if row < len(part.rows):
+                return record_from_row(RecordRow(*part.rows[row])), _Place(before, parts, at, row + 1)
+            at, row = at + 1, 0
+        return None, _Place(before + at, [], 0, 0)
 
     def __del__(self) -> None:
-        if not self._closed:
+        if not self._released:
             try:
                 self._shared.submit(self._stream.close)
             except TimbrError:
@@ -248,27 +332,37 @@ class _RecordIterator:
 class Records(_RecordIterator):
     """An iterator over all records; see `RemoteMachine.records`. One consumer; any thread.
 
-    It ends by `close`, at the end of ``with``, or when it is garbage-collected.
+    It ends by `close`, at the end of ``with``, or when it is garbage-collected. Ctrl-C loses no record: the
+    next one is that which was not handed over.
     """
+
+    def start(self) -> Records:
+        """Subscribe now, if it has not. Messages that are put afterwards are included."""
+        self._shared.wait(self._stream.start)
+        return self
 
     def __iter__(self) -> Records:
         return self
 
     def __next__(self) -> Item:
         while not self._closed:
-            for item in self._ready:
+            item, place = self._next()
+            if item is not None:
+                self._place = place
                 return item
-            self._ready = _items(buffered := self._shared.wait(self._stream.take, self._timeout_s))
-            if not buffered:
+            parts = self._shared.wait(self._stream.take, place.before, self._timeout_s)
+            if not parts:
                 self.close()
+            self._place = place._replace(parts=parts)
         raise StopIteration
 
     def close(self) -> None:
         """Unsubscribe. Idempotent."""
-        if not self._closed:
-            self._closed = True
+        self._closed = True
+        if not self._released:
             with suppress(LoopClosed):  # the client is closed, and with it the stream
                 self._shared.wait(self._stream.close)
+            self._released = True
 
     def __enter__(self) -> Records:
         return self
@@ -280,7 +374,8 @@ class Records(_RecordIterator):
 class AsyncRecords(_RecordIterator):
     """An asynchronous iterator over all records, for any loop. One consumer.
 
-    It subscribes at `start`, at ``async with``, or when the first item is requested.
+    It subscribes at `start`, at ``async with``, or when the first item is requested. ``anext`` may be cancelled,
+    by `asyncio.wait_for` for example: the next one gives what was not handed over.
     """
 
     async def start(self) -> AsyncRecords:
@@ -293,19 +388,23 @@ class AsyncRecords(_RecordIterator):
 
     async def __anext__(self) -> Item:
         while not self._closed:
-            for item in self._ready:
+            item, place = self._next()
+            if item is not None:
+                self._place = place
                 return item
-            self._ready = _items(buffered := await self._shared.run(self._stream.take, self._timeout_s))
-            if not buffered:
+            parts = await self._shared.run(self._stream.take, place.before, self._timeout_s)
+            if not parts:
                 await self.aclose()
+            self._place = place._replace(parts=parts)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Unsubscribe. Idempotent."""
-        if not self._closed:
-            self._closed = True
+        self._closed = True
+        if not self._released:
             with suppress(LoopClosed):
                 await self._shared.run(self._stream.close)
+            self._released = True
 
     async def __aenter__(self) -> AsyncRecords:
         return await self.start()

@@ -153,8 +153,7 @@ class RemoteMachine:
             status: also yield each new `Status`.
         """
         stream = RecordStream(self._shared, self.aio.kernel_id, self.name, run=run, after_seq=after_seq, status=status)
-        self._shared.wait(stream.start)
-        return Records(self._shared, stream, timeout_s)
+        return Records(self._shared, stream, timeout_s).start()
 
     # --- messages ---------------------------------------------------------------------------
 

@@ -13,8 +13,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from timbr_wamp.client.background_loop import acquire_loop, release_loop
 from timbr_wamp.client.callbacks import CallbackThread
@@ -37,6 +38,23 @@ RETRY_PAUSE_S = 0.1
 BRIDGE_RETURN_S = 15.0
 
 
+class Reader(Protocol):
+    """An open reader of records, as the client counts it."""
+
+    kernel_id: str
+    machine: str
+    buffered_rows: int
+    buffered_bytes: int
+
+
+@dataclass
+class Counts:
+    """What was counted since the client was opened."""
+
+    refills: int = 0
+    gaps: int = 0
+
+
 class SharedConnection:
     """The connection of one client in the background loop. Any thread, any loop."""
 
@@ -47,6 +65,9 @@ class SharedConnection:
         self.join_listeners: set[Callable[[], None]] = set()
         #: Called once when the client is closed, in any thread, after the connection is closed.
         self.close_callbacks: set[Callable[[], None]] = set()
+        #: The open readers of records.
+        self.streams: set[Reader] = set()
+        self.counts = Counts()
         self._loop = acquire_loop()
         self._released = False
 

@@ -1,0 +1,291 @@
+"""Records are handed over once each, whatever is cancelled or interrupted, and wherever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import msgspec
+import pytest
+from interrupt_kit import Interruption, use_everywhere
+
+from timbr_wamp.client import records as module
+from timbr_wamp.client.feed import Deliver, Gap
+from timbr_wamp.client.records import AsyncRecords, Records, RecordStream
+from timbr_wamp.client.shared_connection import Counts
+from timbr_wamp.contract import Record, RecordMeta
+from timbr_wamp.errors import InternalError, NotConnected, TimbrError
+
+LIMIT_S = 20.0
+RUN = "r" * 8
+
+
+def rows(first: int, last: int) -> list[list[Any]]:
+    meta = RecordMeta(run=RUN, seq=0, attempt=1, revision=1, received_at=0.0, finished_at=0.0, errored=False)
+    text = msgspec.json.encode(meta).decode()
+    return [[seq, f"{seq:024x}", f"[{seq}]", text.replace('"seq":0', f'"seq":{seq}')] for seq in range(first, last + 1)]
+
+
+def batch(first: int, last: int) -> dict[str, Any]:
+    return {"run": RUN, "first_seq": first, "last_seq": last, "rows": rows(first, last)}
+
+
+class FakeConnection:
+    """Subscriptions and calls that take some steps of the loop, of a machine that the test plays."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Callable[..., None]] = {}
+        self.failed: TimbrError | None = None
+        self.finished = asyncio.Event()
+        self.last_seq = 0
+        self.refusals = 0
+        self.steps = 2
+
+    async def subscribe(self, topic: str, handler: Callable[..., None], *, get_retained: bool) -> Any:
+        await self._some_steps()
+        self.handlers[topic] = handler
+        fake = self
+
+        class Live:
+            async def unsubscribe(self) -> None:
+                await fake._some_steps()
+                fake.handlers.pop(topic, None)
+
+        return Live()
+
+    async def call(self, uri: str, *args: Any, timeout_s: float) -> Any:
+        await self._some_steps()
+        if self.refusals:
+            self.refusals -= 1
+            raise NotConnected("ws://nowhere", "gone")
+        if uri.endswith(".status"):
+            return {"run": RUN, "last_seq": self.last_seq}
+        return {"run": RUN, "first_available": 1, "last_seq": self.last_seq, "rows": rows(args[1] + 1, self.last_seq)}
+
+    async def wait_finished(self) -> None:
+        await self.finished.wait()
+
+    async def _some_steps(self) -> None:
+        for _ in range(self.steps):
+            await asyncio.sleep(0)
+
+    def publish(self, first: int, last: int) -> None:
+        self.last_seq = last
+        for topic, handler in self.handlers.items():
+            if topic.endswith(".records"):
+                handler(batch(first, last), details=None)
+
+
+class FakeShared:
+    """What `RecordStream` needs of a client, in one loop."""
+
+    def __init__(self) -> None:
+        self.connection = FakeConnection()
+        self.join_listeners: set[Callable[[], None]] = set()
+        self.streams: set[Any] = set()
+        self.counts = Counts()
+
+    async def run(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        return await asyncio.ensure_future(function(*args))  # a task, as between two loops
+
+    def submit(self, function: object) -> None:
+        raise AssertionError("not closed")
+
+
+def stream_of(shared: Any, **options: Any) -> RecordStream:
+    given = {"run": None, "after_seq": 0, "status": False} | options
+    return RecordStream(shared, "lab_0123456789ab", "machine", **given)
+
+
+def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def checked() -> None:
+        await asyncio.wait_for(test(), LIMIT_S)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+
+    asyncio.run(checked())
+
+
+def test_anext_may_be_cancelled_at_every_step_and_each_record_comes_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "TAKE_ROWS", 3)
+
+    async def test() -> None:
+        shared = FakeShared()
+        records = AsyncRecords(shared, stream_of(shared), None)  # type: ignore[arg-type]
+        seen: list[int] = []
+        published = 0
+        for step in count():
+            asking = asyncio.ensure_future(anext(records))
+            for _ in range(step % 13):  # from not begun to long done, also while it starts
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            if not asking.cancelled():
+                seen.append(asking.result().seq)
+            if step % 3 == 0 and published < 60 and shared.connection.handlers:
+                shared.connection.publish(published + 1, published + 4)
+                published += 4
+            if len(seen) >= 60 or step > 3_000:
+                break
+        assert seen == list(range(1, 61))
+        await records.aclose()
+        assert not shared.connection.handlers
+
+    in_loop(test)
+
+
+def test_wait_for_in_a_loop_loses_nothing():
+    async def test() -> None:
+        shared = FakeShared()
+        seen: list[int] = []
+
+        async def publish() -> None:
+            for first in range(1, 2_001, 20):
+                shared.connection.publish(first, first + 19)
+                await asyncio.sleep(0)
+
+        async with AsyncRecords(shared, stream_of(shared), None) as records:  # type: ignore[arg-type]
+            publishing = asyncio.create_task(publish())
+            for attempt in count():
+                if len(seen) == 2_000:
+                    break
+                try:
+                    seen.append((await asyncio.wait_for(anext(records), 0.000_002 * (attempt % 50))).seq)
+                except TimeoutError:
+                    continue
+            await publishing
+        assert seen == list(range(1, 2_001))
+
+    in_loop(test)
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_a_start_that_is_cancelled_or_fails_is_begun_again_by_the_next_call(steps: int):
+    async def test() -> None:
+        shared = FakeShared()
+        shared.connection.refusals = 1
+        stream = stream_of(shared)
+        records = AsyncRecords(shared, stream, None)  # type: ignore[arg-type]
+        starting = asyncio.create_task(records.start())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        for _ in range(2):
+            try:
+                await records.start()
+                break
+            except NotConnected:
+                assert not shared.connection.handlers
+        shared.connection.publish(1, 3)
+        assert [(await anext(records)).seq for _ in range(3)] == [1, 2, 3]
+        await records.aclose()
+
+    in_loop(test)
+
+
+@pytest.mark.parametrize("steps", range(10))
+def test_a_close_that_is_cancelled_is_done_to_its_end(steps: int):
+    async def test() -> None:
+        shared = FakeShared()
+        records = await AsyncRecords(shared, stream_of(shared), None).start()  # type: ignore[arg-type]
+        closing = asyncio.create_task(records.aclose())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await records.aclose()
+        assert not shared.connection.handlers
+        assert not shared.streams
+
+    in_loop(test)
+
+
+def test_a_slow_consumer_stops_the_reading_and_gets_everything(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "BUFFER_BYTES", 100)
+    monkeypatch.setattr(module, "SILENCE_S", 0.001)
+
+    async def test() -> None:
+        shared = FakeShared()
+        stream = stream_of(shared)
+        async with AsyncRecords(shared, stream, None) as records:  # type: ignore[arg-type]
+            for first in range(1, 1_001, 10):
+                shared.connection.publish(first, first + 9)
+            assert stream.buffered_bytes < 200
+            seen = [await anext(records) for _ in range(1_000)]
+        assert [record.seq for record in seen] == list(range(1, 1_001))
+        assert shared.counts.refills > 0
+
+    in_loop(test)
+
+
+def test_a_reader_ends_with_the_error_that_nobody_expected():
+    async def test() -> None:
+        shared = FakeShared()
+        async with AsyncRecords(shared, stream_of(shared), None) as records:  # type: ignore[arg-type]
+            shared.connection.publish(1, 1)
+            shared.connection.handlers[next(t for t in shared.connection.handlers if "records" in t)](
+                {"run": RUN, "first_seq": 2}, details=None
+            )
+            assert (await anext(records)).seq == 1
+            for _ in range(2):
+                with pytest.raises(InternalError, match="KeyError"):
+                    await anext(records)
+
+    in_loop(test)
+
+
+# --- Ctrl-C in the blocking iterator -------------------------------------------------------------
+
+
+class InterruptedStream:
+    """Stands for the client and its stream: each question is answered, and may be asked again."""
+
+    def __init__(self) -> None:
+        texts = rows(1, 12)
+        self.parts = [Deliver(RUN, texts[0:5]), Gap(RUN, 6, 6), Deliver(RUN, texts[6:8]), Deliver(RUN, texts[8:12])]
+
+    def wait(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    def take(self, handed_over: int, timeout_s: float | None) -> list[Any]:
+        return self.parts[handed_over : handed_over + 2]
+
+    def submit(self, function: object) -> None:
+        """Nothing to close."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass
+class Reading:
+    records: Records
+    seen: list[Any] = field(default_factory=list)
+
+    def read(self) -> None:
+        for item in self.records:
+            self.seen.append(item.seq if isinstance(item, Record) else (item.first, item.last))
+
+
+def test_an_interrupt_at_every_point_of_next_loses_and_repeats_no_record():
+    def make() -> Reading:
+        shared: Any = InterruptedStream()
+        return Reading(Records(shared, shared, None))
+
+    def read(reading: Reading) -> None:
+        with suppress(Interruption):
+            reading.read()
+
+    def interrupt(reading: Reading) -> None:
+        raise Interruption
+
+    def check(reading: Reading) -> None:
+        reading.read()
+        assert reading.seen == [*range(1, 6), (6, 6), *range(7, 13)]
+
+    assert use_everywhere(make, read, interrupt, check, modules=["timbr_wamp.client.records"]) > 50
