@@ -1,7 +1,7 @@
 """The node component: authenticator, authorizer, presence, list of kernels and discovery, inside the router.
 
 It connects `timbr_access` (access rules) and `timbr_presence` (kernels) to WAMP. Crossbar.io starts it
-before the transports, so these are made as `timbr_admission`, `timbr_transports` and `timbr_page` say, and
+before the transports, so these are made as `timbr_admission`, `timbr_transports`, `timbr_delivery` and `timbr_page` say, and
 clients cannot join before it is ready. Everything runs in the reactor thread of the router's worker.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import timbr_admission
+import timbr_delivery
 import timbr_page
 import timbr_transports
 from autobahn.twisted.wamp import ApplicationSession
@@ -40,6 +41,7 @@ LOG_INTERVAL_S = 5.0
 READY_LIMIT_S = 15.0
 
 timbr_admission.install()
+timbr_delivery.install()
 timbr_transports.install()
 
 

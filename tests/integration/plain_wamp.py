@@ -101,14 +101,17 @@ async def session(
     realm: str = "timbr",
     origin: str | None = None,
     kind: type[PlainSession] = PlainSession,
+    serializer: Any = None,
 ) -> AsyncIterator[PlainSession]:
-    """A joined session.
+    """A joined session, with JSON unless another ``serializer`` is given.
 
     Raises:
         Refused: it may not join.
     """
     made = kind(realm, token)
-    factory = WampWebSocketClientFactory(lambda: made, url=url, serializers=[JsonSerializer()], origin=origin)
+    factory = WampWebSocketClientFactory(
+        lambda: made, url=url, serializers=[serializer or JsonSerializer()], origin=origin
+    )
     where = urlsplit(url)
     transport, protocol = await asyncio.get_running_loop().create_connection(factory, where.hostname, where.port)
     try:

@@ -3,6 +3,9 @@
 Thin subclasses of autobahn's protocols. They check the size of a message between serializing and
 sending it, because the router drops the whole connection for an oversized message. They also skip
 the values that autobahn computes for each message only to log them.
+
+What another session sends never ends a connection: maps may have any keys, an invocation that cannot be
+understood is answered with an error, and a result that msgpack cannot carry is replaced by its JSON form.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ txaio.use_asyncio()  # before autobahn.wamp.serializer, which otherwise refuses 
 from autobahn.asyncio.rawsocket import WampRawSocketClientFactory, WampRawSocketClientProtocol  # noqa: E402
 from autobahn.asyncio.websocket import WampWebSocketClientFactory, WampWebSocketClientProtocol  # noqa: E402
 from autobahn.wamp.exception import ProtocolError, SerializationError, TransportLost  # noqa: E402
-from autobahn.wamp.message import Cancel, Error, Goodbye, Invocation, Yield  # noqa: E402
-from autobahn.wamp.serializer import MsgPackSerializer  # noqa: E402
+from autobahn.wamp.message import Cancel, Error, Event, Goodbye, Invocation, Yield  # noqa: E402
+from autobahn.wamp.serializer import MsgPackObjectSerializer, MsgPackSerializer  # noqa: E402
 
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES  # noqa: E402
-from timbr_wamp.errors import InvalidArgument, PayloadTooLarge, to_wire  # noqa: E402
+from timbr_wamp.errors import InvalidArgument, PayloadTooLarge, message_of, to_wire  # noqa: E402
+from timbr_wamp.values import json_safe  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,37 @@ class QuietLog:
 QUIET = QuietLog()
 
 
+class _LenientMsgPack(MsgPackObjectSerializer):  # type: ignore[misc]
+    """MsgPack whose maps may have any keys, and whose texts may be something else than UTF-8."""
+
+    def unserialize(self, payload: bytes) -> list[Any]:
+        """Return the one message in ``payload``."""
+        unpack = self.MSGPACK_MODULE.unpackb
+        try:
+            return [unpack(payload, raw=False, strict_map_key=False)]
+        except (UnicodeDecodeError, TypeError):  # not UTF-8; a key that is a list or a map
+            options = {"unicode_errors": "surrogateescape", "object_pairs_hook": _map}
+            return [unpack(payload, raw=False, strict_map_key=False, **options)]
+
+
+def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_key(key): value for key, value in pairs}
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, list):
+        return tuple(_key(item) for item in key)
+    return str(key) if isinstance(key, dict) else key
+
+
+class LenientSerializer(MsgPackSerializer):  # type: ignore[misc]
+    """The serializer of all our sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._serializer = _LenientMsgPack()
+
+
 class TransportUser(Protocol):
     """What the transports need from a session in addition to autobahn's interface."""
 
@@ -85,13 +120,13 @@ async def open_transport(url: str, session: TransportUser) -> None:
     # now, or be another thread's. Without it, each session's timers and futures are its own loop's.
     txaio.config.loop = None
     if url.startswith(UNIX_SCHEME):
-        factory = WampRawSocketClientFactory(lambda: session, serializer=MsgPackSerializer())
+        factory = WampRawSocketClientFactory(lambda: session, serializer=LenientSerializer())
         factory.protocol, factory.wamp_session = RawSocketTransport, session
         await loop.create_unix_connection(factory, url.removeprefix(UNIX_SCHEME))
         return
     host, port, secure = _address(url)
     try:
-        factory = WampWebSocketClientFactory(lambda: session, url=url, serializers=[MsgPackSerializer()], loop=loop)
+        factory = WampWebSocketClientFactory(lambda: session, url=url, serializers=[LenientSerializer()], loop=loop)
     except Exception as error:  # autobahn raises a bare Exception for a URL that it cannot use
         raise InvalidArgument("url", f"{url!r}: {error}") from None
     factory.protocol, factory.wamp_session = WebSocketTransport, session
@@ -121,9 +156,10 @@ def _address(url: str) -> tuple[str, int, bool]:
 
 
 class _Sender:
-    """Mixin that serializes messages, checks their size and sends them."""
+    """Mixin that serializes messages, checks their size and sends them, and hands over what is received."""
 
     _serializer: Any
+    _session: Any
 
     isOpen: Callable[[], bool]
     _send_bytes: Callable[[bytes, bool], None]
@@ -134,14 +170,20 @@ class _Sender:
         Raises:
             PayloadTooLarge: the message is too large; nothing was sent, and the connection stays open.
                 A result or error is replaced by this error instead, which is sent to the caller.
-            SerializationError: the message contains a value that msgpack cannot encode.
+            SerializationError: the message contains a value that msgpack cannot encode. In a result or an
+                error it is replaced by its JSON form instead.
             TransportLost: the transport is closed.
         """
         if not self.isOpen():
             if isinstance(message, _IGNORED_WHEN_CLOSED):
                 return
             raise TransportLost
-        payload, binary = self._serialized(message)
+        try:
+            payload, binary = self._serialized(message)
+        except SerializationError:
+            if not isinstance(message, (Yield, Error)):
+                raise
+            payload, binary = self._serialized(_in_json_form(message))
         if len(payload) > PAYLOAD_LIMIT_BYTES:
             payload, binary = self._serialized(_too_large_error(message, len(payload)))
         self._send_bytes(payload, binary)
@@ -152,6 +194,37 @@ class _Sender:
         except Exception as error:  # msgpack may run code of users' objects
             raise SerializationError(str(error)) from error
         return payload, binary
+
+    def _receive(self, payload: bytes, binary: bool | None) -> None:
+        """Hand a received message to the session.
+
+        Raises:
+            ProtocolError: the router broke the protocol.
+        """
+        for message in self._serializer.unserialize(payload, binary):
+            if not isinstance(message, (Invocation, Event)):
+                self._session.onMessage(message)
+                continue
+            try:
+                self._session.onMessage(message)
+            except Exception as error:  # another session sent it: its arguments, or a registration that just ended
+                self._answer_unusable(message, error)
+
+    def _answer_unusable(self, message: Any, error: Exception) -> None:
+        logger.warning("a message of another session could not be handled: %s", error)
+        if isinstance(message, Invocation):
+            uri, args, kwargs = to_wire(
+                InvalidArgument("arguments", f"the call cannot be handled: {message_of(error)}")
+            )
+            self.send(Error(Invocation.MESSAGE_TYPE, message.request, uri, args=args, kwargs=kwargs))
+
+
+def _in_json_form(message: Any) -> Any:
+    """Return a result or error in which everything that JSON does not have is replaced."""
+    args, kwargs = json_safe(list(message.args or ())), json_safe(message.kwargs or {})
+    if isinstance(message, Error):
+        return Error(message.request_type, message.request, message.error, args=args, kwargs=kwargs)
+    return Yield(message.request, args=args, kwargs=kwargs, progress=message.progress)
 
 
 def _too_large_error(message: Any, size_bytes: int) -> Any:
@@ -174,8 +247,7 @@ class WebSocketTransport(_Sender, WampWebSocketClientProtocol):  # type: ignore[
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a received message to the session."""
         try:
-            for message in self._serializer.unserialize(payload, isBinary):
-                self._session.onMessage(message)
+            self._receive(payload, isBinary)
         except Exception as error:  # a faulty peer; autobahn closes the connection in this case too
             unexpected = not isinstance(error, ProtocolError)
             logger.warning("closing the connection after an invalid message: %s", error, exc_info=unexpected)
@@ -195,6 +267,15 @@ class RawSocketTransport(_Sender, WampRawSocketClientProtocol):  # type: ignore[
 
     def _send_bytes(self, payload: bytes, binary: bool) -> None:
         self.sendString(payload)
+
+    def stringReceived(self, payload: bytes) -> None:
+        """Hand a received message to the session."""
+        try:
+            self._receive(payload, None)
+        except Exception as error:  # a faulty peer; autobahn closes the connection in this case too
+            unexpected = not isinstance(error, ProtocolError)
+            logger.warning("closing the connection after an invalid message: %s", error, exc_info=unexpected)
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Inform the session, also when the handshake was not finished."""

@@ -17,7 +17,16 @@ import msgspec
 import zmq
 
 from timbr_wamp.components.zmq_reader import Reader
-from timbr_wamp.errors import CallTimeout, ControlBusy, NoMachine, from_wire
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES
+from timbr_wamp.errors import (
+    CallTimeout,
+    ControlBusy,
+    InvalidArgument,
+    NoMachine,
+    PayloadTooLarge,
+    from_wire,
+    message_of,
+)
 from timbr_wamp.runtime import MachineFile
 
 logger = logging.getLogger(__name__)
@@ -60,6 +69,8 @@ class ControlClient:
         Raises:
             NoMachine: the machine is gone.
             ControlBusy: too many requests are in progress.
+            InvalidArgument: an argument has no form in msgpack: a number beyond 64 bits, a lone surrogate.
+            PayloadTooLarge: the arguments are larger than `PAYLOAD_LIMIT_BYTES`.
             CallTimeout: no answer in time.
             TimbrError: the error that the machine raised.
         """
@@ -68,10 +79,11 @@ class ControlClient:
         if len(self._pending) >= PENDING_LIMIT:
             raise ControlBusy(PENDING_LIMIT)
         number = next(self._numbers)
+        frame = _encoded(name, [number, name, args, kwargs or {}, author])
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[number] = future, on_progress
         try:
-            self._socket.send(_encode([number, name, args, kwargs or {}, author]), zmq.NOBLOCK)
+            self._socket.send(frame, zmq.NOBLOCK)
             self._reader.wake()
             async with asyncio.timeout(timeout_s):
                 return await future
@@ -119,6 +131,16 @@ class ControlClient:
             on_progress(value)
         except Exception as error:  # the connection to the caller is gone, or the value is too large
             future.set_exception(error)
+
+
+def _encoded(name: str, request: list[Any]) -> bytes:
+    try:
+        frame = _encode(request)
+    except Exception as error:  # msgspec's and Python's own, by what the value is
+        raise InvalidArgument(name, f"it has an argument that cannot be sent: {message_of(error)}") from None
+    if len(frame) > PAYLOAD_LIMIT_BYTES:
+        raise PayloadTooLarge(len(frame), PAYLOAD_LIMIT_BYTES)
+    return frame
 
 
 def encrypt(socket: zmq.Socket[bytes], file: MachineFile) -> None:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zmq
 import zmq.asyncio
@@ -24,6 +24,7 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from timbr_wamp.components.heartbeat import watch_heartbeat
 from timbr_wamp.contract import IopubMessage
 from timbr_wamp.errors import CallTimeout, KernelDead, NoConnectionFile
+from timbr_wamp.values import json_safe
 
 logger = logging.getLogger(__name__)
 
@@ -356,7 +357,7 @@ class KernelChannels:
     def _on_reply(self, message: Message) -> None:
         request = self._requests.get(message["parent_header"].get("msg_id", ""))
         if request is not None and not request.reply.done():
-            request.reply.set_result(message["content"])
+            request.reply.set_result(cast(Message, json_safe(message["content"])))
 
     def _on_output(self, message: Message) -> None:
         self._iopub_connected.set()
@@ -365,8 +366,8 @@ class KernelChannels:
         request = self._requests.get(parent_id) if parent_id else None
         output = IopubMessage(
             msg_type=kind,
-            content=content,
-            metadata=message["metadata"],
+            content=cast(Message, json_safe(content)),
+            metadata=cast(Message, json_safe(message["metadata"])),
             buffers=[bytes(buffer) for buffer in message["buffers"]],
             parent_id=parent_id,
         )

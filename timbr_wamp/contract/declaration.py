@@ -16,10 +16,13 @@ from typing import Any, Literal, TypeVar, get_type_hints
 import msgspec
 
 from timbr_wamp.contract.structs import Access
-from timbr_wamp.errors import InvalidArgument, TimbrError
+from timbr_wamp.errors import InvalidArgument, TimbrError, clean_text, message_of
 
 Scope = Literal["node", "host", "kernel", "machine"]
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: Numbers, and times in seconds, are at least minus this and below it: 64 bits, 30 years.
+NUMBER_LIMIT, SECONDS_LIMIT = 2**63, 1e9
 
 _MARK = "__timbr_procedure__"
 
@@ -50,19 +53,23 @@ class Procedure:
         """Return checked arguments by name.
 
         Raises:
-            InvalidArgument: one is missing, unknown or of the wrong type; the error names it.
+            InvalidArgument: one is missing, unknown or of the wrong type, or a number is not finite or too
+                large; the error names it.
         """
         try:
             bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidArgument(self.name, f"{error}; it takes {self.signature_text}") from None
+        except (TypeError, RecursionError) as error:
+            raise InvalidArgument(self.name, clean_text(f"{error}; it takes {self.signature_text}")) from None
         return {name: self._converted(name, value) for name, value in bound.arguments.items()}
 
     def _converted(self, name: str, value: object) -> Any:
         try:
-            return msgspec.convert(value, self.types[name], strict=True)
-        except msgspec.ValidationError as error:
-            raise InvalidArgument(name, str(error)) from None
+            converted = msgspec.convert(value, self.types[name], strict=True)
+        except (msgspec.ValidationError, ValueError, RecursionError, OverflowError) as error:
+            raise InvalidArgument(name, message_of(error)) from None
+        if self.types[name] is not Any and not _is_usable(name, converted):
+            raise InvalidArgument(name, "it holds a number that is not finite, or too large")
+        return converted
 
     @cached_property
     def signature_text(self) -> str:
@@ -104,6 +111,16 @@ def procedure(
         return function
 
     return mark
+
+
+def _is_usable(name: str, value: object) -> bool:
+    """Return whether the numbers of an argument are finite and not absurd; messages are not looked into."""
+    if isinstance(value, (int, float)):
+        limit = SECONDS_LIMIT if name.endswith("_s") else NUMBER_LIMIT
+        return -limit <= value < limit  # false for NaN
+    if isinstance(value, msgspec.Struct):
+        return all(_is_usable(field, getattr(value, field)) for field in value.__struct_fields__)
+    return True
 
 
 def procedures_of(api: type, scope: Scope) -> dict[str, Procedure]:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 COMPONENT_FILES = (
     "timbr_access.py",
     "timbr_admission.py",
+    "timbr_delivery.py",
     "timbr_log.py",
     "timbr_nesting.py",
     "timbr_node.py",

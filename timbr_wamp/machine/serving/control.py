@@ -45,6 +45,8 @@ POOL_RESERVE = 4
 POOL_LOOKING = POOL_LIMIT // 2
 #: Longest wait of a long poll, and least interval between reports of errors alone, seconds.
 CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
+#: Most failures in one report.
+CHANGES_ROWS = 100
 CHANGES = "__changes__"
 
 #: Calls under way at which a call of that name is refused; others: `POOL_LIMIT`.
@@ -242,17 +244,15 @@ class ControlServer:
                 continue
             self._polls.remove(poll)
             try:
-                reply = _encode([poll.request_id, "result", to_builtins(self._changes(poll))])
+                self._reply(poll.identity, [poll.request_id, "result", to_builtins(self._changes(poll))])
             except Exception as error:
                 self._reply_error(poll.identity, poll.request_id, error)
-            else:
-                self._send(poll.identity, reply)
 
     def _changes(self, poll: Poll) -> dict[str, Any]:
         event_number, events = self._machine.event_log.after(poll.event_number)
         error_number, failures = self._machine.recorder.errors.after(poll.error_number)
         return {
-            "status": self._machine.status, "events": events, "errors": failures[-100:],
+            "status": self._machine.status, "events": events, "errors": failures[-CHANGES_ROWS:],
             "event_number": event_number, "error_number": error_number,
         }  # fmt: skip
 
@@ -280,14 +280,16 @@ class ControlServer:
             self._machine, author, lambda value: self._reply(identity, [request_id, "progress", to_builtins(value)])
         )
         try:
-            reply = _encode([request_id, "result", to_builtins(getattr(service, name)(**arguments))])
+            self._reply(identity, [request_id, "result", to_builtins(getattr(service, name)(**arguments))])
         except BaseException as error:  # users' code may raise anything, also SystemExit: it is the caller's answer
             self._reply_error(identity, request_id, error)
-        else:
-            self._send(identity, reply)
 
     def _reply(self, identity: bytes, reply: list[Any]) -> None:
-        self._send(identity, _encode(reply))
+        try:
+            frame = _encode(reply)
+        except Exception:  # a text or a number of users' code that msgpack does not have
+            frame = _encode(json_safe(reply))
+        self._send(identity, frame)
 
     def _send(self, identity: bytes, reply: bytes) -> None:
         self._replies.append((identity, reply))

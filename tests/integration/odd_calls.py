@@ -1,0 +1,217 @@
+"""Calls of every procedure with odd values in every position, by plain autobahn sessions in both serializers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgpack
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.message import Call
+from autobahn.wamp.request import CallRequest
+from autobahn.wamp.serializer import (
+    JsonObjectSerializer,
+    JsonSerializer,
+    MsgPackObjectSerializer,
+    MsgPackSerializer,
+)
+from plain_wamp import PlainSession
+
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, PROCEDURES, Procedure
+
+#: Each call must be answered within this time, seconds.
+ANSWER_LIMIT_S = 20.0
+#: Beginnings of the URIs of errors that say what happened.
+ERRORS = ("io.timbr.error.", "wamp.error.")
+#: What a callee sends that did not expect its own exception.
+BARE = ("wamp.error.runtime_error", "wamp.error.canceled")
+
+#: Calls of one session at once.
+AT_ONCE = 8
+
+#: ``(what it is, procedure, args, kwargs)``
+OddCall: TypeAlias = tuple[str, str, list[Any], dict[str, Any]]
+
+
+class _EscapedJson(JsonObjectSerializer):  # type: ignore[misc]
+    """JSON as browsers write it: a lone surrogate is escaped, and so it can be sent."""
+
+    def serialize(self, obj: Any) -> bytes:
+        return json.dumps(obj).encode()
+
+    def unserialize(self, payload: bytes) -> list[Any]:
+        return [json.loads(payload, parse_constant=_no_json)]
+
+
+def _no_json(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+class _AnyMsgPack(MsgPackObjectSerializer):  # type: ignore[misc]
+    """MsgPack that sends and reads what the format allows: any keys, and texts of any bytes."""
+
+    def serialize(self, obj: Any) -> bytes:
+        return bytes(msgpack.packb(obj, use_bin_type=True, unicode_errors="surrogateescape"))
+
+    def unserialize(self, payload: bytes) -> list[Any]:
+        return [msgpack.unpackb(payload, raw=False, strict_map_key=False)]
+
+
+def json_serializer() -> Any:
+    made = JsonSerializer()
+    made._serializer = _EscapedJson()
+    return made
+
+
+def msgpack_serializer() -> Any:
+    made = MsgPackSerializer()
+    made._serializer = _AnyMsgPack()
+    return made
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+COMMON: dict[str, Any] = {
+    "null": None,
+    "true": True,
+    "zero": 0,
+    "minus one": -1,
+    "half": 0.5,
+    "2**53": 2**53 + 1,
+    "largest": 2**64 - 1,
+    "least": -(2**63),
+    "huge float": 1e308,
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "minus infinity": float("-inf"),
+    "empty text": "",
+    "text": "no such thing",
+    "zero byte": "\x00",
+    "zero byte and no base64": "\x00ä!",
+    "control characters": "\x00\x01\x1b[31m\u2028",
+    "wide": "漢字🐍" * 50,
+    "empty list": [],
+    "empty map": {},
+    "nested": nested(60),
+    "map of odd keys": {"": 1, " ": 2, "\x00": 3, "self": 4},
+    "list": [1, "two", None, [3.0], {"four": 5}],
+    "large": "x" * (PAYLOAD_LIMIT_BYTES + 1),
+}
+JSON_ONLY: dict[str, Any] = {
+    "2**70": 2**70,
+    "-2**70": -(2**70),
+    "nested 2**70": [{"a": {"b": [2**70]}}],
+    "lone surrogate": "\ud800",
+    "lone surrogate as a key": {"\udfff": 1},
+    "deep": nested(400),
+}
+MSGPACK_ONLY: dict[str, Any] = {
+    "number as a key": {1: 2},
+    "keys of all kinds": {None: 1, True: 2, 2.5: 3, b"x": 4, "x": 5},
+    "list as a key": {(1, 2): 1, "a": {(None,): {(): 1}}},
+    "bytes": b"\x00\xff",
+    "no UTF-8": "\udcff",
+    "timestamp": msgpack.Timestamp(1, 2),
+    "extension": msgpack.ExtType(5, b"x"),
+    "deep": nested(400),
+}
+VALUES: Mapping[str, dict[str, Any]] = {"json": COMMON | JSON_ONLY, "msgpack": COMMON | MSGPACK_ONLY}
+
+#: Arguments that a procedure takes, so that an odd value in one place meets usual ones in the others.
+USUAL: dict[str, list[Any]] = {
+    "slot": [0],
+    "records": ["run", 0, 10],
+    "record": ["run", 1],
+    "progress": [0.1, 0.2],
+    "put": [1, "0" * 24],
+    "put_many": [[1, 2], None, 0.0],
+    "call": [1],
+    "stop": [False, 1.0],
+    "replay": ["run", [1]],
+    "retry_errors": [None],
+    "slot_set": [1, {"kind": "source", "value": "lambda x: x"}, None, None],
+    "slot_delete": [1],
+    "policy_set": [1, {"on_error": "record"}],
+    "handler_set": ["BaseEventHandler", {}],
+    "configure": [64, 8, 1],
+    "trial": [1, {"kind": "source", "value": "lambda x: x"}, 1],
+    "rollback": [0],
+    "source_set": [{"kind": "source", "value": "[]"}, None, True, None],
+    "execute": ["", True, False, 5.0],
+    "execute_interactive": ["", True, False, 5.0],
+    "complete": ["pri", 1],
+    "inspect": ["print", 1, 0],
+    "is_complete": ["1"],
+}
+
+
+def odd_calls(serializer: str) -> Iterator[OddCall]:
+    """Yield calls of every procedure of kernel and machine; names are relative to the kernel's."""
+    for procedure in PROCEDURES["kernel"].values():
+        yield from _odd_calls(procedure, procedure.name, VALUES[serializer])
+    for procedure in PROCEDURES["machine"].values():
+        yield from _odd_calls(procedure, f"machine.{procedure.name}", VALUES[serializer])
+
+
+def _odd_calls(procedure: Procedure, name: str, values: Mapping[str, Any]) -> Iterator[OddCall]:
+    """Yield each value in each position, in one position too many, and by name; and odd names."""
+    usual, parameters = USUAL.get(procedure.name, []), procedure.parameters
+    for text, value in values.items():
+        for position in range(len(parameters) + 1):
+            args = [*usual[:position], *[None] * (position - len(usual)), value, *usual[position + 1 :]]
+            yield f"{name}: {text} at {position}", name, args, {}
+        if parameters:
+            last = parameters[-1].name
+            yield f"{name}: {text} as {last}", name, usual[: len(parameters) - 1], {last: value}
+    for keyword in ("fun", "self", "args", "kwargs", "options", "details", "", "a.b"):
+        yield f"{name}: keyword {keyword!r}", name, usual, {keyword: 1}
+
+
+async def answer_of(session: PlainSession, uri: str, args: list[Any], kwargs: dict[str, Any]) -> str:
+    """Call, with any keywords, and return ``"result"`` or the error's URI.
+
+    Raises:
+        TimeoutError: no answer.
+    """
+    number = session._request_id_gen.next()
+    reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    session._call_reqs[number] = CallRequest(number, uri, reply, {})
+    session._transport.send(Call(number, uri, args=args, kwargs=kwargs))
+    try:
+        await asyncio.wait_for(reply, ANSWER_LIMIT_S)
+    except ApplicationError as error:
+        return str(error.error)
+    return "result"
+
+
+async def unanswered(session: PlainSession, prefix: str, calls: Sequence[OddCall]) -> list[str]:
+    """Make calls, some at a time; return those that got no answer, or none that says what was wrong."""
+    wrong: list[str] = []
+
+    async def one(odd: OddCall) -> None:
+        what, name, args, kwargs = odd
+        try:
+            answer = await answer_of(session, f"{prefix}.{name}", args, kwargs)
+        except TimeoutError:
+            wrong.append(f"{what}: no answer")
+        else:
+            if answer in BARE or not (answer == "result" or answer.startswith(ERRORS)):
+                wrong.append(f"{what}: {answer}")
+
+    for start in range(0, len(calls), AT_ONCE):
+        await asyncio.gather(*(one(odd) for odd in calls[start : start + AT_ONCE]))
+    return wrong
+
+
+def sampled(calls: Iterable[OddCall], count: int, seed: int) -> list[OddCall]:
+    """Return ``count`` of the calls in random order, all of them if there are fewer."""
+    everything = list(calls)
+    return random.Random(seed).sample(everything, min(count, len(everything)))
