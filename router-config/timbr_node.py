@@ -1,8 +1,9 @@
 """The node component: authenticator, authorizer, presence, list of kernels and discovery, inside the router.
 
 It connects `timbr_access` (access rules) and `timbr_presence` (kernels) to WAMP. Crossbar.io starts it
-before the transports, so these are made as `timbr_admission`, `timbr_transports`, `timbr_delivery` and `timbr_page` say, and
-clients cannot join before it is ready. Everything runs in the reactor thread of the router's worker.
+before the transports, so these are made as `timbr_admission`, `timbr_transports` and `timbr_page` say, and
+clients cannot join before it is ready. `timbr_delivery` answers for receivers that a message cannot reach.
+Everything runs in the reactor thread of the router's worker.
 """
 
 from __future__ import annotations
