@@ -29,7 +29,7 @@ from benchmarks.common import (
     wait_for,
 )
 from timbr_wamp import Machine, Raw
-from timbr_wamp.machine.serving.publisher import SEND_HIGH_WATER_MARK
+from timbr_wamp.machine.serving.publisher import SEND_HIGH_WATER_MARK, Publisher
 from timbr_wamp.names import new_oid
 
 STAGES = 8
@@ -58,11 +58,13 @@ def published() -> Iterator[Callable[[bytes, bytes, bytes], None]]:
     context.term()
 
 
-def greet(socket: zmq.Socket[bytes], process: Any) -> None:
+def greet(socket: zmq.Socket[bytes], process: Any, publisher: Publisher | None = None) -> None:
     """Wait until the subscriber's connection carries messages."""
     poller = zmq.Poller()
     poller.register(process.stdout, zmq.POLLIN)
     for _ in range(1000):
+        if publisher is not None:
+            publisher.has_listeners()  # enters its subscription
         socket.send_multipart([b"hello", b"", b""])
         if poller.poll(10):
             wait_for(process, "hello")
@@ -104,7 +106,7 @@ def served(messages: list[dict[str, Any]]) -> Iterator[Machine]:
         machine[0:3] = SLOTS
         with subscriber(str(machine.endpoint)) as process:
             assert machine._sockets is not None
-            greet(machine._sockets.publisher._socket, process)
+            greet(machine._sockets.publisher._socket, process, machine._sockets.publisher)
             yield machine
             assert machine.status.processed == len(messages), machine.status
 
@@ -165,7 +167,7 @@ def raw_lines(lines: list[bytes]) -> float:
     os.environ["TIMBR_WAMP_RUNTIME_DIR"] = str(scratch_folder())
     with Machine(1, serve=True) as machine, subscriber(str(machine.endpoint)) as process:
         assert machine._sockets is not None
-        greet(machine._sockets.publisher._socket, process)
+        greet(machine._sockets.publisher._socket, process, machine._sockets.publisher)
         started = time.perf_counter()
         machine.source = [Raw(line) for line in lines]
         machine.start()

@@ -64,7 +64,10 @@ FEED = f"m.set_source(c.earthquakes({TIMES}), replace=True)"
 
 
 #: Run in the kernel: send greetings until the subscriber's connection carries messages; after the run, send ``end``.
-HELLO = "for _ in range(50): m._sockets.publisher._socket.send_multipart([b'hello', b'', b''])"
+HELLO = (
+    "m._sockets.publisher.has_listeners()\n"
+    "for _ in range(50): m._sockets.publisher._socket.send_multipart([b'hello', b'', b''])"
+)
 END = "assert m.wait(120)\nm._sockets.publisher._socket.send_multipart([b'end', b'', b''])"
 
 

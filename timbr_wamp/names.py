@@ -24,6 +24,10 @@ NODE_PREFIX = f"{PREFIX}.node"
 DEFAULT_MACHINE = "machine"
 DEFAULT_REALM = "timbr"
 
+#: First bytes of the topics of batches on a machine's publishing socket: of all records, and of a sample of them. No
+#: message id begins with a zero byte.
+BATCHES, SAMPLES = b"\0batches:", b"\0samples:"
+
 _COMPONENT = re.compile(r"[a-z0-9_]{1,64}")
 _AUTHID = re.compile(r"[a-z0-9_]{1,32}")
 _KERNEL_ID = re.compile(r"(?P<authid>[a-z0-9_]{1,32})_[0-9a-f]{12}")
@@ -111,6 +115,11 @@ def host_uri(authid: str, *parts: str) -> str:
 def new_run() -> str:
     """Return a new run id, 16 random hex digits. Record numbers are unique within a run."""
     return secrets.token_hex(8)
+
+
+def new_listener(form: bytes) -> bytes:
+    """Return a new topic for one listener to batches: ``form`` is `BATCHES` or `SAMPLES`."""
+    return form + secrets.token_hex(8).encode()
 
 
 #: The last three digits of an oid, in order.

@@ -148,21 +148,29 @@ export interface RecordMeta {
 /** A record on the wire: ``[seq, oid, text, meta]``. */
 export type RecordRow = [seq: number, oid: string, text: string | null, meta: string];
 
+/** A record in the block of a `RecordsBatch`: ``[seq, oid, values, meta]``. */
+export type BlockRow = [seq: number, oid: string, values: unknown[] | null, meta: RecordMeta];
+
+/** Consecutive records, in one text. */
+export interface RecordsBatch {
+  run: string;
+  first_seq: number;
+  last_seq: number;
+  count: number;
+  layout: number[];
+  block: string;
+}
+
 /** Kept records after a given number, oldest first. */
 export interface RecordsPage {
   run: string;
   first_available: number;
   last_seq: number;
-  rows: RecordRow[];
+  batches: RecordsBatch[];
 }
 
-/** Consecutive records, sent as one event. */
-export interface RecordsBatch {
-  run: string;
-  first_seq: number;
-  last_seq: number;
-  rows: RecordRow[];
-}
+/** Second frame of a batch on a machine's publishing socket, as JSON. */
+export type BatchHead = [run: string, first_seq: number, last_seq: number, count: number, layout: number[], sampled: number, sent_bytes: number, acknowledge: boolean];
 
 /** A failure of a slot in one attempt at a message. */
 export interface ErrorRow {

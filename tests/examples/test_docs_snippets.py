@@ -440,7 +440,7 @@ def numbers() -> dict[str, list[str]]:
             f"event | {PAYLOAD_LIMIT_BYTES // MIB} MiB",
         ],
         "explanation/delivery.md": [
-            f"above {constant('EVENTS_PER_S', 'components'):g} records a second",
+            f"above {constant('EVENTS_PER_S', 'machine'):g} records a second",
             f"last {constant('KNOWN_OIDS'):,} such oids",
             f"{constant('BUFFER_ROWS'):,} rows wait",
         ],

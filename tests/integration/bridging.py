@@ -166,14 +166,17 @@ class Remote:
 class SocketMachine:
     """A machine made of sockets: speaks the local wire, sees who subscribes, sends what the test says.
 
-    Its records are ``[n]`` for numbers n; ``kept`` are given as refills.
+    Its records are ``[n]`` for numbers n; all from ``first_kept`` on are given as refills.
     """
 
     def __init__(self, settings: Settings, file: KernelFile, name: str = "machine") -> None:
         self.run, self.name = secrets.token_hex(8), name
         self.last_seq, self.first_kept = 0, 1
         self.refills: list[int] = []
-        self.subscribers = 0
+        #: Topics of those who listen now, in the order in which they came.
+        self.listeners: list[bytes] = []
+        #: How many came.
+        self.came = 0
         self._context = zmq.Context()
         self._pub, self._control = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
         stem = settings.runtime_dir / f"t-{secrets.token_hex(4)}"
@@ -200,13 +203,27 @@ class SocketMachine:
         for _ in range(count):
             self.last_seq += 1
             if not lost(self.last_seq):
-                with self._lock:
-                    self._pub.send_multipart([item.encode() for item in self.row(self.last_seq)[1:]])
+                self.send(self.last_seq, self.last_seq)
+
+    def send(self, first: int, last: int, *, sampled: int = 1) -> None:
+        """Send records as one batch to all listeners."""
+        batch = self.batch(first, last)
+        with self._lock:
+            for topic in self.listeners:
+                head = [self.run, first, last, batch["count"], [], sampled, 0, False]
+                self._pub.send_multipart([topic, json.dumps(head).encode(), batch["block"].encode()])
+
+    def batch(self, first: int, last: int) -> dict[str, Any]:
+        rows = [self.row(seq) for seq in range(first, last + 1)]
+        return {
+            "run": self.run, "first_seq": first, "last_seq": last, "count": len(rows), "layout": [],
+            "block": json.dumps(rows),
+        }  # fmt: skip
 
     def row(self, seq: int) -> list[Any]:
         meta = {"run": self.run, "seq": seq, "attempt": 1, "revision": 1}
         meta |= {"received_at": 0.0, "finished_at": 0.0, "errored": False}
-        return [seq, f"{seq:024x}", f"[{seq}]", json.dumps(meta)]
+        return [seq, f"{seq:024x}", [seq], meta]
 
     def __enter__(self) -> SocketMachine:
         return self
@@ -221,7 +238,12 @@ class SocketMachine:
         while not self._closing.is_set():
             with self._lock:
                 while self._pub.poll(0):
-                    self.subscribers += 1 if self._pub.recv()[0] == 1 else -1
+                    change = self._pub.recv()
+                    if change[0] == 1:
+                        self.listeners.append(change[1:])
+                        self.came += 1
+                    else:
+                        self.listeners.remove(change[1:])
             if self._control.poll(10):
                 identity, frame = self._control.recv_multipart()
                 number, name, args, _, _ = msgspec.msgpack.decode(frame)
@@ -232,6 +254,8 @@ class SocketMachine:
         status = to_builtins(Status(name=self.name, run=self.run, state="running", last_seq=self.last_seq))
         if name == "status":
             return status
+        if name == "__received__":
+            return None
         if name == "__changes__":
             time.sleep(min(args[2], 0.05))  # a poll that is answered early is a poll all the same
             return {"status": status, "events": [], "errors": [], "event_number": 0, "error_number": 0}
@@ -239,5 +263,6 @@ class SocketMachine:
         _, after_seq, limit = args
         self.refills.append(after_seq)
         first = max(after_seq + 1, self.first_kept)
-        rows = [self.row(seq) for seq in range(first, min(first + limit, self.last_seq + 1))]
-        return {"run": self.run, "first_available": self.first_kept, "last_seq": self.last_seq, "rows": rows}
+        last = min(first + limit - 1, self.last_seq)
+        batches = [self.batch(first, last)] if first <= last else []
+        return {"run": self.run, "first_available": self.first_kept, "last_seq": self.last_seq, "batches": batches}

@@ -238,10 +238,11 @@ def test_a_machine_is_called_over_the_router_and_knows_its_caller(
             await until(lambda: statuses)
             await remote.call("machine.start")
             oids = [await remote.call("machine.put", n) for n in range(20)]
-            await until(lambda: sum(len(batch["rows"]) for batch in records) >= 20)
-            rows = [row for batch in records for row in batch["rows"]]
+            await until(lambda: sum(batch["count"] for batch in records) >= 20)
+            rows = rows_of(records)
             assert [row[1] for row in rows] == oids
-            assert [json.loads(row[2])[1] for row in rows] == [2 * n for n in range(20)]
+            assert [row[2] for row in rows] == [[n, 2 * n] for n in range(20)]
+            assert {tuple(batch["layout"]) for batch in records} == {(1, 8)}
             await until(lambda: statuses[-1]["last_seq"] == 20)
 
     run(work())
@@ -289,21 +290,26 @@ def test_records_are_read_only_while_somebody_is_subscribed(
             await remote.there()
             with SocketMachine(settings, plain_kernel) as machine:
                 await remote.machine_there()
-                assert machine.subscribers == 0
+                assert not machine.listeners
                 subscription = await connection.subscribe(remote.uri("machine", "records"), lambda *a, details: None)
-                await until(lambda: machine.subscribers == 1)
+                await until(lambda: len(machine.listeners) == 1)
                 await subscription.unsubscribe()
-                await until(lambda: machine.subscribers == 0)
+                await until(lambda: not machine.listeners)
                 # a subscriber that vanishes without a word counts as gone too
                 stranger = subprocess.Popen(
                     [sys.executable, "-c", STRANGER, router.unix_url, router.admin_token, remote.uri("machine")]
                 )
-                await until(lambda: machine.subscribers == 1)
+                await until(lambda: len(machine.listeners) == 1)
                 stranger.kill()
                 stranger.wait(5)
-                await until(lambda: machine.subscribers == 0)
+                await until(lambda: not machine.listeners)
 
     run(work())
+
+
+def rows_of(batches: list[Any]) -> list[Any]:
+    """Return the rows of all batches."""
+    return [row for batch in batches for row in json.loads(batch["block"])]
 
 
 STRANGER = """
@@ -328,11 +334,11 @@ def test_records_that_were_lost_in_transit_are_filled_in(
             with SocketMachine(settings, plain_kernel) as machine:
                 await remote.machine_there()
                 batches = await remote.subscribe("machine.records")
-                await until(lambda: machine.subscribers == 1)
+                await until(lambda: len(machine.listeners) == 1)
                 # every third is lost, and the last ones, which only the status tells
                 machine.publish(3000, lost=lambda seq: seq % 3 == 0 or seq > 2990)
                 await until(lambda: batches and batches[-1]["last_seq"] == 3000)
-                rows = [row for batch in batches for row in batch["rows"]]
+                rows = rows_of(batches)
                 assert rows == [machine.row(seq) for seq in range(rows[0][0], 3001)]
                 assert rows[0][0] == 1
                 assert machine.refills
@@ -340,7 +346,7 @@ def test_records_that_were_lost_in_transit_are_filled_in(
     run(work())
 
 
-def test_single_events_above_the_cap_are_a_sample_marked_as_one(
+def test_what_the_machine_samples_is_published_as_single_events_marked_as_a_sample(
     settings: Settings, router: Router, plain_kernel: KernelFile
 ) -> None:
     async def work() -> None:
@@ -355,16 +361,13 @@ def test_single_events_above_the_cap_are_a_sample_marked_as_one(
             with SocketMachine(settings, plain_kernel) as machine:
                 await remote.machine_there()
                 await connection.subscribe(remote.uri("machine"), on_event)
-                await until(lambda: machine.subscribers == 1)
-                machine.publish(1)
+                await until(lambda: len(machine.listeners) == 1)
+                machine.send(1, 1)
                 await until(lambda: events)
                 assert events == [(f"{1:024x}", [1], 1)]
-                started = time.monotonic()
-                machine.publish(5000)
-                machine.publish(1)
-                await until(lambda: events[-1][2] > 1)
-                await asyncio.sleep(0.3)
-                assert len(events) < 250 * (time.monotonic() - started + 1.0)
+                machine.send(2, 3, sampled=7)
+                await until(lambda: len(events) == 3)
+                assert events[1:] == [(f"{2:024x}", [2], 7), (f"{3:024x}", [3], 7)]
 
     run(work())
 

@@ -36,8 +36,8 @@ let finish;
 const finished = new Promise((resolve) => (finish = resolve));
 
 function onBatch({ argsList }) {
-  const { run, rows: batch } = argsList[0];
-  for (const [seq, oid, , meta] of batch) rows.push({ run, seq, oid, revision: JSON.parse(meta).revision });
+  const { run, block } = argsList[0];
+  for (const [seq, oid, , meta] of JSON.parse(block)) rows.push({ run, seq, oid, revision: meta.revision });
   if (rows.length >= wanted) finish();
 }
 

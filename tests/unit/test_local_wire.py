@@ -20,7 +20,7 @@ import zmq
 from machine_kit import LIMIT_S, Machines, MemoryJournal, wait_until
 
 from timbr_wamp import runtime
-from timbr_wamp.contract import MACHINE, FunctionRef, Status
+from timbr_wamp.contract import MACHINE, FunctionRef, Status, records_from_batch
 from timbr_wamp.contract.structs import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES
 from timbr_wamp.errors import (
     ControlBusy,
@@ -284,8 +284,8 @@ def test_a_slow_subscriber_loses_records_but_can_ask_for_all_of_them(served, pee
     while after < 10_000:
         page = MACHINE["records"].result(peer.call("records", served.run, after, 1000))
         assert page.last_seq == 10_000
-        seen += [row.oid for row in page.rows]
-        after = page.rows[-1].seq
+        seen += [record.oid for batch in page.batches for record in records_from_batch(batch)]
+        after = page.batches[-1].last_seq
     assert seen == oids
 
 
@@ -490,9 +490,10 @@ def test_the_newest_records_fit_one_payload_in_bytes_whatever_their_texts(served
     for _ in range(60):
         served.put(letter * 3_000)
         served.get()
-    for rows in (peer.call("recent", 60), peer.call("records", served.run, 0)["rows"]):
-        assert rows
-        assert sum(len(row[2].encode()) for row in rows) < PAYLOAD_LIMIT_BYTES
+    assert sum(len(row[2].encode()) for row in peer.call("recent", 60)) < PAYLOAD_LIMIT_BYTES
+    (batch,) = peer.call("records", served.run, 0)["batches"]
+    assert batch["count"] == 60 if letter == "x" else batch["count"] > 20
+    assert len(batch["block"].encode()) < PAYLOAD_LIMIT_BYTES
 
 
 def test_a_row_that_is_large_only_by_what_unset_slots_carry_travels_with_its_values(served, peer):
@@ -536,8 +537,9 @@ def test_a_large_record_comes_in_parts_and_its_row_tells_its_size(served, peer):
     served.put(large)
     served.get()
     page = MACHINE["records"].result(peer.call("records", served.run, 0))
-    assert page.rows[0].text is None
-    size = orjson.loads(page.rows[0].meta)["text_bytes"]
+    (record,) = records_from_batch(page.batches[0])
+    size = record.meta.text_bytes
+    assert record.values == ()
     assert size > ROW_LIMIT_BYTES
     number = peer.send("record", served.run, 1)
     parts = []

@@ -92,7 +92,7 @@ def test_a_failing_callback_is_shown_once_counted_and_called_again(topic, capsys
 
 def test_an_event_that_cannot_be_read_is_a_failure_too(topic, capsys):
     subscription = CallbackSubscription(object(), "records", "f", lambda: print)
-    subscription.begin(topic.subscribe, lambda args, _: args[0]["rows"])
+    subscription.begin(topic.subscribe, lambda args, _: args[0]["block"])
     topic.handler({})
     assert subscription.failures == 1
     assert "KeyError" in capsys.readouterr().err

@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 from timbr_wamp.components.kernel_supervisor import RestartLimit
 from timbr_wamp.components.relay import (
     ERRORS_PER_S,
-    EVENTS_PER_S,
     STATUS_MAX_INTERVAL_S,
     STATUS_MIN_INTERVAL_S,
     RateLimit,
-    Sampler,
     StatusThrottle,
     SubscribedTopics,
     split_to_fit,
 )
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, IopubMessage, Status, to_builtins
+from timbr_wamp.machine.serving.sampler import EVENTS_PER_S, Sampler
 
 K = "io.timbr.kernel.lab_0123456789ab"
 

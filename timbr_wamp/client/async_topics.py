@@ -19,6 +19,7 @@ from timbr_wamp.contract import (
     RecordsBatch,
     SlotInfo,
     Status,
+    texts_from_batch,
 )
 from timbr_wamp.errors import InvalidArgument, NoMachine, NoSuchProcedure
 from timbr_wamp.faces.tap import Tap
@@ -97,7 +98,7 @@ class AsyncTopics:
         tap = Tap(str(label), index, n, on_close=lambda: end())
 
         def feed(batch: RecordsBatch) -> None:
-            tap.publish([(row.seq, row.oid, row.text) for row in batch.rows[-n:]])
+            tap.publish(texts_from_batch(batch[-n:]))
 
         subscription = await self._on("records", partial(msgspec.convert, type=RecordsBatch), feed)
 

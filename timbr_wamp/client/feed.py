@@ -1,7 +1,7 @@
 """Reliable delivery of numbered rows over lossy topics: `Batcher` on the sender's side, `Feed` on the reader's.
 
-Sans-I/O: no sockets, no threads, no clock. A row is any sequence whose first item is its number;
-numbers start at 1 in each run and have no holes. The topic may lose, repeat or reorder batches. The
+Sans-I/O: no sockets, no threads, no clock. Rows are numbered from 1 in each run, without holes, and come as batches of
+consecutive ones, into which nobody looks here. The topic may lose, repeat or reorder batches. The
 reader requests missing rows from the sender, which keeps the newest ones (`Refill`), and reports rows
 that the sender no longer keeps (`Gap`).
 
@@ -10,22 +10,29 @@ The cost is per batch, not per row, while no batch is lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-import msgspec
+from timbr_wamp.contract import RecordsBatch
 
-from timbr_wamp.contract import ROW_LIMIT_BYTES
+__all__ = ["Batcher", "Deliver", "Feed", "Gap", "Instruction", "Refill", "Rows", "RunChanged", "joined"]
 
-__all__ = ["Batch", "Batcher", "Deliver", "Feed", "Gap", "Instruction", "Refill", "RunChanged", "record_row"]
 
-Row: TypeAlias = Sequence[Any]
+class Rows(Protocol):
+    """Consecutive rows: a list of them, or a `RecordsBatch`."""
 
-#: A batch is sent when it reaches this number of rows or bytes, or when its first row is this old.
-BATCH_ROWS, BATCH_BYTES, BATCH_AGE_S = 200, 256 * 1024, 0.020
-#: Most rows that are held while earlier rows are missing; further rows are dropped and requested later.
-PENDING_ROWS = 10_000
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
+#: A batch is sent when it reaches this number of rows or bytes, or this long after the one before.
+BATCH_ROWS, BATCH_BYTES, BATCH_AGE_S = 200, 256 * 1024, 0.010
+#: Most rows, and bytes of them, that are held while earlier rows are missing; further rows are dropped and requested
+#: later.
+PENDING_ROWS, PENDING_BYTES = 10_000, 16 * 1024 * 1024
 #: Most rows per request.
 REFILL_ROWS = 500
 #: Number of earlier runs that are remembered, to recognize their late batches.
@@ -35,78 +42,76 @@ PAST_RUNS = 16
 # --- sender ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Consecutive rows of one run, the content of a `contract.RecordsBatch`."""
-
-    run: str
-    first_seq: int
-    last_seq: int
-    rows: list[Row]
-
-
 class Batcher:
-    """Collects consecutive rows into batches. Not thread-safe."""
+    """Joins consecutive batches of one layout into larger ones. Not thread-safe.
+
+    The first records after a quiet time are passed on at once; others wait, until `BATCH_AGE_S` after what was passed
+    on last, for more to join them.
+    """
 
     def __init__(
         self, *, max_rows: int = BATCH_ROWS, max_bytes: int = BATCH_BYTES, max_age_s: float = BATCH_AGE_S
     ) -> None:
         self._max_rows, self._max_bytes, self._max_age_s = max_rows, max_bytes, max_age_s
-        self._run = ""
-        self._rows: list[Row] = []
-        self._bytes = 0
+        self._waiting: list[RecordsBatch] = []
+        self._rows = 0
+        #: Size of what waits.
+        self.size_bytes = 0
+        self._passed_on_at = -math.inf
         self._due: float | None = None
 
-    def add(self, run: str, row: Row, size_bytes: int, now: float) -> list[Batch]:
-        """Add a row; return the batches that are complete, usually none.
-
-        A row of another run, or whose number does not follow the last one, starts a new batch.
-        """
-        done: list[Batch] = []
-        rows = self._rows
-        if rows and (row[0] != rows[-1][0] + 1 or run != self._run or self._bytes + size_bytes > self._max_bytes):
-            done.append(self._take())
-            rows = self._rows
-        if not rows:
-            self._run, self._due = run, now + self._max_age_s
-        rows.append(row)
-        self._bytes += size_bytes
-        if len(rows) >= self._max_rows or self._bytes >= self._max_bytes:
-            done.append(self._take())
+    def add(self, batch: RecordsBatch, now: float) -> list[RecordsBatch]:
+        """Add a batch; return those that are complete, often none."""
+        done: list[RecordsBatch] = []
+        size = batch.size_bytes
+        if self._waiting and not self._joins(batch, size):
+            done.append(self._take(now))
+        due = self._due if self._due is not None else max(now, self._passed_on_at + self._max_age_s)
+        self._due = due
+        self._waiting.append(batch)
+        self._rows += batch.count
+        self.size_bytes += size
+        if self._rows >= self._max_rows or self.size_bytes >= self._max_bytes or now >= due:
+            done.append(self._take(now))
         return done
+
+    def _joins(self, batch: RecordsBatch, size_bytes: int) -> bool:
+        last = self._waiting[-1]
+        return (
+            batch.first_seq == last.last_seq + 1
+            and batch.run == last.run
+            and batch.layout == last.layout
+            and self._rows + batch.count <= self._max_rows
+            and self.size_bytes + size_bytes <= self._max_bytes
+        )
 
     @property
     def due(self) -> float | None:
-        """When the current batch is due, on the clock of `add`'s ``now``; None without a batch."""
+        """When what waits is due, on the clock of `add`'s ``now``; None when nothing waits."""
         return self._due
 
-    def flush(self, now: float | None = None) -> Batch | None:
-        """Return the current batch if it is due at ``now``, or in any case for None; None without a batch."""
-        if self._due is None or (now is not None and now < self._due):
-            return None
-        return self._take()
+    def flush(self, now: float) -> RecordsBatch | None:
+        """Return what waits if it is due at ``now``."""
+        return None if self._due is None or now < self._due else self._take(now)
 
-    def _take(self) -> Batch:
-        rows, self._rows, self._bytes, self._due = self._rows, [], 0, None
-        return Batch(self._run, rows[0][0], rows[-1][0], rows)
+    def _take(self, now: float) -> RecordsBatch:
+        taken, self._waiting = self._waiting, []
+        self._rows = self.size_bytes = 0
+        self._passed_on_at, self._due = now, None
+        return joined(taken)
 
 
-def record_row(seq: int, oid: str, text: str, meta: str, *, limit_bytes: int = ROW_LIMIT_BYTES) -> tuple[Row, int]:
-    """Return a record's wire row and its size in bytes. A text over the limit is replaced by its size in ``meta``.
-
-    >>> record_row(7, "oid", "[1,1]", '{"run":"r"}')
-    ([7, 'oid', '[1,1]', '{"run":"r"}'], 19)
-    >>> record_row(7, "oid", "[1,1]", '{"run":"r"}', limit_bytes=4)
-    ([7, 'oid', None, '{"run":"r","text_bytes":5}'], 29)
-    """
-    # A text of n characters has at most 4n bytes in UTF-8, so short texts need not be encoded to check the limit.
-    text_bytes = len(text) if len(text) * 4 <= limit_bytes else len(text.encode("utf-8", "surrogatepass"))
-    if text_bytes <= limit_bytes:
-        return [seq, oid, text, meta], text_bytes + len(meta) + len(oid)
-    content = msgspec.json.decode(meta, type=dict[str, Any])
-    content["text_bytes"] = text_bytes
-    meta = msgspec.json.encode(content).decode()
-    return [seq, oid, None, meta], len(meta) + len(oid)
+def joined(batches: Sequence[RecordsBatch]) -> RecordsBatch:
+    """Return consecutive batches of one layout as one."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    block = f"[{','.join([batch.block[1:-1] for batch in batches])}]"
+    count = sum(batch.count for batch in batches)
+    last_seq = batches[-1].last_seq
+    return RecordsBatch(
+        run=first.run, first_seq=first.first_seq, last_seq=last_seq, count=count, layout=first.layout, block=block
+    )
 
 
 # --- reader ------------------------------------------------------------------------------------
@@ -117,7 +122,7 @@ class Deliver:
     """Deliver these rows next. They are consecutive, and none was delivered before."""
 
     run: str
-    rows: Sequence[Row]
+    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +172,18 @@ class Feed:
         after_seq: int | None = None,
         refill_rows: int = REFILL_ROWS,
         pending_rows: int = PENDING_ROWS,
+        pending_bytes: int = PENDING_BYTES,
     ) -> None:
         self.run = run
         self._after_seq = after_seq
         #: Number of the next row to deliver; None until it is known.
         self.expected: int | None = after_seq + 1 if run is not None and after_seq is not None else None
-        self._refill_rows, self._pending_limit = refill_rows, pending_rows
+        self._refill_rows, self._pending_limit, self._pending_limit_bytes = refill_rows, pending_rows, pending_bytes
         #: Batches held until earlier rows arrive, by their first number.
-        self._pending: dict[int, Sequence[Row]] = {}
+        self._pending: dict[int, Rows] = {}
         self._pending_count = 0
+        #: Size of the held batches; 0 for batches that do not tell theirs.
+        self.pending_bytes = 0
         #: Highest number that certainly exists in the run; missing rows up to it are requested.
         self._known = 0
         #: Highest number reported by a status. Rows up to it that are still missing at the next status are lost.
@@ -185,7 +193,7 @@ class Feed:
         self._open_refill: Refill | None = None
         self._past: dict[str, int] = {}
 
-    def on_batch(self, run: str, first_seq: int, last_seq: int, rows: Sequence[Row]) -> list[Instruction]:
+    def on_batch(self, run: str, first_seq: int, last_seq: int, rows: Rows) -> list[Instruction]:
         """Handle a live batch of consecutive rows ``first_seq`` to ``last_seq``."""
         if run == self.run and first_seq == self.expected and not self._pending:
             self.expected = last_seq + 1
@@ -201,7 +209,7 @@ class Feed:
             if first_seq > self.expected:
                 self._hold(first_seq, rows)
             else:
-                self._deliver(rows[self.expected - first_seq :], out)
+                self._deliver(first_seq, rows, out)
         return self._request_missing(out)
 
     def on_status(self, run: str, last_seq: int, *, confirmed: bool = False) -> list[Instruction]:
@@ -222,8 +230,10 @@ class Feed:
         self._known = max(self._known, trusted)
         return self._request_missing(out)
 
-    def on_page(self, run: str, first_available: int, last_seq: int, rows: Sequence[Row]) -> list[Instruction]:
-        """Handle the answer to the open `Refill`: kept rows after the requested number.
+    def on_page(
+        self, run: str, first_available: int, last_seq: int, batches: Sequence[tuple[int, Rows]]
+    ) -> list[Instruction]:
+        """Handle the answer to the open `Refill`: kept rows after the requested number, with each batch's first number.
 
         ``first_available`` is the number of the oldest kept row, ``last_seq + 1`` when none is kept.
         """
@@ -235,11 +245,10 @@ class Feed:
         before = self.expected
         self._known = max(self._known, last_seq)
         self._advance(first_available, out)
-        for part in _consecutive(rows):
-            first, last = part[0][0], part[-1][0]
+        for first, rows in batches:
             self._advance(first, out)  # the rows before are not kept, so they are lost
-            if last >= self.expected:
-                self._deliver(part[max(0, self.expected - first) :], out)
+            if first + len(rows) > self.expected:
+                self._deliver(first, rows, out)
         # After an answer without progress, wait for the next status, so as not to request in a loop.
         return self._request_missing(out, ask=self.expected > before)
 
@@ -273,7 +282,7 @@ class Feed:
             del self._past[next(iter(self._past))]
         out.append(RunChanged(run, self.run))
         self.run, self.expected = run, self._past.pop(run, 1)
-        self._pending, self._pending_count = {}, 0
+        self._pending, self._pending_count, self.pending_bytes = {}, 0, 0
         self._known = self._reported = 0
         self._trust_next_status, self._open_refill = True, None
         return True
@@ -288,11 +297,13 @@ class Feed:
 
     # --- order ------------------------------------------------------------------------------
 
-    def _deliver(self, rows: Sequence[Row], out: list[Instruction]) -> None:
-        """Deliver rows that start with the expected one."""
+    def _deliver(self, first_seq: int, rows: Rows, out: list[Instruction]) -> None:
+        """Deliver what of these rows was not delivered; the expected one is among them."""
         assert self.run is not None
-        out.append(Deliver(self.run, rows))
-        self.expected = rows[-1][0] + 1
+        assert self.expected is not None
+        last_seq = first_seq + len(rows) - 1
+        out.append(Deliver(self.run, rows[self.expected - first_seq :] if first_seq < self.expected else rows))
+        self.expected = last_seq + 1
         self._drain(out)
 
     def _drain(self, out: list[Instruction]) -> None:
@@ -306,19 +317,24 @@ class Feed:
                 return
             rows = self._pending.pop(first)
             self._pending_count -= len(rows)
-            rest = rows[self.expected - first :]
-            if rest:
-                out.append(Deliver(self.run, rest))
-                self.expected = rest[-1][0] + 1
+            self.pending_bytes -= _size_bytes(rows)
+            if first + len(rows) > self.expected:
+                out.append(Deliver(self.run, rows[self.expected - first :]))
+                self.expected = first + len(rows)
 
-    def _hold(self, first_seq: int, rows: Sequence[Row]) -> None:
+    def _hold(self, first_seq: int, rows: Rows) -> None:
         """Hold rows that arrived before earlier ones; drop them when too many are held."""
         have = self._pending.get(first_seq)
         if have is not None and len(have) >= len(rows):
             return
-        if self._pending_count + len(rows) > self._pending_limit:
+        count, size_bytes = len(rows), _size_bytes(rows)
+        if have is not None:
+            count, size_bytes = count - len(have), size_bytes - _size_bytes(have)
+        too_large = self.pending_bytes and self.pending_bytes + size_bytes > self._pending_limit_bytes
+        if too_large or self._pending_count + count > self._pending_limit:
             return
-        self._pending_count += len(rows) - (0 if have is None else len(have))
+        self._pending_count += count
+        self.pending_bytes += size_bytes
         self._pending[first_seq] = rows
 
     def _advance(self, to_seq: int, out: list[Instruction]) -> None:
@@ -341,15 +357,5 @@ class Feed:
         return out
 
 
-def _consecutive(rows: Sequence[Row]) -> list[Sequence[Row]]:
-    """Return ``rows`` split at holes in their numbers.
-
-    >>> _consecutive([[1], [2], [5]])
-    [[[1], [2]], [[5]]]
-    """
-    if not rows:
-        return []
-    if rows[-1][0] - rows[0][0] == len(rows) - 1:
-        return [rows]
-    cuts = [i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0] + 1]
-    return [rows[start:end] for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+def _size_bytes(rows: Rows) -> int:
+    return int(getattr(rows, "size_bytes", 0))

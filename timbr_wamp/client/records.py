@@ -18,11 +18,13 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import msgspec
+
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.feed import Deliver, Feed, Gap, Instruction, Refill, RunChanged
 from timbr_wamp.client.shared_connection import SharedConnection
 from timbr_wamp.client.tasks import Tasks, as_timbr_error, first_of
-from timbr_wamp.contract import MACHINE, Record, RecordRow, Status, record_from_row
+from timbr_wamp.contract import MACHINE, Record, RecordsBatch, Status, records_from_batch
 from timbr_wamp.errors import LoopClosed, RunMismatch, TimbrError
 from timbr_wamp.names import kernel_uri
 
@@ -182,8 +184,8 @@ class RecordStream:
         if self._overrun or self._failed is not None:
             return
         try:
-            batch = args[0] if args else kwargs
-            self._carry_out(self._feed.on_batch(batch["run"], batch["first_seq"], batch["last_seq"], batch["rows"]))
+            batch = msgspec.convert(args[0] if args else kwargs, RecordsBatch, strict=False)
+            self._carry_out(self._feed.on_batch(batch.run, batch.first_seq, batch.last_seq, batch))
         except Exception as error:  # a batch that makes no sense, or a fault of ours
             logger.exception("a batch of %s could not be read", self.kernel_id)
             self._fail(error)
@@ -215,7 +217,7 @@ class RecordStream:
     def _add(self, part: _Part) -> None:
         rows, size_bytes = 1, 0
         if isinstance(part, Deliver):
-            rows, size_bytes = len(part.rows), sum(len(row[2] or "") for row in part.rows)
+            rows, size_bytes = len(part.rows), getattr(part.rows, "size_bytes", 0)
         elif isinstance(part, Gap):
             self._shared.counts.gaps += 1
         elif isinstance(part, Status):
@@ -258,7 +260,7 @@ class RecordStream:
             return
         self._shared.counts.refills += 1
         try:
-            page = await self._call("records", refill.run, refill.after_seq, refill.limit)
+            answer = await self._call("records", refill.run, refill.after_seq, refill.limit)
         except RunMismatch:
             self._feed.on_refill_failed(refill)
             await self._fetch_status_if_possible()
@@ -266,7 +268,9 @@ class RecordStream:
             logger.debug("could not fetch records of %s: %s", self.kernel_id, error)
             self._feed.on_refill_failed(refill)
         else:
-            self._carry_out(self._feed.on_page(page["run"], page["first_available"], page["last_seq"], page["rows"]))
+            page = MACHINE["records"].result(answer)
+            batches = [(batch.first_seq, batch) for batch in page.batches]
+            self._carry_out(self._feed.on_page(page.run, page.first_available, page.last_seq, batches))
 
     async def _fetch_status_if_possible(self) -> None:
         try:
@@ -302,6 +306,8 @@ class _RecordIterator:
     def __init__(self, shared: SharedConnection, stream: RecordStream, timeout_s: float | None) -> None:
         self._shared, self._stream, self._timeout_s = shared, stream, timeout_s
         self._place = _Place(0, [], 0, 0)
+        #: The part that was parsed last, and its records.
+        self._parsed: tuple[Deliver | None, list[Record]] = (None, [])
         #: It gives no more items; and its stream is closed, which an interrupted close leaves to the next one.
         self._closed = self._released = False
 
@@ -317,9 +323,18 @@ class _RecordIterator:
             if not isinstance(part, Deliver):
                 return part, _Place(before, parts, at + 1, 0)
             if row < len(part.rows):
-                return record_from_row(RecordRow(*part.rows[row])), _Place(before, parts, at, row + 1)
+                return self._records_of(part)[row], _Place(before, parts, at, row + 1)
             at, row = at + 1, 0
         return None, _Place(before + at, [], 0, 0)
+
+    def _records_of(self, part: Deliver) -> list[Record]:
+        """Return the records of a part, all of which are parsed when the first is handed over."""
+        known, records = self._parsed
+        if known is not part:
+            assert isinstance(part.rows, RecordsBatch)
+            records = records_from_batch(part.rows)
+            self._parsed = (part, records)
+        return records
 
     def __del__(self) -> None:
         if not self._released:

@@ -8,6 +8,7 @@ answered with any number of ``[id, "progress", value]`` and then ``[id, "result"
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +94,13 @@ class ControlClient:
             raise CallTimeout(f"{self._name}.{name}", timeout_s or 0.0) from None
         finally:
             self._pending.pop(number, None)
+
+    def send(self, name: str, args: Sequence[object]) -> None:
+        """Send a request that is not answered; it is dropped if it cannot be sent now."""
+        if not self._closed:
+            with contextlib.suppress(zmq.Again):
+                self._socket.send(_encode([next(self._numbers), name, args, {}, None]), zmq.NOBLOCK)
+            self._reader.wake()
 
     def close(self) -> None:
         """Disconnect; requests in progress fail with `NoMachine`. Idempotent."""

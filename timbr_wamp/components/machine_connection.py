@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 import zmq
 
-from timbr_wamp.client.feed import Batch
+from timbr_wamp.components.batch_socket import BatchSocket
 from timbr_wamp.components.control_client import ControlClient
 from timbr_wamp.components.records_subscriber import RecordsSubscriber
 from timbr_wamp.components.relay import STATUS_MIN_INTERVAL_S
-from timbr_wamp.contract import MACHINE, MachineBrief, Status
+from timbr_wamp.contract import MACHINE, MachineBrief, RecordsBatch, Status
 from timbr_wamp.errors import CallTimeout, ControlBusy, TimbrError
+from timbr_wamp.names import SAMPLES
 from timbr_wamp.runtime import MachineFile
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,11 @@ class WantedTopics:
 class MachineSink:
     """Base class for what receives a machine's records and changes. Methods must not block."""
 
-    def on_batch(self, batch: Batch) -> None:
-        """Handle consecutive records, as wire rows."""
+    def on_batch(self, batch: RecordsBatch) -> None:
+        """Handle consecutive records; none is left out."""
+
+    def on_sample(self, batch: RecordsBatch, sampled: int) -> None:
+        """Handle some records, one in ``sampled``."""
 
     def on_status(self, status: Status) -> None:
         """Handle a status. It is called often, also without a change."""
@@ -79,6 +83,7 @@ class MachineConnection:
         self._context, self.file, self._sink, self._can_send = context, file, sink, can_send
         self._control = ControlClient(context, file, kernel_id)
         self._records: RecordsSubscriber | None = None
+        self._samples: BatchSocket | None = None
         self._wanted = WantedTopics()
         #: Name, run and state, for the kernel's own state.
         self.brief = MachineBrief(name=file.name, run=file.run, state="idle")
@@ -90,8 +95,10 @@ class MachineConnection:
     def want(self, wanted: WantedTopics) -> None:
         """Start or stop reading, according to the topics that have subscribers."""
         before, self._wanted = self._wanted, wanted
-        if (before.records, before.events) != (wanted.records, wanted.events):
-            self._read_records(wanted)
+        if before.records != wanted.records:
+            self._read_records(wanted.records)
+        if before.events != wanted.events:
+            self._read_samples(wanted.events)
         if (wanted.status and not before.status) or (wanted.records and not before.records):
             self.poll_status()
             self._poll_now.set()
@@ -117,9 +124,8 @@ class MachineConnection:
 
     async def close(self) -> None:
         """Disconnect from the machine. Idempotent."""
-        if self._records is not None:
-            self._records.close()
-            self._records = None
+        self._read_records(False)
+        self._read_samples(False)
         self._control.close()
         for task in self._tasks:
             task.cancel()
@@ -132,19 +138,27 @@ class MachineConnection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _read_records(self, wanted: WantedTopics) -> None:
+    def _read_records(self, wanted: bool) -> None:
         if self._records is not None:
             self._records.close()
-            self._records = None
-        if wanted.records or wanted.events:
+        self._records = None
+        if wanted:
             self._records = RecordsSubscriber(
-                self._context,
-                self.file,
-                self._control,
-                complete=wanted.records,
-                on_batch=self._sink.on_batch,
-                can_send=self._can_send,
+                self._context, self.file, self._control, on_batch=self._sink.on_batch, can_send=self._can_send
             )
+
+    def _read_samples(self, wanted: bool) -> None:
+        if self._samples is not None:
+            self._samples.close()
+        self._samples = None
+        if wanted:
+            self._samples = BatchSocket(
+                self._context, self.file, self._control, SAMPLES, on_batch=self._on_sample, held_bytes=lambda: 0
+            )
+
+    def _on_sample(self, batch: RecordsBatch, sampled: int) -> None:
+        if self._can_send():
+            self._sink.on_sample(batch, sampled)
 
     async def _fetch_status(self) -> None:
         try:

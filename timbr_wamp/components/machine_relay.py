@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from timbr_wamp.client.feed import Batch
 from timbr_wamp.components.machine_connection import MachineConnection, MachineSink, WantedTopics
-from timbr_wamp.components.relay import RateLimit, Sampler, StatusThrottle, SubscribedTopics
-from timbr_wamp.contract import MACHINE, TOPICS, MachineBrief, Procedure, Status, to_builtins
+from timbr_wamp.components.relay import RateLimit, StatusThrottle, SubscribedTopics
+from timbr_wamp.contract import (
+    MACHINE,
+    TOPICS,
+    MachineBrief,
+    Procedure,
+    RecordsBatch,
+    Status,
+    texts_from_batch,
+    to_builtins,
+)
 from timbr_wamp.errors import InvalidArgument, NoMachine, PayloadTooLarge
 from timbr_wamp.names import kernel_uri
 
@@ -56,7 +64,7 @@ class MachineRelay(MachineSink):
         self._topics = {topic: self._uri(topic) for topic in TOPICS["machine"]}
         self._brief: MachineBrief | None = None
         self._status: Status | None = None
-        self._throttle, self._sampler, self._errors = StatusThrottle(), Sampler(), RateLimit()
+        self._throttle, self._errors = StatusThrottle(), RateLimit()
         #: The current machine; None without one.
         self.machine: MachineConnection | None = None
 
@@ -99,17 +107,13 @@ class MachineRelay(MachineSink):
 
     # --- from the machine --------------------------------------------------------------------
 
-    def on_batch(self, batch: Batch) -> None:
+    def on_batch(self, batch: RecordsBatch) -> None:
         if self._subscribed.has_subscribers(self._topics["records"]):
-            payload = {"run": batch.run, "first_seq": batch.first_seq, "last_seq": batch.last_seq, "rows": batch.rows}
-            send(self._connection, self._topics["records"], payload)
-        if self._subscribed.has_subscribers(self._topics[""]):
-            self._send_events(batch)
+            send(self._connection, self._topics["records"], to_builtins(batch))
 
-    def _send_events(self, batch: Batch) -> None:
-        rows = self._sampler.take(batch.rows, time.monotonic())
-        keywords: dict[str, Any] = {"sampled": self._sampler.n} if self._sampler.n > 1 else {}
-        for _, oid, text, _ in rows:
+    def on_sample(self, batch: RecordsBatch, sampled: int) -> None:
+        keywords: dict[str, Any] = {"sampled": sampled} if sampled > 1 else {}
+        for _, oid, text in texts_from_batch(batch):
             values = [] if text is None else orjson.loads(text)  # a row without text was too large
             send(self._connection, self._topics[""], oid, values, **keywords)
 

@@ -6,17 +6,13 @@ Sans-I/O: no sockets, no tasks, no clock. The rates are those of the contract's 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, IopubMessage, Status
 
-T = TypeVar("T")
-
-#: Rate limit of single records on the machine's topic; above it they are sampled, one in n.
-EVENTS_PER_S = 200.0
 ERRORS_PER_S = 10.0
 #: Shortest interval between statuses, and longest one while the topic has subscribers.
 STATUS_MIN_INTERVAL_S = 0.25
@@ -119,33 +115,6 @@ def _state_fields(status: Status) -> tuple[object, ...]:
 
 def _counter_fields(status: Status) -> tuple[object, ...]:
     return status.put, status.last_seq, status.errored, status.dropped, status.refused, status.queue_size
-
-
-class Sampler:
-    """Samples a stream down to about ``per_s`` items per second: one in n, with n from the current rate."""
-
-    #: Interval for computing n, in seconds.
-    WINDOW_S = 0.25
-
-    def __init__(self, per_s: float = EVENTS_PER_S) -> None:
-        self._allowed = max(1.0, per_s * self.WINDOW_S)
-        #: One in ``n`` items is taken.
-        self.n = 1
-        self._window_end = -math.inf
-        self._seen = 0
-        self._phase = 0
-
-    def take(self, items: Sequence[T], now: float) -> Sequence[T]:
-        """Return the items to publish."""
-        if now >= self._window_end:
-            quiet = now >= self._window_end + self.WINDOW_S
-            self.n = 1 if quiet else max(1, math.ceil(self._seen / self._allowed))
-            self._window_end, self._seen = now + self.WINDOW_S, 0
-        self._seen += len(items)
-        self.n = max(self.n, math.ceil(self._seen / self._allowed))  # for a burst within the window
-        first = (self.n - 1 - self._phase) % self.n
-        self._phase = (self._phase + len(items)) % self.n
-        return items[first :: self.n]
 
 
 class RateLimit:

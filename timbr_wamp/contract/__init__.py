@@ -14,12 +14,22 @@ from timbr_wamp.contract.api import (
     NodeApi,
 )
 from timbr_wamp.contract.declaration import Procedure, Topic, to_builtins
-from timbr_wamp.contract.record import Outcome, Record, outcome_kind, record_from_call, record_from_row
+from timbr_wamp.contract.record import (
+    Outcome,
+    Record,
+    outcome_kind,
+    record_from_call,
+    record_from_row,
+    records_from_batch,
+    texts_from_batch,
+)
 from timbr_wamp.contract.structs import (
     PAYLOAD_LIMIT_BYTES,
     ROW_LIMIT_BYTES,
     Access,
     Backpressure,
+    BatchHead,
+    BlockRow,
     CallResult,
     CompleteReply,
     Discovery,
@@ -62,6 +72,8 @@ from timbr_wamp.contract.structs import (
 __all__ = [
     "Access",
     "Backpressure",
+    "BatchHead",
+    "BlockRow",
     "CallResult",
     "CompleteReply",
     "Discovery",
@@ -119,5 +131,7 @@ __all__ = [
     "outcome_kind",
     "record_from_call",
     "record_from_row",
+    "records_from_batch",
+    "texts_from_batch",
     "to_builtins",
 ]

@@ -145,8 +145,8 @@ class MachineApi(Protocol):
     def records(self, run: str, after_seq: int, limit: int = 200) -> RecordsPage:
         """Return at most ``limit`` kept records with ``seq > after_seq``, oldest first.
 
-        ``after_seq=0`` starts with the oldest kept record. Fewer than ``limit`` rows may be returned
-        when rows are large, and none when there are no later records.
+        ``after_seq=0`` starts with the oldest kept record. Fewer than ``limit`` records may be returned
+        when they are large, and none when there are no later records.
         """
 
     @procedure(Access.READ, progress=str, errors=(e.RunMismatch, e.RecordNotFound, e.PayloadTooLarge))
@@ -315,10 +315,10 @@ _TOPICS = (
         "",
         Access.READ,
         tuple[str, list[Any]],
-        "One event per record, ``(oid, [in, f0, …])``. Above the bridge's rate limit the records are sampled: "
+        "One event per record, ``(oid, [in, f0, …])``. Above 200 a second the records are sampled by the machine: "
         "the keyword ``sampled=n`` says that one in n is published.",
     ),
-    Topic("machine", "records", Access.READ, RecordsBatch, "All records, in batches."),
+    Topic("machine", "records", Access.READ, RecordsBatch, "All records, in batches of at most about 200."),
     Topic("machine", "status", Access.READ, Status, "Published on change, at most 4/s; retained.", retained=True),
     Topic("machine", "event", Access.READ, Event, "Changes of the machine's state."),
     Topic(

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import orjson
 
 from timbr_wamp.contract.displayable import Printer, render
-from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow
+from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow, RecordsBatch
+
+T = TypeVar("T")
+
+
+class _TextRow(msgspec.Struct, array_like=True):
+    """A row whose values are only split."""
+
+    seq: int
+    oid: str
+    values: list[msgspec.Raw] | None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.seq, self.oid, self.values))
+
 
 _decode_meta = msgspec.json.Decoder(RecordMeta).decode
+_decode_rows = msgspec.json.Decoder(list[tuple[int, str, list[Any] | None, RecordMeta]]).decode
+_split_rows = msgspec.json.Decoder(list[_TextRow]).decode
 
 OutcomeKind = Literal["value", "error", "skipped"]
 
@@ -35,7 +53,7 @@ class Record(tuple[Any, ...]):
     meta: RecordMeta
 
     @classmethod
-    def make(cls, oid: str, values: list[Any], meta: RecordMeta, texts: list[str] | None = None) -> Record:
+    def make(cls, oid: str, values: Sequence[Any], meta: RecordMeta, texts: list[str] | None = None) -> Record:
         """Return a record of ``values`` = ``[in, f0, …]``."""
         record = cls((oid, *values, *((oid, *texts) if texts else ())))
         record.meta = meta
@@ -132,6 +150,36 @@ def record_from_row(row: RecordRow, *, include_serialized: bool = False) -> Reco
     values = orjson.loads(row.text)
     texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
     return Record.make(row.oid, values, meta, texts)
+
+
+def records_from_batch(batch: RecordsBatch) -> list[Record]:
+    """Return all records of a batch. One whose values were too large has none; ``meta`` has their size."""
+    whole = _whole(batch.layout)
+    make = Record.make
+    return [
+        make(oid, [] if values is None else whole(values), meta) for _, oid, values, meta in _decode_rows(batch.block)
+    ]
+
+
+def texts_from_batch(batch: RecordsBatch) -> list[tuple[int, str, bytes | None]]:
+    """Return ``(seq, oid, JSON text [in, f0, …])`` of all records of a batch; None for one that was too large."""
+    whole = _whole(batch.layout)
+    return [
+        (seq, oid, None if values is None else b"[%b]" % b",".join(whole(values)))
+        for seq, oid, values in _split_rows(batch.block)
+    ]
+
+
+def _whole(layout: Sequence[int]) -> Callable[[Sequence[T]], Sequence[T]]:
+    """Return a function that repeats the values of a row as its layout says.
+
+    >>> _whole([1, 2])(["a", "b"])
+    ('a', 'b', 'b')
+    """
+    positions = [number for number, count in enumerate(layout) for _ in range(count)]
+    if len(positions) < 2:
+        return lambda values: values
+    return itemgetter(*positions)
 
 
 def record_from_call(result: CallResult, now: float, *, include_serialized: bool = False) -> Record:

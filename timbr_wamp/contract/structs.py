@@ -17,6 +17,8 @@ from timbr_wamp.tables import timestamp
 __all__ = [
     "Access",
     "Backpressure",
+    "BatchHead",
+    "BlockRow",
     "CallResult",
     "CompleteReply",
     "Discovery",
@@ -93,6 +95,9 @@ EventKind = Literal[
     "stalled",
     "object_failed",
 ]
+
+
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Access(enum.Enum):
@@ -340,6 +345,52 @@ class RecordRow(msgspec.Struct, array_like=True):
     meta: str
 
 
+class BlockRow(msgspec.Struct, array_like=True):
+    """A record in the block of a `RecordsBatch`: ``[seq, oid, values, meta]``."""
+
+    seq: int
+    oid: str
+    #: The values that were made, see the batch's ``layout``; None when they are too large: ``meta`` then has
+    #: ``text_bytes``.
+    values: list[Any] | None
+    meta: RecordMeta
+
+
+class RecordsBatch(msgspec.Struct, kw_only=True):
+    """Consecutive records, in one text."""
+
+    run: str
+    first_seq: int
+    last_seq: int
+    #: Number of records.
+    count: int
+    #: How many of a record's positions ``in, f0, f1, …`` each entry of ``values`` stands for: an unset slot passes a
+    #: value on, which is written once. Empty: one each.
+    layout: list[int]
+    #: JSON text of the list of all rows, each of them a `BlockRow`.
+    block: str
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> RecordsBatch:
+        """Return consecutive ones of these records."""
+        start, stop, _ = part.indices(self.count)
+        if (start, stop) == (0, self.count):
+            return self
+        texts = _split(self.block)[start:stop]
+        first, last = self.first_seq + start, self.first_seq + start + len(texts) - 1
+        block = (b"[%b]" % b",".join(texts)).decode()
+        return RecordsBatch(
+            run=self.run, first_seq=first, last_seq=last, count=len(texts), layout=self.layout, block=block
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """About the size of the text in UTF-8."""
+        return len(self.block) * (1 if self.block.isascii() else 3)
+
+
 class RecordsPage(msgspec.Struct, kw_only=True):
     """Kept records after a given number, oldest first."""
 
@@ -347,16 +398,24 @@ class RecordsPage(msgspec.Struct, kw_only=True):
     #: Number of the oldest kept record; ``last_seq + 1`` when none is kept.
     first_available: int
     last_seq: int
-    rows: list[RecordRow]
+    #: Each follows the one before; a new one begins where the layout changes.
+    batches: list[RecordsBatch]
 
 
-class RecordsBatch(msgspec.Struct, kw_only=True):
-    """Consecutive records, sent as one event."""
+class BatchHead(msgspec.Struct, array_like=True):
+    """Second frame of a batch on a machine's publishing socket, as JSON."""
 
     run: str
     first_seq: int
     last_seq: int
-    rows: list[RecordRow]
+    count: int
+    layout: list[int]
+    #: One in so many records is in the batch; 1: all of them.
+    sampled: int
+    #: Bytes sent to this listener up to and including this batch.
+    sent_bytes: int
+    #: The listener is to acknowledge ``sent_bytes`` when the batch no longer takes memory there.
+    acknowledge: bool
 
 
 class ErrorRow(Displayable, msgspec.Struct, kw_only=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import timbr_wamp
-from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, record_from_row
+from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, records_from_batch
 from timbr_wamp.errors import InvalidName
 from timbr_wamp.magic.callbacks import CallArguments, CallbackSubscription, Decode
 from timbr_wamp.magic.commands import KERNEL_TOPICS, MACHINE_TOPICS
@@ -201,4 +201,4 @@ def _typed(kind: Any) -> Decode:
 
 def _each_record(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[CallArguments]:
     batch = msgspec.convert(args[0] if args else kwargs, RecordsBatch, strict=False)
-    return (((record_from_row(row),), {}) for row in batch.rows)
+    return (((record,), {}) for record in records_from_batch(batch))

@@ -138,13 +138,13 @@ class WholeRows(Sequence[Row]):
     """The rows of blocks for sinks, made when the first sink looks at one."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
         self._length = sum(map(len, blocks))
         self._rows: list[Row] | None = None
 
     def _made(self) -> list[Row]:
         if self._rows is None:
-            self._rows = [row for block in self._blocks for row in block.rows()]
+            self._rows = [row for block in self.blocks for row in block.rows()]
         return self._rows
 
     @overload

@@ -9,7 +9,8 @@ Procedures that only read are answered in the control thread. Those that the con
 code (slots, hooks, handlers, a journal) or wait: each runs in a new thread, a bounded number at a time. With hooks or a
 journal, all calls of `put` run in one further thread, in order.
 
-``__changes__(event_number, error_number, timeout_s)`` is a long poll for bridges.
+Two more requests are for bridges: ``__changes__(event_number, error_number, timeout_s)`` is a long poll;
+``__received__(topic, sent_bytes)`` acknowledges batches and is not answered, see `Listener.acknowledge`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -47,7 +49,7 @@ POOL_LOOKING = POOL_LIMIT // 2
 CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
 #: Most failures in one report.
 CHANGES_ROWS = 100
-CHANGES = "__changes__"
+CHANGES, RECEIVED = "__changes__", "__received__"
 
 #: Calls under way at which a call of that name is refused; others: `POOL_LIMIT`.
 _PLACES = {
@@ -82,8 +84,10 @@ class Poll:
 class ControlServer:
     """The control thread of one machine."""
 
-    def __init__(self, machine: Machine, router: zmq.Socket[bytes]) -> None:
-        self._machine, self._router = machine, router
+    def __init__(
+        self, machine: Machine, router: zmq.Socket[bytes], acknowledge: Callable[[bytes, int | None], None]
+    ) -> None:
+        self._machine, self._router, self._acknowledge = machine, router, acknowledge
         self._replies: deque[tuple[bytes, bytes]] = deque()
         self._polls: list[Poll] = []
         self._pooled = 0
@@ -173,11 +177,14 @@ class ControlServer:
     def _handle(
         self, identity: bytes, request_id: int, name: str, args: list[Any], kwargs: dict[str, Any], author: str | None
     ) -> None:
-        if name == CHANGES:
+        if name in (CHANGES, RECEIVED):
             try:
-                self._add_poll(identity, request_id, *msgspec.convert(args, tuple[int, int, float]))
+                if name == CHANGES:
+                    self._add_poll(identity, request_id, *msgspec.convert(args, tuple[int, int, float]))
+                else:
+                    self._acknowledge(*msgspec.convert(args, tuple[bytes, int | None]))
             except msgspec.ValidationError as error:
-                self._reply_error(identity, request_id, errors.InvalidArgument(CHANGES, str(error)))
+                self._reply_error(identity, request_id, errors.InvalidArgument(name, str(error)))
             return
         procedure = MACHINE.get(name)
         if procedure is None:

@@ -34,6 +34,7 @@ from timbr_wamp.contract import (
     outcome_kind,
 )
 from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
+from timbr_wamp.machine.records.batches import page
 from timbr_wamp.machine.records.rows import CompactRow, whole_text
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
@@ -76,8 +77,7 @@ class MachineService:
 
     def records(self, run: str, after_seq: int, limit: int = 200) -> RecordsPage:
         first, last, kept = self._machine.recorder.after(run, after_seq, min(max(limit, 1), PAGE_ROWS), PAGE_BYTES)
-        rows = _page(map(bounded_row, kept))
-        return RecordsPage(run=run, first_available=first, last_seq=last, rows=rows)
+        return RecordsPage(run=run, first_available=first, last_seq=last, batches=page(run, kept, PAGE_BYTES))
 
     def record(self, run: str, seq: int) -> RecordRow:
         kept = self._machine.recorder.row(run, seq)

@@ -21,7 +21,7 @@ import zmq
 from timbr_wamp import plugins, runtime
 from timbr_wamp.errors import CallTimeout
 from timbr_wamp.machine.serving.control import ControlServer
-from timbr_wamp.machine.serving.publisher import SEND_HIGH_WATER_MARK, Publisher
+from timbr_wamp.machine.serving.publisher import Publisher
 from timbr_wamp.settings import load_settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LocalSockets:
         leftovers: list[Path] = []
         try:
             pub, router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
-            pub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
+            publisher = Publisher(pub, machine.run)
             pub.setsockopt(zmq.LINGER, 0)
             router.setsockopt(zmq.LINGER, 500)
             file = runtime.MachineFile(
@@ -75,13 +75,13 @@ class LocalSockets:
                 leftovers = _bind_ipc(runtime.private_folder(runtime_dir), pub, router, file)
             else:
                 _bind_curve(pub, router, file)
-            control = ControlServer(machine, router)
+            control = ControlServer(machine, router, publisher.acknowledge)
             path = runtime.write_file(runtime_dir / f"machine-{os.getpid()}-{machine.name}.json", file)
         except BaseException:
             context.destroy(linger=0)
             raise
         control.start()
-        return cls(context, Publisher(pub), control, file, path, leftovers)
+        return cls(context, publisher, control, file, path, leftovers)
 
     def close(self) -> None:
         """Close sockets, end the control thread, remove the files. Idempotent."""
