@@ -746,6 +746,10 @@ class NotAuthorized(TimbrError, PermissionError):
         return f"this token's role may not {self.action} {self.name}; ask for one with a higher role"
 
 
+#: `UnknownKernel.kernel` when none was named, and when the only one is the kernel that asks.
+ANY_KERNEL, OTHER_KERNEL = "(any)", "(any other)"
+
+
 class UnknownKernel(TimbrError, LookupError):
     """No kernel on the router has that id or name."""
 
@@ -756,7 +760,25 @@ class UnknownKernel(TimbrError, LookupError):
         self.kernel, self.known = kernel, tuple(known)
 
     def __str__(self) -> str:
-        return f"no kernel {self.kernel!r} on the router; known kernels: {', '.join(self.known) or 'none'}"
+        unnamed = {ANY_KERNEL: "kernel", OTHER_KERNEL: "kernel but this one"}
+        which = unnamed.get(self.kernel) or f"kernel {self.kernel!r}"
+        return f"no {which} on the router; known kernels: {', '.join(self.known) or 'none'}"
+
+
+class OwnKernel(TimbrError, RuntimeError):
+    """The kernel was asked to run code by a cell of its own."""
+
+    uri = ERROR_PREFIX + "own_kernel"
+
+    def __init__(self, kernel_id: str) -> None:
+        super().__init__(kernel_id)
+        self.kernel_id = kernel_id
+
+    def __str__(self) -> str:
+        return (
+            f"kernel {self.kernel_id} is the one that asks: it runs one cell after the other, so it would wait for "
+            "itself; run the code directly, or select another kernel"
+        )
 
 
 class AmbiguousKernel(TimbrError, LookupError):

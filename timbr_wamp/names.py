@@ -32,6 +32,8 @@ _COMPONENT = re.compile(r"[a-z0-9_]{1,64}")
 _AUTHID = re.compile(r"[a-z0-9_]{1,32}")
 _KERNEL_ID = re.compile(r"(?P<authid>[a-z0-9_]{1,32})_[0-9a-f]{12}")
 _OID = re.compile(r"[0-9a-f]{24}")
+#: What the router takes. It drops the connection of whoever asks for a realm with another name.
+_REALM = re.compile(r"[A-Za-z][A-Za-z0-9_\-@.]{2,254}")
 
 
 def checked_component(text: str) -> str:
@@ -45,6 +47,13 @@ def checked_authid(text: str) -> str:
     """Return ``text`` if it is a valid name of a token: 1 to 32 lower-case letters, digits or ``_``."""
     if not _AUTHID.fullmatch(text):
         raise InvalidName(text, "1 to 32 of a-z, 0-9 and _")
+    return text
+
+
+def checked_realm(text: str) -> str:
+    """Return ``text`` if it is a valid name of a realm."""
+    if not _REALM.fullmatch(text):
+        raise InvalidName(text, "a realm: a letter, and 2 to 254 of A-Z, a-z, 0-9, _, -, @ and .")
     return text
 
 

@@ -124,6 +124,13 @@ class MachineFile(ProcessFile, kw_only=True):
         return f"MachineFile(name={self.name!r}, pid={self.pid}, run={self.run!r})"
 
 
+class AttachedFile(msgspec.Struct, kw_only=True):
+    """The id of a kernel that timbr_wamp did not start, kept for its next bridge: ``attached-….json``."""
+
+    kernel_id: str
+    connection_file: str
+
+
 F = TypeVar("F", bound=ProcessFile)
 
 
@@ -193,17 +200,34 @@ def own_process_started() -> float:
     return process_started(os.getpid()) or 0.0
 
 
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
+    """Write a file atomically: it has its old content or the new one. ``sync``: it is on the disk on return.
+
+    Raises:
+        OSError: it names the file, and the file has its old content.
+    """
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
 def write_file(path: Path, content: ProcessFile) -> Path:
     """Write a runtime file atomically, with mode 0600; return its path."""
     private_folder(path.parent)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(content))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(path, msgspec.json.encode(content))
     return path
 
 
@@ -245,6 +269,24 @@ def kernel_file(runtime_dir: Path, kernel_id: str) -> Path:
 def headless_file(runtime_dir: Path, kernel_id: str) -> Path:
     """Return the path of a headless process's file."""
     return runtime_dir / f"headless-{kernel_id}.json"
+
+
+def kernel_ids_of(runtime_dir: Path, connection_file: str) -> frozenset[str]:
+    """Return the ids under which the kernel with that connection file (links resolved) is known on this computer."""
+    found = set()
+    kinds: tuple[tuple[str, type[KernelFile | AttachedFile]], ...] = (
+        ("kernel-", KernelFile),
+        ("attached-", AttachedFile),
+    )
+    for prefix, kind in kinds:
+        for path in runtime_dir.glob(f"{prefix}*.json"):
+            try:
+                file = msgspec.json.decode(path.read_bytes(), type=kind)
+            except (OSError, msgspec.MsgspecError):
+                continue
+            if os.path.realpath(file.connection_file) == connection_file:
+                found.add(file.kernel_id)
+    return frozenset(found)
 
 
 def bridge_file(runtime_dir: Path, kernel_id: str) -> Path:

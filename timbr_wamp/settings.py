@@ -11,13 +11,13 @@ import os
 import socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from timbr_wamp.errors import InvalidName, InvalidSetting
+from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting
 from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid
 
 APP = "timbr_wamp"
@@ -56,7 +56,7 @@ class Settings:
     #: Folder with mode 0700 for sockets and runtime files of running processes.
     runtime_dir: Path = field(default_factory=lambda: _default_runtime_dir())
     #: Folder for persistent data: node folder, tokens, the router's environment.
-    data_dir: Path = field(default_factory=lambda: Path(platformdirs.user_data_dir(APP)))
+    data_dir: Path = field(default_factory=lambda: _default_data_dir("data_dir"))
     #: The router's virtual environment. None means a folder in ``data_dir``.
     router_env: Path | None = None
     #: Path of a crossbar executable to use instead of the router's environment.
@@ -94,16 +94,16 @@ def load_settings(
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
-    config_dir = Path(environ.get(ENV_PREFIX + "CONFIG_DIR") or platformdirs.user_config_dir(APP))
-    for path in (config_dir / "config.toml", project_file(folder, environ)):
-        values.update(settings_of_file(path))
+    for path in (_user_file(environ), project_file(folder, environ)):
+        if path is not None:
+            values.update(settings_of_file(path))
     values.update(_from_environment(environ))
     for name, value in explicit.items():
         if name not in NAMES:
             raise InvalidSetting(name, "arguments", f"unknown setting; known settings: {', '.join(NAMES)}")
         if value is not None:
             values[name] = _converted(name, value, "arguments")
-    return replace(Settings(), **values)
+    return Settings(**values)
 
 
 def project_file(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
@@ -114,8 +114,28 @@ def project_file(project: Path | None = None, environ: Mapping[str, str] | None 
     """
     environ = os.environ if environ is None else environ
     named = next((environ[name] for name in PROJECT_VARIABLES if environ.get(name)), None)
-    path = project or (Path(named).expanduser() if named is not None else Path.cwd())
+    path = project or (expanded(named) if named is not None else working_folder())
     return path if path.suffix == ".toml" and not path.is_dir() else path / PROJECT_FILE
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~name`` replaced by the home folder.
+
+    Raises:
+        InvalidArgument: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidArgument("path", f"{path}: there is no such home folder") from None
+
+
+def working_folder() -> Path:
+    """Return the working folder; it need not exist any more."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()
 
 
 def _default_runtime_dir() -> Path:
@@ -123,7 +143,29 @@ def _default_runtime_dir() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid() if hasattr(os, 'getuid') else 0}"
     if os.access(base, os.W_OK):
         return Path(base) / APP
-    return Path(platformdirs.user_data_dir(APP)) / "run"
+    return _default_data_dir("runtime_dir") / "run"
+
+
+def _default_data_dir(setting: str) -> Path:
+    """Return the user's folder for data.
+
+    Raises:
+        InvalidSetting: the user has no home folder, as in a container with any user id.
+    """
+    try:
+        return Path(platformdirs.user_data_dir(APP))
+    except RuntimeError:
+        problem = f"this user has no home folder; set {ENV_PREFIX}{setting.upper()}, or HOME"
+        raise InvalidSetting(setting, "defaults", problem) from None
+
+
+def _user_file(environ: Mapping[str, str]) -> Path | None:
+    """Return the path of the user's own file; None for a user without a home folder."""
+    folder = environ.get(ENV_PREFIX + "CONFIG_DIR")
+    try:
+        return Path(folder or platformdirs.user_config_dir(APP)) / "config.toml"
+    except RuntimeError:
+        return None
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -136,6 +178,15 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file; it may begin with a byte order mark, as some editors write it.
+
+    Raises:
+        OSError, ValueError: it cannot be read; it is not TOML, or not UTF-8.
+    """
+    return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+
+
 def settings_of_file(path: Path) -> dict[str, Any]:
     """Return the table ``[settings]`` of a file; empty when there is no file.
 
@@ -143,10 +194,12 @@ def settings_of_file(path: Path) -> dict[str, Any]:
         InvalidSetting: the file is not valid TOML, or has an unknown name or an invalid value.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("settings", {})
+        table = read_toml(path).get("settings", {})
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InvalidSetting("(file)", str(path), f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise InvalidSetting("(file)", str(path), f"not readable as TOML: {error}") from None
     if not isinstance(table, dict):
         raise InvalidSetting("settings", str(path), "is not a table; write [settings]")
@@ -159,14 +212,14 @@ def settings_of_file(path: Path) -> dict[str, Any]:
 def _converted(name: str, value: object, origin: str) -> object:
     try:
         if name in _PATHS:
-            return Path(str(value)).expanduser()
+            return expanded(str(value))
         if name == "port":
             return int(str(value))
         if name == "shutdown_interval_s":
             return float(str(value))
         if name == "host":
             return checked_authid(str(value))
-    except InvalidName as error:
+    except (InvalidName, InvalidArgument) as error:
         raise InvalidSetting(name, origin, str(error)) from None
     except ValueError:
         raise InvalidSetting(name, origin, f"{value!r} is not a number") from None

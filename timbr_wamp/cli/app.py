@@ -14,7 +14,7 @@ from timbr_wamp.cli.machines import put, set_slot, slots, status, tail, watch
 from timbr_wamp.cli.progress import graph, progress, wait
 from timbr_wamp.cli.project import diff, export, validate
 from timbr_wamp.cli.router import router
-from timbr_wamp.cli.services import bridge, host
+from timbr_wamp.cli.services import bridge, host, wampify_command
 from timbr_wamp.cli.tokens import token
 from timbr_wamp.cli.up import demo, up
 from timbr_wamp.errors import InvalidSetting
@@ -78,7 +78,5 @@ for command in (
 
 
 def wampify() -> None:
-    """Run ``timbr-wamp bridge`` under its name in juno-magic."""
-    import sys
-
-    main(args=["bridge", *sys.argv[1:]], prog_name="wampify")
+    """Run ``timbr-wamp bridge FILE`` under its name in juno-magic."""
+    wampify_command.main(prog_name="wampify")

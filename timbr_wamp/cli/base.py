@@ -1,11 +1,12 @@
-"""Shared by all commands: the group that prints errors as one sentence, common options, JSON output, the client.
+"""Shared by all commands: errors as one sentence, common options, JSON output, the client.
 
-Exit status: 0 success, 1 a `TimbrError` (a sentence on stderr), 2 wrong usage, 130 Ctrl-C.
+Exit status: 0 success, 1 failure (a sentence on stderr), 2 wrong usage, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
@@ -13,13 +14,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
 from timbr_wamp.errors import TimbrError
+from timbr_wamp.settings import working_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Width of a table that is written to a pipe.
 PIPE_WIDTH = 200
+#: What an error of stdout names.
+OUTPUT = "cannot write to stdout"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +49,8 @@ def command_name() -> str:
         return "timbr-wamp"
     if not beside.exists():
         return f"{shlex.quote(sys.executable)} -m timbr_wamp"
-    return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
+    here = working_folder()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
 
 
 class CommandFailed(click.ClickException):
@@ -54,11 +59,27 @@ class CommandFailed(click.ClickException):
     exit_code = 1
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"timbr-wamp: {self.message}", err=True, file=file)
+        with suppress(OSError):  # stderr is full or closed; the exit status still tells
+            click.echo(f"timbr-wamp: {self.message}", err=True, file=file)
 
 
-class Commands(click.Group):
-    """A group of commands that prints a `TimbrError` as one sentence, or with ``--debug`` as a traceback."""
+class OneSentence(click.Command):
+    """A command that prints its errors as one sentence, or with ``--debug`` as a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command, as `click.Command.main`; what cannot be written is a sentence too."""
+        prepare_streams()
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # at exit, Python would print a failure as "Exception ignored"
+        except OSError as error:  # of --help, and of the flush; `invoke` converts those of commands
+            problem = _problem(error)
+            give_up_stdout()
+            CommandFailed(problem).show()
+            sys.exit(CommandFailed.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -72,10 +93,88 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             ctx.exit(130)  # 128 + SIGINT, as in shells; click would use 1
         except BrokenPipeError:
-            # The reader of a pipe has closed it, as in `timbr-wamp tail | head`. Without this, Python fails when
-            # it flushes stdout at exit: https://docs.python.org/3/library/signal.html#note-on-sigpipe
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            give_up_stdout()  # its reader has closed it, as in `timbr-wamp tail | head`
             ctx.exit(0)
+        except (OSError, UnicodeError) as error:
+            problem = _problem(error)
+            if ctx.params.get("debug"):
+                raise
+            raise CommandFailed(problem) from error
+
+
+class Commands(OneSentence, click.Group):
+    """The group of all commands."""
+
+
+def prepare_streams() -> None:
+    """Make the standard streams such that a command can use them.
+
+    A character that the encoding of stdout does not have is written as an escape. A stream that is closed is
+    opened again, because the number of its descriptor would be given to the next file or socket: stdout for
+    reading only, so that writing to it fails, and stderr and stdin on the null device.
+    """
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            _to_null_device(number, flags)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    if type(sys.stdout) is io.TextIOWrapper:  # the process's own, not one that a test put there
+        line_buffering, encoding = sys.stdout.line_buffering, sys.stdout.encoding
+        sys.stdout = _Output(sys.stdout.detach(), encoding, "backslashreplace", line_buffering=line_buffering)
+
+
+class _Output(io.TextIOWrapper):
+    """Stdout, whose errors name it as those of files do."""
+
+    def write(self, text: str) -> int:
+        with _naming(OUTPUT):
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _naming(OUTPUT):
+            super().flush()
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
+
+
+def give_up_stdout() -> None:
+    """Let what is still to be written to stdout vanish. Python would fail when it flushes it at exit.
+
+    See https://docs.python.org/3/library/signal.html#note-on-sigpipe.
+    """
+    _to_null_device(1, os.O_WRONLY)
+
+
+def _to_null_device(number: int, flags: int) -> None:
+    descriptor = os.open(os.devnull, flags)
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.set_inheritable(number, True)
+
+
+def _problem(error: OSError | UnicodeError) -> str:
+    """Return an error of a file, of stdout or of an encoding as a sentence."""
+    if isinstance(error, UnicodeError):
+        return str(error)
+    text = error.strerror or str(error) or type(error).__name__
+    if OUTPUT in (error.filename, error.filename2):
+        give_up_stdout()
+    files = [os.fsdecode(file) for file in (error.filename, error.filename2) if isinstance(file, (str, bytes))]
+    return f"{' and '.join(files)}: {text}" if files else text
 
 
 def set_up_logging(level: str) -> None:
@@ -159,7 +258,8 @@ def print_json(value: object, *, line: bool = False) -> None:
     """Print a contract value as JSON on stdout; with ``line`` on one line, flushed."""
     from timbr_wamp.contract import to_builtins
 
-    text = json.dumps(to_builtins(value), ensure_ascii=False, indent=None if line else 2)
+    escaped = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    text = json.dumps(to_builtins(value), ensure_ascii=escaped, indent=None if line else 2)
     click.echo(text)
     if line:
         sys.stdout.flush()
@@ -173,6 +273,19 @@ def console() -> Console:
     return Console(highlight=False, width=width)
 
 
+def file_text(name: str) -> str:
+    """Return the text of the file of an argument ``@name``.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise click.UsageError(f"cannot read {name}: {error}") from None
+
+
 def note(text: str) -> None:
-    """Print a message that is not part of the result on stderr."""
-    click.echo(text, err=True)
+    """Print a message that is not part of the result on stderr; no matter when nobody can read it there."""
+    with suppress(OSError):
+        click.echo(text, err=True)

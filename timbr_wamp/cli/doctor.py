@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -19,6 +21,8 @@ MARKS: dict[Verdict, str] = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "p
 
 #: Longest name of a socket of a machine or kernel in the runtime folder.
 SOCKET_NAME_BYTES = 32
+#: Size of the file by which a folder is checked: a block of a disk.
+PROBE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
 
     folder = settings.runtime_dir
     try:
-        runtime.private_folder(folder)
+        _try_to_write(runtime.private_folder(folder))
     except TimbrError as error:
         yield Finding("runtime folder", "problem", str(error), f"chmod 700 {folder}, or set TIMBR_WAMP_RUNTIME_DIR")
     except OSError as error:
@@ -88,9 +92,16 @@ def _folders(settings: Settings) -> Iterator[Finding]:
             yield Finding("socket paths", "ok", f"{used} of {runtime.SOCKET_PATH_LIMIT_BYTES} bytes")
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _try_to_write(settings.data_dir)
         yield Finding("data folder", "ok", str(settings.data_dir))
     except OSError as error:
         yield Finding("data folder", "problem", f"{settings.data_dir}: {error.strerror}", "set TIMBR_WAMP_DATA_DIR")
+
+
+def _try_to_write(folder: Path) -> None:
+    """Write a file of one block that has no name. A full disk takes an empty one."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(PROBE_BYTES))
 
 
 def _crossbar(settings: Settings) -> Iterator[Finding]:

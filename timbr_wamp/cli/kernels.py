@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import command_name, connecting, console, json_option, note, print_json
+from timbr_wamp.cli.base import command_name, connecting, console, file_text, json_option, note, print_json
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -131,13 +131,8 @@ def execute(ctx: click.Context, client: Client, kernel: str, code: str, timeout_
 
 def _code(text: str) -> str:
     if text == "-":
-        return sys.stdin.read()
-    if not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"cannot read {text[1:]}: {error}") from None
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    return file_text(text[1:]) if text.startswith("@") else text
 
 
 def _print_as_json(message: IopubMessage) -> None:

@@ -10,12 +10,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from timbr_wamp.cli.base import connecting, console, json_option, machine_of, machine_option, note, print_json
+from timbr_wamp.cli.base import (
+    connecting,
+    console,
+    file_text,
+    json_option,
+    machine_of,
+    machine_option,
+    note,
+    print_json,
+)
 from timbr_wamp.cli.failures import parse_words, print_revision, slot_key
 from timbr_wamp.errors import MachineFull
 
@@ -350,16 +358,9 @@ def set_slot(
     policy = parse_words(parse_policy, policy_words) if policy_words else None
     remote = machine_of(client, kernel, machine)
     key = slot_key(slot)
-    text = _file_text(source[1:]) if source.startswith("@") else source
+    text = file_text(source[1:]) if source.startswith("@") else source
     if text.strip():
         print_revision(remote.set(key, text, name=name, policy=policy), as_json)
     else:
         del remote[key]
         print_revision(remote.revisions[-1], as_json)
-
-
-def _file_text(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"cannot read {name}: {error}") from None

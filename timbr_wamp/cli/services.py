@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import click
 
-from timbr_wamp.cli.base import note, router_options, set_up_logging, settings_from
+from timbr_wamp.cli.base import OneSentence, note, router_options, set_up_logging, settings_from
 
 
 @click.command()
@@ -26,8 +27,8 @@ def host(ctx: click.Context, url: str | None, realm: str | None, name: str | Non
 
 
 @click.command()
-@click.argument("file", required=False)
-@click.option("--kernel-id", metavar="ID", help="Id of a kernel that timbr-wamp started.")
+@click.argument("file", required=False, metavar="FILE|ID")
+@click.option("--kernel-id", metavar="ID", help="Id of a kernel that timbr-wamp started, in place of FILE.")
 @click.option("--name", help="The kernel's name for people; default: its id.")
 @click.option("--wamp-url", "--url", "url", metavar="URL", help="The router; default: the local one.")
 @click.option("--wamp-realm", "--realm", "realm", metavar="NAME", help="The router's realm.")
@@ -79,3 +80,23 @@ def bridge(
         shutdown_interval_s=settings.shutdown_interval_s,
     )
     ctx.exit(asyncio.run(run_bridge(options)))
+
+
+def _wampify(file: str, **options: Any) -> None:
+    """Run `bridge` as a command of its own."""
+    set_up_logging(settings_from().log_level)
+    assert bridge.callback is not None
+    bridge.callback(file=file, kernel_id=None, **options)
+
+
+#: ``wampify``, juno-magic's command: `bridge` with its connection file.
+wampify_command = OneSentence(
+    "wampify",
+    callback=_wampify,
+    params=[
+        click.Argument(["file"]),
+        *(parameter for parameter in bridge.params if parameter.name not in ("file", "kernel_id")),
+    ],
+    help=bridge.help,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)

@@ -23,9 +23,11 @@ from timbr_wamp.contract import (
     MachineBrief,
 )
 from timbr_wamp.contract.exports import NODE_URIS
-from timbr_wamp.errors import AmbiguousKernel, InvalidArgument
+from timbr_wamp.contract.keywords import keywords_taken
+from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, OwnKernel
 from timbr_wamp.names import DEFAULT_MACHINE, checked_kernel_id, host_uri, kernel_uri
-from timbr_wamp.runtime import HostFile, host_file, read_file
+from timbr_wamp.plugins import own_kernel
+from timbr_wamp.runtime import HostFile, host_file, kernel_ids_of, read_file
 
 T = TypeVar("T")
 
@@ -49,11 +51,15 @@ class AsyncClient:
     async def kernel(self, wanted: str | None = None) -> AsyncKernel:
         """Return the kernel with that id or name, or a unique prefix of one; None means the only kernel.
 
+        The kernel in which this code runs is not chosen by None.
+
         Raises:
             UnknownKernel, AmbiguousKernel: no kernel or several kernels match.
         """
-        info = choose(await self.kernels(), wanted)
-        return AsyncKernel(self._shared, info.kernel_id, info.name)
+        here = own_kernel()
+        own = frozenset[str]() if here is None else kernel_ids_of(self._runtime_dir, here.connection_file())
+        info = choose(await self.kernels(), wanted, own)
+        return AsyncKernel(self._shared, info.kernel_id, info.name, own=info.kernel_id in own)
 
     async def hosts(self) -> list[str]:
         """Return the names of the known hosts: this computer's, and hosts that have kernels."""
@@ -82,8 +88,15 @@ class AsyncClient:
         return AsyncKernel(self._shared, info.kernel_id, info.name)
 
     async def on(self, topic: str, callback: Callable[..., object], *, get_retained: bool = False) -> Subscription:
-        """Call ``callback(*args, **kwargs)`` in the callback thread for each event of a topic."""
-        return await self._shared.subscribe(topic, callback, get_retained=get_retained)
+        """Call ``callback(*args, **kwargs)`` in the callback thread for each event of a topic.
+
+        Keywords that the callback does not take are left out.
+        """
+
+        def take(*args: Any, **kwargs: Any) -> None:
+            callback(*args, **keywords_taken(callback, len(args), kwargs))
+
+        return await self._shared.subscribe(topic, take, get_retained=get_retained)
 
     async def call(self, uri: str, /, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
         """Call any procedure; return its result unconverted."""
@@ -118,9 +131,11 @@ class AsyncClient:
 class AsyncKernel:
     """A kernel on the router. Any loop."""
 
-    def __init__(self, shared: SharedConnection, kernel_id: str, name: str) -> None:
+    def __init__(self, shared: SharedConnection, kernel_id: str, name: str, *, own: bool = False) -> None:
         self._shared = shared
         self.id, self.name = checked_kernel_id(kernel_id), name
+        #: It is the kernel in which this code runs.
+        self.own = own
 
     def __repr__(self) -> str:
         return f"<kernel {self.id} ({self.name})>"
@@ -164,6 +179,9 @@ class AsyncKernel:
         """Run code and return its ``execute_reply``. Output is published on the kernel's topic ``iopub``.
 
         Without ``timeout_s`` there is no limit other than the connection.
+
+        Raises:
+            OwnKernel: it is the kernel in which this code runs.
         """
         return await self._execute("execute", code, timeout_s, silent, store_history, None)
 
@@ -176,7 +194,11 @@ class AsyncKernel:
         silent: bool = False,
         store_history: bool = True,
     ) -> ExecuteReply:
-        """Run code and pass each output message to ``on_output`` in the background loop's thread; it must not block."""
+        """Run code and pass each output message to ``on_output`` in the background loop's thread; it must not block.
+
+        Raises:
+            OwnKernel: it is the kernel in which this code runs.
+        """
         return await self._execute("execute_interactive", code, timeout_s, silent, store_history, on_output)
 
     async def _execute(
@@ -188,6 +210,8 @@ class AsyncKernel:
         store_history: bool,
         on_output: Callable[[IopubMessage], None] | None,
     ) -> ExecuteReply:
+        if self.own:
+            raise OwnKernel(self.id)
         call_s = (
             None if timeout_s is None else timeout_s + CALL_TIMEOUT_S
         )  # so that the kernel's own timeout comes first

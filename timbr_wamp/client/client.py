@@ -36,7 +36,7 @@ def connect(
         NoRouter: no URL was given, configured or found.
         InvalidToken: no token was given, configured or found, or it is malformed.
         TokenRejected: the router does not know the token.
-        NotConnected: the router did not answer within ``timeout_s``.
+        NotConnected: the router did not answer within ``timeout_s``, or has no such realm.
     """
     target = find_router(url, token, realm, settings or load_settings())
     shared = SharedConnection(target.url, target.realm, target.token)
@@ -154,6 +154,8 @@ class Client:
     def kernel(self, wanted: str | None = None) -> RemoteKernel:
         """Return the kernel with that id or name, or a unique prefix of one; None means the only kernel.
 
+        The kernel in which this code runs is not chosen by None.
+
         Raises:
             UnknownKernel, AmbiguousKernel: no kernel or several kernels match.
         """
@@ -176,7 +178,8 @@ class Client:
     def on(self, topic: str, callback: Callable[..., object], *, get_retained: bool = False) -> LiveSubscription:
         """Call ``callback(*args, **kwargs)`` for each event of a topic.
 
-        Callbacks run one after the other in a thread of the client and may use the client.
+        Callbacks run one after the other in a thread of the client and may use the client. Keywords that a
+        callback does not take are left out.
         """
         return LiveSubscription(
             self._shared, self._shared.wait(self.aio.on, topic, callback, get_retained=get_retained)

@@ -40,6 +40,7 @@ from timbr_wamp.errors import (
     TokenRejected,
     TokenRevoked,
 )
+from timbr_wamp.names import checked_realm
 
 __all__ = ["CallInfo", "Connection", "EventInfo", "Registration", "Subscription"]
 
@@ -87,7 +88,7 @@ class Connection:
         on_leave: Callable[[str], None] | None = None,
     ) -> None:
         self.url = url
-        self._realm = realm
+        self._realm = checked_realm(realm)
         self._name, self._secret = split_token(token)
         self._on_join, self._on_leave = on_join, on_leave
         self._retry_cap_s = RETRY_CAP_LOCAL_S if is_local(url) else RETRY_CAP_S
@@ -100,6 +101,8 @@ class Connection:
         self._joined = asyncio.Event()
         self._finished = asyncio.Event()
         self._problem = "not opened yet"
+        #: It has joined before. A realm that was there may come back; one that never was is a mistake.
+        self._has_joined = False
         #: The error that ended the connection for good; None while it is open and after `close`.
         self.failed: TimbrError | None = None
 
@@ -148,7 +151,7 @@ class Connection:
 
         Raises:
             TokenRejected: the router does not know the token.
-            NotConnected: no router answered in time; the connection is closed.
+            NotConnected: no router answered in time, or it has no such realm; the connection is closed.
         """
         if self._supervisor is None:
             self._finished.clear()
@@ -329,7 +332,7 @@ class Connection:
             joined_at = loop.time()
             if self._peers_back_at:
                 self._peers_back_at = joined_at + self._retry_cap_s + JOIN_TIMEOUT_S
-            self._session = session
+            self._session, self._has_joined = session, True
             await self._subscriptions.restore(session)
             await self._notify_joined(session)
             await asyncio.wait([session.ended])
@@ -351,6 +354,8 @@ class Connection:
         except JoinRefused as refused:
             if refused.reason in FATAL_REFUSALS:
                 raise _PermanentFailure(TokenRejected(self._name, refused.message or refused.reason)) from None
+            if refused.reason == "wamp.error.no_such_realm" and not self._has_joined:
+                raise _PermanentFailure(NotConnected(self.url, f"it has no realm {self._realm!r}")) from None
             raise
         except TimbrError as error:  # an invalid URL
             raise _PermanentFailure(error) from None

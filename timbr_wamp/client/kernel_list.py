@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from timbr_wamp.contract import KernelInfo
-from timbr_wamp.errors import AmbiguousKernel, UnknownKernel
+from timbr_wamp.errors import ANY_KERNEL, OTHER_KERNEL, AmbiguousKernel, UnknownKernel
 
 _COLUMNS = ("id", "name", "state", "host", "pid", "machines")
 
@@ -31,10 +31,11 @@ class KernelList(list[KernelInfo]):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def choose(kernels: Iterable[KernelInfo], wanted: str | None) -> KernelInfo:
+def choose(kernels: Iterable[KernelInfo], wanted: str | None, own: Container[str] = ()) -> KernelInfo:
     """Return the kernel whose id or name is ``wanted``, or the only one whose id or name starts with it.
 
-    None means the only kernel that is not offline.
+    None means the only kernel that is not offline. ``own`` are the ids of the kernel that asks: None does not
+    mean that one.
 
     Raises:
         UnknownKernel: no kernel matches.
@@ -42,7 +43,9 @@ def choose(kernels: Iterable[KernelInfo], wanted: str | None) -> KernelInfo:
     """
     kernels = list(kernels)
     if wanted is None:
-        return _only([kernel for kernel in kernels if kernel.state != "offline"], "(any)", kernels)
+        present = [kernel for kernel in kernels if kernel.state != "offline"]
+        others = [kernel for kernel in present if kernel.kernel_id not in own]
+        return _only(others, OTHER_KERNEL if len(others) < len(present) else ANY_KERNEL, kernels)
     for kernel in kernels:
         if kernel.kernel_id == wanted:
             return kernel

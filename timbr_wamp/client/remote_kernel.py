@@ -79,6 +79,9 @@ class RemoteKernel:
 
         Without ``timeout_s`` there is no limit other than the connection. Ctrl-C in this
         process ends the waiting, not the cell; use `interrupt` for that.
+
+        Raises:
+            OwnKernel: it is the kernel in which this code runs.
         """
         return self._shared.wait(self.aio.execute, code, timeout_s, silent=silent, store_history=store_history)
 
@@ -94,6 +97,9 @@ class RemoteKernel:
         """Run code and pass each output message to ``on_output``, in the calling thread.
 
         What ``on_output`` prints or displays therefore appears under the calling cell.
+
+        Raises:
+            OwnKernel: it is the kernel in which this code runs.
         """
         if on_output is None:
             on_output = _ignore

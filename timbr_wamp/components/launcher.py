@@ -28,7 +28,7 @@ from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
 from timbr_wamp.names import checked_kernel_id
 from timbr_wamp.runtime import BridgeFile, KernelFile
-from timbr_wamp.settings import ENV_PREFIX
+from timbr_wamp.settings import ENV_PREFIX, expanded
 
 #: ``<folder>/<12 hex>-<port number of one digit>``, as jupyter_client names ipc sockets.
 _SOCKET_NAME_BYTES = 14
@@ -57,12 +57,15 @@ def start_kernel(
         KernelStartFailed: the folder or the startup file does not exist, or the process could not be started.
     """
     checked_kernel_id(kernel_id)
-    where = Path(cwd or Path.cwd()).expanduser()
+    try:
+        where = expanded(cwd or Path.cwd())
+    except FileNotFoundError:
+        raise KernelStartFailed("the host's working folder no longer exists; pass a folder") from None
     if not where.is_dir():
         raise KernelStartFailed(f"no such folder: {where}")
     command = [sys.executable, "-m", "ipykernel_launcher", "--ext=timbr_wamp.kernel"]
     if startup is not None:
-        file = Path(startup).expanduser()
+        file = expanded(startup)
         file = file if file.is_absolute() else where / file
         if not file.is_file():
             raise KernelStartFailed(f"no such startup file: {file}")

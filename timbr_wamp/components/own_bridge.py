@@ -23,7 +23,7 @@ from timbr_wamp.components.host import bridge_environment
 from timbr_wamp.errors import NoRouter, TimbrError
 from timbr_wamp.names import checked_authid, checked_kernel_id
 from timbr_wamp.runtime import HeadlessFile
-from timbr_wamp.settings import Settings
+from timbr_wamp.settings import Settings, working_folder
 
 #: Interval for checking router and bridge.
 POLL_INTERVAL_S = 0.25
@@ -106,7 +106,7 @@ class OwnBridge:
         self.kernel_id = kernel_id
         content = HeadlessFile(
             pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, name=self._name,
-            cwd=str(Path.cwd()), started_at=time.time(), python=platform.python_version(),
+            cwd=str(working_folder()), started_at=time.time(), python=platform.python_version(),
         )  # fmt: skip
         runtime.write_file(runtime.headless_file(environment.runtime_dir, kernel_id), content)
         self._log = environment.runtime_dir / f"log-bridge-{kernel_id}.txt"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
+from timbr_wamp.contract.keywords import keywords_taken
 from timbr_wamp.errors import described
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class CallbackSubscription:
                     if self._ended:
                         return
                     self.calls += 1
-                    self._find()(*call_args, **call_kwargs)
+                    function = self._find()
+                    function(*call_args, **keywords_taken(function, len(call_args), call_kwargs))
             except Exception as error:  # user code may raise anything
                 self._failed(error)
 

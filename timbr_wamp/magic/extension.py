@@ -17,7 +17,7 @@ from timbr_wamp.magic.shell_state import ShellState
 from timbr_wamp.magic.verbs import Verbs
 from timbr_wamp.magic.views import Text
 
-#: The magic's names; the second is its name in juno-magic.
+#: The magic's name, and its name in juno-magic. Each is a method of `Wamp`.
 NAMES = ("wamp", "juno")
 
 _loaded: WeakKeyDictionary[Any, Wamp] = WeakKeyDictionary()
@@ -29,7 +29,7 @@ def load(shell: Any) -> None:
         return
     wamp = _loaded[shell] = Wamp(shell)
     for name in NAMES:
-        shell.register_magic_function(wamp.wamp, "line_cell", name)
+        shell.register_magic_function(getattr(wamp, name), "line_cell", name)
     shell.Completer.custom_matchers.append(wamp.matcher)
 
 
@@ -70,10 +70,22 @@ class Wamp:
         starts with ``%%wamp`` runs on the selected kernel. ``%wamp help`` lists all verbs, ``%wamp
         help <verb>`` explains one.
         """
+        return self._run(line, cell, local_ns)
+
+    @no_var_expand  # type: ignore[untyped-decorator]
+    @needs_local_scope  # type: ignore[untyped-decorator]
+    def juno(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> object:
+        """Do what ``%wamp`` does, under its name in juno-magic.
+
+        ``%juno subscribe`` calls back with one argument ``[oid, [in, f0, …]]``, as juno-magic did.
+        """
+        return self._run(line, cell, local_ns, as_juno=True)
+
+    def _run(self, line: str, cell: str | None, local_ns: dict[str, Any] | None, *, as_juno: bool = False) -> object:
         namespace = {**self._shell.user_ns, **(local_ns or {})}
         try:
             command = parse(line, cell=cell is not None, expand=lambda text: _expanded(text, namespace))
-            return self._verbs.run(command, cell, namespace)
+            return self._verbs.run(command, cell, namespace, as_juno=as_juno)
         except HelpRequested as wanted:
             return Text(wanted.text)
         except TimbrError as error:

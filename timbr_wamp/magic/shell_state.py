@@ -136,9 +136,14 @@ class ShellState:
 
     # --- subscriptions ------------------------------------------------------------------------------
 
-    def subscribe(self, subscription: CallbackSubscription) -> None:
-        """Begin to call a subscription's function; a subscription of the same topic and callback ends first."""
+    def subscribe(self, subscription: CallbackSubscription, *, one_argument: bool = False) -> None:
+        """Begin to call a subscription's function; a subscription of the same topic and callback ends first.
+
+        ``one_argument``: a record of the topic ``machine`` is passed as one list ``[oid, [in, f0, …]]``.
+        """
         uri, decode = self._topic(subscription.topic)
+        if one_argument and subscription.topic == "machine":
+            decode = _as_one_argument
         client = self.open_client()
         self.unsubscribe(subscription.topic, subscription.callback)
         subscription.begin(lambda on_event: client.on(uri, on_event), decode)
@@ -197,6 +202,10 @@ def _typed(kind: Any) -> Decode:
         return [((msgspec.convert(args[0] if args else kwargs, kind, strict=False),), {})]
 
     return decode
+
+
+def _as_one_argument(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[CallArguments]:
+    return [((list(args),), dict(kwargs))]
 
 
 def _each_record(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[CallArguments]:

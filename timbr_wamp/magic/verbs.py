@@ -50,8 +50,10 @@ class Verbs:
     def __init__(self, shell: Any, state: ShellState) -> None:
         self._shell, self._state = shell, state
 
-    def run(self, command: Command, cell: str | None, namespace: Namespace) -> object:
+    def run(self, command: Command, cell: str | None, namespace: Namespace, *, as_juno: bool = False) -> object:
         """Carry out a command; ``cell`` is the text below a cell magic.
+
+        ``as_juno``: it was given under juno-magic's name, so callbacks are called as juno-magic did.
 
         Raises:
             UsageError: invalid arguments.
@@ -71,7 +73,7 @@ class Verbs:
         if cell is not None:
             raise UsageError(f"%%wamp {command.verb} takes no cell; use %wamp {command.verb}")
         if command.verb == "subscribe":
-            arguments["namespace"] = namespace
+            arguments |= {"namespace": namespace, "as_juno": as_juno}
         return method(**arguments)
 
     # --- connection ---------------------------------------------------------------------------
@@ -126,7 +128,7 @@ class Verbs:
 
     # --- callbacks ----------------------------------------------------------------------------
 
-    def verb_subscribe(self, topic: str, callback: str, namespace: Namespace) -> CallbackSubscription:
+    def verb_subscribe(self, topic: str, callback: str, namespace: Namespace, as_juno: bool) -> CallbackSubscription:
         user_ns = self._shell.user_ns
 
         def find() -> Callable[..., object]:
@@ -137,7 +139,7 @@ class Verbs:
 
         find()
         subscription = CallbackSubscription(self._shell, topic, callback, find)
-        self._state.subscribe(subscription)
+        self._state.subscribe(subscription, one_argument=as_juno)
         return subscription
 
     def verb_unsubscribe(self, topic: str | None, callback: str | None) -> views.Text:

@@ -23,7 +23,7 @@ from timbr_wamp.machine.intake.restarts import Restarts
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.table import SlotTable
 from timbr_wamp.projects.schema import ProjectFile, SlotEntry, SourceEntry, read_project
-from timbr_wamp.settings import project_file
+from timbr_wamp.settings import expanded, project_file
 
 __all__ = ["LoadedSlot", "Project", "entries_of", "load_project"]
 
@@ -185,7 +185,7 @@ def load_project(path: str | Path | None = None) -> Project:
     Raises:
         InvalidProject: the file is missing or has problems; the error lists all of them.
     """
-    file = project_file(None if path is None else Path(path).expanduser()).absolute()
+    file = project_file(None if path is None else expanded(path)).absolute()
     return Project(file, read_project(file))
 
 

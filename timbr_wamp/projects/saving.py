@@ -7,8 +7,6 @@ from a project that has one.
 from __future__ import annotations
 
 import builtins
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,8 @@ from timbr_wamp.projects.source_texts import (
     standalone_part,
     standalone_source,
 )
-from timbr_wamp.settings import project_file
+from timbr_wamp.runtime import replace_file
+from timbr_wamp.settings import expanded, project_file
 
 __all__ = ["slot_source", "exported", "save", "toml", "write"]
 
@@ -120,22 +119,14 @@ def toml(tables: Tables) -> str:
 
 def write(tables: Tables, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a project's file atomically; see `save`."""
-    file = project_file(Path(path).expanduser())
+    file = project_file(expanded(path))
     if file.exists() and not overwrite:
         raise InvalidArgument("path", f"{file} already exists; overwrite=True replaces its machine and slots")
     kept = _preserved_tables(file) if file.exists() else {}
     merged = {**kept, **tables}
     text = toml({key: merged[key] for key in ("machine", "source", "slots", "settings") if merged.get(key)})
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
-            new.write(text)
-        os.chmod(temporary, file.stat().st_mode & 0o777 if file.exists() else 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(file, text.encode(), mode=file.stat().st_mode & 0o777 if file.exists() else 0o644)
     return file
 
 

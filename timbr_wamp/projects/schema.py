@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ from timbr_wamp.machine.machine import checked_machine_name
 from timbr_wamp.machine.running.context import checked_concurrency
 from timbr_wamp.machine.slots.table import checked_stages
 from timbr_wamp.names import DEFAULT_MACHINE
-from timbr_wamp.settings import settings_of_file
+from timbr_wamp.settings import read_toml, settings_of_file
 
 __all__ = ["MachineEntry", "ProjectFile", "SlotEntry", "SourceEntry", "read_project"]
 
@@ -91,10 +90,10 @@ def read_project(path: Path) -> ProjectFile:
         InvalidProject: it is missing, not valid TOML, or has problems; the error lists all of them.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = read_toml(path)
     except OSError as error:
         raise InvalidProject(str(path), [f"cannot be read: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InvalidProject(str(path), [f"not readable as TOML: {error}"]) from None
     reader = _Reader(path)
     project = reader.project(tables)

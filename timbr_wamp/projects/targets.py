@@ -10,6 +10,7 @@ from types import ModuleType
 
 from timbr_wamp.errors import InvalidArgument, InvalidSource, described
 from timbr_wamp.machine import Machine
+from timbr_wamp.settings import expanded
 
 __all__ = ["find_machine"]
 
@@ -48,7 +49,7 @@ def _imported(where: str) -> ModuleType:
     if not where.endswith(".py"):
         _add_to_path(Path.cwd())
         return import_module(where)
-    file = Path(where).expanduser().resolve()
+    file = expanded(where).resolve()
     if not file.is_file():
         raise InvalidArgument("machine", f"no such file: {where}")
     _add_to_path(file.parent)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+
+from timbr_wamp.runtime import replace_file
 
 #: Interval for trying to get a lock that another process holds.
 LOCK_POLL_S = 0.05
@@ -37,16 +38,7 @@ def shipped(name: str) -> Traversable:
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file atomically, with mode 0600."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(path, content, sync=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from timbr_wamp.errors import InvalidSetting
 from timbr_wamp.router.folder import shipped, write_private
 from timbr_wamp.router.tokens import TokenStore
 from timbr_wamp.runtime import private_folder, socket_folder
-from timbr_wamp.settings import Settings
+from timbr_wamp.settings import Settings, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class NodePlan:
 
 
 def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(path.expanduser().absolute())
+    return None if path is None else str(expanded(path).absolute())
 
 
 def _filled(template: Any, values: Mapping[str, Any]) -> Any:
