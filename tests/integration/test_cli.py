@@ -121,7 +121,13 @@ def test_the_old_name_of_bridge_is_installed() -> None:
     script = Path(sys.executable).with_name("wampify")
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
     assert done.returncode == 0
+    assert done.stdout.startswith("Usage: wampify [OPTIONS] FILE\n")
     assert all(option in done.stdout for option in ("--wamp-url", "--wamp-realm", "--token", "--shutdown-interval"))
+    environ = {**os.environ, "TIMBR_WAMP_RUNTIME_DIR": "/tmp/nothing_runs_here"}
+    typed = subprocess.run([script, "no.json"], env=environ, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
+    assert typed.returncode == 1
+    assert typed.stderr.startswith("timbr-wamp: no router")
+    assert typed.stderr.count("\n") == 1
 
 
 # --- a node that is up -----------------------------------------------------------------------

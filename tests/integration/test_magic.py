@@ -417,6 +417,47 @@ def test_a_failing_callback_is_shown_in_its_cell_and_counted(notebook):
     assert notebook.fails("%wamp unsubscribe machine bad").ename == "UsageError"
 
 
+def test_under_the_old_name_a_callback_gets_one_argument(notebook):
+    notebook("got = []\ndef on_message(message): got.append(message)\ndef two(oid, values): got.append(values)")
+    notebook("%juno subscribe on_message")
+    notebook(UNTIL.format(condition="calls"))
+    shown = notebook("%wamp status\nprint(got[0][1], len(got[0]), len(got[0][0]))")
+    assert shown.startswith("['m', 'm', 'm', 'm', 'm'] 2 24")
+    assert "failed" not in notebook("%wamp status")
+    notebook("%wamp unsubscribe")
+    notebook("got.clear()\n%wamp subscribe two")
+    notebook(UNTIL.format(condition="calls"))
+    assert notebook("print(got[0])").startswith("['m', 'm', 'm', 'm', 'm']")
+    notebook("%wamp unsubscribe")
+
+
+# --- the notebook's own kernel -----------------------------------------------------------------
+
+
+def states(client: Client, before: set[str]) -> list[str]:
+    """Return the states of the kernels that came since."""
+    return [kernel.state for kernel in client.kernels() if kernel.kernel_id not in before]
+
+
+def test_ones_own_kernel_is_not_chosen_and_runs_no_cell_of_its_own(notebook, demo, client):
+    file = notebook.client.km.connection_file
+    before = {kernel.kernel_id for kernel in client.kernels()}
+    bridge = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "bridge", file, "--name", "me"])
+    try:
+        wait_until(lambda: "idle" in states(client, before), 30, "the notebook's kernel is on the router")
+        mine = next(kernel.kernel_id for kernel in client.kernels() if kernel.kernel_id not in before)
+        notebook("%wamp disconnect")
+        assert demo.id in notebook("%juno connect")  # of two kernels the other one
+        assert "me" in notebook("%wamp select me")
+        assert notebook.fails("%%wamp\n1 + 1").ename == "OwnKernel"
+        own = f"import timbr_wamp\nwith timbr_wamp.connect() as c: c.kernel({mine!r}).execute('1')"
+        assert notebook.fails(own).ename == "OwnKernel"
+        assert client.kernel(mine).run("1 + 1").status == "ok"  # anybody else may
+    finally:
+        bridge.terminate()
+        bridge.wait(10)
+
+
 # --- remote cells ------------------------------------------------------------------------------
 
 

@@ -115,6 +115,14 @@ def test_a_kernel_is_chosen_by_id_name_or_unique_beginning():
         choose([], None)
 
 
+def test_the_kernel_that_asks_is_chosen_by_its_name_only():
+    own = {PUMP.kernel_id}
+    assert choose([PUMP, PUMP2], None, own) is PUMP2
+    assert choose([PUMP, PUMP2], "pump", own) is PUMP
+    with pytest.raises(UnknownKernel, match="no kernel but this one"):
+        choose([PUMP, OLD], None, own)
+
+
 def test_a_list_of_kernels_reads_well_and_escapes_html():
     wild = KernelInfo(
         kernel_id="lab_0123456789ab",

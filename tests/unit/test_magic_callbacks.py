@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +54,61 @@ def test_a_callback_gets_the_events_arguments_while_pinned_to_the_cell(topic):
     topic.handler("oid", [1, 2], sampled=4)
     assert seen == [(("oid", [1, 2]), {"sampled": 4}, "the cell")]
     assert shell.pinned == []
+
+
+class Callbacks:
+    """Callbacks as people write them, and what each may be called with when an event has the keyword ``sampled``."""
+
+    @staticmethod
+    def plain(oid: str, values: list[int]) -> tuple[object, ...]:
+        return oid, values
+
+    @staticmethod
+    def asking(oid: str, values: list[int], *, sampled: int = 1) -> tuple[object, ...]:
+        return oid, values, sampled
+
+    @staticmethod
+    def asking_by_position(oid: str, values: list[int], sampled: int = 1) -> tuple[object, ...]:
+        return oid, values, sampled
+
+    @staticmethod
+    def another(sampled: str, values: list[int]) -> tuple[object, ...]:
+        return sampled, values
+
+    @staticmethod
+    def all_words(*args: object, **words: int) -> tuple[object, ...]:
+        return *args, *words.values()
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("plain", ("oid", [1])),
+        ("asking", ("oid", [1], 4)),
+        ("asking_by_position", ("oid", [1], 4)),
+        ("another", ("oid", [1])),
+        ("all_words", ("oid", [1], 4)),
+    ],
+)
+def test_a_callback_gets_the_keywords_that_it_takes(topic, name, result):
+    seen: list[object] = []
+
+    @functools.wraps(getattr(Callbacks, name))
+    def callback(*args: object, **words: object) -> None:
+        seen.append(getattr(Callbacks, name)(*args, **words))
+
+    subscription = CallbackSubscription(object(), "machine", name, lambda: callback)
+    subscription.begin(topic.subscribe)
+    topic.handler("oid", [1], sampled=4)
+    assert (seen, subscription.failures) == ([result], 0)
+
+
+def test_a_builtin_without_a_signature_gets_no_keywords(topic):
+    seen: dict[str, object] = {}
+    subscription = CallbackSubscription(object(), "machine", "f", lambda: seen.update)  # type: ignore[arg-type, return-value]
+    subscription.begin(topic.subscribe)
+    topic.handler({"oid": 1}, sampled=4)
+    assert seen == {"oid": 1}
 
 
 def test_a_batch_is_one_call_for_each_item(topic):

@@ -75,10 +75,10 @@ class OneSentence(click.Command):
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()  # at exit, Python would print a failure as "Exception ignored"
-        except OSError as error:  # of --help, and of the flush; `invoke` converts those of commands
-            problem = _problem(error)
-            give_up_stdout()
-            CommandFailed(problem).show()
+        except OSError as error:
+            if error.filename != OUTPUT:
+                raise
+            CommandFailed(_problem(error)).show()  # of --help or the flush; `invoke` converts those of commands
             sys.exit(CommandFailed.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:

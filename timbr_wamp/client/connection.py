@@ -60,6 +60,8 @@ LEAVE_TIMEOUT_S = 2.0
 #: Poll interval while a session is ending.
 ENDING_PAUSE_S = 0.01
 
+#: autobahn's text for an answer that opens no websocket.
+_HTTP_STATUS = re.compile(r"upgrade failed \[(\d{3})\]")
 _URI = re.compile(r"[^\s.#]+(\.[^\s.#]+)*")
 
 
@@ -354,13 +356,22 @@ class Connection:
         except JoinRefused as refused:
             if refused.reason in FATAL_REFUSALS:
                 raise _PermanentFailure(TokenRejected(self._name, refused.message or refused.reason)) from None
-            if refused.reason == "wamp.error.no_such_realm" and not self._has_joined:
-                raise _PermanentFailure(NotConnected(self.url, f"it has no realm {self._realm!r}")) from None
+            mistake = None if self._has_joined else self._mistake(refused)
+            if mistake is not None:
+                raise _PermanentFailure(NotConnected(self.url, mistake)) from None
             raise
         except TimbrError as error:  # an invalid URL
             raise _PermanentFailure(error) from None
         except TimeoutError:
             raise TimeoutError(f"no answer within {JOIN_TIMEOUT_S:g} s") from None
+
+    def _mistake(self, refused: JoinRefused) -> str | None:
+        """Return what is wrong with realm or address; None for a refusal that may end by itself."""
+        if refused.reason == "wamp.error.no_such_realm":
+            return f"it has no realm {self._realm!r}"
+        status = _HTTP_STATUS.search(refused.message)
+        # 5xx is what a proxy answers while the router behind it starts
+        return f"no router has this address: HTTP status {status[1]}" if status and int(status[1]) < 500 else None
 
     async def _notify_joined(self, session: SafeSession) -> None:
         """Await ``on_join`` while the session lasts, then set the connection's state to joined."""
