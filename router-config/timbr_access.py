@@ -20,13 +20,10 @@ ROLES = ("viewer", "operator", "admin", "host")
 CLASSES = {"viewer": {"read"}, "operator": {"read", "operate"}, "admin": {"read", "operate", "admin"}}
 
 AUTHID = re.compile(r"[a-z0-9_]{1,32}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTS = r"[a-z0-9_]+(?:\.[a-z0-9_]+)*"
 _KERNEL = re.compile(rf"io\.timbr\.kernel\.(?P<id>[a-z0-9_]{{1,32}}_[0-9a-f]{{12}})(?:\.(?P<rest>{_PARTS}))?")
 _OWNED = re.compile(rf"io\.timbr\.(?:host|stream)\.[a-z0-9_]{{1,32}}\.(?P<rest>{_PARTS})")
-
-#: Procedures that bridges need to count subscribers.
-HOST_CALLS = frozenset({"wamp.subscription.match", "wamp.subscription.lookup", "wamp.subscription.count_subscribers"})
-HOST_META_TOPICS = re.compile(r"wamp\.subscription\.on_[a-z]+")
 
 #: The router's own procedures that an administrator may call: reading only.
 ADMIN_CALLS = re.compile(
@@ -43,25 +40,27 @@ class Tokens:
         self._path = path
         self._seen: tuple[int, ...] | None = None
         self._tokens: dict[str, dict[str, Any]] = {}
+        #: Why the file could not be read, as a sentence; None when it was read.
+        self.problem: str | None = None
         self.refresh()
 
     def refresh(self) -> list[str]:
         """Read the file if it changed; return the names whose tokens were revoked or changed.
 
-        A missing file has no tokens.
-
-        Raises:
-            ValueError: the file is invalid; the previous tokens stay valid.
+        A missing file has no tokens. A file that is invalid or cannot be read changes nothing; see `problem`.
         """
         try:
             status = os.stat(self._path)
             seen = (status.st_ino, status.st_size, status.st_mtime_ns)
             if seen == self._seen:
                 return []
-            self._seen = seen
             tokens = _parsed_tokens(self._path.read_bytes())
         except FileNotFoundError:
-            self._seen, tokens = None, {}
+            seen, tokens = None, {}
+        except (OSError, ValueError, RecursionError) as error:
+            self.problem = f"the tokens file {self._path} cannot be used: {error}"
+            return []
+        self._seen, self.problem = seen, None
         before, self._tokens = self._tokens, tokens
         return [name for name, token in before.items() if tokens.get(name) != token]
 
@@ -80,10 +79,24 @@ class Tokens:
 
 
 def _parsed_tokens(content: bytes) -> dict[str, dict[str, Any]]:
-    tokens = json.loads(content)["tokens"]
+    """Return the tokens by name.
+
+    Raises:
+        ValueError: the content is not a table of tokens; the error says what is wrong.
+        RecursionError: it is nested too deeply.
+    """
+    table = json.loads(content)
+    tokens = table.get("tokens") if isinstance(table, dict) else None
+    if not isinstance(tokens, dict):
+        raise ValueError('it has no map "tokens"')
     for name, token in tokens.items():
-        if not AUTHID.fullmatch(name) or token["role"] not in ROLES or not isinstance(token["sha256"], str):
-            raise ValueError(f"tokens file: the entry {name!r} is invalid")
+        if not AUTHID.fullmatch(name):
+            raise ValueError(f"the name {name!r:.80} is not 1 to 32 of a-z, 0-9 and _")
+        if not isinstance(token, dict) or token.get("role") not in ROLES:
+            raise ValueError(f"the entry {name!r} has none of the roles {', '.join(ROLES)}")
+        digest = token.get("sha256")
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise ValueError(f"the entry {name!r} has no SHA-256 hash of 64 hex digits")
     return tokens
 
 
@@ -125,9 +138,10 @@ class Access:
     def _host_allows(self, authid: str, action: str, uri: str) -> bool:
         if action in ("register", "publish"):
             return _is_own(authid, uri)
-        if action == "call":
-            return uri in HOST_CALLS or self._table["node"]["procedures"].get(uri) == "host"
-        return bool(HOST_META_TOPICS.fullmatch(uri)) or self._class_of("topics", uri) == "read"
+        kind = "procedures" if action == "call" else "topics"
+        if self._table["node"][kind].get(uri) == "host":
+            return True
+        return action == "subscribe" and self._class_of(kind, uri) == "read"
 
     def _class_of(self, kind: str, uri: str) -> str | None:
         """Return the access class of a URI; None if the contract does not contain it."""

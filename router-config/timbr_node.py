@@ -1,9 +1,9 @@
-"""The node component: authenticator, authorizer, presence, list of kernels and discovery, inside the router.
+"""The node component: authenticator, authorizer, presence, interest, list of kernels and discovery, in the router.
 
-It connects `timbr_access` (access rules) and `timbr_presence` (kernels) to WAMP. Crossbar.io starts it
-before the transports, so these are made as `timbr_admission`, `timbr_transports` and `timbr_page` say, and
-clients cannot join before it is ready. `timbr_delivery` answers for receivers that a message cannot reach.
-Everything runs in the reactor thread of the router's worker.
+It connects `timbr_access` (access rules), `timbr_presence` (kernels) and `timbr_interest` (subscriptions) to
+WAMP. Crossbar.io starts it before the transports, so these are made as `timbr_admission`, `timbr_transports`
+and `timbr_page` say, and clients cannot join before it is ready. `timbr_delivery` answers for receivers that
+a message cannot reach. Everything runs in the reactor thread of the router's worker.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import timbr_admission
 import timbr_delivery
 import timbr_page
 import timbr_transports
+from autobahn.twisted.util import sleep
 from autobahn.twisted.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import CallDetails, PublishOptions, RegisterOptions
 from timbr_access import AUTHID, ROLES, Access, Tokens, kernel_of
+from timbr_interest import Interest
 from timbr_log import LOG_FILE, keep_small
 from timbr_presence import Info, Presence, Refused
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -32,6 +34,7 @@ ANNOUNCE = "io.timbr.node.announce"
 LIST = "io.timbr.kernel.list"
 DISCOVERY = "io.timbr.kernel.discovery"
 INVALID_ARGUMENT = "io.timbr.error.invalid_argument"
+INTEREST = "io.timbr.node.interest"
 REVOKED = "io.timbr.error.token_revoked"
 
 #: Interval for checking the tokens file.
@@ -115,13 +118,20 @@ class NodeComponent(ApplicationSession):
         folder = Path(self.config.extra["folder"])
         timbr_page.install(self.config.extra["names"])
         self._tokens = Tokens(folder / "tokens.json")
-        self._access = Access(json.loads((folder / "access.json").read_text(encoding="utf-8")))
+        table = json.loads((folder / "access.json").read_text(encoding="utf-8"))
+        self._access = Access(table)
         self._presence = Presence()
+        self._interest = Interest(table["kernel"]["topics"], table["machine"]["topics"])
+        self._asking = False
+        #: What the log says of the tokens file.
+        self._told_problem: str | None = None
         #: Name of the token of each wamp session.
         self._sessions: dict[int, str] = {}
         with_caller = RegisterOptions(details_arg="details")
         await self.subscribe(self._session_joined, "wamp.session.on_join")
         await self.subscribe(self._session_left, "wamp.session.on_leave")
+        for name in ("on_create", "on_subscribe", "on_unsubscribe", "on_delete"):
+            await self.subscribe(self._subscription_changed, f"wamp.subscription.{name}")
         await self.register(self._authorize, AUTHORIZE)
         await self.register(_strictly(self._announce), ANNOUNCE, options=with_caller)
         await self.register(_strictly(self._presence.kernels), LIST)
@@ -141,11 +151,11 @@ class NodeComponent(ApplicationSession):
         return self._tokens.role_of(authid, ticket)
 
     async def _watch_tokens(self) -> None:
-        try:
-            revoked = self._tokens.refresh()
-        except (OSError, ValueError) as error:
-            self.log.warn("the tokens file could not be read, the previous tokens stay valid: {error}", error=error)
-            return
+        revoked = self._tokens.refresh()
+        if self._tokens.problem != self._told_problem:
+            self._told_problem = self._tokens.problem
+            if self._told_problem is not None:
+                self.log.error("{problem}; the previous tokens stay valid", problem=self._told_problem)
         for session, name in list(self._sessions.items()):
             if name in revoked:
                 self._end(session, name)
@@ -169,8 +179,12 @@ class NodeComponent(ApplicationSession):
     # --- authorization -----------------------------------------------------------------------
 
     def _authorize(self, session: Info, uri: str, action: str, options: Info) -> dict[str, bool]:
-        """Authorize an action for Crossbar. Never cached, because Crossbar's cache ignores authids."""
-        allowed = self._allows(session, uri, action, options.get("match") or "exact")
+        """Authorize an action for Crossbar. Never cached, because Crossbar's cache ignores authids.
+
+        ``forward_for`` names another wamp session as the one that speaks. Only links between routers may use
+        it, and there are none here.
+        """
+        allowed = "forward_for" not in options and self._allows(session, uri, action, options.get("match") or "exact")
         return {"allow": allowed, "disclose": True, "cache": False}
 
     def _allows(self, session: Info, uri: str, action: str, match: str) -> bool:
@@ -196,16 +210,51 @@ class NodeComponent(ApplicationSession):
     def _session_left(self, session: int, *_: object) -> None:
         self._sessions.pop(session, None)
         for info in self._presence.left(session):
+            self._interest.left(info["kernel_id"])
             topic = f"io.timbr.kernel.{info['kernel_id']}.state"
             self.publish(topic, info, options=PublishOptions(retain=True))
             self._publish_discovery("went", info)
 
-    def _announce(self, kernel: object, details: CallDetails) -> None:
+    def _announce(self, kernel: object, details: CallDetails) -> Info:
         try:
             kind, info = self._presence.announce(details.caller_authid, details.caller, kernel)
         except Refused as refused:
             raise ApplicationError(refused.uri, *refused.args) from None
         self._publish_discovery(kind, info)
+        return self._interest.announced(info)
 
     def _publish_discovery(self, kind: str, info: Info) -> None:
         self.publish(DISCOVERY, {"kind": kind, "kernel": info})
+
+    # --- interest ----------------------------------------------------------------------------
+
+    def _subscription_changed(self, _: object, subscription: int | Info) -> None:
+        """Handle a meta event; the first argument, the wamp session, is None after an unclean disconnection."""
+        self._interest.touched(subscription["id"] if isinstance(subscription, dict) else subscription)
+        if not self._asking:
+            self._asking = True
+            ensureDeferred(self._ask_about_subscriptions()).addErrback(self._failed)
+
+    async def _ask_about_subscriptions(self) -> None:
+        """Ask the router about the subscriptions that changed, and tell the bridges what changed for them."""
+        try:
+            await sleep(0)  # several events about one subscription come together and need one question
+            while asked := self._interest.to_ask():
+                for subscription in asked:
+                    await self._ask_about(subscription)
+                for interest in self._interest.changes():
+                    session = self._presence.session_of(interest["kernel_id"])
+                    self.publish(INTEREST, interest, options=PublishOptions(eligible=[session]))
+        finally:
+            self._asking = False
+
+    async def _ask_about(self, subscription: int) -> None:
+        try:
+            found = await self.call("wamp.subscription.get", subscription)
+            subscribers = await self.call("wamp.subscription.count_subscribers", subscription)
+        except ApplicationError as error:
+            if error.error != ApplicationError.NO_SUCH_SUBSCRIPTION:
+                raise
+            self._interest.gone(subscription)
+        else:
+            self._interest.answered(subscription, found["uri"], found["match"], subscribers)

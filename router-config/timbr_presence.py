@@ -119,6 +119,11 @@ class Presence:
             return "went", kept
         return ("changed" if here_before else "came"), kept
 
+    def session_of(self, kernel_id: str) -> int | None:
+        """Return the wamp session that represents a kernel; None for an unknown kernel."""
+        kernel = self._kernels.get(kernel_id)
+        return kernel.session if kernel is not None else None
+
     def forget_old(self) -> None:
         """Remove kernels that have been offline for too long, and the oldest ones beyond `MAX_OFFLINE`."""
         gone = sorted(

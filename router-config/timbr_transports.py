@@ -93,6 +93,10 @@ _REQUESTS = frozenset(
 )
 
 
+#: Requests that the router asks the authorizer about.
+_AUTHORIZED = (wamp.Call, wamp.Publish, wamp.Subscribe, wamp.Register)
+
+
 # --- transports ------------------------------------------------------------------------------
 
 
@@ -236,9 +240,16 @@ class GuardedSession(RouterSession):
             self._transport.session_left()
 
     def onMessage(self, message: Any) -> None:
-        """Handle a message, unless the session was expelled."""
-        if not self._expelled:
-            super().onMessage(message)
+        """Handle a message, unless the session was expelled; none speaks for another session.
+
+        ``forward_for`` is for links between routers, of which there are none. Requests with it are refused by
+        the authorizer (`timbr_node`); the other messages lose it here.
+        """
+        if self._expelled:
+            return
+        if getattr(message, "forward_for", None) is not None and not isinstance(message, _AUTHORIZED):
+            message.forward_for = None
+        super().onMessage(message)
 
     def expel(self, reason: str, message: str) -> None:
         """Send GOODBYE and close the transport. Nothing comes in or goes out any more, whatever the peer does."""

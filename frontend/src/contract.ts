@@ -299,6 +299,13 @@ export interface Discovery {
   kernel: KernelInfo;
 }
 
+/** The topics of a kernel that have subscribers, exact ones and patterns, as the node component tells its bridge. */
+export interface Interest {
+  kernel_id: string;
+  number: number;
+  topics: string[];
+}
+
 /** Content of Jupyter's ``execute_reply``. */
 export interface ExecuteReply {
   status: "ok" | "error" | "aborted";
@@ -341,7 +348,7 @@ export interface IsCompleteReply {
 
 export interface NodeProcedures {
   list: { args: {  }; result: KernelInfo[] };
-  announce: { args: { kernel: KernelInfo }; result: null };
+  announce: { args: { kernel: KernelInfo }; result: Interest };
 }
 
 export interface HostProcedures {
@@ -399,6 +406,7 @@ export interface MachineProcedures {
 
 export interface NodeTopics {
   "discovery": Discovery;
+  "interest": Interest;
 }
 
 export interface KernelTopics {
@@ -418,6 +426,7 @@ export const NODE_URIS = {
   list: "io.timbr.kernel.list",
   announce: "io.timbr.node.announce",
   discovery: "io.timbr.kernel.discovery",
+  interest: "io.timbr.node.interest",
 } as const;
 
 export const ACCESS = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from autobahn.wamp.exception import ApplicationError
-from autobahn.wamp.types import CallDetails, CallOptions, PublishOptions, RegisterOptions
+from autobahn.wamp.types import CallDetails, CallOptions, PublishOptions, RegisterOptions, SubscribeOptions
 from plain_wamp import PlainSession, Refused, in_loop, kernel_info, session
 
 from timbr_wamp.names import new_kernel_id
@@ -19,6 +19,7 @@ from timbr_wamp.router import Router, TokenStore
 pytestmark = pytest.mark.integration
 
 NOT_AUTHORIZED = "wamp.error.not_authorized"
+DISCOVERY = "io.timbr.kernel.discovery"
 ACKNOWLEDGED = PublishOptions(acknowledge=True)
 
 _numbers = itertools.count()
@@ -327,14 +328,12 @@ async def test_a_host_calls_and_hears_only_what_a_bridge_needs(router: Router, t
     name = f"host_{next(_numbers)}"
     kernel_id = new_kernel_id(name)
     async with session(router.url, token("host", name)) as bridge:
-        topic = f"io.timbr.kernel.{kernel_id}.machine.records"
-        assert await bridge.call("wamp.subscription.match", topic) is None
-        for meta in ("on_create", "on_subscribe", "on_unsubscribe", "on_delete"):
-            await bridge.listen(f"wamp.subscription.{meta}")
         await bridge.listen("io.timbr.kernel.discovery")
+        await bridge.listen("io.timbr.node.interest")
         for uri in (f"{K}.execute", f"io.timbr.kernel.{kernel_id}.execute", "wamp.session.list", "wamp.session.kill"):
             await refused(bridge.call(uri))
-        for secret_topic in (f"{K}.iopub", "wamp.session.on_join"):
+        await refused(bridge.call("wamp.subscription.match", f"io.timbr.kernel.{kernel_id}.machine.records"))
+        for secret_topic in (f"{K}.iopub", "wamp.session.on_join", "wamp.subscription.on_create"):
             await refused(bridge.listen(secret_topic))
         await refused(bridge.listen("io.timbr.", match="prefix"))
 
@@ -346,6 +345,39 @@ async def test_wrong_arguments_of_the_node_get_our_error(router: Router) -> None
         await refused(admin.call("io.timbr.kernel.list", details=1), "io.timbr.error.invalid_argument")
         for args, kwargs in (((), {}), ((1, 2), {}), ((), {"other": 1}), ((1,), {"kernel": 1})):
             await refused(host.call("io.timbr.node.announce", *args, **kwargs), "io.timbr.error.invalid_argument")
+
+
+@in_loop
+async def test_only_a_bridge_hears_what_topics_are_wanted(router: Router, token: Callable[..., str]) -> None:
+    for role in ("viewer", "operator"):
+        async with session(router.url, token(role)) as person:
+            await refused(person.listen("io.timbr.node.interest"))
+
+
+# --- speaking for others ---------------------------------------------------------------------
+
+
+@in_loop
+async def test_nobody_speaks_for_another_wamp_session(router: Router, token: Callable[..., str]) -> None:
+    name, other = f"host_{next(_numbers)}", f"host_{next(_numbers)}"
+    victim = new_kernel_id(name)
+    async with session(router.url, token("host", name)) as bridge, session(router.url, token("host", other)) as forger:
+        await bridge.call("io.timbr.node.announce", kernel_info(victim))
+        principal = {"session": forger._session_id, "authid": name, "authrole": "host"}
+        forged = CallOptions(forward_for=[principal])
+        lie = kernel_info(victim) | {"name": "a lie"}
+        await refused(forger.call("io.timbr.node.announce", lie, options=forged))
+        own = f"io.timbr.kernel.{new_kernel_id(other)}"
+        for attempt in (
+            forger.publish(f"{own}.state", {}, options=PublishOptions(acknowledge=True, forward_for=[principal])),
+            forger.register(lambda: 1, f"{own}.ping", options=RegisterOptions(forward_for=[principal])),
+            forger.subscribe(lambda: 1, DISCOVERY, options=SubscribeOptions(forward_for=[principal])),
+        ):
+            await refused(attempt)
+        await bridge.call("io.timbr.node.announce", kernel_info(victim))  # it still represents its kernel
+    async with session(router.url, router.admin_token) as admin:
+        (kernel,) = [each for each in await admin.call("io.timbr.kernel.list") if each["kernel_id"] == victim]
+        assert kernel["name"] == "test"
 
 
 # --- what can be seen ------------------------------------------------------------------------

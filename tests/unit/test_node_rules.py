@@ -123,14 +123,56 @@ def test_refreshing_names_the_tokens_that_no_longer_count(modules: Any, tmp_path
     assert tokens.role_of("bob", None) is None
 
 
-def test_a_file_that_cannot_be_read_changes_nothing_and_a_missing_one_revokes_all(modules: Any, tmp_path: Path) -> None:
+HASH = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "{}", "[]", "null", "7", '"tokens"', '{"tokens": null}', '{"tokens": []}',
+        '{"tokens": {"ada": null}}', '{"tokens": {"ada": []}}', '{"tokens": {"ada": {}}}',
+        '{"tokens": {"ada": {"role": "viewer"}}}',
+        '{"tokens": {"ada": {"role": "viewer", "sha256": null}}}',
+        '{"tokens": {"ada": {"role": "viewer", "sha256": "x"}}}',
+        '{"tokens": {"ada": {"role": "viewer", "sha256": "' + "\u00e9" * 64 + '"}}}',
+        '{"tokens": {"ada": {"role": "king", "sha256": "' + HASH + '"}}}',
+        '{"tokens": {"ada": {"role": ["viewer"], "sha256": "' + HASH + '"}}}',
+        '{"tokens": {"ada": {"role": {}, "sha256": "' + HASH + '"}}}',
+        '{"tokens": {"Ada!": {"role": "viewer", "sha256": "' + HASH + '"}}}',
+        '{"tokens": {"' + "a" * 33 + '": {"role": "viewer", "sha256": "' + HASH + '"}}}',
+        "[" * 100_000, b"\xff\xfe", b"\xef\xbb\xbf{}",
+    ],
+    ids=lambda content: repr(content)[:60],
+)  # fmt: skip
+def test_an_invalid_tokens_file_is_told_once_and_changes_nothing(
+    modules: Any, tmp_path: Path, content: str | bytes
+) -> None:
+    secret = TokenStore(tmp_path / "node").create("ada", "viewer").partition(".")[2]
+    path = tmp_path / "node" / "tokens.json"
+    good = path.read_bytes()
+    tokens = modules["timbr_access"].Tokens(path)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert tokens.refresh() == []
+    assert str(path) in tokens.problem
+    assert tokens.role_of("ada", secret) == "viewer"
+    path.write_bytes(good)
+    assert tokens.refresh() == []
+    assert tokens.problem is None
+    started_with_it = modules["timbr_access"].Tokens(path)
+    assert started_with_it.role_of("ada", secret) == "viewer"
+
+
+def test_a_router_that_starts_with_an_invalid_tokens_file_has_no_tokens(modules: Any, tmp_path: Path) -> None:
+    (tmp_path / "tokens.json").write_text("{}")
+    tokens = modules["timbr_access"].Tokens(tmp_path / "tokens.json")
+    assert tokens.problem is not None
+    assert tokens.role_of("ada", "secret") is None
+
+
+def test_a_missing_tokens_file_revokes_all(modules: Any, tmp_path: Path) -> None:
     secret = TokenStore(tmp_path / "node").create("ada", "viewer").partition(".")[2]
     path = tmp_path / "node" / "tokens.json"
     tokens = modules["timbr_access"].Tokens(path)
-    path.write_text("{")
-    with pytest.raises(ValueError):
-        tokens.refresh()
-    assert tokens.role_of("ada", secret) == "viewer"
     os.unlink(path)
     assert tokens.refresh() == ["ada"]
     assert tokens.role_of("ada", secret) is None

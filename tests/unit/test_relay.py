@@ -19,7 +19,7 @@ from timbr_wamp.components.relay import (
     SubscribedTopics,
     split_to_fit,
 )
-from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, IopubMessage, Status, to_builtins
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, Interest, IopubMessage, Status, to_builtins
 from timbr_wamp.machine.serving.sampler import EVENTS_PER_S, Sampler
 
 K = "io.timbr.kernel.lab_0123456789ab"
@@ -28,56 +28,42 @@ K = "io.timbr.kernel.lab_0123456789ab"
 # --- subscribed --------------------------------------------------------------------------------
 
 
-def test_a_topic_is_wanted_while_any_subscription_that_fits_has_a_subscriber() -> None:
-    subscribed = SubscribedTopics()
-    subscribed.add([f"{K}.machine"])
+def an_interest(number: int, *topics: str) -> Interest:
+    return Interest(kernel_id="lab_0123456789ab", number=number, topics=list(topics))
+
+
+def test_the_topics_with_subscribers_are_those_that_were_told_last() -> None:
+    subscribed = SubscribedTopics("lab_0123456789ab")
     assert not subscribed.has_subscribers(f"{K}.machine")
-    assert subscribed.set_counts(f"{K}.machine", {7: 0, 8: 2})
+    assert subscribed.tell(an_interest(1, "machine", "machine.status"))
     assert subscribed.has_subscribers(f"{K}.machine")
-    assert not subscribed.set_counts(f"{K}.machine", {7: 1, 8: 0})
-    assert subscribed.set_counts(f"{K}.machine", {7: 0, 8: 0})
+    assert subscribed.has_subscribers(f"{K}.machine.status")
+    assert not subscribed.has_subscribers(f"{K}.machine.records")
+    assert subscribed.tell(an_interest(2, "iopub"))
     assert not subscribed.has_subscribers(f"{K}.machine")
+    assert subscribed.has_subscribers(f"{K}.iopub")
+    assert not subscribed.tell(an_interest(3, "iopub"))
 
 
-def test_a_subscription_without_subscribers_as_a_retained_event_leaves_it_is_not_interest() -> None:
-    subscribed = SubscribedTopics()
-    subscribed.add([f"{K}.machine.status"])
-    assert not subscribed.set_counts(f"{K}.machine.status", {7: 0})
-    assert subscribed.affected_by_change(7) == [f"{K}.machine.status"]
+def test_an_answer_that_arrives_after_a_newer_event_changes_nothing() -> None:
+    subscribed = SubscribedTopics("lab_0123456789ab")
+    subscribed.tell(an_interest(8, "iopub"))
+    assert not subscribed.tell(an_interest(7))
+    assert subscribed.has_subscribers(f"{K}.iopub")
 
 
-def test_an_unknown_subscription_may_be_one_that_a_retained_event_made() -> None:
-    subscribed = SubscribedTopics()
-    subscribed.add([f"{K}.machine.status", f"{K}.machine.records"])
-    subscribed.set_counts(f"{K}.machine.records", {8: 1})
-    assert subscribed.affected_by_change(9) == [f"{K}.machine.status"]
+def test_a_new_wamp_session_starts_without_subscribers_and_with_any_number() -> None:
+    subscribed = SubscribedTopics("lab_0123456789ab")
+    subscribed.tell(an_interest(8, "iopub"))
+    assert subscribed.clear()
+    assert not subscribed.clear()
+    assert not subscribed.has_subscribers(f"{K}.iopub")
+    assert subscribed.tell(an_interest(1, "iopub"))
 
 
-@pytest.mark.parametrize(
-    ("uri", "match", "fits"),
-    [
-        (f"{K}.machine", "exact", True),
-        (f"{K}.machine.records", "exact", False),
-        ("io.timbr.kernel.", "prefix", True),
-        (f"{K}.mach", "prefix", True),
-        (f"{K}.other", "prefix", False),
-        ("io.timbr.kernel..machine", "wildcard", True),
-        ("io.timbr.kernel.", "wildcard", False),
-        ("io.timbr.kernel..other", "wildcard", False),
-    ],
-)
-def test_a_new_subscription_asks_to_count_the_topics_that_it_fits(uri: str, match: str, fits: bool) -> None:
-    subscribed = SubscribedTopics()
-    subscribed.add([f"{K}.machine"])
-    assert bool(subscribed.affected_by_creation(uri, match)) == fits
-
-
-def test_a_topic_that_was_forgotten_takes_no_counts() -> None:
-    subscribed = SubscribedTopics()
-    subscribed.add(["a.b"])
-    subscribed.remove(["a.b"])
-    assert not subscribed.set_counts("a.b", {1: 1})
-    assert subscribed.topics == []
+def test_the_interest_in_another_kernel_is_ignored() -> None:
+    subscribed = SubscribedTopics("lab_2_0123456789ab")
+    assert not subscribed.tell(an_interest(1, "iopub"))
 
 
 # --- status ----------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """A bridge puts one kernel and its machines on the router, from a process outside the kernel.
 
 It answers while a cell runs, and publishes a topic only while it has subscribers. When the bridge
-ends, the kernel keeps running. This module connects the parts: `kernel_supervisor`, `machine_relay`,
-`subscription_counter`.
+ends, the kernel keeps running. This module connects the parts: `kernel_supervisor`, `machine_relay`, `relay`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from timbr_wamp.client.connection import Connection
@@ -27,9 +27,8 @@ from timbr_wamp.components.kernel_service import KernelService, answer
 from timbr_wamp.components.kernel_supervisor import KernelSupervisor
 from timbr_wamp.components.machine_connection import MachineConnection
 from timbr_wamp.components.machine_relay import MachineRelay, send
-from timbr_wamp.components.relay import split_to_fit
-from timbr_wamp.components.subscription_counter import SubscriptionCounter
-from timbr_wamp.contract import KERNEL, RESERVED_NAMES, IopubMessage, KernelInfo, to_builtins
+from timbr_wamp.components.relay import SubscribedTopics, split_to_fit
+from timbr_wamp.contract import KERNEL, RESERVED_NAMES, Interest, IopubMessage, KernelInfo, to_builtins
 from timbr_wamp.errors import InvalidArgument, InvalidName, TimbrError
 from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
 
@@ -48,6 +47,8 @@ PACE_TIMEOUT_S = 5.0
 #: Time for sending the reply to ``shutdown`` before the bridge ends.
 REPLY_GRACE_S = 0.2
 JOIN_TIMEOUT_S = 15.0
+#: Announces a kernel's state to the node component, and the topic on which it tells of subscribers.
+ANNOUNCE, INTEREST_TOPIC = f"{NODE_PREFIX}.announce", f"{NODE_PREFIX}.interest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class Bridge:
             options.url, options.realm, options.token, on_join=self._joined, on_leave=self._left
         )
         self._supervisor = self._supervisor_for(who)
-        self._subscribed = SubscriptionCounter(self._connection, self._on_subscribed)
+        self._subscribed = SubscribedTopics(who.kernel_id)
         self._machines: dict[str, MachineRelay] = {}
         self._machines_lock = asyncio.Lock()
         self._registrations: dict[str, list[Any]] = {}
@@ -151,7 +152,7 @@ class Bridge:
         try:
             await self._supervisor.open(old_subshell=old_subshell)
             self._changed()
-            self._subscribed.add([self._iopub_topic])
+            await self._connection.subscribe(INTEREST_TOPIC, self._on_interest)
             await self._register_kernel()
             await self._add_machine(DEFAULT_MACHINE)
             await self._update_machines()
@@ -160,7 +161,6 @@ class Bridge:
             work = [
                 asyncio.create_task(self._poll_machines()),
                 asyncio.create_task(self._publish_state_changes()),
-                asyncio.create_task(self._subscribed.run()),
                 asyncio.create_task(self._watch_idle()),
             ]
             await self._wait_for_end(work)
@@ -245,7 +245,7 @@ class Bridge:
 
     async def _publish_state_changes(self) -> None:
         """Announce and publish the kernel's state at each change."""
-        topic, announce = kernel_uri(self._kernel_id, "state"), f"{NODE_PREFIX}.announce"
+        topic = kernel_uri(self._kernel_id, "state")
         noted: str | None = None
         while True:
             await self._state_changed.wait()
@@ -257,7 +257,7 @@ class Bridge:
                 await self._connection.wait_joined(JOIN_TIMEOUT_S)
                 info = to_builtins(self.info())
                 # announce first, so that the kernel is in the list when a host's `start` sees its state
-                await self._connection.call(announce, info, timeout_s=10.0)
+                self._on_interest(await self._connection.call(ANNOUNCE, info, timeout_s=10.0))
             except TimbrError as error:
                 if joined := self._connection.joined:
                     logger.warning("announcing kernel %s failed: %s", self._kernel_id, error)
@@ -269,14 +269,14 @@ class Bridge:
             await asyncio.sleep(STATE_INTERVAL_S)
 
     async def _joined(self) -> None:
-        self._subscribed.count_all()
         for relay in self._machines.values():
             relay.rejoined()
         self._state_changed.set()
 
     def _left(self, reason: str) -> None:
         logger.info("kernel %s lost the router: %s", self._kernel_id, reason)
-        self._subscribed.clear()
+        if self._subscribed.clear():
+            self._refresh_machines()
 
     # --- kernel ------------------------------------------------------------------------------
 
@@ -384,7 +384,6 @@ class Bridge:
             self._kernel_id, name, self._connection, self._subscribed, on_brief=self._changed, called=self._called
         )
         self._machines[name], self._registrations[name] = relay, []
-        self._subscribed.add(relay.topics)
         try:
             for uri, endpoint in relay.procedures.items():
                 self._registrations[name].append(await self._connection.register(uri, endpoint))
@@ -393,11 +392,23 @@ class Bridge:
             raise
 
     async def _remove_machine(self, name: str) -> None:
-        self._subscribed.remove(self._machines.pop(name).topics)
+        del self._machines[name]
         for registration in self._registrations.pop(name):
             await registration.unregister()
 
-    def _on_subscribed(self) -> None:
+    # --- interest ----------------------------------------------------------------------------
+
+    def _on_interest(self, value: Any, *, details: object = None) -> None:
+        """Handle an answer or an event of the node component about subscribers."""
+        try:
+            interest = msgspec.convert(value, Interest)
+        except msgspec.ValidationError as error:
+            logger.error("kernel %s: the router's statement about subscribers is invalid: %s", self._kernel_id, error)
+            return
+        if self._subscribed.tell(interest):
+            self._refresh_machines()
+
+    def _refresh_machines(self) -> None:
         for relay in self._machines.values():
             relay.refresh()
 

@@ -69,11 +69,6 @@ class MachineRelay(MachineSink):
         self.machine: MachineConnection | None = None
 
     @property
-    def topics(self) -> list[str]:
-        """The machine's topics."""
-        return list(self._topics.values())
-
-    @property
     def procedures(self) -> dict[str, Endpoint]:
         """The machine's procedures by URI."""
         return {self._uri(name): self._endpoint(procedure) for name, procedure in MACHINE.items()}

@@ -6,12 +6,12 @@ Sans-I/O: no sockets, no tasks, no clock. The rates are those of the contract's 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, IopubMessage, Status
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, Interest, IopubMessage, Status
+from timbr_wamp.names import kernel_uri
 
 ERRORS_PER_S = 10.0
 #: Shortest interval between statuses, and longest one while the topic has subscribers.
@@ -24,64 +24,36 @@ _ENVELOPE_BYTES = 1024
 
 
 class SubscribedTopics:
-    """The topics of this bridge that have subscribers, as the router counts them.
+    """The topics of a kernel that have subscribers, as the node component tells the bridge."""
 
-    The router's meta events are used only to find the topics whose subscribers to count again, for two
-    reasons: a topic with a retained event has a subscription that exists without subscribers, and after
-    an unclean disconnection the events contain no wamp session.
-    """
+    def __init__(self, kernel_id: str) -> None:
+        self._kernel_id = kernel_id
+        self._number = 0
+        self._topics: frozenset[str] = frozenset()
 
-    def __init__(self) -> None:
-        self._counts: dict[str, dict[int, int]] = {}
+    def tell(self, interest: Interest) -> bool:
+        """Take what the node component said; return whether the topics changed.
 
-    def add(self, topics: Iterable[str]) -> None:
-        """Add topics; they have no subscribers until `set_counts`."""
-        for topic in topics:
-            self._counts.setdefault(topic, {})
-
-    def remove(self, topics: Iterable[str]) -> None:
-        """Remove topics."""
-        for topic in topics:
-            self._counts.pop(topic, None)
-
-    @property
-    def topics(self) -> list[str]:
-        """All topics."""
-        return list(self._counts)
-
-    def affected_by_creation(self, uri: str, match: str) -> list[str]:
-        """Return the topics to count again after a subscription to ``uri`` was created."""
-        return [topic for topic in self._counts if _matches(topic, uri, match)]
-
-    def affected_by_change(self, subscription_id: int) -> list[str]:
-        """Return the topics to count again after a subscription got or lost a subscriber.
-
-        The router sends no meta event for a subscription that it creates for a retained event. So an
-        unknown id may belong to any topic without a known subscription.
+        Its answers and its events may arrive in another order than it sent them, so an older statement than
+        the newest one is ignored.
         """
-        known = [topic for topic, counts in self._counts.items() if subscription_id in counts]
-        return known or [topic for topic, counts in self._counts.items() if not counts]
-
-    def set_counts(self, topic: str, counts: Mapping[int, int]) -> bool:
-        """Set the subscriber counts of a topic by subscription id; return whether `has_subscribers` changed."""
-        if topic not in self._counts:
+        if interest.kernel_id != self._kernel_id or interest.number <= self._number:
             return False
-        before = self.has_subscribers(topic)
-        self._counts[topic] = dict(counts)
-        return before != self.has_subscribers(topic)
+        self._number = interest.number
+        return self._set(frozenset(kernel_uri(self._kernel_id, *name.split(".")) for name in interest.topics))
+
+    def clear(self) -> bool:
+        """Forget everything, because there is no wamp session; return whether the topics changed."""
+        self._number = 0
+        return self._set(frozenset())
+
+    def _set(self, topics: frozenset[str]) -> bool:
+        before, self._topics = self._topics, topics
+        return before != topics
 
     def has_subscribers(self, topic: str) -> bool:
         """Return whether the topic has subscribers."""
-        return any(self._counts.get(topic, {}).values())
-
-
-def _matches(topic: str, uri: str, match: str) -> bool:
-    if match == "prefix":
-        return topic.startswith(uri)
-    if match == "wildcard":
-        mine, theirs = topic.split("."), uri.split(".")
-        return len(mine) == len(theirs) and all(part in ("", own) for part, own in zip(theirs, mine, strict=True))
-    return topic == uri
+        return topic in self._topics
 
 
 class StatusThrottle:

@@ -24,6 +24,7 @@ from timbr_wamp.contract.structs import (
     FunctionRef,
     Graph,
     InspectReply,
+    Interest,
     IopubMessage,
     IsCompleteReply,
     KernelInfo,
@@ -49,8 +50,12 @@ class NodeApi(Protocol):
         """Return the kernels on the router, including offline ones."""
 
     @procedure(Access.HOST, errors=(e.InvalidArgument, e.NotAuthorized))
-    def announce(self, kernel: KernelInfo) -> None:
-        """Announce a new kernel or a changed state. For bridges only, and only for kernels of their own host."""
+    def announce(self, kernel: KernelInfo) -> Interest:
+        """Announce a new kernel or a changed state; return which of its topics have subscribers.
+
+        For bridges only, and only for kernels of their own host. Changes of the interest are then sent to
+        the wamp session that announced, on ``io.timbr.node.interest``.
+        """
 
 
 class HostApi(Protocol):
@@ -308,6 +313,13 @@ PROCEDURES: dict[Scope, dict[str, Procedure]] = {"node": NODE, "host": HOST, "ke
 
 _TOPICS = (
     Topic("node", "discovery", Access.READ, Discovery, "A kernel was added, changed or removed."),
+    Topic(
+        "node",
+        "interest",
+        Access.HOST,
+        Interest,
+        "The topics of a kernel that have subscribers changed; sent to the wamp session of its bridge alone.",
+    ),
     Topic("kernel", "state", Access.READ, KernelInfo, "State of a kernel and its machines; retained.", retained=True),
     Topic("kernel", "iopub", Access.ADMIN, IopubMessage, "Output of the kernel, numbered by the bridge."),
     Topic(

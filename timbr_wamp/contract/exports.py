@@ -35,6 +35,7 @@ NODE_URIS = {
     "list": "io.timbr.kernel.list",
     "announce": "io.timbr.node.announce",
     "discovery": "io.timbr.kernel.discovery",
+    "interest": "io.timbr.node.interest",
 }
 
 

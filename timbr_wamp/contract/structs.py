@@ -31,6 +31,7 @@ __all__ = [
     "Graph",
     "GraphNode",
     "InspectReply",
+    "Interest",
     "IopubMessage",
     "IsCompleteReply",
     "KernelInfo",
@@ -578,6 +579,16 @@ class Discovery(msgspec.Struct, kw_only=True):
 
     kind: Literal["came", "changed", "went"]
     kernel: KernelInfo
+
+
+class Interest(msgspec.Struct, kw_only=True):
+    """The topics of a kernel that have subscribers, exact ones and patterns, as the node component tells its bridge."""
+
+    kernel_id: str
+    #: Grows with each statement about any kernel; the highest one is the newest.
+    number: int
+    #: Names relative to the kernel, such as ``iopub`` or ``machine.records``.
+    topics: list[str]
 
 
 class ExecuteReply(msgspec.Struct, kw_only=True):

@@ -28,6 +28,7 @@ COMPONENT_FILES = (
     "timbr_access.py",
     "timbr_admission.py",
     "timbr_delivery.py",
+    "timbr_interest.py",
     "timbr_log.py",
     "timbr_nesting.py",
     "timbr_node.py",
