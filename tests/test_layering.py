@@ -17,7 +17,7 @@ FLOORS = {
     "errors": 1,
     "names": 2, "values": 2, "settings": 2, "plugins": 2, "tables": 2, "codecs": 2,
     "contract": 3, "runtime": 3, "streams": 3,
-    "faces": 4, "display": 4,
+    "faces": 4, "display": 4, "processes": 4,
     "machine": 5, "client": 5, "kernel": 5, "router": 5,
     "store": 6, "projects": 6, "cluster": 6, "connectors": 6, "magic": 6, "attach": 6, "dashboard": 6,
     "components": 7, "agents": 7,

@@ -1033,7 +1033,10 @@ class AlreadyUp(TimbrError):
         self.pid, self.url = pid, url
 
     def __str__(self) -> str:
-        return f"timbr-wamp already runs (process {self.pid}) at {self.url}; use it, or stop it with Ctrl-C there"
+        return (
+            f"timbr-wamp already runs (process {self.pid}) at {self.url}; use it, or stop it: "
+            "Ctrl-C where it runs, or `timbr-wamp router stop`"
+        )
 
 
 class ServiceEnded(TimbrError):

@@ -2,12 +2,14 @@
 
 A file identifies its process by pid *and* start time, because pids are reused. Whoever reads the
 file of a dead process removes it. The folder must belong to this user and have mode 0700, because
-access to its sockets allows running code. Kinds of files: ``node``, ``host``, ``kernel``,
-``headless``, ``bridge``, ``machine``.
+access to its sockets allows running code; a file in it that belongs to somebody else is not read. Kinds
+of files: ``node``, ``host``, ``kernel``, ``headless``, ``bridge``, ``machine``. Those of processes on a
+router name it by its URL, so that whoever ends or adopts processes takes only those of the own router.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tempfile
@@ -20,6 +22,7 @@ from timbr_wamp.errors import UnsafeFolder
 
 #: ``sun_path`` of ``sockaddr_un`` has 108 bytes on Linux and 104 on macOS.
 SOCKET_PATH_LIMIT_BYTES = 100
+UNIX_SCHEME = "rs+unix://"
 _HAS_PROC = Path("/proc/self/stat").is_file()
 #: Two measurements of the start time of one process differ by less than this.
 START_TOLERANCE_S = 0.005 if _HAS_PROC else 1.0
@@ -47,6 +50,14 @@ class NodeFile(ProcessFile, kw_only=True):
     node_dir: str
     token: str
     host_token: str
+    #: The process that restarts and ends the router, identified like the router's own.
+    owner_pid: int = 0
+    owner_started: float = 0.0
+
+    @property
+    def owned(self) -> bool:
+        """Whether the process that started the router, or took it over, still runs."""
+        return process_alive(self.owner_pid, self.owner_started)
 
     @property
     def local_url(self) -> str:
@@ -62,6 +73,7 @@ class HostFile(ProcessFile, kw_only=True):
     """A host: the process that starts kernels and bridges."""
 
     authid: str
+    router: str = ""
 
 
 class KernelFile(ProcessFile, kw_only=True):
@@ -80,6 +92,8 @@ class KernelFile(ProcessFile, kw_only=True):
     #: Path of a file that runs in the kernel after each (re)start.
     startup: str | None = None
     log_file: str | None = None
+    #: URL of the router of the host that started it; empty for a kernel of no host.
+    router: str = ""
 
     def __repr__(self) -> str:
         return f"KernelFile(kernel_id={self.kernel_id!r}, name={self.name!r}, pid={self.pid})"
@@ -94,12 +108,18 @@ class HeadlessFile(ProcessFile, kw_only=True):
     started_at: float
     #: ``major.minor.micro`` version of its Python.
     python: str
+    router: str = ""
 
 
 class BridgeFile(ProcessFile, kw_only=True):
-    """The bridge of one kernel."""
+    """The bridge of one kernel. Who starts a bridge writes the file first, and the bridge writes it again."""
 
     kernel_id: str
+    router: str = ""
+    #: A host started it and restarts it; else a user, or the headless process that it serves.
+    hosted: bool = False
+    #: It handles signals. Before that, a signal would end it.
+    ready: bool = False
     #: Id of the bridge's subshell in the kernel. The next bridge deletes it if this one could not.
     subshell_id: str | None = None
 
@@ -232,11 +252,20 @@ def write_file(path: Path, content: ProcessFile) -> Path:
 
 
 def read_file(path: Path, kind: type[F]) -> F | None:
-    """Return the content of a file; None when it is missing or of another kind."""
+    """Return the content of a file; None when it is missing, of another kind, or not this user's alone to write."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        with open(path, "rb") as file:
+            if not _is_own(os.fstat(file.fileno())):
+                return None
+            return msgspec.json.decode(file.read(), type=kind)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def _is_own(status: os.stat_result) -> bool:
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+        return False
+    return not hasattr(os, "getuid") or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def live_files(runtime_dir: Path, prefix: str, kind: type[F], *, clean: bool = True) -> dict[Path, F]:
@@ -256,9 +285,29 @@ def node_file(runtime_dir: Path) -> Path:
     return runtime_dir / "node.json"
 
 
-def host_file(runtime_dir: Path) -> Path:
-    """Return the path of the local host's file."""
-    return runtime_dir / "host.json"
+def host_file(runtime_dir: Path, router: str) -> Path:
+    """Return the path of the file of the host on a router. Each router has at most one host per runtime folder."""
+    return runtime_dir / f"host-{hashlib.sha256(router.encode()).hexdigest()[:12]}.json"
+
+
+def local_host(runtime_dir: Path, url: str) -> HostFile | None:
+    """Return the host that runs on this computer for the router with this URL; None without one."""
+    node = read_file(node_file(runtime_dir), NodeFile)
+    urls = {url}
+    if node is not None and node.alive() and url in (node.url, node.unix_url):
+        urls |= {node.url, node.unix_url}
+    hosts = live_files(runtime_dir, "host-", HostFile).values()
+    return next((host for host in hosts if host.router in urls), None)
+
+
+def is_of_router(router: str, other: str) -> bool:
+    """Return whether ``router``, as a runtime file names it, is the router ``other``.
+
+    A file without a router is everybody's. So is that of a router whose unix socket is gone: it never returns.
+    """
+    if router in ("", other):
+        return True
+    return router.startswith(UNIX_SCHEME) and not os.path.exists(router.removeprefix(UNIX_SCHEME))
 
 
 def kernel_file(runtime_dir: Path, kernel_id: str) -> Path:

@@ -180,7 +180,7 @@ def host(router: Router, settings: Settings, tmp_path_factory: pytest.TempPathFa
     log = tmp_path_factory.mktemp("host") / "host.log"
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], stdout=file, stderr=file)
-    path, deadline = runtime.host_file(settings.runtime_dir), time.monotonic() + HOST_START_S
+    path, deadline = runtime.host_file(settings.runtime_dir, router.unix_url), time.monotonic() + HOST_START_S
     try:
         while not path.exists():
             assert process.poll() is None, log.read_text()

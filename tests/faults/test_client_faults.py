@@ -51,7 +51,7 @@ class LocalServices:
         self.client: Client | None = None
         self.kernel: RemoteKernel | None = None
         try:
-            wait_until(runtime.host_file(settings.runtime_dir).exists)
+            wait_until(runtime.host_file(settings.runtime_dir, self.router.unix_url).exists)
             self.client = timbr_wamp.connect(settings=settings)
             self.kernel = self.client.start_kernel("spring", str(startup))
             wait_until(lambda: self.machine_is_there())

@@ -20,11 +20,12 @@ import zmq
 
 from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
-from timbr_wamp.components import launcher, processes
-from timbr_wamp.components.bridge_supervisor import BridgeEnvironment
+from timbr_wamp.components import launcher
+from timbr_wamp.components.bridge_process import BridgeEnvironment
 from timbr_wamp.contract import Status, to_builtins
 from timbr_wamp.errors import ConnectionLost, NoSuchProcedure, NotConnected
 from timbr_wamp.names import kernel_uri, new_kernel_id
+from timbr_wamp.processes import spawn
 from timbr_wamp.router import Router
 from timbr_wamp.runtime import KernelFile, MachineFile
 from timbr_wamp.settings import Settings
@@ -75,18 +76,22 @@ class BridgeProcess:
             settings.runtime_dir, router.unix_url, settings.realm, router.host_token, "info"
         ).variables()
         command = [sys.executable, "-m", "timbr_wamp", "bridge", *arguments]
-        self.pid, self.started = processes.spawn(command, environment=variables, log_file=self._log)
+        self.process = spawn(command, environment=variables, log_file=self._log)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def alive(self) -> bool:
-        return runtime.process_alive(self.pid, self.started)
+        return self.process.alive
 
     @property
     def log(self) -> str:
         return self._log.read_text()
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.process.signal(signal.SIGKILL)
 
     async def ended(self, timeout_s: float = 15.0) -> str:
         """Wait until it ended by itself; return what it said."""
@@ -97,7 +102,7 @@ class BridgeProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert processes.end(self.pid, self.started, term_s=10.0)
+        assert self.process.end(term_s=10.0)
         self._log.unlink()
 
 

@@ -66,11 +66,11 @@ class Home:
         """Run a command with ``--json``; return what it printed."""
         return json.loads(self.run(*words, "--json"))
 
-    def popen(self, *words: str) -> subprocess.Popen[str]:
+    def popen(self, *words: str, **environ: str) -> subprocess.Popen[str]:
         """Start a command that runs until it is ended."""
         return subprocess.Popen(
             [*self._program, *words],
-            env=self.environ,
+            env=self.environ | environ,
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

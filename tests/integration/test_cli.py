@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -464,14 +465,68 @@ def test_a_router_that_dies_is_started_again_and_kernels_come_back(empty_home: H
 
 
 @pytest.mark.timeout(120)
-def test_a_host_that_dies_ends_the_rest_with_a_sentence_and_its_log(empty_home: Home) -> None:
+def test_a_host_that_dies_is_started_again_until_it_dies_too_often(empty_home: Home) -> None:
     process = empty_home.popen("up", "--json", "--port", str(pick_free_port()))
     first_line(process, UP_LIMIT_S)
-    host = json.loads((empty_home.folder / "run" / "host.json").read_text())
+    kernel_id = empty_home.run("kernel", "start", "--name", "lasting").strip()
+    kernel, bridge = (runtime_file(empty_home, f"{kind}-{kernel_id}")["pid"] for kind in ("kernel", "bridge"))
+    host = host_of(empty_home)
     os.kill(host["pid"], signal.SIGKILL)
+    wait_for(lambda: (found := host_of(empty_home)) and found["pid"] != host["pid"])
+    # kernel and bridge are those of before
+    assert [runtime_file(empty_home, f"{kind}-{kernel_id}")["pid"] for kind in ("kernel", "bridge")] == [kernel, bridge]
+    assert empty_home.run("exec", "lasting", "6 * 7") == "42\n"
+    empty_home.run("kernel", "stop", "lasting")
+    process.terminate()
     _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
-    assert process.returncode == 1
-    assert "timbr-wamp: the host ended by itself (status -9)" in stderr
+    assert process.returncode == 0, stderr
+    assert "the host ended by itself; restarting it" in stderr
+    assert empty_home.processes() == []
+
+
+@pytest.mark.timeout(180)
+def test_up_takes_over_what_a_killed_up_left_and_router_stop_ends_it(empty_home: Home) -> None:
+    first = empty_home.popen("up", "--json", "--port", str(pick_free_port()))
+    printed = json.loads(first_line(first, UP_LIMIT_S))
+    kernel_id = empty_home.run("kernel", "start", "--name", "lasting").strip()
+    host = host_of(empty_home)
+    first.kill()
+    first.communicate(timeout=COMMAND_LIMIT_S)
+    second = empty_home.popen("up", "--json", "--stop-kernels")
+    again = json.loads(first_line(second, UP_LIMIT_S))
+    assert (again["pid"], again["url"]) == (printed["pid"], printed["url"])
+    assert host_of(empty_home)["pid"] == host["pid"]
+    assert empty_home.json("list")[0]["kernel_id"] == kernel_id
+    assert "router stop" in empty_home.run("up", status=1)  # this one lives
+    empty_home.run("router", "stop")
+    _, stderr = second.communicate(timeout=COMMAND_LIMIT_S)
+    assert second.returncode == 0, stderr
+    assert "taking over the router" in stderr
+    assert empty_home.processes() == []
+
+
+@pytest.mark.timeout(180)
+def test_up_leaves_the_host_of_another_router_alone(home: Home, empty_home: Home) -> None:
+    """Two routers, one runtime folder: a computer works for a router elsewhere, and `up` is tried on it."""
+    elsewhere = runtime_file(home, "node")
+    token = json.loads(home.run("token", "create", "--role", "host", "--name", "mill", "--json"))["token"]
+    foreign = empty_home.popen(
+        "host", TIMBR_WAMP_URL=elsewhere["unix_url"], TIMBR_WAMP_TOKEN=token, TIMBR_WAMP_HOST="mill"
+    )
+    try:
+        wait_for(lambda: host_of(empty_home, elsewhere["unix_url"]))
+        theirs = home.run("kernel", "start", "--host", "mill", "--name", "theirs").strip()
+        before = [runtime_file(empty_home, f"{kind}-{theirs}")["pid"] for kind in ("kernel", "bridge")]
+        with empty_home.up("--stop-kernels"):
+            empty_home.run("kernel", "start", "--name", "ours")
+            assert [kernel["name"] for kernel in empty_home.json("list")] == ["ours"]
+        assert foreign.poll() is None
+        assert [runtime_file(empty_home, f"{kind}-{theirs}")["pid"] for kind in ("kernel", "bridge")] == before
+        assert home.run("exec", "theirs", "6 * 7") == "42\n"
+        home.run("kernel", "stop", "theirs")
+    finally:
+        foreign.terminate()
+        foreign.communicate(timeout=COMMAND_LIMIT_S)
     assert empty_home.processes() == []
 
 
@@ -508,6 +563,17 @@ def test_the_demo_processes_and_ends_with_its_kernel(empty_home: Home) -> None: 
     assert [json.loads(record)["seq"] for record in records] == list(range(1, 26))
     assert slots[:3] == ["clean", "rolling", "anomaly"]
     assert empty_home.processes() == []
+
+
+def runtime_file(home: Home, name: str) -> dict[str, Any]:
+    return json.loads((home.folder / "run" / f"{name}.json").read_text())
+
+
+def host_of(home: Home, router: str | None = None) -> dict[str, Any] | None:
+    """Return the runtime file of the host on a router, by default on the home's own."""
+    router = router or runtime_file(home, "node")["unix_url"]
+    files = [json.loads(path.read_text()) for path in (home.folder / "run").glob("host-*.json")]
+    return next((file for file in files if file["router"] == router), None)
 
 
 def router_runs(home: Home) -> bool:

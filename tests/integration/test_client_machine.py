@@ -57,7 +57,7 @@ def host(router: Router, settings: Settings) -> Iterator[subprocess.Popen[bytes]
     """A host, as `timbr-wamp host` runs it."""
     process = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], env=dict(os.environ))
     try:
-        wait_until(lambda: runtime.host_file(settings.runtime_dir).exists())
+        wait_until(lambda: runtime.host_file(settings.runtime_dir, router.unix_url).exists())
         yield process
     finally:
         process.terminate()

@@ -17,10 +17,11 @@ from bridging import Remote, connected, run, until
 
 from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
-from timbr_wamp.components import launcher, processes
-from timbr_wamp.components.bridge_supervisor import BridgeEnvironment
+from timbr_wamp.components import launcher
+from timbr_wamp.components.bridge_process import BridgeEnvironment
 from timbr_wamp.errors import KernelStartFailed, NoSuchProcedure, UnknownKernel
 from timbr_wamp.names import host_uri
+from timbr_wamp.processes import Process, spawn
 from timbr_wamp.router import Router
 from timbr_wamp.runtime import BridgeFile, HostFile, KernelFile
 from timbr_wamp.settings import Settings
@@ -37,24 +38,24 @@ class HostChild:
             settings.runtime_dir, router.unix_url, settings.realm, router.host_token, "info"
         ).variables()
         command = [sys.executable, "-m", "timbr_wamp", "host"]
-        self.pid, self.started = processes.spawn(command, environment=variables, log_file=self._log)
+        self.process = spawn(command, environment=variables, log_file=self._log)
 
     @property
     def alive(self) -> bool:
-        return runtime.process_alive(self.pid, self.started)
+        return self.process.alive
 
     @property
     def log(self) -> str:
         return self._log.read_text()
 
     def signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        self.process.signal(number)
 
     def __enter__(self) -> HostChild:
         return self
 
     def __exit__(self, *_: object) -> None:
-        ended = processes.end(self.pid, self.started, term_s=20.0)
+        ended = self.process.end(term_s=20.0)
         log = self._log.read_text()
         self._log.unlink()
         assert ended, log
@@ -65,7 +66,8 @@ def _no_kernel_is_left(settings: Settings) -> Iterator[None]:
     yield
     folder = settings.runtime_dir
     for bridge in runtime.live_files(folder, "bridge-", BridgeFile).values():
-        assert processes.end(bridge.pid, bridge.process_started, term_s=10.0)
+        process = Process.of(bridge)
+        assert process is None or process.end(term_s=10.0)
     for path in folder.glob("kernel-*.json"):
         file = runtime.read_file(path, KernelFile)
         if file is not None:
@@ -166,7 +168,7 @@ def test_kernels_outlive_their_host_and_the_next_one_adopts_them(settings: Setti
 
     with HostChild(settings, router):
         info = run(begin())
-    assert not runtime.host_file(settings.runtime_dir).exists()
+    assert not runtime.host_file(settings.runtime_dir, router.unix_url).exists()
     assert runtime.process_alive(info["pid"], runtime.process_started(info["pid"]) or 0.0)
     assert not runtime.bridge_file(settings.runtime_dir, info["kernel_id"]).exists()
     with HostChild(settings, router) as second:
@@ -220,12 +222,12 @@ def test_a_second_host_is_refused_in_one_sentence(settings: Settings, router: Ro
         assert "Traceback" not in second.log
 
     with HostChild(settings, router):
-        run(settled(settings))
+        run(settled(settings, router))
         with HostChild(settings, router) as second:
             run(work(second))
 
 
-async def settled(settings: Settings) -> None:
+async def settled(settings: Settings, router: Router) -> None:
     """Wait until the host says that it is there."""
-    path = runtime.host_file(settings.runtime_dir)
+    path = runtime.host_file(settings.runtime_dir, router.unix_url)
     await until(lambda: runtime.read_file(path, HostFile) is not None)

@@ -19,7 +19,7 @@ import pytest
 
 from timbr_wamp import runtime
 from timbr_wamp.components import launcher
-from timbr_wamp.components.kernel_supervisor import RESTART_LIMIT, KernelSupervisor
+from timbr_wamp.components.kernel_supervisor import POLICY, KernelSupervisor
 from timbr_wamp.contract import IopubMessage
 from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed
 from timbr_wamp.names import new_kernel_id
@@ -235,10 +235,29 @@ def test_a_kernel_that_dies_is_started_again(folder: Path) -> None:
     async def work(supervisor: KernelSupervisor) -> None:
         with pytest.raises(KernelDead):
             await supervisor.channels.execute("import os; os._exit(3)")
+        await until(lambda: supervisor.state == "restarting")
+        assert supervisor.reason == "its process ended"
         await until(lambda: supervisor.restarts == 1 and supervisor.state == "idle")
+        assert supervisor.reason == "its process ended; it was restarted"
         assert await value_of(supervisor, "1") == "1"
 
     in_kernel(folder, work)
+
+
+def test_a_shutdown_ends_a_restart_in_progress_and_no_restart_follows_it(folder: Path) -> None:
+    async def work(supervisor: KernelSupervisor) -> KernelFile:
+        restart = asyncio.create_task(supervisor.restart())
+        await until(lambda: supervisor.state == "restarting")
+        await asyncio.gather(supervisor.shutdown(), asyncio.wait([restart]))
+        assert isinstance(restart.exception(), KernelDead)
+        with pytest.raises(KernelDead):
+            await supervisor.restart()
+        assert (supervisor.state, supervisor.reason) == ("dead", "it was ended")
+        assert supervisor.file is not None
+        return supervisor.file
+
+    assert not in_kernel(folder, work).alive()
+    assert list(folder.glob("kernel-*.json")) == []
 
 
 def test_a_kernel_that_dies_at_once_is_not_restarted_and_the_reason_is_reported(folder: Path) -> None:
@@ -250,7 +269,7 @@ def test_a_kernel_that_dies_at_once_is_not_restarted_and_the_reason_is_reported(
         with pytest.raises(KernelDead):
             await supervisor.channels.execute("import os; os._exit(3)")
         await until(lambda: "not restarted" in (supervisor.reason or ""), 40)
-        assert (supervisor.state, supervisor.restarts) == ("dead", RESTART_LIMIT)
+        assert (supervisor.state, supervisor.restarts) == ("dead", POLICY.limit)
         with pytest.raises(KernelDead):
             await supervisor.channels.execute("1")
         (folder / "bomb").unlink()

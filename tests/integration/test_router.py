@@ -51,7 +51,7 @@ def test_it_answers_when_start_returns(router: Router, settings: Settings) -> No
     path = Path(router.unix_url.removeprefix("rs+unix://"))
     assert node_answers(path, settings.realm, router.host_token, timeout_s=5.0) is False  # a host may not list
     assert node_answers(path, settings.realm, router.admin_token, timeout_s=5.0)
-    assert router.poll() is None
+    assert router.alive
 
 
 def test_other_processes_find_it_by_its_runtime_file(router: Router, settings: Settings) -> None:
@@ -85,7 +85,7 @@ def test_a_second_start_is_refused_by_the_folder_too(
 ) -> None:
     with pytest.raises(e.AlreadyUp, match=f"process {router.pid}"):
         Router.start(replace(settings, runtime_dir=own_settings.runtime_dir), port=free_port)
-    assert router.poll() is None
+    assert router.alive
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_killed_and_started_again(own_settings: Settings, busy_port: int) -> Non
             assert TokenStore(second.node_dir).valid(made, "viewer")
             assert (second.node_dir / "router.log.1").exists()
         second.stop()  # again: nothing happens
-        assert second.poll() is not None
+        assert not second.alive
         assert not node_file(own_settings.runtime_dir).exists()
         assert not Path(second.unix_url.removeprefix("rs+unix://")).exists()
     finally:
@@ -170,7 +170,7 @@ def test_another_process_may_stop_it_and_tls_needs_two_settings(own_settings: Se
         with urllib.request.urlopen(router.page_url, timeout=10.0, context=context) as answer:
             assert answer.status == 200
         assert stop_node(own_settings)
-        assert router.poll() is not None
+        assert not router.alive
         assert not stop_node(own_settings)
 
 

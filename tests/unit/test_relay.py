@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timbr_wamp.components.kernel_supervisor import RestartLimit
 from timbr_wamp.components.relay import (
     ERRORS_PER_S,
     STATUS_MAX_INTERVAL_S,
@@ -133,11 +132,6 @@ def test_a_cap_lets_a_burst_and_then_the_rate_through() -> None:
     limit = RateLimit()
     passed = [now / 100 for now in range(1000) if limit.allow(now / 100)]
     assert len(passed) == pytest.approx(ERRORS_PER_S * 11, abs=2)
-
-
-def test_a_restart_limit_forgets_what_is_long_ago() -> None:
-    limit = RestartLimit(2, 10.0)
-    assert [limit.allow(now) for now in (0.0, 1.0, 2.0, 10.0, 10.5, 11.0)] == [True, True, False, True, False, True]
 
 
 # --- messages that fit -----------------------------------------------------------------------

@@ -132,8 +132,7 @@ def _node(settings: Settings) -> Iterator[Finding]:
         yield _port(settings)
     else:
         yield Finding("router", "ok", f"{node.url} (process {node.pid})")
-        host = runtime.read_file(runtime.host_file(settings.runtime_dir), runtime.HostFile)
-        if host is not None and host.alive():
+        if (host := runtime.local_host(settings.runtime_dir, node.url)) is not None:
             yield Finding("host", "ok", f"{host.authid} (process {host.pid})")
         else:
             yield Finding(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from timbr_wamp import runtime
 from timbr_wamp.errors import ServiceEnded
-from timbr_wamp.runtime import BridgeFile, KernelFile
+from timbr_wamp.processes import Process, RestartPolicy, Restarts, Supervisor, spawn
+from timbr_wamp.runtime import BridgeFile, HostFile, KernelFile
 
 if TYPE_CHECKING:
     from timbr_wamp.router import Router
@@ -34,11 +34,10 @@ BRIDGE_STOP_S = 5.0
 ROUTER_STOP_S = 10.0
 #: Timeout that replaces the others after a second Ctrl-C.
 SHORTENED_STOP_S = 0.5
-#: Most restarts of a router that ends by itself, within this time; one more is an error.
-ROUTER_RESTARTS, ROUTER_RESTARTS_WITHIN_S = 5, 300.0
+#: Restarts of a router or host that ends by itself; one more is an error.
+POLICY = RestartPolicy(limit=5)
 #: Interval for checking the processes.
 WATCH_INTERVAL_S = 0.5
-LOG_TAIL_LINES = 15
 
 
 class LocalServices:
@@ -60,12 +59,10 @@ class LocalServices:
         self._report = report
         self._ends_kernel = ends_kernel
         self._router: Router | None = None
-        self._host: subprocess.Popen[bytes] | None = None
-        self._host_log: Path | None = None
+        self._router_restarts = Restarts(POLICY)
+        self._host: Supervisor | None = None
         self._shortened = threading.Event()
         self._page: Path | None = None
-        #: When the router ended by itself, `time.monotonic`.
-        self._router_ends: list[float] = []
 
     @property
     def router(self) -> Router:
@@ -76,25 +73,83 @@ class LocalServices:
     def start_router(self, *, next_free_port: bool) -> None:
         """Start the router, after installing Crossbar.io if necessary; return when it answers.
 
+        A router whose `up` was killed is taken over as it runs.
+
         Raises:
             AlreadyUp, PortBusy, NoFreePort, RouterInstallFailed, RouterStartFailed.
         """
         from timbr_wamp.dashboard import page_dir
-        from timbr_wamp.errors import AlreadyUp, RouterNotInstalled
+        from timbr_wamp.errors import RouterNotInstalled
         from timbr_wamp.router import Router, find_crossbar, install_crossbar
 
-        there = runtime.read_file(runtime.node_file(self._settings.runtime_dir), runtime.NodeFile)
-        if there is not None and there.alive():
-            raise AlreadyUp(there.pid, there.page_url)
+        self._page = page_dir()
+        self._router = Router.take_over(self._settings)
+        if self._router is not None:
+            self._report(f"taking over the router of an earlier run that was killed (process {self._router.pid})")
+            self._router_restarts.started(now=time.monotonic())
+            return
         try:
             find_crossbar(self._settings)
         except RouterNotInstalled:
             install_crossbar(self._settings, self._report)
-        page = page_dir()
-        if page is None:
+        if self._page is None:
             self._report("the page is not built, so the router shows a placeholder; build it with: make page")
-        self._page = page
-        self._router = Router.start(self._settings, next_free_port=next_free_port, page_dir=page, report=self._report)
+        self._router = Router.start(
+            self._settings, next_free_port=next_free_port, page_dir=self._page, report=self._report
+        )
+        self._router_restarts.started(now=time.monotonic())
+
+    def start_host(self) -> None:
+        """Find the host of this router, or start it; return when it answers on the router.
+
+        Raises:
+            ServiceEnded: it ended or did not answer in time; the error has the end of its log.
+        """
+        log = Path(self.router.node_dir) / "host.log"
+        self._host = Supervisor("the host", lambda: self._spawn_host(log), find=self._find_host, log_file=log)
+        if (found := self._find_host()) is not None:
+            self._report(f"taking over the host of an earlier run that was killed (process {found.pid})")
+        self._host.start()
+        deadline = time.monotonic() + HOST_START_S
+        while (found := self._find_host()) is None or not self._host.alive:
+            if not self._host.alive and not self._host.check():
+                raise ServiceEnded("the host", f"ended by itself ({self._host.reason})", self._host.log)
+            if time.monotonic() > deadline:
+                raise ServiceEnded("the host", f"did not answer within {HOST_START_S:g} s", self._host.log)
+            time.sleep(START_POLL_S)
+
+    def _host_file(self) -> HostFile | None:
+        """The file of this router's host, which it writes when its procedures are registered."""
+        path = runtime.host_file(self._settings.runtime_dir, self.router.unix_url)
+        return runtime.read_file(path, HostFile)
+
+    def _find_host(self) -> Process | None:
+        return Process.of(self._host_file())
+
+    def _spawn_host(self, log: Path) -> Process:
+        environ = {
+            **os.environ,
+            "TIMBR_WAMP_URL": self.router.unix_url,
+            "TIMBR_WAMP_TOKEN": self.router.host_token,
+            "TIMBR_WAMP_HOST": self.router.host_token.partition(".")[0],
+        }
+        return spawn([sys.executable, "-m", "timbr_wamp", "host"], environment=environ, log_file=log)
+
+    def watch(self) -> None:
+        """Restart router and host when they end by themselves; return when the router was stopped on request.
+
+        Ended by `KeyboardInterrupt`.
+
+        Raises:
+            ServiceEnded: one of them ended too often; the error has the end of its log.
+        """
+        while not self.router.stopped_on_request:
+            if not self.router.alive:
+                self._restart_router()
+            if self._host is not None:
+                self._watch_host(self._host)
+            time.sleep(WATCH_INTERVAL_S)
+        self._report("the router was stopped")
 
     def _restart_router(self) -> None:
         """Restart the router on its port, unless it ended too often.
@@ -107,91 +162,27 @@ class LocalServices:
         """
         from timbr_wamp.router import Router
 
-        now = time.monotonic()
-        self._router_ends = [at for at in self._router_ends if now - at < ROUTER_RESTARTS_WITHIN_S] + [now]
-        status = self.router.poll()
-        if len(self._router_ends) > ROUTER_RESTARTS:
-            raise ServiceEnded("the router", f"ended by itself {len(self._router_ends)} times (status {status})", "")
-        self._report(f"the router ended by itself (status {status}); restarting it")
+        status, restarts = self.router.exit_status, self._router_restarts
+        reason = "killed" if status is None else f"status {status}"
+        if restarts.ended(reason, now=time.monotonic()) == "given_up":
+            raise ServiceEnded("the router", f"ended by itself: {restarts.reason}", "")
+        self._report(f"the router ended by itself ({reason}); restarting it")
+        time.sleep(max(0.0, restarts.due_at - time.monotonic()))
         port = self.router.port
         self.router.stop(timeout_s=SHORTENED_STOP_S)
-        self._router = None
         self._router = Router.start(self._settings, port=port, page_dir=self._page, report=self._report)
+        restarts.started(now=time.monotonic())
 
-    def start_host(self) -> None:
-        """Start the host as a child process; return when it answers on the router.
-
-        Raises:
-            ServiceEnded: it ended or did not answer in time; the error has the end of its log.
-        """
-        router = self.router
-        self._end_stray_host()
-        self._host_log = Path(router.node_dir) / "host.log"
-        log = os.open(self._host_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        authid = router.host_token.partition(".")[0]
-        environ = {
-            **os.environ,
-            "TIMBR_WAMP_URL": router.unix_url,
-            "TIMBR_WAMP_TOKEN": router.host_token,
-            "TIMBR_WAMP_HOST": authid,
-        }
-        try:
-            self._host = subprocess.Popen(
-                [sys.executable, "-m", "timbr_wamp", "host"],
-                env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        finally:
-            os.close(log)
-        self._wait_for_host(self._host)
-
-    def _end_stray_host(self) -> None:
-        """End a host whose `up` was killed; the new host adopts its kernels."""
-        stray = runtime.read_file(runtime.host_file(self._settings.runtime_dir), runtime.HostFile)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if stray is None or not stray.alive():
-                return
-            self._report(f"ending the host of an earlier run (process {stray.pid})")
-            with suppress(ProcessLookupError):
-                os.kill(stray.pid, number)
-            self._wait(lambda: not stray.alive(), HOST_STOP_S)
-
-    def _wait_for_host(self, host: subprocess.Popen[bytes]) -> None:
-        """Wait for the host's runtime file, which it writes when its procedures are registered."""
-        path = runtime.host_file(self._settings.runtime_dir)
-        deadline = time.monotonic() + HOST_START_S
-        while (written := runtime.read_file(path, runtime.HostFile)) is None or written.pid != host.pid:
-            if (ended := self.ended()) is not None:
-                raise ended
-            if time.monotonic() > deadline:
-                raise ServiceEnded("the host", f"did not answer within {HOST_START_S:g} s", self._tail())
-            time.sleep(START_POLL_S)
-
-    def watch(self) -> None:
-        """Wait until the host ends; restart the router when it ends. Ended by `KeyboardInterrupt`.
-
-        Raises:
-            ServiceEnded: a process ended; the error has the end of its log.
-        """
-        while True:
-            if self._router is not None and self._router.poll() is not None:
-                self._restart_router()
-            if (ended := self.ended()) is not None:
-                raise ended
-            time.sleep(WATCH_INTERVAL_S)
-
-    def ended(self) -> ServiceEnded | None:
-        """Return the error for a process that ended by itself; None while all run."""
-        if self._router is not None and self._router.poll() is not None:
-            return ServiceEnded("the router", f"ended by itself (status {self._router.poll()})", "")
-        if self._host is not None and self._host.poll() is not None:
-            return ServiceEnded("the host", f"ended by itself (status {self._host.returncode})", self._tail())
-        return None
-
-    def _tail(self) -> str:
-        if self._host_log is None or not self._host_log.exists():
-            return ""
-        lines = self._host_log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+    def _watch_host(self, host: Supervisor) -> None:
+        """Restart the host, whose bridges and kernels keep running meanwhile."""
+        if host.state == "running" and host.alive:
+            return
+        ran = host.state == "running"
+        host.check()
+        if host.state == "given_up":
+            raise ServiceEnded("the host", f"ended by itself: {host.reason}", host.log)
+        if ran:
+            self._report("the host ended by itself; restarting it")
 
     def shorten_stop(self) -> None:
         """Shorten the remaining timeouts of `stop`. Any thread, also a signal handler."""
@@ -204,7 +195,7 @@ class LocalServices:
         """
         if self._host is not None:
             self._report("ending the host")
-            self._end(self._host, HOST_STOP_S)
+            self._end([self._host.process] if self._host.process is not None else [], HOST_STOP_S)
             self._host = None
             self._end_bridges()
             self._end_kernels()
@@ -213,22 +204,18 @@ class LocalServices:
             self._router.stop(timeout_s=self._timeout_s(ROUTER_STOP_S))
             self._router = None
 
-    def _end(self, child: subprocess.Popen[bytes], patience_s: float) -> None:
-        child.terminate()
-        if not self._wait(lambda: child.poll() is not None, patience_s):
-            child.kill()
-            child.wait()
-
     def _end_bridges(self) -> None:
-        """End bridges that a killed host left running."""
-        folder = self._settings.runtime_dir
-        left = runtime.live_files(folder, "bridge-", BridgeFile)
+        """End bridges that a killed host of this router left running; those that users started keep running."""
+        files = runtime.live_files(self._settings.runtime_dir, "bridge-", BridgeFile).values()
+        left = [file for file in files if file.hosted and file.router == self.router.unix_url]
+        self._end([process for file in left if (process := Process.of(file)) is not None], BRIDGE_STOP_S)
+
+    def _end(self, processes: list[Process], patience_s: float) -> None:
+        """End processes: SIGTERM to all, then SIGKILL to those that still run."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for bridge in left.values():
-                if bridge.alive():
-                    with suppress(ProcessLookupError):
-                        os.kill(bridge.pid, number)
-            if self._wait(lambda: not any(bridge.alive() for bridge in left.values()), BRIDGE_STOP_S):
+            for process in processes:
+                process.signal(number)
+            if self._wait(lambda: not any(process.alive for process in processes), patience_s):
                 return
 
     def _end_kernels(self) -> None:
@@ -237,6 +224,8 @@ class LocalServices:
         folder = self._settings.runtime_dir
         kept = []
         for kernel in runtime.live_files(folder, "kernel-", KernelFile, clean=False).values():
+            if not runtime.is_of_router(kernel.router, self.router.unix_url):
+                continue
             if not self._ends_kernel(kernel):
                 kept.append(kernel.name)
                 continue

@@ -63,7 +63,7 @@ def bridge(
     settings = settings_from(url=url, realm=realm, token=token, shutdown_interval_s=shutdown_interval_s)
     from timbr_wamp import runtime
     from timbr_wamp.components.bridge import BridgeOptions, run_bridge
-    from timbr_wamp.components.host import bridge_environment
+    from timbr_wamp.components.bridge_process import bridge_environment
 
     router = bridge_environment(settings)
     if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():

@@ -27,7 +27,7 @@ from timbr_wamp.contract.keywords import keywords_taken
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, OwnKernel
 from timbr_wamp.names import DEFAULT_MACHINE, checked_kernel_id, host_uri, kernel_uri
 from timbr_wamp.plugins import own_kernel
-from timbr_wamp.runtime import HostFile, host_file, kernel_ids_of, read_file
+from timbr_wamp.runtime import kernel_ids_of, local_host
 
 T = TypeVar("T")
 
@@ -113,8 +113,8 @@ class AsyncClient:
         await self.close()
 
     def _local_host(self) -> str | None:
-        file = read_file(host_file(self._runtime_dir), HostFile)
-        return file.authid if file is not None and file.alive() else None
+        file = local_host(self._runtime_dir, self._shared.connection.url)
+        return file.authid if file is not None else None
 
     async def _default_host(self) -> str:
         here = self._local_host()

@@ -96,7 +96,7 @@ async def run_bridge(options: BridgeOptions) -> int:
         handlers |= {signal.SIGUSR1: bridge.restart_kernel, signal.SIGUSR2: bridge.end_kernel}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
-        with identity.lock_kernel(options.runtime_dir, who.kernel_id) as old_subshell:
+        with identity.lock_kernel(options.runtime_dir, who.kernel_id, options.url) as old_subshell:
             await bridge.run(stop, old_subshell=old_subshell)
     except TimbrError as error:
         print(error, file=sys.stderr)
@@ -252,7 +252,7 @@ class Bridge:
             self._state_changed.clear()
             if (subshell_id := self._supervisor.subshell_id) != noted:
                 noted = subshell_id
-                identity.write_bridge_file(self._options.runtime_dir, self._kernel_id, noted)
+                identity.write_bridge_file(self._options.runtime_dir, self._kernel_id, noted, self._options.url)
             try:
                 await self._connection.wait_joined(JOIN_TIMEOUT_S)
                 info = to_builtins(self.info())

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from timbr_wamp import runtime
-from timbr_wamp.components import processes
 from timbr_wamp.components.kernel_channels import KernelChannels
 from timbr_wamp.components.kernel_supervisor import KernelSupervisor
 from timbr_wamp.components.machine_files import headless_machine_files
 from timbr_wamp.contract import KernelStateName
 from timbr_wamp.errors import CallTimeout, KernelDead, NotAKernel
+from timbr_wamp.processes import Process
 from timbr_wamp.runtime import HeadlessFile, MachineFile
 
 logger = logging.getLogger(__name__)
@@ -98,19 +98,20 @@ class HeadlessSupervisor:
         """
         raise NotAKernel(self.kernel_id, "be restarted; end it with `shutdown` and start it again by hand")
 
-    async def shutdown(self) -> None:
+    async def shutdown(self, reason: str = "it was ended") -> None:
         """Send SIGTERM and wait until the process has ended. It first processes the messages queued in its machine.
 
         Raises:
             CallTimeout: it still runs after `SHUTDOWN_TIMEOUT_S`.
         """
-        processes.send_signal(self.file.pid, self.file.process_started, signal.SIGTERM)
+        if (process := Process.of(self.file)) is not None:
+            process.signal(signal.SIGTERM)
         deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
         while self._ended() is None:
             if time.monotonic() > deadline:
                 raise CallTimeout("shutdown", SHUTDOWN_TIMEOUT_S)
             await asyncio.sleep(0.05)
-        self._set("dead", "it was ended")
+        self._set("dead", reason)
 
     # --- inside ------------------------------------------------------------------------------
 

@@ -17,15 +17,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from timbr_wamp import runtime
+from timbr_wamp import processes, runtime
 from timbr_wamp.client.connection import Connection
-from timbr_wamp.components import launcher, processes
-from timbr_wamp.components.bridge_supervisor import BridgeEnvironment, BridgeSupervisor
+from timbr_wamp.components import launcher
+from timbr_wamp.components.bridge_process import BridgeEnvironment, bridge_environment
+from timbr_wamp.components.bridge_supervisor import BridgeSupervisor
 from timbr_wamp.components.kernel_service import answer
 from timbr_wamp.contract import HOST, KernelInfo
-from timbr_wamp.errors import AlreadyHosted, NoRouter, TimbrError, UnknownKernel
+from timbr_wamp.errors import AlreadyHosted, TimbrError, UnknownKernel
 from timbr_wamp.names import host_of_kernel, host_uri, new_kernel_id
-from timbr_wamp.runtime import HostFile, KernelFile, NodeFile
+from timbr_wamp.runtime import HostFile, KernelFile
 from timbr_wamp.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class HostProcess:
         """Run until SIGTERM or SIGINT; return the exit code. An error is printed on stderr."""
         try:
             environment = bridge_environment(self._settings)
-            with _exclusive(self._settings):
+            with _exclusive(environment):
                 asyncio.run(self._run(environment))
         except TimbrError as error:
             print(error, file=sys.stderr)
@@ -63,36 +64,20 @@ class HostProcess:
         await Host(environment, stop_kernels=self._stop_kernels).run(stop)
 
 
-def bridge_environment(settings: Settings) -> BridgeEnvironment:
-    """Return the environment of bridges: router and token of the settings, else the local router and its host token.
-
-    Raises:
-        NoRouter: none is configured, and none runs on this computer.
-    """
-    node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
-    here = node if node is not None and node.alive() else None
-    url = settings.url or (here.unix_url if here is not None else None)
-    token = settings.token or (here.host_token if here is not None else None)
-    if url is None or token is None:
-        raise NoRouter("TIMBR_WAMP_URL or TIMBR_WAMP_TOKEN is not set, and no router runs on this computer")
-    return BridgeEnvironment(settings.runtime_dir, url, settings.realm, token, settings.log_level)
-
-
 @contextmanager
-def _exclusive(settings: Settings) -> Iterator[None]:
-    """Lock the runtime folder against other hosts."""
-    path = runtime.host_file(runtime.private_folder(settings.runtime_dir))
+def _exclusive(environment: BridgeEnvironment) -> Iterator[None]:
+    """Lock the runtime folder against other hosts of the same router."""
+    path = runtime.host_file(runtime.private_folder(environment.runtime_dir), environment.url)
     lock = path.with_suffix(".lock")
     descriptor = processes.lock(lock)
     if descriptor is None:
         other = runtime.read_file(path, HostFile)
-        raise AlreadyHosted(str(settings.runtime_dir), other.pid if other is not None else 0)
+        raise AlreadyHosted(str(environment.runtime_dir), other.pid if other is not None else 0)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        processes.unlock(lock, descriptor)
 
 
 class Host:
@@ -100,7 +85,7 @@ class Host:
 
     def __init__(self, environment: BridgeEnvironment, *, stop_kernels: bool = False) -> None:
         self._environment, self._stop_kernels = environment, stop_kernels
-        self._authid = environment.token.partition(".")[0]
+        self._authid = environment.authid
         self._connection = Connection(environment.url, environment.realm, environment.token)
         self._supervisors: dict[str, BridgeSupervisor] = {}
 
@@ -133,8 +118,9 @@ class Host:
     async def start(self, name: str | None = None, startup: str | None = None, cwd: str | None = None) -> KernelInfo:
         kernel_id = new_kernel_id(self._authid)
         file = await asyncio.to_thread(
-            launcher.start_kernel, self._environment.runtime_dir, kernel_id, name=name, startup=startup, cwd=cwd
-        )
+            launcher.start_kernel, self._environment.runtime_dir, kernel_id,
+            name=name, startup=startup, cwd=cwd, router=self._environment.url,
+        )  # fmt: skip
         supervisor = await self._take(file)
         try:
             return await supervisor.ready()
@@ -182,6 +168,9 @@ class Host:
             file = runtime.read_file(path, KernelFile)
             if file is None or host_of_kernel(file.kernel_id) != self._authid:
                 continue
+            if not runtime.is_of_router(file.router, self._environment.url):
+                logger.info("kernel %s is left to the host of %s", file.kernel_id, file.router)
+                continue
             if file.alive():
                 logger.info("adopted kernel %s (process %d)", file.kernel_id, file.pid)
                 await self._take(file)
@@ -205,5 +194,8 @@ class Host:
             stopped.cancel()
 
     def _write_file(self) -> None:
-        content = HostFile(pid=os.getpid(), process_started=runtime.own_process_started(), authid=self._authid)
-        runtime.write_file(runtime.host_file(self._environment.runtime_dir), content)
+        url = self._environment.url
+        content = HostFile(
+            pid=os.getpid(), process_started=runtime.own_process_started(), authid=self._authid, router=url
+        )
+        runtime.write_file(runtime.host_file(self._environment.runtime_dir, url), content)

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from timbr_wamp import runtime
-from timbr_wamp.components import processes
+from timbr_wamp import processes, runtime
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
 from timbr_wamp.names import checked_kernel_id, host_of_kernel, new_kernel_id
 from timbr_wamp.runtime import BridgeFile, HeadlessFile, KernelFile
@@ -116,7 +115,7 @@ def _remove_stale_ids(runtime_dir: Path) -> None:
 
 
 @contextmanager
-def lock_kernel(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
+def lock_kernel(runtime_dir: Path, kernel_id: str, router: str) -> Iterator[str | None]:
     """Lock the kernel against other bridges; yield the subshell id that an earlier bridge left, or None.
 
     The operating system releases the lock when the process ends.
@@ -131,17 +130,26 @@ def lock_kernel(runtime_dir: Path, kernel_id: str) -> Iterator[str | None]:
     if descriptor is None:
         raise AlreadyBridged(kernel_id, before.pid if before is not None else 0)
     try:
-        write_bridge_file(runtime_dir, kernel_id, None)
+        write_bridge_file(runtime_dir, kernel_id, None, router)
         yield before.subshell_id if before is not None else None
     finally:
         path.unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        processes.unlock(lock, descriptor)
 
 
-def write_bridge_file(runtime_dir: Path, kernel_id: str, subshell_id: str | None) -> None:
+def write_bridge_file(runtime_dir: Path, kernel_id: str, subshell_id: str | None, router: str) -> None:
     """Write the runtime file of this process as the kernel's bridge."""
-    content = BridgeFile(
-        pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, subshell_id=subshell_id
+    path = runtime.bridge_file(runtime_dir, kernel_id)
+    before = runtime.read_file(path, BridgeFile)
+    runtime.write_file(
+        path,
+        BridgeFile(
+            pid=os.getpid(),
+            process_started=runtime.own_process_started(),
+            kernel_id=kernel_id,
+            router=router,
+            hosted=before is not None and before.pid == os.getpid() and before.hosted,
+            ready=True,
+            subshell_id=subshell_id,
+        ),
     )
-    runtime.write_file(runtime.bridge_file(runtime_dir, kernel_id), content)

@@ -1,7 +1,7 @@
 """`KernelSupervisor`: connect to one kernel, watch its process, restart and end it.
 
 A kernel that timbr_wamp started is watched by its pid and restarted from its `KernelFile` when it dies,
-at most `RESTART_LIMIT` times in `RESTART_WINDOW_S`; after that it stays dead. Any other kernel is watched
+as `POLICY` says; after too many ends it stays dead. Any other kernel is watched
 by its heartbeat, and neither restarted nor ended.
 """
 
@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from timbr_wamp.components import launcher
 from timbr_wamp.components.heartbeat import SILENT_S
@@ -23,14 +23,13 @@ from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.contract import IopubMessage, KernelStateName
 from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed, TimbrError
 from timbr_wamp.kernel.startup import ERROR_ATTRIBUTE
+from timbr_wamp.processes import Process, RestartPolicy, Restarts, wait_ended
 from timbr_wamp.runtime import KernelFile, MachineFile
 
 logger = logging.getLogger(__name__)
 
-RESTART_LIMIT = 5
-RESTART_WINDOW_S = 60.0
-#: Interval for checking the process.
-WATCH_INTERVAL_S = 0.5
+#: A kernel that dies while it starts costs a second of a processor each time.
+POLICY = RestartPolicy(first_s=0.5, cap_s=10.0, limit=5, window_s=60.0)
 #: Timeout for a kernel to answer after its process was started; includes its startup file.
 START_TIMEOUT_S = 60.0
 #: Timeout for a running kernel to answer.
@@ -39,23 +38,6 @@ ATTACH_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 3.0
 #: Seconds after which the bridge of a dead, unmanaged kernel ends.
 GIVE_UP_S = 60.0
-
-
-class RestartLimit:
-    """Allows at most ``limit`` restarts in any ``window_s`` seconds."""
-
-    def __init__(self, limit: int = RESTART_LIMIT, window_s: float = RESTART_WINDOW_S) -> None:
-        self._limit, self._window_s = limit, window_s
-        self._times: deque[float] = deque()
-
-    def allow(self, now: float) -> bool:
-        """Return whether a restart is allowed now, and count it if so."""
-        while self._times and now - self._times[0] >= self._window_s:
-            self._times.popleft()
-        if len(self._times) >= self._limit:
-            return False
-        self._times.append(now)
-        return True
 
 
 class KernelSupervisor:
@@ -90,11 +72,15 @@ class KernelSupervisor:
         #: Number of restarts by this supervisor, on request or after a death.
         self.restarts = 0
         self._channels = self._new_channels()
-        self._limit = RestartLimit()
+        self._restarts = Restarts(POLICY)
         #: Held while the process is restarted or ended.
         self._changing = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
-        self._ending = False
+        #: The process of a managed kernel, the last one if it has ended; and whether it was replaced.
+        self._process = Process.of(file)
+        self._replaced = asyncio.Event()
+        #: Set when the kernel is being ended, or this supervisor closed: nothing restarts it any more.
+        self._ending = asyncio.Event()
 
     @property
     def managed(self) -> bool:
@@ -133,19 +119,21 @@ class KernelSupervisor:
             CallTimeout, NoConnectionFile: an unmanaged kernel does not answer or has no connection file.
             KernelStartFailed: a managed kernel does not start.
         """
-        if self.file is not None and not self.file.alive():
+        if self.managed and self._process is None:
             logger.warning("kernel %s: its process has ended; restarting it", self.kernel_id)
-            await self._restart_process()
+            await self._restart_process("its process ended while it had no bridge")
         else:
             await self._handshake(START_TIMEOUT_S if self.managed else ATTACH_TIMEOUT_S, old_subshell)
-        self._watcher = asyncio.create_task(self._watch())
+        self._restarts.started(now=time.monotonic())
+        if self.managed:
+            self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
         """Disconnect from the kernel, which keeps running. Idempotent."""
-        self._ending = True
+        self._ending.set()
         if self._watcher is not None:
             self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+            await asyncio.wait([self._watcher])
         await self._channels.close()
 
     async def restart(self) -> None:
@@ -153,30 +141,36 @@ class KernelSupervisor:
 
         Raises:
             KernelNotManaged: timbr_wamp did not start the kernel.
+            KernelDead: it is being ended.
             KernelStartFailed: it did not start again; its state is dead.
         """
         if not self.managed:
             raise KernelNotManaged(self.kernel_id, "restarted")
         async with self._changing:
-            await self._restart_process()
+            self._restarts.forgive()
+            await self._restart_process(None)
+            self._restarts.started(now=time.monotonic())
 
-    async def shutdown(self) -> None:
-        """End the kernel's process and remove its files.
+    async def shutdown(self, reason: str = "it was ended") -> None:
+        """End the kernel's process and remove its files; a restart in progress is given up.
+
+        Args:
+            reason: of the state "dead".
 
         Raises:
             KernelNotManaged: timbr_wamp did not start the kernel.
         """
         if self.file is None:
             raise KernelNotManaged(self.kernel_id, "ended")
-        self._ending = True
+        self._ending.set()
         async with self._changing:
-            if self.file.alive():
+            if self._process is not None and self._process.alive:
                 with contextlib.suppress(TimbrError):
                     await self._channels.shutdown()
-                await self._wait_ended(SHUTDOWN_TIMEOUT_S)
+                await wait_ended(self._process, SHUTDOWN_TIMEOUT_S)
             await asyncio.to_thread(launcher.end_process, self.file)
-            self._set("dead", "it was ended")
-            self._channels.fail("it was ended")
+            self._set("dead", reason)
+            self._channels.fail(reason)
             launcher.forget_kernel(self._runtime_dir, self.file)
 
     # --- inside ------------------------------------------------------------------------------
@@ -207,22 +201,33 @@ class KernelSupervisor:
     def _alive(self, reason: str | None) -> None:
         self._set("busy" if self._channels.busy else "idle", reason)
 
-    async def _handshake(self, timeout_s: float, old_subshell: str | None = None) -> None:
-        """Open the channels; for a managed kernel fail early when its process ends."""
+    async def _handshake(self, timeout_s: float, old_subshell: str | None = None, reason: str | None = None) -> None:
+        """Open the channels; for a managed kernel fail early when its process ends, or is to be ended.
+
+        Args:
+            reason: why it was started, for its state.
+        """
         opening = asyncio.create_task(self._channels.open(timeout_s, old_subshell=old_subshell))
+        waits: list[asyncio.Task[Any]] = [opening]
+        if self._process is not None:
+            waits += [asyncio.create_task(wait_ended(self._process)), asyncio.create_task(self._ending.wait())]
         try:
-            while not (await asyncio.wait({opening}, timeout=WATCH_INTERVAL_S))[0]:
-                if self.file is not None and not self.file.alive():
-                    raise KernelStartFailed("its process ended", launcher.log_tail(self.file))
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if self._ending.is_set():
+                raise KernelDead(self.kernel_id, "it is being ended")
+            if not opening.done():
+                assert self.file is not None
+                raise KernelStartFailed("its process ended", launcher.log_tail(self.file))
             await opening
         except CallTimeout:
             if self.file is None:
                 raise
             raise KernelStartFailed(f"no answer within {timeout_s:g} s", launcher.log_tail(self.file)) from None
         finally:
-            opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
-        self._alive(await self._startup_error())
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)  # the error of `opening` was raised above
+        self._alive(await self._startup_error() or reason)
 
     async def _startup_error(self) -> str | None:
         """Return the error of the startup file; None when it succeeded or there is none."""
@@ -233,47 +238,57 @@ class KernelSupervisor:
             return str(ast.literal_eval(text)) or None if text else None
         return None
 
-    async def _restart_process(self) -> None:
+    async def _restart_process(self, reason: str | None) -> None:
+        """Start the process again; ``reason`` is why it is needed, None for a request."""
         assert self.file is not None
-        self._set("restarting")
+        if self._ending.is_set():
+            raise KernelDead(self.kernel_id, "it is being ended")
+        self._set("restarting", reason)
         self.restarts += 1
-        self._channels.fail("it was restarted")
+        self._channels.fail("it was restarted" if reason is None else reason)
         await self._channels.close()
         try:
             self.file = await asyncio.to_thread(launcher.restart_kernel, self._runtime_dir, self.file)
+            self._process = Process.of(self.file)
+            self._replaced.set()
             self._channels = self._new_channels()
-            await self._handshake(START_TIMEOUT_S)
+            await self._handshake(START_TIMEOUT_S, reason=f"{reason}; it was restarted" if reason else None)
         except TimbrError as error:
             self._set("dead", str(error).splitlines()[0])
             raise
 
     async def _watch(self) -> None:
         """Restart a managed kernel when it dies, within the limit."""
-        while self.file is not None:
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            if self.state == "dead" or self.file.alive():
+        while True:
+            self._replaced.clear()
+            if self._process is None or self._is_dead():
+                await self._replaced.wait()
                 continue
+            await wait_ended(self._process)
             async with self._changing:
-                if not self._ending and not self.file.alive():
+                # a restart on request may have replaced it meanwhile, or failed
+                if not self._ending.is_set() and not self._is_dead() and not self._process.alive:
                     await self._died()
 
-    async def _died(self) -> None:
-        self._channels.fail("its process ended")
-        while self._limit.allow(time.monotonic()):
-            logger.warning("kernel %s: its process ended; restarting it", self.kernel_id)
-            try:
-                await self._restart_process()
-            except TimbrError as error:
-                logger.warning("kernel %s: %s", self.kernel_id, error)
-            else:
-                return
-        reason = f"it ended more than {RESTART_LIMIT} times in {RESTART_WINDOW_S:g} s and is not restarted"
-        logger.error("kernel %s: %s", self.kernel_id, reason)
-        self._set("dead", reason)
+    def _is_dead(self) -> bool:
+        return self.state == "dead"
 
-    async def _wait_ended(self, timeout_s: float) -> bool:
-        assert self.file is not None
-        deadline = time.monotonic() + timeout_s
-        while self.file.alive() and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        return not self.file.alive()
+    async def _died(self) -> None:
+        reason = "its process ended"
+        self._channels.fail(reason)
+        while self._restarts.ended(reason, now=time.monotonic()) == "waiting":
+            logger.warning("kernel %s: %s; restarting it", self.kernel_id, reason)
+            self._set("restarting", reason)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), max(0.0, self._restarts.due_at - time.monotonic()))
+            try:
+                await self._restart_process(reason)
+            except TimbrError as error:
+                if self._ending.is_set():
+                    return
+                reason = str(error).splitlines()[0]
+            else:
+                self._restarts.started(now=time.monotonic())
+                return
+        logger.error("kernel %s: %s", self.kernel_id, self._restarts.reason)
+        self._set("dead", self._restarts.reason)

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import zmq
 
-from timbr_wamp import runtime
-from timbr_wamp.components import processes
+from timbr_wamp import processes, runtime
 from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
@@ -45,6 +44,7 @@ def start_kernel(
     startup: str | None = None,
     cwd: str | None = None,
     environ: Mapping[str, str] | None = None,
+    router: str = "",
 ) -> KernelFile:
     """Start a new kernel and write its runtime file; return before the kernel answers.
 
@@ -52,6 +52,7 @@ def start_kernel(
         startup: path of a Python or IPython file that runs in the kernel after each (re)start.
         cwd: its working folder; None means this process's.
         environ: its environment; None means `os.environ`. Tokens are removed.
+        router: URL of the router of its host.
 
     Raises:
         KernelStartFailed: the folder or the startup file does not exist, or the process could not be started.
@@ -86,6 +87,7 @@ def start_kernel(
         started_at=time.time(),
         startup=startup,
         log_file=str(runtime_dir / f"log-{kernel_id}.txt"),
+        router=router,
     )
     return _spawn(runtime_dir, content)
 
@@ -103,7 +105,8 @@ def restart_kernel(runtime_dir: Path, content: KernelFile) -> KernelFile:
 
 def end_process(content: KernelFile) -> bool:
     """End the kernel's process and the processes that its cells started; return whether it has ended."""
-    return processes.end(content.pid, content.process_started)
+    process = processes.Process.of(content)
+    return process is None or process.end()
 
 
 def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
@@ -139,7 +142,7 @@ def log_tail(content: KernelFile) -> str:
 
 def _spawn(runtime_dir: Path, content: KernelFile) -> KernelFile:
     try:
-        content.pid, content.process_started = processes.spawn(
+        process = processes.spawn(
             content.command,
             environment=content.environment,
             log_file=Path(content.log_file or os.devnull),
@@ -147,7 +150,7 @@ def _spawn(runtime_dir: Path, content: KernelFile) -> KernelFile:
         )
     except OSError as error:
         raise KernelStartFailed(f"{content.command[0]}: {error.strerror}") from error
-    content.started_at = time.time()
+    content.pid, content.process_started, content.started_at = process.pid, process.started, time.time()
     runtime.write_file(runtime.kernel_file(runtime_dir, content.kernel_id), content)
     return content
 

@@ -10,27 +10,22 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from timbr_wamp import runtime
-from timbr_wamp.components import processes
-from timbr_wamp.components.bridge_supervisor import BridgeEnvironment
-from timbr_wamp.components.host import bridge_environment
+from timbr_wamp.components.bridge_process import BridgeEnvironment, BridgeProcess, bridge_environment
 from timbr_wamp.errors import NoRouter, TimbrError
 from timbr_wamp.names import checked_authid, checked_kernel_id
+from timbr_wamp.processes import RestartPolicy
 from timbr_wamp.runtime import HeadlessFile
 from timbr_wamp.settings import Settings, working_folder
 
 #: Interval for checking router and bridge.
 POLL_INTERVAL_S = 0.25
-#: First and longest wait before a bridge that ended is restarted. The wait doubles each time.
-RESPAWN_S, RESPAWN_CAP_S = 1.0, 30.0
-#: A bridge that ran this long resets the wait and the reported lines.
-STABLE_S = 60.0
+#: The process runs with or without a router, so it never gives up.
+POLICY = RestartPolicy(limit=None)
 REPORT_LIMIT = 20
 #: Timeout for the bridge to end by itself when the process leaves the router.
 BRIDGE_END_TIMEOUT_S = 2.0
@@ -50,9 +45,9 @@ class OwnBridge:
         self._digits = secrets.token_hex(6)
         #: Kernel id of the process on the router; None until a router was found.
         self.kernel_id: str | None = None
-        self._bridge: tuple[int, float] | None = None
-        self._log: Path | None = None
-        self._spawned_at, self._next_spawn, self._wait_s = 0.0, 0.0, RESPAWN_S
+        self._bridge: BridgeProcess | None = None
+        self._environment: BridgeEnvironment | None = None
+        self._joined_at = 0.0
         self._reported: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="timbr-own-bridge", daemon=True)
@@ -72,16 +67,14 @@ class OwnBridge:
         if self.kernel_id is not None:
             # the bridge notices it, publishes the state, and ends by itself
             runtime.headless_file(self._settings.runtime_dir, self.kernel_id).unlink(missing_ok=True)
-        deadline = time.monotonic() + BRIDGE_END_TIMEOUT_S
-        while self._bridge_alive() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self._end_bridge()
+        self._end_bridge(BRIDGE_END_TIMEOUT_S)
 
     # --- inside ------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._closing.wait(POLL_INTERVAL_S):
-            if self._bridge_alive() or time.monotonic() < self._next_spawn:
+            bridge = self._bridge.supervisor if self._bridge is not None else None
+            if bridge is not None and bridge.state == "running" and bridge.alive:
                 continue
             try:
                 environment = bridge_environment(self._settings)
@@ -89,66 +82,53 @@ class OwnBridge:
                 self._report_once("no router found: the machine runs, and joins a router when one starts")
                 continue
             try:
-                self._spawn(environment)
-            except (
-                OSError,
-                TimbrError,
-            ) as error:  # a folder that is not ours, no more processes: reported and retried
+                self._keep(environment)
+            except (OSError, TimbrError) as error:  # a folder that is not ours, a full disk: reported and retried
                 self._report_once(f"starting the bridge failed: {error}")
-                self._delay_next_spawn()
 
-    def _spawn(self, environment: BridgeEnvironment) -> None:
-        if self._bridge is not None:
-            self._bridge_ended()
-        kernel_id = checked_kernel_id(f"{checked_authid(environment.token.partition('.')[0])}_{self._digits}")
-        if self.kernel_id not in (None, kernel_id):  # a token with another name gives another id
-            runtime.headless_file(environment.runtime_dir, str(self.kernel_id)).unlink(missing_ok=True)
-        self.kernel_id = kernel_id
+    def _keep(self, environment: BridgeEnvironment) -> None:
+        """Start the bridge, or restart it when that is due."""
+        kernel_id = checked_kernel_id(f"{checked_authid(environment.authid)}_{self._digits}")
+        if environment != self._environment:  # the first router, or another one, or another token
+            self._end_bridge(0.0)
+            if self.kernel_id is not None:
+                runtime.headless_file(environment.runtime_dir, self.kernel_id).unlink(missing_ok=True)
+            self.kernel_id, self._environment = kernel_id, environment
+            self._bridge = BridgeProcess(environment, kernel_id, hosted=False, policy=POLICY)
+            self._write_file(environment, kernel_id)
+            self._bridge.supervisor.start()
+        assert self._bridge is not None
+        bridge = self._bridge.supervisor
+        ran = bridge.state == "running"
+        started = bridge.check()
+        if ran and bridge.reason is not None:
+            if time.monotonic() - self._joined_at > POLICY.stable_s:
+                self._reported.clear()
+            self._report_once(f"disconnected from the router: {bridge.reason}; trying again")
+        elif started or ran:
+            self._joined_at = time.monotonic()
+            self._report_once(f"joining {environment.url} as {kernel_id} ({self._name})")
+
+    def _write_file(self, environment: BridgeEnvironment, kernel_id: str) -> None:
         content = HeadlessFile(
             pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, name=self._name,
-            cwd=str(working_folder()), started_at=time.time(), python=platform.python_version(),
+            cwd=str(working_folder()), started_at=time.time(), python=platform.python_version(), router=environment.url,
         )  # fmt: skip
         runtime.write_file(runtime.headless_file(environment.runtime_dir, kernel_id), content)
-        self._log = environment.runtime_dir / f"log-bridge-{kernel_id}.txt"
-        self._log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "timbr_wamp", "bridge", "--kernel-id", kernel_id]
-        self._bridge = processes.spawn(command, environment=environment.variables(), log_file=self._log)
-        self._spawned_at = time.monotonic()
-        self._report_once(f"joining {environment.url} as {kernel_id} ({self._name})")
-        self._delay_next_spawn()
-
-    def _bridge_ended(self) -> None:
-        """Report why the bridge ended, and reset the wait if it ran for some time."""
-        assert self._log is not None
-        if time.monotonic() - self._spawned_at > STABLE_S:
-            self._wait_s = RESPAWN_S
-            self._reported.clear()
-        lines = processes.log_tail(self._log).splitlines()
-        self._report_once(
-            f"disconnected from the router: {lines[-1] if lines else 'the bridge was killed'}; trying again"
-        )
-
-    def _delay_next_spawn(self) -> None:
-        self._next_spawn = time.monotonic() + self._wait_s
-        self._wait_s = min(self._wait_s * 2, RESPAWN_CAP_S)
 
     def _report_once(self, text: str) -> None:
         if text not in self._reported and len(self._reported) < REPORT_LIMIT:
             self._reported.add(text)
             self._report(text)
 
-    def _bridge_alive(self) -> bool:
-        return self._bridge is not None and runtime.process_alive(*self._bridge)
-
-    def _end_bridge(self) -> None:
+    def _end_bridge(self, patience_s: float) -> None:
+        """Give the bridge ``patience_s`` to end by itself; then end it and remove its files."""
         if self._bridge is not None:
-            processes.end(*self._bridge, term_s=1.0)
-        if self._log is not None:
-            self._log.unlink(missing_ok=True)
-        if self.kernel_id is not None:
-            path = runtime.bridge_file(self._settings.runtime_dir, self.kernel_id)
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            process = self._bridge.supervisor.process
+            if process is not None:
+                process.wait(patience_s)
+            self._bridge.supervisor.end(term_s=1.0)
+            self._bridge.forget()
 
 
 __all__ = ["OwnBridge"]

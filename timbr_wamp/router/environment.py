@@ -23,7 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from timbr_wamp.errors import RouterInstallFailed, RouterNotInstalled
-from timbr_wamp.router.folder import clone_folder, locked, shipped, tail
+from timbr_wamp.processes import locked
+from timbr_wamp.router.folder import clone_folder, shipped, tail
 from timbr_wamp.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,11 +23,12 @@ import psutil
 
 from timbr_wamp import runtime
 from timbr_wamp.errors import AlreadyUp, NoFreePort, PortBusy, RouterStartFailed
+from timbr_wamp.processes import Process, locked, spawn
 from timbr_wamp.router.environment import clean_environment, find_crossbar
-from timbr_wamp.router.folder import locked, tail
+from timbr_wamp.router.folder import tail
 from timbr_wamp.router.plan import NodePlan, local_tokens
 from timbr_wamp.router.probe import http_answers, node_answers
-from timbr_wamp.runtime import NodeFile, private_folder
+from timbr_wamp.runtime import UNIX_SCHEME, NodeFile, private_folder
 from timbr_wamp.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def free_port(interface: str = "127.0.0.1") -> int:
 
 @dataclass
 class Router:
-    """A router that this process started. It keeps running when this process ends; `stop` ends it."""
+    """A router that this process started or took over. It keeps running when this process ends; `stop` ends it."""
 
     url: str
     unix_url: str
@@ -69,8 +69,7 @@ class Router:
     settings: Settings
     admin_token: str = field(repr=False)
     host_token: str = field(repr=False)
-    _process: subprocess.Popen[bytes] = field(repr=False)
-    _controller: psutil.Process = field(repr=False)
+    _process: Process = field(repr=False)
 
     @classmethod
     def start(
@@ -115,7 +114,6 @@ class Router:
         plan.write()
         report(f"starting the router on port {plan.port}")
         process = _spawn(crossbar, plan.node_dir)
-        controller = psutil.Process(process.pid)
         try:
             _wait_until_answering(process, plan, admin_token)
             router = cls(
@@ -128,21 +126,39 @@ class Router:
                 admin_token=admin_token,
                 host_token=host_token,
                 _process=process,
-                _controller=controller,
             )
             router._write_runtime_file()
         except BaseException:
-            _end(controller, process.wait, timeout_s=KILL_LIMIT_S)
+            _end(process, KILL_LIMIT_S)
             raise
         return router
 
+    @classmethod
+    def take_over(cls, settings: Settings) -> Router | None:
+        """Return the local router if the process that started it was killed; this one owns it from now on.
+
+        Raises:
+            AlreadyUp: that process runs.
+        """
+        node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
+        process = Process.of(node)
+        if node is None or process is None:
+            return None
+        if node.owned:
+            raise AlreadyUp(node.pid, node.page_url)
+        router = cls(
+            url=node.url, unix_url=node.unix_url, page_url=node.page_url, pid=node.pid, node_dir=Path(node.node_dir),
+            settings=settings, admin_token=node.token, host_token=node.host_token, _process=process,
+        )  # fmt: skip
+        router._write_runtime_file()
+        return router
+
     def _write_runtime_file(self) -> None:
-        started = runtime.process_started(self.pid)
-        if started is None:
+        if not self.alive:
             raise RouterStartFailed("it ended right after it had answered", _log_tail(self.node_dir))
         content = NodeFile(
             pid=self.pid,
-            process_started=started,
+            process_started=self._process.started,
             url=self.url,
             unix_url=self.unix_url,
             page_url=self.page_url,
@@ -150,6 +166,8 @@ class Router:
             node_dir=str(self.node_dir),
             token=self.admin_token,
             host_token=self.host_token,
+            owner_pid=os.getpid(),
+            owner_started=runtime.own_process_started(),
         )
         runtime.write_file(runtime.node_file(self.settings.runtime_dir), content)
 
@@ -165,14 +183,26 @@ class Router:
         """URL for clients on this computer; see `timbr_wamp.runtime.NodeFile.local_url`."""
         return self.unix_url if self.url.startswith("wss:") else self.url
 
-    def poll(self) -> int | None:
-        """Return the exit status if the router has ended, None while it runs."""
-        return self._process.poll()
+    @property
+    def alive(self) -> bool:
+        """Whether the router runs."""
+        return self._process.alive
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status; None while it runs, and of a router that was taken over."""
+        return self._process.exit_status
+
+    @property
+    def stopped_on_request(self) -> bool:
+        """Whether another process ended it by `stop_node`."""
+        node = runtime.read_file(runtime.node_file(self.settings.runtime_dir), NodeFile)
+        return not self.alive and (node is None or node.pid != self.pid)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the router with SIGTERM, and after ``timeout_s`` with SIGKILL. Idempotent."""
-        _end(self._controller, self._process.wait, timeout_s=timeout_s)
-        _remove_traces(self.settings.runtime_dir, self.pid, Path(self.unix_url.removeprefix("rs+unix://")))
+        _end(self._process, timeout_s)
+        _remove_traces(self.settings.runtime_dir, self.pid, Path(self.unix_url.removeprefix(UNIX_SCHEME)))
 
     def __enter__(self) -> Router:
         return self
@@ -184,11 +214,12 @@ class Router:
 def stop_node(settings: Settings, timeout_s: float = 10.0) -> bool:
     """End the local router, also when another process started it; return False if none runs."""
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
-    if node is None or not node.alive():
+    process = Process.of(node)
+    if node is None or process is None:
         return False
-    process = psutil.Process(node.pid)
-    _end(process, process.wait, timeout_s=timeout_s)
-    _remove_traces(settings.runtime_dir, node.pid, Path(node.unix_url.removeprefix("rs+unix://")))
+    # the file first: whoever watches the router then knows that it was ended on request
+    _remove_traces(settings.runtime_dir, node.pid, Path(node.unix_url.removeprefix(UNIX_SCHEME)))
+    _end(process, timeout_s)
     return True
 
 
@@ -275,38 +306,27 @@ def _is_free(interface: str, port: int) -> bool:
 # --- its process -----------------------------------------------------------------------------
 
 
-def _spawn(crossbar: Path, node_dir: Path) -> subprocess.Popen[bytes]:
+def _spawn(crossbar: Path, node_dir: Path) -> Process:
     """Start Crossbar in a session of its own, so that Ctrl-C in this terminal does not reach it."""
     command = [str(crossbar), "start", "--cbdir", str(node_dir), "--color", "false", "--loglevel", "warn"]
     log = node_dir / LOG_FILE
     if log.exists():
         os.replace(log, log.with_name(LOG_FILE + ".1"))
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        return subprocess.Popen(
-            command,
-            cwd=node_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            env=clean_environment(os.environ),
-            start_new_session=True,
-        )
+        return spawn(command, environment=clean_environment(os.environ), log_file=log, cwd=node_dir)
     except OSError as error:
         raise RouterStartFailed(f"{crossbar}: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
 
 
-def _wait_until_answering(process: subprocess.Popen[bytes], plan: NodePlan, token: str) -> None:
+def _wait_until_answering(process: Process, plan: NodePlan, token: str) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     realm = plan.settings.realm
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if not process.alive:
             log_tail = _log_tail(plan.node_dir)
             if "cannot_listen" in log_tail or "CannotListenError" in log_tail:
                 raise PortBusy(plan.port)  # another process took it meanwhile
-            raise RouterStartFailed(f"it ended with status {process.returncode}", log_tail)
+            raise RouterStartFailed(f"it ended with status {process.exit_status}", log_tail)
         if (
             plan.socket_path.exists()
             and http_answers(plan.host, plan.port, tls=plan.tls, timeout_s=PROBE_LIMIT_S)
@@ -324,26 +344,10 @@ def _log_tail(node_dir: Path) -> str:
         return ""
 
 
-def _end(controller: psutil.Process, wait: Callable[..., object], *, timeout_s: float) -> None:
-    """End a router's processes: SIGTERM to the controller, which ends its worker; then SIGKILL to the rest.
-
-    psutil identifies processes by their start time too, so a reused pid is never signalled.
-    """
-    family: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):  # a worker ends by itself when its controller has ended
-        family = controller.children(recursive=True)
-        controller.terminate()
-    deadline = time.monotonic() + timeout_s
-    with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
-        wait(timeout=timeout_s)
-    _, alive = psutil.wait_procs([controller, *family], timeout=max(0.0, deadline - time.monotonic()))
-    for process in alive:
-        logger.warning("process %d of the router did not end within %.1f s; killed it", process.pid, timeout_s)
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
-        wait(timeout=KILL_LIMIT_S)
-    psutil.wait_procs(alive, timeout=KILL_LIMIT_S)
+def _end(process: Process, timeout_s: float) -> None:
+    """End a router: SIGTERM to the controller, which ends its worker; after ``timeout_s`` SIGKILL to both."""
+    if not process.end(term_s=timeout_s, kill_s=KILL_LIMIT_S, term_group=False):
+        logger.warning("process %d of the router did not end", process.pid)
 
 
 def _remove_traces(runtime_dir: Path, pid: int, socket_path: Path) -> None:

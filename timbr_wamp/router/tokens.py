@@ -18,7 +18,8 @@ from typing import Any
 
 from timbr_wamp.errors import InvalidArgument, InvalidSetting, TokenExists, UnknownToken
 from timbr_wamp.names import checked_authid
-from timbr_wamp.router.folder import locked, write_private
+from timbr_wamp.processes import locked
+from timbr_wamp.router.folder import write_private
 from timbr_wamp.runtime import private_folder
 
 ROLES = ("viewer", "operator", "admin", "host")

@@ -1,0 +1,108 @@
+"""The process of a bridge, as its host or its headless process starts and finds it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from timbr_wamp import runtime
+from timbr_wamp.errors import NoRouter
+from timbr_wamp.processes import Process, RestartPolicy, Supervisor, spawn
+from timbr_wamp.runtime import BridgeFile, NodeFile
+from timbr_wamp.settings import ENV_PREFIX, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeEnvironment:
+    """The settings that a host passes to a bridge in its environment, because all users can see arguments."""
+
+    runtime_dir: Path
+    url: str
+    realm: str
+    token: str = field(repr=False)
+    log_level: str = "warning"
+
+    @property
+    def authid(self) -> str:
+        """The name of the token."""
+        return self.token.partition(".")[0]
+
+    def variables(self) -> dict[str, str]:
+        """Return this process's environment with these settings added."""
+        own = {
+            "RUNTIME_DIR": str(self.runtime_dir),
+            "URL": self.url,
+            "REALM": self.realm,
+            "TOKEN": self.token,
+            "LOG_LEVEL": self.log_level,
+        }
+        return {**os.environ, **{ENV_PREFIX + name: value for name, value in own.items()}}
+
+
+def bridge_environment(settings: Settings) -> BridgeEnvironment:
+    """Return the environment of bridges: router and token of the settings, else the local router and its host token.
+
+    Raises:
+        NoRouter: none is configured, and none runs on this computer.
+    """
+    node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
+    here = node if node is not None and node.alive() else None
+    url = settings.url or (here.unix_url if here is not None else None)
+    token = settings.token or (here.host_token if here is not None else None)
+    if url is None or token is None:
+        raise NoRouter("TIMBR_WAMP_URL or TIMBR_WAMP_TOKEN is not set, and no router runs on this computer")
+    return BridgeEnvironment(settings.runtime_dir, url, settings.realm, token, settings.log_level)
+
+
+class BridgeProcess:
+    """The bridge of one kernel: found by its runtime file, or started, and kept running. See `Supervisor`.
+
+    Args:
+        hosted: a host starts it, which other hosts of the same router may take over.
+    """
+
+    def __init__(
+        self, environment: BridgeEnvironment, kernel_id: str, *, hosted: bool, policy: RestartPolicy | None = None
+    ) -> None:
+        self._environment, self._kernel_id, self._hosted = environment, kernel_id, hosted
+        self._path = runtime.bridge_file(environment.runtime_dir, kernel_id)
+        self._log = environment.runtime_dir / f"log-bridge-{kernel_id}.txt"
+        self.supervisor = Supervisor(
+            f"the bridge of kernel {kernel_id}", self._spawn, find=self._find, log_file=self._log, policy=policy
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether it handles signals: before that, a signal would end it."""
+        file, process = runtime.read_file(self._path, BridgeFile), self.supervisor.process
+        return file is not None and file.ready and process is not None and file.pid == process.pid
+
+    def forget(self) -> None:
+        """Remove the files of an ended bridge."""
+        self._log.unlink(missing_ok=True)
+        file = runtime.read_file(self._path, BridgeFile)
+        if file is None or not file.alive():
+            self._path.unlink(missing_ok=True)
+            self._path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def _find(self) -> Process | None:
+        file = runtime.read_file(self._path, BridgeFile)
+        return Process.of(file) if file is not None and file.router in ("", self._environment.url) else None
+
+    def _spawn(self) -> Process:
+        command = [sys.executable, "-m", "timbr_wamp", "bridge", "--kernel-id", self._kernel_id]
+        process = spawn(command, environment=self._environment.variables(), log_file=self._log)
+        before = runtime.read_file(self._path, BridgeFile)
+        if before is None or not before.alive():  # at once, so that the next host finds a bridge that is starting
+            content = BridgeFile(
+                pid=process.pid, process_started=process.started, kernel_id=self._kernel_id,
+                router=self._environment.url, hosted=self._hosted,
+                subshell_id=before.subshell_id if before is not None else None,
+            )  # fmt: skip
+            runtime.write_file(self._path, content)
+        return process
+
+
+__all__ = ["BridgeEnvironment", "BridgeProcess", "bridge_environment"]
