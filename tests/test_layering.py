@@ -45,7 +45,7 @@ THIRD_PARTIES = {
     "orjson": {"values", "contract", "faces", "machine", "client", "components", "magic", "cli"},
     "platformdirs": {"settings"},
     "msgspec": {"contract", "runtime", "machine", "client", "components", "router", "magic", "projects"},
-    "psutil": {"runtime", "router", "components", "cli"},
+    "psutil": {"runtime", "router", "cli"},
     "zmq": {"machine", "components", "kernel"},
     "cloudpickle": {"machine", "client"},
     "dask": {"machine"},

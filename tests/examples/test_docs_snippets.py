@@ -34,10 +34,12 @@ import pytest
 
 from timbr_wamp import plugins, runtime
 from timbr_wamp.cli import main
+from timbr_wamp.cli.local_services import POLICY as SERVICES
 from timbr_wamp.cli.up import startup_file
 from timbr_wamp.client import AsyncClient, Client, RemoteKernel, RemoteMachine, connect
 from timbr_wamp.client.async_client import AsyncKernel
 from timbr_wamp.client.async_machine import AsyncMachine
+from timbr_wamp.components.kernel_supervisor import POLICY as KERNELS
 from timbr_wamp.contract import (
     PAYLOAD_LIMIT_BYTES,
     ROW_LIMIT_BYTES,
@@ -56,6 +58,7 @@ from timbr_wamp.dashboard import page_dir
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.events import hooks
 from timbr_wamp.machine.removed import STOP_ARGUMENTS
+from timbr_wamp.processes import RestartPolicy
 from timbr_wamp.router import Router, free_port
 from timbr_wamp.settings import ENV_PREFIX, NAMES, Settings, load_settings
 from timbr_wamp.values import VALUE_LIMIT_BYTES
@@ -463,8 +466,9 @@ def numbers() -> dict[str, list[str]]:
             f"over {ROW_LIMIT_BYTES // KIB} KiB",
         ],
         "how-to/restart-and-adopt-kernels.md": [
-            f"at most {constant('RESTART_LIMIT')} times in {constant('RESTART_WINDOW_S'):g} s",
-            f"at most {constant('RESPAWN_LIMIT')} times in {constant('RESPAWN_WINDOW_S') / 60:g} minutes",
+            f"at most {KERNELS.limit} times in {KERNELS.window_s:g} s",
+            f"at most {RestartPolicy().limit} times in {RestartPolicy().window_s / 60:g} minutes",
+            f"at most {SERVICES.limit} times each in {SERVICES.window_s / 60:g} minutes",
         ],
     }
 
