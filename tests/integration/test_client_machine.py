@@ -184,6 +184,20 @@ def test_what_json_can_carry_can_be_put(machine: RemoteMachine):
     with machine.records(timeout_s=10.0) as records:
         machine.put({"id": uuid.UUID(int=1), "pair": (1, 2)})
         assert next(records).input == {"id": str(uuid.UUID(int=1)), "pair": [1, 2]}
+        for value, seen in [({1: 2}, {"1": 2}), ([{None: {3}}], [{"None": [3]}]), ({"x": float("nan")}, {"x": None})]:
+            machine.put(value)
+            assert next(records).input == seen
+
+
+def test_what_cannot_be_sent_costs_its_caller_alone(client: Client, machine: RemoteMachine):
+    for value in (2**70, "\ud800", {"x": object()}):
+        with pytest.raises(InvalidArgument, match="message"):
+            machine.put(value)
+        with pytest.raises(InvalidArgument, match="message"):
+            machine(value)
+        with pytest.raises(InvalidArgument, match="argument 0"):
+            client.call(f"io.timbr.kernel.{machine.aio.kernel_id}.ping", value)
+    assert client.call(f"io.timbr.kernel.{machine.aio.kernel_id}.ping") > 0
 
 
 def test_puts_are_counted_and_known_ids_are_not_put_twice(machine: RemoteMachine):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
 import math
 import os
 from pathlib import Path
@@ -10,15 +12,16 @@ import cloudpickle
 import pytest
 
 from timbr_wamp import runtime
+from timbr_wamp.client.arguments import sendable, wire_arguments
 from timbr_wamp.client.client import connect, find_router
 from timbr_wamp.client.functions import as_source, function_ref, reference, source_text
 from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.session import split_token
-from timbr_wamp.client.shared_connection import _wire_arguments
 from timbr_wamp.contract import KERNEL, MACHINE, FunctionRef, KernelInfo, MachineBrief
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, InvalidToken, NoRouter, UnknownKernel
 from timbr_wamp.runtime import NodeFile
 from timbr_wamp.settings import Settings
+from timbr_wamp.values import to_json
 
 # --- functions -----------------------------------------------------------------------------------
 
@@ -64,22 +67,69 @@ def test_what_cannot_be_pickled_is_refused_with_the_way_out():
 
 
 def test_arguments_go_by_position_without_trailing_defaults():
-    assert _wire_arguments(MACHINE["status"], (), {}) == []
-    assert _wire_arguments(MACHINE["errors"], (50,), {}) == []
-    assert _wire_arguments(MACHINE["errors"], (), {"n": 7}) == [7]
-    assert _wire_arguments(MACHINE["stop"], (), {"timeout_s": 2.0}) == [False, 2.0]
-    assert _wire_arguments(KERNEL["execute"], ("1", False, True, None), {}) == ["1"]
-    message = {"a": object()}
-    assert _wire_arguments(MACHINE["put"], (message, None), {})[0] is message  # not walked through
+    assert wire_arguments(MACHINE["status"], (), {}) == []
+    assert wire_arguments(MACHINE["errors"], (50,), {}) == []
+    assert wire_arguments(MACHINE["errors"], (), {"n": 7}) == [7]
+    assert wire_arguments(MACHINE["stop"], (), {"timeout_s": 2.0}) == [False, 2.0]
+    assert wire_arguments(KERNEL["execute"], ("1", False, True, None), {}) == ["1"]
+    message = {"a": [1, 2.5, None]}
+    assert wire_arguments(MACHINE["put"], (message, None), {})[0] is message  # not copied
     ref = FunctionRef(kind="source", text="x")
-    assert _wire_arguments(MACHINE["slot_set"], (0, [ref, None]), {}) == [
+    assert wire_arguments(MACHINE["slot_set"], (0, [ref, None]), {}) == [
         0,
         [{"kind": "source", "text": "x", "data": None, "python": None}, None],
     ]
     with pytest.raises(InvalidArgument):
-        _wire_arguments(MACHINE["slot_set"], (), {})
+        wire_arguments(MACHINE["slot_set"], (), {})
     with pytest.raises(InvalidArgument):
-        _wire_arguments(MACHINE["errors"], ("many",), {})
+        wire_arguments(MACHINE["errors"], ("many",), {})
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ({1: 2}, {"1": 2}),
+        ({None: 1, True: 2}, {"None": 1, "True": 2}),
+        ({(1, 2): 1}, {"(1, 2)": 1}),
+        ([{"a": {1.5: [{2: 3}]}}], [{"a": {"1.5": [{"2": 3}]}}]),
+        ({3, 1}, [1, 3]),
+        ((1, (2,)), (1, (2,))),
+        (Colour.RED, "red"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        ({"frame": b"\x00\xff", "n": (1,)}, {"frame": b"\x00\xff", "n": (1,)}),
+        (2**64 - 1, 2**64 - 1),
+    ],
+)
+def test_what_the_router_cannot_pass_on_is_converted_as_a_machine_writes_it(value: object, sent: object):
+    assert sendable(value, "message") == sent
+    assert to_json(sent) == to_json(value)  # as in the records of a machine of this process
+    assert wire_arguments(MACHINE["put"], (value, None), {})[0] == sent
+    assert wire_arguments(MACHINE["put_many"], ([value], ["0" * 24]), {})[0] == [sent]
+
+
+def deep(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**70, -(2**63) - 1, "\ud800", object(), [1, {2: object()}], {1: 1, "1": 2}, deep(150), {1: b"x"}],
+    ids=["2**70", "-2**63-1", "surrogate", "object", "nested", "two keys", "deep", "key and bytes"],
+)
+def test_what_has_no_such_form_is_refused_by_name_before_anything_is_sent(value: object):
+    with pytest.raises(InvalidArgument, match="message"):
+        sendable(value, "message")
+
+
+def test_nan_is_sent_as_it_is_because_the_slots_get_it():
+    assert math.isnan(sendable({"x": math.nan}, "message")["x"])
 
 
 # --- kernels -------------------------------------------------------------------------------------

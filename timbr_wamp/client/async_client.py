@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from timbr_wamp.client.arguments import sendable
 from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.kernel_list import KernelList, choose
@@ -99,8 +100,14 @@ class AsyncClient:
         return await self._shared.subscribe(topic, take, get_retained=get_retained)
 
     async def call(self, uri: str, /, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
-        """Call any procedure; return its result unconverted."""
-        return await self._shared.run(self._shared.connection.call, uri, *args, timeout_s=timeout_s, **kwargs)
+        """Call any procedure; return its result unconverted.
+
+        Raises:
+            InvalidArgument: an argument cannot be sent; nothing was.
+        """
+        given = [sendable(value, f"argument {number}") for number, value in enumerate(args)]
+        named = {name: sendable(value, name) for name, value in kwargs.items()}
+        return await self._shared.run(self._shared.connection.call, uri, *given, timeout_s=timeout_s, **named)
 
     async def close(self) -> None:
         """Leave the realm and close the connection. Idempotent."""

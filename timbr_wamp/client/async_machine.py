@@ -49,6 +49,8 @@ T = TypeVar("T")
 LONG_TIMEOUT_S = 120.0
 #: Longest wait of one call of a blocking put, which is made of several calls.
 PUT_STEP_S = 10.0
+#: An idempotent call during which the connection dropped so many times is not repeated: it may be the cause.
+LOSSES = 5
 #: Longest call that follows progress, so that the machine does not follow for long when the caller is gone.
 FOLLOW_STEP_S = 10.0
 #: Seconds for which `AsyncMachine.wait` follows progress before it checks the status again.
@@ -151,14 +153,14 @@ class AsyncMachine(AsyncTopics):
     async def _with_retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Make an idempotent call, and repeat it when the connection dropped during the call."""
         deadline = time.monotonic() + CALL_TIMEOUT_S
-        lost = False
+        lost = 0
         while True:
             try:
                 return await attempt()
             except (ConnectionLost, NotConnected):
-                if time.monotonic() >= deadline:
+                lost += 1
+                if time.monotonic() >= deadline or lost >= LOSSES:
                     raise
-                lost = True
                 await self._shared.run(self._shared.connection.wait_joined, _remaining_s(deadline))
             except (NoSuchProcedure, NoMachine, CallTimeout):
                 if not lost or time.monotonic() >= deadline:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -17,14 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from timbr_wamp.client.arguments import wire_arguments
 from timbr_wamp.client.background_loop import acquire_loop, release_loop
 from timbr_wamp.client.callbacks import CallbackThread
 from timbr_wamp.client.connection import Connection, Subscription
-from timbr_wamp.contract import NODE, KernelInfo, Procedure, to_builtins
+from timbr_wamp.contract import NODE, KernelInfo, Procedure
 from timbr_wamp.contract.exports import NODE_URIS
-from timbr_wamp.errors import CalledFromLoop, InvalidArgument, LoopClosed, NoSuchProcedure
+from timbr_wamp.errors import CalledFromLoop, LoopClosed, NoSuchProcedure
 from timbr_wamp.names import kernel_of_uri, kernel_uri
-from timbr_wamp.values import json_form
 
 logger = logging.getLogger(__name__)
 
@@ -167,16 +166,10 @@ class SharedConnection:
             InvalidArgument: an argument is invalid; nothing was sent.
             TimbrError: see `Connection.call`.
         """
-        arguments = _wire_arguments(procedure, args, kwargs)
+        arguments = wire_arguments(procedure, args, kwargs)
         take = None if on_progress is None else lambda value: on_progress(procedure.progress(value))
         call = partial(self._call, timeout_s=timeout_s, on_progress=take)
-        try:
-            result = await self.run(call, uri, *arguments)
-        except InvalidArgument as error:
-            if error.name != uri or error.remote_traceback:  # not an argument that msgpack cannot encode
-                raise
-            result = await self.run(call, uri, *map(_json_form, arguments))
-        return procedure.result(result)
+        return procedure.result(await self.run(call, uri, *arguments))
 
     async def _call(self, uri: str, *arguments: Any, **options: Any) -> Any:
         deadline: float | None = None
@@ -228,37 +221,3 @@ class SharedConnection:
         if not self._released:
             with suppress(LoopClosed):
                 self._loop.submit(subscription.unsubscribe)
-
-
-def _wire_arguments(procedure: Procedure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Return checked arguments as they are sent: by position, without trailing defaults."""
-    bound = procedure.bind(args, kwargs)
-    arguments = []
-    for parameter in procedure.parameters[: _last(procedure, bound) + 1]:
-        if parameter.name not in bound:
-            arguments.append(parameter.default)
-        elif procedure.types[parameter.name] in (Any, list[Any]):
-            arguments.append(bound[parameter.name])  # a message is sent as it is, without converting it
-        else:
-            arguments.append(to_builtins(bound[parameter.name]))
-    return arguments
-
-
-def _last(procedure: Procedure, bound: dict[str, Any]) -> int:
-    """Return the position of the last argument that differs from its default; -1 when none does."""
-    positions = [
-        position
-        for position, parameter in enumerate(procedure.parameters)
-        if parameter.default is inspect.Parameter.empty
-        or bound.get(parameter.name, parameter.default) is not parameter.default
-    ]
-    return positions[-1] if positions else -1
-
-
-def _json_form(message: Any) -> Any:
-    """Return a message that msgpack cannot encode, converted through JSON (arrays, times …)."""
-    try:
-        return json_form(message)
-    except TypeError as error:
-        problem = f"it cannot be sent: {error}; use dicts, lists, texts and numbers only"
-        raise InvalidArgument("message", problem) from None
