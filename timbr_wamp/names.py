@@ -32,6 +32,7 @@ _COMPONENT = re.compile(r"[a-z0-9_]{1,64}")
 _AUTHID = re.compile(r"[a-z0-9_]{1,32}")
 _KERNEL_ID = re.compile(r"(?P<authid>[a-z0-9_]{1,32})_[0-9a-f]{12}")
 _OID = re.compile(r"[0-9a-f]{24}")
+_SLOT_NUMBER = re.compile(r"f?[0-9]{1,9}|-[0-9]{1,9}")
 #: What the router takes. It drops the connection of whoever asks for a realm with another name.
 _REALM = re.compile(r"[A-Za-z][A-Za-z0-9_\-@.]{2,254}")
 
@@ -110,6 +111,18 @@ def kernel_of_uri(uri: str) -> str | None:
         return checked_kernel_id(kernel_id) if uri.startswith(f"{KERNEL_PREFIX}.") else None
     except InvalidName:
         return None
+
+
+def slot_key(text: str) -> int | str:
+    """Return the slot that a text means: a number for ``3`` and ``f3``, else a name.
+
+    No slot is named like that, so a text means one slot only.
+
+    >>> slot_key("3"), slot_key("f3"), slot_key("-1"), slot_key("clean")
+    (3, 3, -1, 'clean')
+    """
+    found = _SLOT_NUMBER.fullmatch(text)
+    return int(text.removeprefix("f")) if found else text
 
 
 def host_uri(authid: str, *parts: str) -> str:

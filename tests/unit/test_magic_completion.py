@@ -111,7 +111,8 @@ def test_loading_twice_is_loading_once_and_unloading_takes_all_away(shell):
     wamp = shell.find_line_magic("wamp")
     load_ipython_extension(shell)
     assert shell.find_line_magic("wamp") is wamp
-    assert shell.find_line_magic("juno") == wamp == shell.find_cell_magic("wamp")
+    assert shell.find_cell_magic("wamp") == wamp
+    assert shell.find_line_magic("juno") == shell.find_cell_magic("juno") != wamp
     assert len(shell.Completer.custom_matchers) == len(matchers) + 1
     unload_ipython_extension(shell)
     unload_ipython_extension(shell)

@@ -100,6 +100,17 @@ def test_a_slot_is_found_by_its_name_which_stays_when_its_function_is_replaced(t
         table.number_of("clean")
 
 
+def test_a_slot_is_found_by_its_label_and_no_slot_is_named_like_one(table):
+    assert [table.number_of(text) for text in ("f3", "3", "f0")] == [3, 3, 0]
+    with pytest.raises(IndexError):
+        table.number_of("f4")
+    for name in ("f1", "in"):
+        with pytest.raises(InvalidName, match="labels"):
+            table.assign({2: double}, names={2: name})
+    table.assign({2: double}, names={2: "f1b"})
+    assert table.number_of("f1b") == 2
+
+
 def test_two_slots_cannot_bear_one_name(table):
     table.assign({1: double}, names={1: "clean"})
     with pytest.raises(InvalidName):

@@ -9,6 +9,7 @@ import click
 
 from timbr_wamp.cli.base import connecting, console, json_option, machine_of, machine_option, note, print_json
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -19,12 +20,6 @@ W = TypeVar("W")
 
 #: Word for the machine in place of a slot.
 MACHINE = "machine"
-
-
-def slot_key(text: str) -> int | str:
-    """Return a slot's number for ``3`` or ``f3``, else its name."""
-    number = text.removeprefix("f")
-    return int(number) if number.isdecimal() else text
 
 
 def parse_words(read: Callable[[W], T], words: W) -> T:

@@ -24,8 +24,9 @@ from timbr_wamp.cli.base import (
     note,
     print_json,
 )
-from timbr_wamp.cli.failures import parse_words, print_revision, slot_key
+from timbr_wamp.cli.failures import parse_words, print_revision
 from timbr_wamp.errors import MachineFull
+from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client, RemoteMachine
@@ -162,20 +163,7 @@ def _records(remote: RemoteMachine, after_seq: int | None, idle_s: float | None)
 
 def _column(remote: RemoteMachine, slot: str) -> int:
     """Return the position of `in`, `f3`, `3` or a slot's name in ``[in, f0, …]``."""
-    from timbr_wamp.errors import SlotOutOfRange, UnknownSlot
-
-    if slot == "in":
-        return 0
-    slots = remote.slots
-    named = {info.name: info.slot for info in slots if info.name}
-    if slot in named:
-        return int(named[slot]) + 1
-    number = slot.removeprefix("f")
-    if not number.isdecimal():
-        raise UnknownSlot(slot, sorted(named))
-    if int(number) >= len(slots):
-        raise SlotOutOfRange(int(number), len(slots))
-    return int(number) + 1
+    return 0 if slot == "in" else remote[slot_key(slot)].slot + 1
 
 
 def _print_record(record: Record, column: int | None, as_json: bool) -> None:

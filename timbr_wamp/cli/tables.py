@@ -24,7 +24,7 @@ from timbr_wamp.contract import (
     outcome_kind,
 )
 from timbr_wamp.errors import class_and_text
-from timbr_wamp.faces.cards import policy_text
+from timbr_wamp.faces.cards import policy_text, source_text
 from timbr_wamp.tables import duration
 
 STATE_STYLES = {
@@ -82,7 +82,7 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
         ("queued", f"{status.queue_size:,} of {status.queue_capacity:,}, {status.in_flight} in flight"),
         ("rate", f"{one_s:,.1f}/s now, {ten_s:,.1f}/s over 10 s, {minute:,.1f}/s over 1 min"),
         ("last", f"{status.last_oid or '–'} (number {status.last_seq:,}) at {clock_text(status.last_processed_time)}"),
-        ("source", source_text(status)),
+        ("source", source_text(status.source, bar=False)),
         ("on error", _error_handling_text(status)),
     ]
     if effects := _policies_text(status):
@@ -95,22 +95,6 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
     if not status.slots:
         return Group(facts)
     return Group(facts, Text(), counts_table(status, slots))
-
-
-def source_text(status: Status) -> str:
-    """Return the source's state and counters as text."""
-    source = status.source
-    if source.state == "none":
-        return "none; messages arrive through put"
-    if source.state == "restarting" or source.restarts:
-        restarts = f", restarted {source.restarts:,} times"
-    else:
-        restarts = ""
-    dropped = f", {source.dropped:,} dropped ({source.options.policy})" if source.dropped else ""
-    of = f" of {source.total:,}" if source.total is not None else ""
-    eta = f", about {duration_text(source.eta_s)} left" if source.eta_s is not None else ""
-    error = f": {source.error}" if source.error else ""
-    return f"{source.state}, {source.count:,}{of} read{dropped}{restarts}{eta}{error}"
 
 
 def _error_handling_text(status: Status) -> str:

@@ -94,7 +94,7 @@ class AsyncTopics:
 
         It starts with the next record and reads the topic ``records``; records may be missed.
         """
-        index = 0 if label == "in" else (await self._call(SlotInfo, "slot", _slot_of(label))).slot + 1
+        index = 0 if label == "in" else (await self._call(SlotInfo, "slot", label)).slot + 1
         tap = Tap(str(label), index, n, on_close=lambda: end())
 
         def feed(batch: RecordsBatch) -> None:
@@ -123,9 +123,3 @@ class AsyncTopics:
         return await self._shared.subscribe(
             kernel_uri(self.kernel_id, self.name, name), take, get_retained=get_retained
         )
-
-
-def _slot_of(label: str | int) -> int | str:
-    """Return the slot number or name of a tap's label: 1 for ``f1``."""
-    numbered = isinstance(label, str) and label[:1] == "f" and label[1:].isdecimal()
-    return int(str(label)[1:]) if numbered else label

@@ -102,7 +102,10 @@ _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Access(enum.Enum):
-    """Access classes; each role includes the classes before it. ``host`` is for bridges and hosts only."""
+    """Who may: *read* any viewer, *operate* operators and admins, *admin* admins; *host* bridges and hosts only.
+
+    Bridges and hosts may subscribe to what is *read*, and call nothing but what is *host*.
+    """
 
     READ = "read"
     OPERATE = "operate"

@@ -81,7 +81,7 @@ def source_text(source: SourceStatus, *, bar: bool = True) -> str:
     parts = [source.state, f"{source.count:,}{'' if source.total is None else f' of {source.total:,}'} read"]
     if source.eta_s is not None:
         parts.append(f"about {duration(source.eta_s)} left")
-    parts += [f"{source.dropped:,} dropped"] if source.dropped else []
+    parts += [f"{source.dropped:,} dropped ({source.options.policy})"] if source.dropped else []
     parts += [f"restarted {source.restarts:,} times"] if source.restarts else []
     parts += [source.error] if source.error else []
     text = ", ".join(parts)

@@ -750,12 +750,7 @@ class Machine:
     @whole
     def tap(self, label: str | int = "in", n: int = 50) -> Tap:
         """Return a live view of one value of the newest ``n`` records: ``"in"``, ``"f1"``, a slot's name or number."""
-        if label == "in":
-            index = 0
-        elif isinstance(label, str) and label[:1] == "f" and label[1:].isdecimal():
-            index = self._table.number_of(int(label[1:])) + 1
-        else:
-            index = self._table.number_of(label) + 1
+        index = 0 if label == "in" else self._table.number_of(label) + 1
         tap = Tap(str(label), index, n, on_close=lambda: self._remove_sink(tap))
         self.recorder.replace_sinks(lambda sinks: (*sinks, tap))
         return tap

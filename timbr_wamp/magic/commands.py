@@ -13,6 +13,7 @@ from typing import Literal
 
 from timbr_wamp.contract.policy_syntax import parse_policy
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.names import slot_key
 
 #: Kind of values that Tab completes for an argument.
 Offer = Literal["kernel", "slot", "target", "policy", "handler", "topic", "name", "verb", None]
@@ -65,15 +66,6 @@ class Verb:
     def positionals(self) -> tuple[Argument, ...]:
         """The positional arguments, in order."""
         return tuple(argument for argument in self.arguments if not argument.is_option)
-
-
-def slot_key(text: str) -> int | str:
-    """Return a slot's number, or its name if the text is not a number.
-
-    >>> slot_key("2"), slot_key("clean")
-    (2, 'clean')
-    """
-    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def count(text: str) -> int:
@@ -237,7 +229,7 @@ _VERBS = (
         "tap",
         "return a live list of the newest values of a slot",
         (
-            _optional("label", "in, f0 …, or a slot's name or number", convert=slot_key, default="in", offer="slot"),
+            _optional("label", "in, f0 …, or a slot's name or number", default="in", offer="slot"),
             _optional("n", "how many; 50 by default", convert=count, default=50),
         ),
     ),

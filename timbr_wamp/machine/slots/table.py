@@ -27,6 +27,7 @@ from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, refusal
 from timbr_wamp.machine.slots.callables import called_of, is_async, is_object
 from timbr_wamp.machine.slots.functions import Loaded, as_function, function_name
+from timbr_wamp.names import slot_key
 
 #: A callable, an object with ``step()``, source text, or a `FunctionRef`.
 SlotFunction = Any
@@ -244,7 +245,7 @@ class SlotTable:
             return [*self._kept, self._current]
 
     def number_of(self, slot: int | str) -> int:
-        """Return the number of a slot given by number (negative ones count from the end) or name.
+        """Return the number of a slot given by number (negative ones count from the end), name or label (``f3``).
 
         Raises:
             SlotOutOfRange, UnknownSlot: there is none.
@@ -404,6 +405,8 @@ class SlotTable:
 
 def _number_in(slots: Sequence[Slot], slot: int | str) -> int:
     if isinstance(slot, str):
+        slot = slot_key(slot)
+    if isinstance(slot, str):
         for candidate in slots:
             if candidate.name == slot:
                 return candidate.number
@@ -450,6 +453,8 @@ def _check_names(slots: Sequence[Slot]) -> None:
     for name in names:
         if not isinstance(name, str) or not name.isidentifier():
             raise InvalidName(str(name), "a slot name that is an identifier")
+        if name == "in" or slot_key(name) != name:
+            raise InvalidName(name, "a slot name other than in, f0, f1 …, which are labels of values")
         if names.count(name) > 1:
             raise InvalidName(name, "a slot name that no other slot bears")
 
