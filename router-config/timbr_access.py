@@ -23,7 +23,7 @@ AUTHID = re.compile(r"[a-z0-9_]{1,32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTS = r"[a-z0-9_]+(?:\.[a-z0-9_]+)*"
 _KERNEL = re.compile(rf"io\.timbr\.kernel\.(?P<id>[a-z0-9_]{{1,32}}_[0-9a-f]{{12}})(?:\.(?P<rest>{_PARTS}))?")
-_OWNED = re.compile(rf"io\.timbr\.(?:host|stream)\.[a-z0-9_]{{1,32}}\.(?P<rest>{_PARTS})")
+_OWNED = re.compile(rf"io\.timbr\.(?P<scope>host|stream)\.[a-z0-9_]{{1,32}}\.(?P<rest>{_PARTS})")
 
 #: The router's own procedures that an administrator may call: reading only.
 ADMIN_CALLS = re.compile(
@@ -51,16 +51,17 @@ class Tokens:
         """
         try:
             status = os.stat(self._path)
-            seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+            seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             if seen == self._seen:
                 return []
+            self._seen = seen
             tokens = _parsed_tokens(self._path.read_bytes())
         except FileNotFoundError:
-            seen, tokens = None, {}
+            self._seen, tokens = None, {}
         except (OSError, ValueError, RecursionError) as error:
             self.problem = f"the tokens file {self._path} cannot be used: {error}"
             return []
-        self._seen, self.problem = seen, None
+        self.problem = None
         before, self._tokens = self._tokens, tokens
         return [name for name, token in before.items() if tokens.get(name) != token]
 
@@ -104,6 +105,17 @@ def kernel_of(uri: str) -> str | None:
     """Return the kernel id in a URI; None if it belongs to no kernel."""
     found = _KERNEL.fullmatch(uri)
     return found["id"] if found else None
+
+
+def is_hosts(uri: str) -> bool:
+    """Return whether a URI is one of a host's own, not of its kernels."""
+    found = _OWNED.fullmatch(uri)
+    return found is not None and found["scope"] == "host"
+
+
+def host_of(kernel_id: str) -> str:
+    """Return the authid of a kernel's host."""
+    return kernel_id[:-13]
 
 
 def host_owns_kernel(authid: str, kernel_id: object) -> bool:
@@ -150,8 +162,7 @@ class Access:
             return str(table["node"][kind][uri])
         owned = _OWNED.fullmatch(uri)
         if owned:
-            scope = "host" if uri.startswith("io.timbr.host.") else "stream"
-            return table.get(scope, {}).get(kind, {}).get(owned["rest"])
+            return table.get(owned["scope"], {}).get(kind, {}).get(owned["rest"])
         kernel = _KERNEL.fullmatch(uri)
         if not kernel or not kernel["rest"]:
             return None

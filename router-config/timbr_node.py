@@ -22,7 +22,7 @@ from autobahn.twisted.util import sleep
 from autobahn.twisted.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import CallDetails, PublishOptions, RegisterOptions
-from timbr_access import AUTHID, ROLES, Access, Tokens, kernel_of
+from timbr_access import AUTHID, ROLES, Access, Tokens, is_hosts, kernel_of
 from timbr_interest import Interest
 from timbr_log import LOG_FILE, keep_small
 from timbr_presence import Info, Presence, Refused
@@ -191,10 +191,12 @@ class NodeComponent(ApplicationSession):
         number, authid, role = session["session"], session["authid"], session["authrole"]
         if not self._access.allows(role, authid, action, uri, match):
             return False
-        if action in ("register", "publish"):
-            kernel_id = kernel_of(uri)
-            return kernel_id is None or self._presence.claim(kernel_id, number)
-        return True
+        if action not in ("register", "publish"):
+            return True
+        if is_hosts(uri):  # a second host with the same token is refused, until the first one has left
+            return self._presence.claim_host(authid, number)
+        kernel_id = kernel_of(uri)
+        return kernel_id is None or self._presence.claim(kernel_id, number)
 
     # --- presence ----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The kernels on the router, from the announcements of bridges and the end of their wamp sessions.
+"""The kernels and hosts on the router, from the announcements of bridges and the end of their wamp sessions.
 
 Sans-I/O: it gets wamp sessions and announcements and returns the changes, which `timbr_node` publishes.
 Wamp session ids are random, so sessions are ordered by the time they joined: a state from an older wamp
@@ -13,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from timbr_access import host_owns_kernel
+from timbr_access import host_of, host_owns_kernel
 
 STATES = ("starting", "idle", "busy", "restarting", "dead", "offline")
 
 #: Largest announcement, as JSON. A kernel's state has about 500 bytes, plus 80 for each machine.
 MAX_INFO_BYTES = 16 * 1024
-#: Largest total, so that the result of `kernels` stays below the router's message limit of 4 MiB.
-MAX_TOTAL_BYTES = 2 * 1024 * 1024
+#: Largest total, so that the result of `kernels` stays below the router's message limit of 4 MiB, and of one
+#: host, so that none fills the list for the others.
+MAX_TOTAL_BYTES, MAX_HOST_BYTES = 2 * 1024 * 1024, 512 * 1024
+#: Largest number of kernels of one host, with those that were not announced.
+MAX_HOST_KERNELS = 1024
 #: Number of offline kernels that are kept, and for how long.
 MAX_OFFLINE = 256
 OFFLINE_KEEP_S = 24 * 3600.0
@@ -48,14 +51,26 @@ class _Kernel:
     offline_since: float | None = None
 
 
+@dataclass(slots=True)
+class _Host:
+    """What the kernels of one host use."""
+
+    kernels: int = 0
+    size_bytes: int = 0
+    #: The wamp session that answers for the host itself.
+    session: int | None = None
+
+
 class Presence:
-    """The kernels and the wamp sessions of their bridges."""
+    """The kernels and hosts, and their wamp sessions."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._joined = 0
         self._order: dict[int, int] = {}
         self._kernels: dict[str, _Kernel] = {}
+        self._hosts: dict[str, _Host] = {}
+        self._total_bytes = 0
 
     def joined(self, session: int) -> None:
         """Record that a wamp session joined."""
@@ -71,14 +86,18 @@ class Presence:
             if kernel.session != session:
                 continue
             if kernel.info is None:
-                del self._kernels[kernel_id]
+                self._remove(kernel_id)
             elif kernel.info["state"] == "dead":
-                del self._kernels[kernel_id]  # a dead kernel does not return under this id
+                self._remove(kernel_id)  # a dead kernel does not return under this id
                 offline.append(self._offline(kernel.info))
             else:
                 kernel.info = self._offline(kernel.info)
                 kernel.offline_since = kernel.offline_since or self._clock()
                 offline.append(kernel.info)
+        for authid, host in list(self._hosts.items()):
+            if host.session == session:
+                host.session = None
+                self._forget_unused(authid)
         self.forget_old()
         return offline
 
@@ -86,38 +105,78 @@ class Presence:
         reason = info.get("reason") if info["state"] in ("dead", "offline") else None
         return {**info, "state": "offline", "reason": reason or "its bridge disconnected", "time": self._clock()}
 
+    # --- who speaks for whom -----------------------------------------------------------------
+
+    def claim_host(self, authid: str, session: int) -> bool:
+        """Record that a wamp session answers for a host; return False while another one of its token does."""
+        if session not in self._order:
+            return False
+        host = self._hosts.setdefault(authid, _Host())
+        if host.session not in (None, session):
+            return False
+        host.session = session
+        return True
+
     def claim(self, kernel_id: str, session: int) -> bool:
-        """Record that a wamp session represents a kernel; return False if a newer one does."""
+        """Record that a wamp session represents a kernel; return False if a newer one does.
+
+        Also return False for one more kernel than a host may have.
+        """
         order = self._order.get(session)
         if order is None:
             return False  # it left before its message was handled
-        kernel = self._kernels.setdefault(kernel_id, _Kernel(order, session))
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None:
+            host = self._hosts.setdefault(host_of(kernel_id), _Host())
+            if host.kernels >= MAX_HOST_KERNELS:
+                return False
+            host.kernels += 1
+            self._kernels[kernel_id] = _Kernel(order, session)
+            return True
         if kernel.order > order:
             return False
         kernel.order, kernel.session = order, session
         return True
 
+    # --- what they say -----------------------------------------------------------------------
+
     def announce(self, authid: str, session: int, info: object) -> tuple[str, Info]:
         """Store a kernel's state; return ``came``, ``changed`` or ``went``, and the stored state.
 
         Raises:
-            Refused: another host's kernel, a newer wamp session represents it, or an invalid state.
+            Refused: another host's kernel, a newer wamp session represents it, an invalid state, or too many.
         """
         kept, size_bytes = _checked(authid, session, info)
         kernel_id = kept["kernel_id"]
-        former = self._kernels.get(kernel_id)
-        total = sum(kernel.size_bytes for kernel in self._kernels.values())
-        if total - (former.size_bytes if former else 0) + size_bytes > MAX_TOTAL_BYTES:
+        former, host = self._kernels.get(kernel_id), self._hosts.get(authid, _Host())
+        more_bytes = size_bytes - (former.size_bytes if former else 0)
+        if self._total_bytes + more_bytes > MAX_TOTAL_BYTES:
             raise Refused("invalid_argument", "kernel", "the node's list of kernels is full")
+        if host.size_bytes + more_bytes > MAX_HOST_BYTES or (former is None and host.kernels >= MAX_HOST_KERNELS):
+            raise Refused("invalid_argument", "kernel", f"the host {authid!r} has too many kernels")
         if not self.claim(kernel_id, session):
             raise Refused("not_authorized", "announce (a newer wamp session represents it)", kernel_id)
         kernel = self._kernels[kernel_id]
         here_before = kernel.info is not None and kernel.offline_since is None
         kernel.info, kernel.size_bytes = kept, size_bytes
+        self._hosts[authid].size_bytes += more_bytes
+        self._total_bytes += more_bytes
         kernel.offline_since = self._clock() if kept["state"] == "offline" else None
         if kernel.offline_since is not None:
             return "went", kept
         return ("changed" if here_before else "came"), kept
+
+    def _remove(self, kernel_id: str) -> None:
+        kernel, authid = self._kernels.pop(kernel_id), host_of(kernel_id)
+        host = self._hosts[authid]
+        host.kernels -= 1
+        host.size_bytes -= kernel.size_bytes
+        self._total_bytes -= kernel.size_bytes
+        self._forget_unused(authid)
+
+    def _forget_unused(self, authid: str) -> None:
+        if self._hosts[authid] == _Host():
+            del self._hosts[authid]
 
     def session_of(self, kernel_id: str) -> int | None:
         """Return the wamp session that represents a kernel; None for an unknown kernel."""
@@ -135,7 +194,7 @@ class Presence:
         surplus = len(gone) - MAX_OFFLINE
         for number, (since, kernel_id) in enumerate(gone):
             if number < surplus or since < limit:
-                del self._kernels[kernel_id]
+                self._remove(kernel_id)
 
     def kernels(self) -> list[Info]:
         """Return the states of all kernels, in the order of their first announcement."""

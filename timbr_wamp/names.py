@@ -74,6 +74,11 @@ def checked_kernel_id(text: str) -> str:
     return text
 
 
+def is_kernel_id(text: str) -> bool:
+    """Return whether ``text`` has the form of a kernel id."""
+    return _KERNEL_ID.fullmatch(text) is not None
+
+
 def new_kernel_id(authid: str) -> str:
     """Return a new random kernel id of the host ``authid``."""
     return f"{checked_authid(authid)}_{secrets.token_hex(6)}"

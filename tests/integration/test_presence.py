@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from autobahn.wamp.exception import ApplicationError
-from autobahn.wamp.types import PublishOptions
+from autobahn.wamp.types import PublishOptions, RegisterOptions
 from plain_wamp import PlainSession, in_loop, kernel_info, session
 
 from timbr_wamp.names import new_kernel_id
@@ -214,3 +214,32 @@ async def test_many_announcements_at_once_are_all_kept(lab: Lab) -> None:
         ids = {new_kernel_id(lab.name) for _ in range(50)}
         await asyncio.gather(*(bridge.call("io.timbr.node.announce", kernel_info(each)) for each in ids))
         assert ids <= {kernel["kernel_id"] for kernel in await person.call("io.timbr.kernel.list")}
+
+
+# --- hosts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["goodbye", "cut"])
+@in_loop
+async def test_a_second_host_with_the_same_token_is_refused_until_the_first_has_left(lab: Lab, how: str) -> None:
+    start = f"io.timbr.host.{lab.name}.start"
+    replacing = RegisterOptions(force_reregister=True)
+    async with lab.bridge() as second, session(lab.router.url, lab.router.admin_token) as person:
+        async with lab.bridge() as first:
+            await first.register(lambda: "the first", start, options=replacing)
+            with pytest.raises(ApplicationError) as caught:
+                await second.register(lambda: "the second", start, options=replacing)
+            assert caught.value.error == "wamp.error.not_authorized"
+            assert await person.call(start) == "the first"
+            if how == "cut":
+                first.cut()
+                await first.left
+        deadline = asyncio.get_running_loop().time() + 10.0
+        while True:  # the router notices a moment later that the first one is gone
+            try:
+                await second.register(lambda: "the second", start, options=replacing)
+                break
+            except ApplicationError:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.02)
+        assert await person.call(start) == "the second"

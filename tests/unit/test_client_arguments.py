@@ -136,7 +136,7 @@ def test_nan_is_sent_as_it_is_because_the_slots_get_it():
 
 
 def kernel(kernel_id: str, name: str, state: str = "idle") -> KernelInfo:
-    return KernelInfo(kernel_id=kernel_id, name=name, host="lab", state=state)
+    return KernelInfo(kernel_id=kernel_id, name=name, host=kernel_id[:-13], state=state)
 
 
 PUMP, PUMP2, OLD = (
@@ -163,6 +163,26 @@ def test_a_kernel_is_chosen_by_id_name_or_unique_beginning():
         choose(kernels, "nobody")
     with pytest.raises(UnknownKernel):
         choose([], None)
+
+
+def test_a_name_that_another_host_gave_to_its_kernel_is_ambiguous_even_while_the_first_is_offline():
+    impostor = kernel("mallory_0123456789ab", "pump")
+    for first in (PUMP, OLD):
+        with pytest.raises(AmbiguousKernel, match="mallory_0123456789ab"):
+            choose([first, impostor], "pump")
+    with pytest.raises(AmbiguousKernel):
+        choose([OLD, PUMP, impostor], "pump")
+    gone = kernel("mallory_1123456789ab", "pump", "offline")
+    with pytest.raises(AmbiguousKernel):
+        choose([PUMP, gone], "pump")
+    assert choose([OLD, PUMP], "pump") is PUMP
+
+
+def test_a_kernel_id_is_never_taken_for_a_name():
+    impostor = kernel("mallory_0123456789ab", PUMP.kernel_id)
+    assert choose([impostor, PUMP], PUMP.kernel_id) is PUMP
+    with pytest.raises(UnknownKernel):
+        choose([impostor], PUMP.kernel_id)
 
 
 def test_the_kernel_that_asks_is_chosen_by_its_name_only():

@@ -202,18 +202,64 @@ def test_only_so_many_offline_kernels_are_kept_the_newest(presence: Any, modules
     assert [kernel["kernel_id"] for kernel in presence.kernels()] == ids[10:]
 
 
+def fill(presence: Any, modules: Any, hosts: list[str], problem: str) -> None:
+    """Announce large kernels of the hosts in turn until one is refused for that problem."""
+    for number in range(1000):
+        host = hosts[number % len(hosts)]
+        try:
+            presence.announce(host, 1, info(new_kernel_id(host), cwd="x" * 10_000))
+        except modules["timbr_presence"].Refused as refused:
+            assert refused.uri == "io.timbr.error.invalid_argument"
+            assert refused.args[-1] == problem
+            return
+    pytest.fail("nothing was refused")
+
+
 def test_the_list_stays_under_the_routers_message_limit(presence: Any, modules: Any) -> None:
     presence.joined(1)
-    refused = None
-    for _ in range(1000):
-        try:
-            presence.announce("lab", 1, info(new_kernel_id("lab"), cwd="x" * 10_000))
-        except modules["timbr_presence"].Refused as error:
-            refused = error
-            break
-    assert refused is not None
-    assert refused.uri == "io.timbr.error.invalid_argument"
+    fill(presence, modules, [f"lab_{number}" for number in range(10)], "the node's list of kernels is full")
     assert len(json.dumps(presence.kernels())) < 4 * 1024 * 1024 - 4096
+
+
+def test_one_host_does_not_fill_the_list_for_others(presence: Any, modules: Any) -> None:
+    presence.joined(1)
+    presence.joined(2)
+    fill(presence, modules, ["lab"], "the host 'lab' has too many kernels")
+    assert presence.announce("lab_2", 2, info(new_kernel_id("lab_2")))[0] == "came"
+    presence.left(1)
+    presence.joined(3)
+    known = presence.kernels()[0]["kernel_id"]
+    assert presence.announce("lab", 3, info(known))[0] == "came"  # its own kernels may always come back
+
+
+def test_invented_kernel_ids_are_bounded_and_cost_nothing_when_their_session_leaves(
+    presence: Any, modules: Any
+) -> None:
+    limit = modules["timbr_presence"].MAX_HOST_KERNELS
+    presence.joined(1)
+    presence.joined(2)
+    claimed = [presence.claim(f"lab_{number:012x}", 1) for number in range(limit + 10)]
+    assert claimed.count(True) == limit
+    assert presence.claim(f"lab_{0:012x}", 1)
+    assert presence.claim(f"lab_2_{0:012x}", 2)
+    with pytest.raises(modules["timbr_presence"].Refused, match="too many kernels"):
+        presence.announce("lab", 1, info(f"lab_{limit + 10:012x}"))
+    assert presence.left(1) == []
+    presence.left(2)
+    assert presence._kernels == {}
+    assert presence._hosts == {}
+
+
+def test_only_one_session_answers_for_a_host_until_it_leaves(presence: Any) -> None:
+    presence.joined(1)
+    presence.joined(2)
+    assert presence.claim_host("lab", 1)
+    assert presence.claim_host("lab", 1)
+    assert not presence.claim_host("lab", 2)
+    assert presence.claim_host("lab_2", 2)
+    presence.left(1)
+    assert not presence.claim_host("lab", 1)
+    assert presence.claim_host("lab", 2)
 
 
 def test_a_session_that_left_says_nothing_more(presence: Any, modules: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 
 from timbr_wamp.contract import KernelInfo
 from timbr_wamp.errors import ANY_KERNEL, OTHER_KERNEL, AmbiguousKernel, UnknownKernel
+from timbr_wamp.names import is_kernel_id
 
 _COLUMNS = ("id", "name", "state", "host", "pid", "machines")
 
@@ -49,12 +50,21 @@ def choose(kernels: Iterable[KernelInfo], wanted: str | None, own: Container[str
     for kernel in kernels:
         if kernel.kernel_id == wanted:
             return kernel
-    named = [kernel for kernel in kernels if kernel.name == wanted]
-    if len(named) > 1:  # prefer the successor of an offline kernel with the same name
-        named = [kernel for kernel in named if kernel.state != "offline"] or named
+    if is_kernel_id(wanted):
+        return _only([], wanted, kernels)  # whatever names hosts gave to their kernels
+    named = _without_predecessors([kernel for kernel in kernels if kernel.name == wanted])
     if not named:
         named = [kernel for kernel in kernels if kernel.kernel_id.startswith(wanted) or kernel.name.startswith(wanted)]
     return _only(named, wanted, kernels)
+
+
+def _without_predecessors(named: list[KernelInfo]) -> list[KernelInfo]:
+    """Return kernels of one name without the offline ones that have a successor.
+
+    A successor is of the same host: a kernel does not answer for another host's kernel because that is offline.
+    """
+    here = {kernel.host for kernel in named if kernel.state != "offline"}
+    return [kernel for kernel in named if kernel.state != "offline" or kernel.host not in here]
 
 
 def _only(matching: list[KernelInfo], wanted: str, kernels: list[KernelInfo]) -> KernelInfo:
