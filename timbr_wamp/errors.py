@@ -924,6 +924,22 @@ class AlreadyHosted(TimbrError):
         return f"a host (process {self.pid}) already uses {self.folder}; use that one, or stop it first"
 
 
+class HostNameTaken(TimbrError):
+    """Another host answers on the router with a token of the same name."""
+
+    uri = ERROR_PREFIX + "host_name_taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"another host is on the router as {self.name!r}; stop that one, or give this one a token of its own: "
+            f"timbr-wamp token create --role host --name NAME"
+        )
+
+
 # --- projects --------------------------------------------------------------------------------
 
 

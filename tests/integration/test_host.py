@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,23 @@ async def settled(settings: Settings, router: Router) -> None:
     """Wait until the host says that it is there."""
     path = runtime.host_file(settings.runtime_dir, router.unix_url)
     await until(lambda: runtime.read_file(path, HostFile) is not None)
+
+
+def test_a_second_host_with_the_same_token_elsewhere_is_refused_and_takes_over_nothing(
+    settings: Settings, router: Router
+) -> None:
+    elsewhere = replace(settings, runtime_dir=settings.runtime_dir / "elsewhere")
+    elsewhere.runtime_dir.mkdir(mode=0o700)
+
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            assert await ask(connection, "list") == []
+            with HostChild(elsewhere, router) as second:
+                await until(lambda: not second.alive, 20.0)
+                assert "another host is on the router as 'lab'" in second.log
+                assert len(second.log.strip().splitlines()) < 6
+            assert await ask(connection, "list") == []
+
+    with HostChild(settings, router):
+        run(work())
+    shutil.rmtree(elsewhere.runtime_dir)

@@ -24,7 +24,7 @@ from timbr_wamp.components.bridge_process import BridgeEnvironment, bridge_envir
 from timbr_wamp.components.bridge_supervisor import BridgeSupervisor
 from timbr_wamp.components.kernel_service import answer
 from timbr_wamp.contract import HOST, KernelInfo
-from timbr_wamp.errors import AlreadyHosted, TimbrError, UnknownKernel
+from timbr_wamp.errors import AlreadyHosted, HostNameTaken, NotAuthorized, TimbrError, UnknownKernel
 from timbr_wamp.names import host_of_kernel, host_uri, new_kernel_id
 from timbr_wamp.runtime import HostFile, KernelFile
 from timbr_wamp.settings import Settings
@@ -32,6 +32,8 @@ from timbr_wamp.settings import Settings
 logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 15.0
+#: Time for the router to notice that an earlier host of this name has gone, and interval for trying again.
+NAME_WAIT_S, NAME_RETRY_S = 5.0, 0.25
 #: Interval for checking the bridges.
 WATCH_INTERVAL_S = 0.5
 
@@ -88,20 +90,21 @@ class Host:
         self._authid = environment.authid
         self._connection = Connection(environment.url, environment.realm, environment.token)
         self._supervisors: dict[str, BridgeSupervisor] = {}
+        self._adopted = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then end the bridges, and the kernels if ``stop_kernels``.
 
         Raises:
+            HostNameTaken: another host uses the token.
             TimbrError: the router cannot be reached, or the connection failed for good.
         """
         refused: asyncio.Task[Any] | None = None
         try:
             await self._connection.open(JOIN_TIMEOUT_S)
+            await self._register()  # before the kernels of this host get bridges, in case there is such a host
             await self._adopt()
-            for name, procedure in HOST.items():
-                endpoint = answer(procedure, self._perform_with(getattr(self, name)))
-                await self._connection.register(host_uri(self._authid, name), endpoint)
+            self._adopted.set()
             self._write_file()
             refused = asyncio.create_task(self._connection.wait_finished())
             await self._watch(stop, refused)
@@ -142,9 +145,23 @@ class Host:
 
     # --- inside ------------------------------------------------------------------------------
 
-    @staticmethod
-    def _perform_with(method: Callable[..., Awaitable[Any]]) -> Callable[[dict[str, Any], Any], Awaitable[Any]]:
+    async def _register(self) -> None:
+        """Register the host's procedures, which the router refuses while another host has them."""
+        deadline = asyncio.get_running_loop().time() + NAME_WAIT_S
+        for name, procedure in HOST.items():
+            endpoint = answer(procedure, self._perform_with(getattr(self, name)))
+            while True:
+                try:
+                    await self._connection.register(host_uri(self._authid, name), endpoint)
+                    break
+                except NotAuthorized:
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise HostNameTaken(self._authid) from None
+                    await asyncio.sleep(NAME_RETRY_S)
+
+    def _perform_with(self, method: Callable[..., Awaitable[Any]]) -> Callable[[dict[str, Any], Any], Awaitable[Any]]:
         async def perform(arguments: dict[str, Any], call: Any) -> Any:
+            await self._adopted.wait()
             return await method(**arguments)
 
         return perform
