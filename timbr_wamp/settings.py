@@ -7,6 +7,7 @@ variables of timbr_wamp take precedence.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import tomllib
@@ -61,7 +62,7 @@ class Settings:
     router_env: Path | None = None
     #: Path of a crossbar executable to use instead of the router's environment.
     crossbar: Path | None = None
-    #: Idle seconds after which a bridge ends its kernel; None means never.
+    #: Idle seconds after which a bridge ends its kernel; None and 0 mean never.
     shutdown_interval_s: float | None = None
     log_level: str = "warning"
 
@@ -216,9 +217,14 @@ def _converted(name: str, value: object, origin: str) -> object:
         if name == "port":
             return int(str(value))
         if name == "shutdown_interval_s":
-            return float(str(value))
+            seconds = float(str(value))
+            if not 0 <= seconds < math.inf:
+                raise InvalidSetting(name, origin, f"{value} is not a number of seconds; 0 means never")
+            return seconds
         if name == "host":
             return checked_authid(str(value))
+    except InvalidSetting:
+        raise
     except (InvalidName, InvalidArgument) as error:
         raise InvalidSetting(name, origin, str(error)) from None
     except ValueError:

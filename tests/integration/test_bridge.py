@@ -201,14 +201,27 @@ def test_a_kernel_that_dies_comes_back_under_its_id(
             await remote.there()
             await remote.machine_there()
             run_before = (await remote.call("machine.status"))["run"]
+            statuses = await remote.subscribe("machine.status", get_retained=True)
+            states = await remote.subscribe("state")
             with pytest.raises(KernelDead):
                 await remote.call("execute", "import os; os._exit(1)")
+            # whoever asks its machine is told, and not to make one there
+            with pytest.raises(KernelDead, match="its process ended; it is restarting"):
+                await called_for_ever(remote, "machine.status")
             await until_restarted(remote, 1)
+            assert (await remote.call("info"))["reason"] == "its process ended; it was restarted"
+            assert ("restarting", "its process ended") in [(state["state"], state["reason"]) for state in states]
+            assert "its process ended; it is restarting" in [status["reason"] for status in statuses]
             await remote.machine_there()
             assert (await remote.call("machine.status"))["run"] != run_before
             assert (await remote.call("restart"))["restarts"] == 2
 
     run(work())
+
+
+async def called_for_ever(remote: Remote, name: str) -> None:
+    while True:
+        await remote.call(name)
 
 
 async def until_restarted(remote: Remote, restarts: int) -> None:
@@ -482,15 +495,41 @@ def test_shutdown_ends_kernel_and_bridge(settings: Settings, router: Router, tmp
         run(work(file, bridge))
 
 
-def test_an_idle_kernel_is_ended_after_its_interval(settings: Settings, router: Router, tmp_path: Path) -> None:
+def test_an_idle_kernel_is_ended_after_its_interval_and_says_why(
+    settings: Settings, router: Router, tmp_path: Path
+) -> None:
     async def work(file: KernelFile, bridge: BridgeProcess) -> None:
-        await bridge.ended(30.0)
+        async with connected(router, settings) as connection:
+            states = await Remote(connection, file.kernel_id).subscribe("state", get_retained=True)
+            assert "it was idle for 1 s" in await bridge.ended(30.0)
+            await until(lambda: states and states[-1]["state"] == "offline")
+            assert states[-1]["reason"] == "it was idle for 1 s"
         assert not file.alive()
 
     with a_kernel(settings, tmp_path) as file:
         arguments = ("--kernel-id", file.kernel_id, "--shutdown-interval", "1")
         with BridgeProcess(settings, router, *arguments) as bridge:
             run(work(file, bridge))
+
+
+def test_an_idle_kernel_of_somebody_else_is_let_go(settings: Settings, router: Router, tmp_path: Path) -> None:
+    async def work(bridge: BridgeProcess, kernel_id: str) -> None:
+        async with connected(router, settings) as connection:
+            assert "letting it go" in await bridge.ended(30.0)
+            (kernel,) = [one for one in await connection.call("io.timbr.kernel.list") if one["name"] == "theirs"]
+            assert kernel["state"] == "offline"
+            assert kernel["reason"] == "it was idle for 1 s, and its bridge let it go; it keeps running"
+
+    with a_kernel(settings, tmp_path) as file:
+        path = runtime.kernel_file(settings.runtime_dir, file.kernel_id)
+        kept = path.read_bytes()
+        path.unlink()  # the bridge then does not know that the kernel is ours
+        arguments = (file.connection_file, "--name", "theirs", "--shutdown-interval", "1")
+        with BridgeProcess(settings, router, *arguments) as bridge:
+            run(work(bridge, file.kernel_id))
+        assert file.alive()
+        path.write_bytes(kept)
+        path.chmod(0o600)
 
 
 def test_what_cannot_be_bridged_is_said_in_one_sentence(settings: Settings, router: Router, tmp_path: Path) -> None:

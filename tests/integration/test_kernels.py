@@ -60,6 +60,7 @@ async def supervised(
     async def pace() -> None: ...
 
     heard: list[IopubMessage] = [] if outputs is None else outputs
+    errors: list[Exception] = []
     supervisor = KernelSupervisor(
         file.kernel_id,
         Path(file.connection_file),
@@ -68,12 +69,14 @@ async def supervised(
         on_iopub=heard.append,
         on_change=lambda: None,
         pace=pace,
+        on_error=errors.append,
     )
     try:
         await supervisor.open()
         yield supervisor
     finally:
         await supervisor.close()
+    assert errors == []
 
 
 def in_kernel(folder: Path, work: Callable[[KernelSupervisor], Awaitable[T]], **options: Any) -> T:
@@ -336,6 +339,7 @@ def test_a_kernel_of_somebody_else_is_neither_restarted_nor_ended(folder: Path) 
 
         async def pace() -> None: ...
 
+        errors: list[Exception] = []
         theirs = KernelSupervisor(
             new_kernel_id("lab"),
             Path(file.connection_file),
@@ -344,6 +348,7 @@ def test_a_kernel_of_somebody_else_is_neither_restarted_nor_ended(folder: Path) 
             on_iopub=lambda message: None,
             on_change=lambda: None,
             pace=pace,
+            on_error=errors.append,
         )
         await theirs.open()
         with pytest.raises(KernelNotManaged):

@@ -45,6 +45,8 @@ def test_names_of_the_ancestors_work_behind_ours(tmp_path):
     [
         ({"TIMBR_WAMP_PORT": "eighty"}, "TIMBR_WAMP_PORT"),
         ({"TIMBR_WAMP_SHUTDOWN_INTERVAL_S": "soon"}, "TIMBR_WAMP_SHUTDOWN_INTERVAL_S"),
+        ({"SHUTDOWN_INTERVAL": "-1"}, "0 means never"),
+        ({"SHUTDOWN_INTERVAL": "nan"}, "0 means never"),
         ({"TIMBR_WAMP_HOST": "Not A Name"}, "TIMBR_WAMP_HOST"),
         ({"TIMBR_WAMP_PORT": "70000"}, "port"),
         ({"TIMBR_WAMP_TLS_KEY": "/k"}, "tls_certificate"),

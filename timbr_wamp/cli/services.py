@@ -34,8 +34,8 @@ def host(ctx: click.Context, url: str | None, realm: str | None, name: str | Non
 @click.option("--wamp-realm", "--realm", "realm", metavar="NAME", help="The router's realm.")
 @click.option("--token", metavar="TOKEN", help="Visible to all users of this computer: set TIMBR_WAMP_TOKEN instead.")
 @click.option(
-    "--shutdown-interval", "shutdown_interval_s", type=float, metavar="SECONDS",
-    help="End the kernel after this time without a cell or a call.",
+    "--shutdown-interval", "shutdown_interval_s", type=click.FloatRange(min=0), metavar="SECONDS",
+    help="End the kernel after this time without a cell or a call; 0 means never.",
 )  # fmt: skip
 @click.option("--debug", is_flag=True, help="Log at level debug.")
 @click.pass_context
@@ -77,7 +77,7 @@ def bridge(
         kernel_id=kernel_id,
         connection_file=Path(file) if file is not None else None,
         name=name,
-        shutdown_interval_s=settings.shutdown_interval_s,
+        shutdown_interval_s=settings.shutdown_interval_s or None,
     )
     ctx.exit(asyncio.run(run_bridge(options)))
 

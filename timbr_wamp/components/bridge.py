@@ -7,6 +7,7 @@ ends, the kernel keeps running. This module connects the parts: `kernel_supervis
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -20,6 +21,7 @@ import msgspec
 import zmq
 
 from timbr_wamp.client.connection import Connection
+from timbr_wamp.client.tasks import Tasks, first_of
 from timbr_wamp.components import kernel_identity as identity
 from timbr_wamp.components.headless_supervisor import HeadlessSupervisor, Supervisor
 from timbr_wamp.components.kernel_identity import Identity
@@ -29,7 +31,7 @@ from timbr_wamp.components.machine_connection import MachineConnection
 from timbr_wamp.components.machine_relay import MachineRelay, send
 from timbr_wamp.components.relay import SubscribedTopics, split_to_fit
 from timbr_wamp.contract import KERNEL, RESERVED_NAMES, Interest, IopubMessage, KernelInfo, to_builtins
-from timbr_wamp.errors import InvalidArgument, InvalidName, TimbrError
+from timbr_wamp.errors import InvalidArgument, InvalidName, KernelDead, NoMachine, NotConnected, TimbrError
 from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,10 @@ PACE_TIMEOUT_S = 5.0
 #: Time for sending the reply to ``shutdown`` before the bridge ends.
 REPLY_GRACE_S = 0.2
 JOIN_TIMEOUT_S = 15.0
+#: Timeout for announcing the kernel's last state.
+LAST_STATE_TIMEOUT_S = 2.0
+#: States of a kernel without a process that answers.
+GONE_STATES = ("dead", "restarting")
 #: Announces a kernel's state to the node component, and the topic on which it tells of subscribers.
 ANNOUNCE, INTEREST_TOPIC = f"{NODE_PREFIX}.announce", f"{NODE_PREFIX}.interest"
 
@@ -127,18 +133,25 @@ class Bridge:
         self._iopub_topic = kernel_uri(who.kernel_id, "iopub")
         self._iopub_seq = 0
         self._stop = asyncio.Event()
-        self._work: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._failed)
+        #: The unexpected error that ends the bridge; its supervisor then starts another one.
+        self._error: Exception | None = None
+        #: Why the bridge leaves the kernel, which keeps running; None for any other end.
+        self._let_go: str | None = None
         self._state_changed = asyncio.Event()
+        self._machines_due = asyncio.Event()
         self._last_call = self._alive_at = time.monotonic()
 
     def _supervisor_for(self, who: Identity) -> Supervisor:
         runtime_dir = self._options.runtime_dir
         if who.headless is not None:
-            return HeadlessSupervisor(who.kernel_id, runtime_dir, file=who.headless, on_change=self._changed)
+            return HeadlessSupervisor(
+                who.kernel_id, runtime_dir, file=who.headless, on_change=self._kernel_changed, on_error=self._failed
+            )
         assert who.connection_file is not None
         return KernelSupervisor(
             who.kernel_id, who.connection_file, runtime_dir, file=who.file,
-            on_iopub=self._on_iopub, on_change=self._changed, pace=self._pace,
+            on_iopub=self._on_iopub, on_change=self._kernel_changed, pace=self._pace, on_error=self._failed,
         )  # fmt: skip
 
     async def run(self, stop: asyncio.Event, *, old_subshell: str | None = None) -> None:
@@ -148,7 +161,6 @@ class Bridge:
             TimbrError: the kernel or the router could not be reached, or the token was revoked.
         """
         self._stop = stop
-        work: list[asyncio.Task[None]] = []
         try:
             await self._supervisor.open(old_subshell=old_subshell)
             self._changed()
@@ -158,35 +170,31 @@ class Bridge:
             await self._update_machines()
             await self._connection.open(JOIN_TIMEOUT_S)
             logger.info("kernel %s is on %s", self._kernel_id, self._options.url)
-            work = [
-                asyncio.create_task(self._poll_machines()),
-                asyncio.create_task(self._publish_state_changes()),
-                asyncio.create_task(self._watch_idle()),
-            ]
-            await self._wait_for_end(work)
+            self._tasks.start(self._poll_machines(), "poll machines")
+            self._tasks.start(self._publish_state_changes(), "publish state changes")
+            self._tasks.start(self._watch_idle(), "watch idle")
+            await self._wait_for_end()
         finally:
-            for task in {*work, *self._work}:
-                task.cancel()
-            await asyncio.gather(*work, *self._work, return_exceptions=True)
+            await self._tasks.close()
+            await self._say_last_state()
             await self._connection.close()
             for relay in self._machines.values():
                 await relay.use(None)
             await self._supervisor.close()
             self._context.destroy(linger=0)
 
-    async def _wait_for_end(self, work: list[asyncio.Task[None]]) -> None:
+    async def _wait_for_end(self) -> None:
         """Return when ``stop`` is set; raise the error that ended the connection or one of the tasks."""
-        refused = asyncio.create_task(self._connection.wait_finished())
-        stopped = asyncio.create_task(self._stop.wait())
-        try:
-            done, _ = await asyncio.wait([refused, stopped, *work], return_when=asyncio.FIRST_COMPLETED)
-            if refused in done and (error := refused.result()) is not None:
-                raise error
-            for task in done.intersection(work):
-                task.result()
-        finally:
-            refused.cancel()
-            stopped.cancel()
+        await first_of(self._connection.wait_finished(), self._stop.wait())
+        if self._error is not None:
+            raise self._error
+        if not self._stop.is_set():
+            raise self._connection.failed or NotConnected(self._options.url, "the connection was closed")
+
+    def _failed(self, error: Exception) -> None:
+        """End the bridge because of an unexpected error. Its supervisor starts another one."""
+        self._error = self._error or error
+        self._stop.set()
 
     def restart_kernel(self) -> None:
         """Start to restart the kernel. A failure is visible in the kernel's state."""
@@ -208,9 +216,7 @@ class Bridge:
             except TimbrError as error:
                 logger.error("kernel %s: %s", self._kernel_id, error)
 
-        task = asyncio.create_task(logged())
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        self._tasks.start(logged(), "order of the host")
 
     # --- state -------------------------------------------------------------------------------
 
@@ -242,6 +248,30 @@ class Bridge:
 
     def _changed(self) -> None:
         self._state_changed.set()
+
+    def _kernel_changed(self) -> None:
+        self._changed()
+        if self._supervisor.state in GONE_STATES:
+            self._machines_due.set()
+
+    def _absent(self, machine: str) -> TimbrError:
+        """Return why there is no machine of that name."""
+        supervisor = self._supervisor
+        if supervisor.state not in GONE_STATES:
+            return NoMachine(self._kernel_id, machine)
+        reason = supervisor.reason or "it has no process"
+        return KernelDead(self._kernel_id, reason if supervisor.state == "dead" else f"{reason}; it is restarting")
+
+    async def _say_last_state(self) -> None:
+        """Say why the kernel ended, or was let go; the node component says of any other end that the bridge left."""
+        if not self._connection.joined or (self._let_go is None and self._supervisor.state != "dead"):
+            return
+        info = self.info()
+        if self._let_go is not None:
+            info = msgspec.structs.replace(info, state="offline", reason=self._let_go)
+        with contextlib.suppress(TimbrError):  # it does not answer, or the connection is lost: nobody to tell
+            await self._connection.call(ANNOUNCE, to_builtins(info), timeout_s=LAST_STATE_TIMEOUT_S)
+            self._connection.publish(kernel_uri(self._kernel_id, "state"), to_builtins(info), retain=True)
 
     async def _publish_state_changes(self) -> None:
         """Announce and publish the kernel's state at each change."""
@@ -298,11 +328,13 @@ class Bridge:
         self._last_call = time.monotonic()
 
     def _on_iopub(self, message: IopubMessage) -> None:
-        self._iopub_seq += 1
-        message.seq = self._iopub_seq
-        if self._subscribed.has_subscribers(self._iopub_topic):
-            for part in split_to_fit(message):
-                send(self._connection, self._iopub_topic, to_builtins(part))
+        if not self._subscribed.has_subscribers(self._iopub_topic):
+            self._iopub_seq += 1
+            return
+        for part in split_to_fit(message):
+            self._iopub_seq += 1
+            part.seq = self._iopub_seq
+            send(self._connection, self._iopub_topic, to_builtins(part))
 
     def _can_send(self) -> bool:
         return self._connection.joined and self._connection.buffered_bytes() < BUFFER_BYTES
@@ -329,17 +361,27 @@ class Bridge:
             ):
                 self._called()
             if limit_s is not None and now - self._last_call > limit_s:
-                logger.warning("kernel %s was idle for %.0f s; ending it", self._kernel_id, limit_s)
-                if self._supervisor.managed:
-                    await self._supervisor.shutdown()
-                self._stop.set()
+                await self._end_idle(f"it was idle for {limit_s:g} s")
                 return
+
+    async def _end_idle(self, reason: str) -> None:
+        """End the kernel, or let one go that somebody else started; then end the bridge."""
+        if self._supervisor.managed:
+            logger.warning("kernel %s: %s; ending it", self._kernel_id, reason)
+            await self._supervisor.shutdown(reason)
+        else:
+            logger.warning("kernel %s: %s; letting it go: it keeps running", self._kernel_id, reason)
+            self._let_go = f"{reason}, and its bridge let it go; it keeps running"
+        self._stop.set()
 
     # --- machines ----------------------------------------------------------------------------
 
     async def _poll_machines(self) -> None:
         while True:
-            await asyncio.sleep(POLL_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_INTERVAL_S):
+                    await self._machines_due.wait()
+            self._machines_due.clear()
             try:
                 await self._update_machines()
             except TimbrError as error:  # the router did not answer; the next scan tries again
@@ -367,7 +409,9 @@ class Bridge:
             self._changed()
 
     def _connect_machine(self, relay: MachineRelay, file: Any) -> MachineConnection:
-        return MachineConnection(self._context, file, self._kernel_id, relay, can_send=self._can_send)
+        return MachineConnection(
+            self._context, file, self._kernel_id, relay, can_send=self._can_send, on_error=self._failed
+        )
 
     async def _add_machine(self, name: str) -> None:
         """Register the procedures of a machine. The default machine's are always registered, also without a machine:
@@ -381,8 +425,9 @@ class Bridge:
             )
             return
         relay = MachineRelay(
-            self._kernel_id, name, self._connection, self._subscribed, on_brief=self._changed, called=self._called
-        )
+            self._kernel_id, name, self._connection, self._subscribed,
+            on_brief=self._changed, called=self._called, absent=self._absent,
+        )  # fmt: skip
         self._machines[name], self._registrations[name] = relay, []
         try:
             for uri, endpoint in relay.procedures.items():

@@ -25,6 +25,7 @@ from timbr_wamp.errors import (
     InvalidArgument,
     NoMachine,
     PayloadTooLarge,
+    TimbrError,
     from_wire,
     message_of,
 )
@@ -52,7 +53,8 @@ class ControlClient:
         self._socket.connect(file.control)
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = {}
-        self._closed = False
+        #: Why it is closed; None while it is open.
+        self._closed: TimbrError | None = None
         self._reader = Reader(self._socket, self._drain)
 
     async def request(
@@ -68,15 +70,15 @@ class ControlClient:
         """Call a procedure and return its result as plain values. ``timeout_s=None`` means no timeout.
 
         Raises:
-            NoMachine: the machine is gone.
+            NoMachine, KernelDead: the machine is gone, as `close` was told.
             ControlBusy: too many requests are in progress.
             InvalidArgument: an argument has no form in msgpack: a number beyond 64 bits, a lone surrogate.
             PayloadTooLarge: the arguments are larger than `PAYLOAD_LIMIT_BYTES`.
             CallTimeout: no answer in time.
             TimbrError: the error that the machine raised.
         """
-        if self._closed:
-            raise NoMachine(self._kernel_id, self._name)
+        if self._closed is not None:
+            raise again(self._closed)
         if len(self._pending) >= PENDING_LIMIT:
             raise ControlBusy(PENDING_LIMIT)
         number = next(self._numbers)
@@ -97,18 +99,18 @@ class ControlClient:
 
     def send(self, name: str, args: Sequence[object]) -> None:
         """Send a request that is not answered; it is dropped if it cannot be sent now."""
-        if not self._closed:
+        if self._closed is None:
             with contextlib.suppress(zmq.Again):
                 self._socket.send(_encode([next(self._numbers), name, args, {}, None]), zmq.NOBLOCK)
             self._reader.wake()
 
-    def close(self) -> None:
-        """Disconnect; requests in progress fail with `NoMachine`. Idempotent."""
-        self._closed = True
+    def close(self, reason: TimbrError | None = None) -> None:
+        """Disconnect; requests in progress and later ones fail with ``reason``, by default `NoMachine`. Idempotent."""
+        self._closed = self._closed or reason or NoMachine(self._kernel_id, self._name)
         self._reader.close()
         for future, _ in self._pending.values():
             if not future.done():
-                future.set_exception(NoMachine(self._kernel_id, self._name))
+                future.set_exception(again(self._closed))
                 future.exception()  # mark as retrieved, in case nobody awaits it
 
     def _drain(self) -> bool:
@@ -149,6 +151,11 @@ def _encoded(name: str, request: list[Any]) -> bytes:
     if len(frame) > PAYLOAD_LIMIT_BYTES:
         raise PayloadTooLarge(len(frame), PAYLOAD_LIMIT_BYTES)
     return frame
+
+
+def again(error: TimbrError) -> TimbrError:
+    """Return an equal error, for each who gets it: a raised error keeps its own traceback."""
+    return type(error)(*error.args)
 
 
 def encrypt(socket: zmq.Socket[bytes], file: MachineFile) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from timbr_wamp import runtime
+from timbr_wamp.client.tasks import Tasks
 from timbr_wamp.components.kernel_channels import KernelChannels
 from timbr_wamp.components.kernel_supervisor import KernelSupervisor
 from timbr_wamp.components.machine_files import headless_machine_files
@@ -39,6 +40,7 @@ class HeadlessSupervisor:
     Args:
         file: the process's runtime file, which it removes when it ends in order.
         on_change: called when state or reason changed.
+        on_error: called with an unexpected error, after which the process is no longer watched.
     """
 
     headless = True
@@ -48,12 +50,20 @@ class HeadlessSupervisor:
     restarts = 0
     subshell_id: str | None = None
 
-    def __init__(self, kernel_id: str, runtime_dir: Path, *, file: HeadlessFile, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        kernel_id: str,
+        runtime_dir: Path,
+        *,
+        file: HeadlessFile,
+        on_change: Callable[[], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
         self.kernel_id, self._runtime_dir, self.file = kernel_id, runtime_dir, file
         self._on_change = on_change
         self.state: KernelStateName = "starting"
         self.reason: str | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks = Tasks(on_error)
 
     @property
     def channels(self) -> KernelChannels:
@@ -82,13 +92,11 @@ class HeadlessSupervisor:
         if (ended := self._ended()) is not None:
             raise KernelDead(self.kernel_id, ended)
         self._set("idle")
-        self._watcher = asyncio.create_task(self._watch())
+        self._tasks.start(self._watch(), f"watch process {self.file.pid}")
 
     async def close(self) -> None:
         """Stop watching the process, which keeps running. Idempotent."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._tasks.close()
 
     async def restart(self) -> None:
         """Refuse to restart a user's program.

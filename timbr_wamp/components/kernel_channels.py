@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous import AsyncKernelClient
 
+from timbr_wamp.client.tasks import Tasks
 from timbr_wamp.components.heartbeat import watch_heartbeat
 from timbr_wamp.contract import IopubMessage
 from timbr_wamp.errors import CallTimeout, KernelDead, NoConnectionFile
@@ -63,6 +64,7 @@ class KernelChannels:
         on_iopub: called with every output message, in order.
         on_state: called when `busy` or `silent` changed, or another program restarted the kernel.
         pace: awaited after each output message; it waits while the receivers cannot keep up.
+        on_error: called with an unexpected error, after which these channels no longer work.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class KernelChannels:
         on_iopub: Callable[[IopubMessage], None],
         on_state: Callable[[], None],
         pace: Callable[[], Awaitable[None]],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._file, self._kernel_id = connection_file, kernel_id
         self._on_iopub, self._on_state, self._pace = on_iopub, on_state, pace
@@ -87,7 +90,7 @@ class KernelChannels:
         self._kernel_session: str | None = None
         self._cell: str | None = None
         self._requests: dict[str, _Request] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_error)
         self._dead: str | None = None
         self._iopub_connected = asyncio.Event()
         self._context = zmq.asyncio.Context()
@@ -118,9 +121,7 @@ class KernelChannels:
                 content = {"subshell_id": subshell_id}
                 await self._request("delete_subshell_request", content, control=True, timeout_s=1.0)
         self.fail("the bridge disconnected")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         self._context.destroy(linger=0)
 
     def fail(self, reason: str) -> None:
@@ -278,15 +279,11 @@ class KernelChannels:
         iopub: zmq.asyncio.Socket = client.connect_iopub()
         for socket in (self._shell, self._control, iopub):
             socket.linger = 0
-        self._start(self._read(self._shell, self._on_reply))
-        self._start(self._read(self._control, self._on_reply))
-        self._start(self._read(iopub, self._on_output, self._pace))
-        self._start(watch_heartbeat(client.connect_hb, self._set_silent))
-        self._start(self._probe())
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._tasks.start(self._read(self._shell, self._on_reply), "shell")
+        self._tasks.start(self._read(self._control, self._on_reply), "control")
+        self._tasks.start(self._read(iopub, self._on_output, self._pace), "iopub")
+        self._tasks.start(watch_heartbeat(client.connect_hb, self._set_silent), "heartbeat")
+        self._tasks.start(self._probe(), "probe")
 
     async def _handshake(self) -> None:
         """Send kernel_info on both channels: control answers even while a cell runs, shell only when none does."""
@@ -326,6 +323,12 @@ class KernelChannels:
             await self._request("delete_subshell_request", {"subshell_id": old}, control=True)
         reply = await self._request("create_subshell_request", {}, control=True)
         self.subshell_id = reply.get("subshell_id")
+
+    async def _open_subshell_again(self) -> None:
+        try:
+            await self._open_subshell()
+        except (CallTimeout, KernelDead) as error:
+            logger.warning("kernel %s: it has no subshell: %s", self._kernel_id, error)
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -415,7 +418,7 @@ class KernelChannels:
             self.subshell_id = None
             self._set_cell(None)
             self._on_state()
-            self._start(self._open_subshell())
+            self._tasks.start(self._open_subshell_again(), "subshell")
 
     def _set_silent(self, silent: bool) -> None:
         if silent != self.silent:

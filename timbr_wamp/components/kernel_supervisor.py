@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from timbr_wamp.client.tasks import Tasks
 from timbr_wamp.components import launcher
 from timbr_wamp.components.heartbeat import SILENT_S
 from timbr_wamp.components.kernel_channels import KernelChannels
@@ -47,6 +48,7 @@ class KernelSupervisor:
         file: the runtime file of a kernel that timbr_wamp started; None for any other kernel.
         on_iopub, pace: see `KernelChannels`.
         on_change: called when state or reason changed.
+        on_error: called with an unexpected error, after which the kernel is no longer watched.
     """
 
     headless = False
@@ -62,10 +64,12 @@ class KernelSupervisor:
         on_iopub: Callable[[IopubMessage], None],
         on_change: Callable[[], None],
         pace: Callable[[], Awaitable[None]],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self.kernel_id, self._connection_file, self._runtime_dir = kernel_id, connection_file, runtime_dir
         self.file = file
-        self._on_iopub, self._on_change, self._pace = on_iopub, on_change, pace
+        self._on_iopub, self._on_change, self._pace, self._on_error = on_iopub, on_change, pace, on_error
+        self._tasks = Tasks(on_error)
         self.state: KernelStateName = "starting"
         #: Why the kernel is dead, or the error of its startup file; else None.
         self.reason: str | None = None
@@ -75,7 +79,6 @@ class KernelSupervisor:
         self._restarts = Restarts(POLICY)
         #: Held while the process is restarted or ended.
         self._changing = asyncio.Lock()
-        self._watcher: asyncio.Task[None] | None = None
         #: The process of a managed kernel, the last one if it has ended; and whether it was replaced.
         self._process = Process.of(file)
         self._replaced = asyncio.Event()
@@ -126,14 +129,12 @@ class KernelSupervisor:
             await self._handshake(START_TIMEOUT_S if self.managed else ATTACH_TIMEOUT_S, old_subshell)
         self._restarts.started(now=time.monotonic())
         if self.managed:
-            self._watcher = asyncio.create_task(self._watch())
+            self._tasks.start(self._watch(), f"watch kernel {self.kernel_id}")
 
     async def close(self) -> None:
         """Disconnect from the kernel, which keeps running. Idempotent."""
         self._ending.set()
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+        await self._tasks.close()
         await self._channels.close()
 
     async def restart(self) -> None:
@@ -182,6 +183,7 @@ class KernelSupervisor:
             on_iopub=self._on_iopub,
             on_state=self._channels_changed,
             pace=self._pace,
+            on_error=self._on_error,
         )
 
     def _set(self, state: KernelStateName, reason: str | None = None) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import zmq
 
+from timbr_wamp.client.tasks import Tasks
 from timbr_wamp.components.batch_socket import BatchSocket
 from timbr_wamp.components.control_client import ControlClient
 from timbr_wamp.components.records_subscriber import RecordsSubscriber
@@ -69,6 +70,7 @@ class MachineConnection:
 
     Args:
         can_send: returns False while the router is too slow; records are then left in the machine.
+        on_error: called with an unexpected error, after which this connection no longer works.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class MachineConnection:
         sink: MachineSink,
         *,
         can_send: Callable[[], bool],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._context, self.file, self._sink, self._can_send = context, file, sink, can_send
         self._control = ControlClient(context, file, kernel_id)
@@ -88,9 +91,9 @@ class MachineConnection:
         #: Name, run and state, for the kernel's own state.
         self.brief = MachineBrief(name=file.name, run=file.run, state="idle")
         self.running = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_error)
         self._poll_now = asyncio.Event()
-        self._start(self._poll_changes())
+        self._tasks.start(self._poll_changes(), f"changes of machine {file.name}")
 
     def want(self, wanted: WantedTopics) -> None:
         """Start or stop reading, according to the topics that have subscribers."""
@@ -105,7 +108,7 @@ class MachineConnection:
 
     def poll_status(self) -> None:
         """Start to fetch the status."""
-        self._start(self._fetch_status())
+        self._tasks.start(self._fetch_status(), f"status of machine {self.file.name}")
 
     async def request(
         self,
@@ -122,21 +125,14 @@ class MachineConnection:
             name, args, kwargs, author=author, timeout_s=timeout_s, on_progress=on_progress
         )
 
-    async def close(self) -> None:
-        """Disconnect from the machine. Idempotent."""
+    async def close(self, reason: TimbrError | None = None) -> None:
+        """Disconnect from the machine; calls in progress fail with ``reason``, by default `NoMachine`. Idempotent."""
         self._read_records(False)
         self._read_samples(False)
-        self._control.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._control.close(reason)
+        await self._tasks.close()
 
     # --- inside ------------------------------------------------------------------------------
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _read_records(self, wanted: bool) -> None:
         if self._records is not None:
@@ -208,7 +204,11 @@ class MachineConnection:
             interrupted.cancel()
 
     def _handle_status(self, value: Mapping[str, Any]) -> None:
-        status = msgspec.convert(value, Status, strict=False)
+        try:
+            status = msgspec.convert(value, Status, strict=False)
+        except msgspec.ValidationError as error:  # a machine of another version
+            logger.error("machine %s: its status is invalid: %s", self.file.name, error)
+            return
         self.running = status.state in ("running", "draining")
         self.brief = MachineBrief(name=status.name, run=status.run, state=status.state)
         if self._records is not None:

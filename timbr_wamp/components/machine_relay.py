@@ -22,7 +22,7 @@ from timbr_wamp.contract import (
     texts_from_batch,
     to_builtins,
 )
-from timbr_wamp.errors import InvalidArgument, NoMachine, PayloadTooLarge
+from timbr_wamp.errors import InvalidArgument, KernelDead, PayloadTooLarge, TimbrError
 from timbr_wamp.names import kernel_uri
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class MachineRelay(MachineSink):
         subscribed: the topics that have subscribers.
         on_brief: called when the machine's run or state changed.
         called: called at each call, to measure idle time.
+        absent: returns the error of calls while there is no machine: why there is none.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class MachineRelay(MachineSink):
         *,
         on_brief: Callable[[], None],
         called: Callable[[], None],
+        absent: Callable[[str], TimbrError],
     ) -> None:
         self._kernel_id, self.name, self._connection, self._subscribed = kernel_id, name, connection, subscribed
-        self._on_brief, self._called = on_brief, called
+        self._on_brief, self._called, self._absent = on_brief, called, absent
         self._topics = {topic: self._uri(topic) for topic in TOPICS["machine"]}
         self._brief: MachineBrief | None = None
         self._status: Status | None = None
@@ -82,13 +84,15 @@ class MachineRelay(MachineSink):
     async def use(self, machine: MachineConnection | None) -> None:
         """Replace the current machine with another one, or with none."""
         old, self.machine = self.machine, machine
+        reason = self._absent(self.name)
         if machine is None and self._status is not None:
-            gone = msgspec.structs.replace(self._status, state="stopped", running=False, reason="the machine is gone")
+            why = reason.reason if isinstance(reason, KernelDead) else "the machine is gone"
+            gone = msgspec.structs.replace(self._status, state="stopped", running=False, reason=why)
             send(self._connection, self._topics["status"], to_builtins(gone), retain=True)
         self._brief, self._status, self._throttle = None, None, StatusThrottle()
         self.refresh()
         if old is not None:
-            await old.close()
+            await old.close(reason)
 
     def refresh(self) -> None:
         """Read from the machine what the topics with subscribers need."""
@@ -139,7 +143,7 @@ class MachineRelay(MachineSink):
             self._called()
             procedure.bind(args, kwargs)  # only checked; the arguments are passed on unchanged
             if self.machine is None:
-                raise NoMachine(self._kernel_id, self.name)
+                raise self._absent(self.name)
             return await self.machine.request(
                 procedure.name, args, kwargs, author=call.authid, on_progress=call.progress
             )
