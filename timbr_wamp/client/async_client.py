@@ -32,18 +32,54 @@ from timbr_wamp.runtime import kernel_ids_of, local_host
 
 T = TypeVar("T")
 
+CONNECT_TIMEOUT_S = 10.0
 #: Timeout for starting a kernel, which includes its imports and its startup file.
 START_TIMEOUT_S = 120.0
 
 
-class AsyncClient:
+class LinkState:
+    """What a client tells of its connection without waiting. Any thread."""
+
+    _shared: SharedConnection
+
+    @property
+    def url(self) -> str:
+        """The router's URL."""
+        return self._shared.connection.url
+
+    @property
+    def authid(self) -> str | None:
+        """Name of the token; None while not connected."""
+        return self._shared.connection.authid
+
+    @property
+    def role(self) -> str | None:
+        """Role of the token; None while not connected."""
+        return self._shared.connection.role
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a wamp session."""
+        return self._shared.connection.joined
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._shared!r}>"
+
+
+class AsyncClient(LinkState):
     """A connection to a router, with coroutines usable from any loop. Created by `connect_async` or `Client.aio`."""
 
     def __init__(self, shared: SharedConnection, runtime_dir: Path) -> None:
         self._shared, self._runtime_dir = shared, runtime_dir
 
-    def __repr__(self) -> str:
-        return f"<AsyncClient {self._shared!r}>"
+    async def wait_connected(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        """Wait until there is a wamp session, for example after a lost connection.
+
+        Raises:
+            NotConnected: there is no session within ``timeout_s``.
+            TokenRevoked: the client will not connect again.
+        """
+        await self._shared.run(self._shared.connection.wait_joined, timeout_s)
 
     async def kernels(self) -> KernelList:
         """Return the kernels on the router, including offline ones."""
@@ -89,9 +125,10 @@ class AsyncClient:
         return AsyncKernel(self._shared, info.kernel_id, info.name)
 
     async def on(self, topic: str, callback: Callable[..., object], *, get_retained: bool = False) -> Subscription:
-        """Call ``callback(*args, **kwargs)`` in the callback thread for each event of a topic.
+        """Call ``callback(*args, **kwargs)`` for each event of a topic.
 
-        Keywords that the callback does not take are left out.
+        Callbacks run one after the other in a thread of the client and may use the client. Keywords that a
+        callback does not take are left out.
         """
 
         def take(*args: Any, **kwargs: Any) -> None:
@@ -153,7 +190,7 @@ class AsyncKernel:
         verb: str,
         *args: Any,
         timeout_s: float | None = CALL_TIMEOUT_S,
-        on_progress: Callable[[Any], None] | None = None,
+        on_progress: Callable[[Any], object] | None = None,
     ) -> T:
         value: T = await self._shared.call(
             kernel_uri(self.id, verb), KERNEL[verb], *args, timeout_s=timeout_s, on_progress=on_progress
@@ -185,7 +222,8 @@ class AsyncKernel:
     ) -> ExecuteReply:
         """Run code and return its ``execute_reply``. Output is published on the kernel's topic ``iopub``.
 
-        Without ``timeout_s`` there is no limit other than the connection.
+        Without ``timeout_s`` there is no limit other than the connection. Ctrl-C or cancelling
+        ends the waiting, not the cell; use `interrupt` for that.
 
         Raises:
             OwnKernel: it is the kernel in which this code runs.
@@ -196,12 +234,15 @@ class AsyncKernel:
         self,
         code: str,
         *,
-        on_output: Callable[[IopubMessage], None] | None = None,
+        on_output: Callable[[IopubMessage], object] | None = None,
         timeout_s: float | None = None,
         silent: bool = False,
         store_history: bool = True,
     ) -> ExecuteReply:
-        """Run code and pass each output message to ``on_output`` in the background loop's thread; it must not block.
+        """Run code and pass each output message to ``on_output``.
+
+        The blocking method calls it in the calling thread, so what it prints or displays appears under the calling
+        cell; the async one in the client's own thread, where it must not block.
 
         Raises:
             OwnKernel: it is the kernel in which this code runs.
@@ -215,7 +256,7 @@ class AsyncKernel:
         timeout_s: float | None,
         silent: bool,
         store_history: bool,
-        on_output: Callable[[IopubMessage], None] | None,
+        on_output: Callable[[IopubMessage], object] | None,
     ) -> ExecuteReply:
         if self.own:
             raise OwnKernel(self.id)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from timbr_wamp.client.async_topics import AsyncTopics
 from timbr_wamp.client.functions import as_source, function_ref
+from timbr_wamp.client.functions import reference as module_reference
 from timbr_wamp.client.records import AsyncRecords, RecordStream
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S
 from timbr_wamp.contract import (
@@ -34,6 +35,7 @@ from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_opti
 from timbr_wamp.errors import (
     CallTimeout,
     ConnectionLost,
+    InvalidArgument,
     MachineFull,
     NoMachine,
     NoSuchProcedure,
@@ -117,14 +119,40 @@ class AsyncMachine(AsyncTopics):
         timeout_s: float | None = None,
         status: bool = False,
     ) -> AsyncRecords:
-        """Return all records as an asynchronous iterator; see `RemoteMachine.records`."""
+        """Return an iterator over all records, complete and in order. A blocking one is subscribed on return.
+
+        Records that were missed are fetched, also after a lost connection or a restart of router,
+        bridge or kernel. The iterator yields a `Gap` for records that are no longer kept, and
+        `RunChanged` before the first record of a new run. A record whose text is too large for a
+        batch has no values and ``meta.text_bytes``; `record` fetches it. Cancelling or interrupting the
+        reading loses no record.
+
+        Args:
+            after_seq: start after this number; 0 starts with the oldest kept record, None with the next one.
+            run: the run of ``after_seq``; None means the current run.
+            timeout_s: end after this many seconds without a record; None means never.
+            status: also yield each new `Status`.
+        """
         stream = RecordStream(self._shared, self.kernel_id, self.name, run=run, after_seq=after_seq, status=status)
         return AsyncRecords(self._shared, stream, timeout_s)
 
     # --- messages ---------------------------------------------------------------------------
 
     async def put(self, message: Any, block: bool = False, timeout: float | None = None, oid: str | None = None) -> str:
-        """Queue a message; return its id. See `RemoteMachine.put`."""
+        """Queue a message; return its id.
+
+        The id is created by the client, so that it can safely repeat a put whose answer was lost
+        with the connection.
+
+        Args:
+            block: wait for space in the queue, at most ``timeout`` seconds when given.
+            oid: the message's id; a message with a known id is not queued again.
+
+        Raises:
+            MachineFull: the queue is full, with ``block`` until the timeout.
+            PayloadTooLarge: the message is too large; nothing was sent.
+            InvalidArgument: it holds what cannot be sent; nothing was.
+        """
         oid = new_oid() if oid is None else checked_oid(oid)
         if not block:
             return await self._with_retry(lambda: self._call(str, "put", message, oid))
@@ -229,17 +257,18 @@ class AsyncMachine(AsyncTopics):
         return await self._call(Progress, "progress", 1.0, 0.0)
 
     async def follow(
-        self, on_progress: Callable[[Progress], None], *, interval_s: float = 0.5, timeout: float | None = None
+        self, callback: Callable[[Progress], object], *, interval_s: float = 0.5, timeout: float | None = None
     ) -> Progress:
-        """Follow the progress until it is complete, the machine rests, or the timeout; return the last progress.
+        """Call ``callback(progress)`` until it is complete, the machine rests, or the timeout; return the last one.
 
-        ``on_progress(progress)`` is called in the client's thread for each progress and must not block.
+        The blocking method calls it in the calling thread, and with the newest only when it is slow; the async one
+        in the client's own thread, where it must not block.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             step_s = min(FOLLOW_STEP_S, _remaining_s(deadline))
             last = await self._call(
-                Progress, "progress", interval_s, step_s, timeout_s=step_s + CALL_TIMEOUT_S, on_progress=on_progress
+                Progress, "progress", interval_s, step_s, timeout_s=step_s + CALL_TIMEOUT_S, on_progress=callback
             )
             if last.complete or last.state not in ("running", "draining", "paused") or _remaining_s(deadline) <= 0:
                 return last
@@ -253,18 +282,33 @@ class AsyncMachine(AsyncTopics):
     # --- slots and source -------------------------------------------------------------------
 
     async def set(
-        self, slot: int | str, function: object, *, name: str | None = None, policy: PolicyLike | None = None
+        self,
+        slot: int | str,
+        function: object = None,
+        *,
+        source: str | None = None,
+        reference: str | None = None,
+        name: str | None = None,
+        policy: PolicyLike | None = None,
     ) -> RevisionInfo:
-        """Assign a function to a slot, or a list of functions to consecutive slots, as one revision.
+        """Assign a function to a slot: a callable, source text, or ``module:name`` as ``reference``.
 
-        A function is a callable, source text or a `FunctionRef`; in a list, None unsets a slot.
+        A list of functions is assigned to consecutive slots, as one revision; in it, None unsets a slot.
         ``policy`` is what happens to a message when the function raises; None keeps the slot's policy.
+
+        Raises:
+            InvalidArgument: not exactly one of the three was given.
+            SlotOutOfRange, UnknownSlot, NotCallable, InvalidSource: as the machine reports.
         """
-        what = None if policy is None else checked_policy(policy)
-        if isinstance(function, (list, tuple)):
-            several = [None if one is None else function_ref(one) for one in function]
-            return await self._send(RevisionInfo, lambda refs: ("slot_set", slot, refs, name, what), several)
-        return await self._send(RevisionInfo, lambda ref: ("slot_set", slot, ref, name, what), function_ref(function))
+        given = [one for one in (function, source, reference) if one is not None]
+        if len(given) != 1:
+            raise InvalidArgument("function", "pass exactly one of function, source and reference")
+        what = module_reference(reference) if reference is not None else given[0]
+        how = None if policy is None else checked_policy(policy)
+        if isinstance(what, (list, tuple)):
+            several = [None if one is None else function_ref(one) for one in what]
+            return await self._send(RevisionInfo, lambda refs: ("slot_set", slot, refs, name, how), several)
+        return await self._send(RevisionInfo, lambda ref: ("slot_set", slot, ref, name, how), function_ref(what))
 
     async def set_policy(self, slot: int | str | None, policy: PolicyLike | None) -> RevisionInfo:
         """Set the policy of a slot, or with ``slot=None`` of the machine.
@@ -297,11 +341,18 @@ class AsyncMachine(AsyncTopics):
         return await self._send(list[TrialRow], lambda ref: ("trial", slot, ref, n), function_ref(function))
 
     async def set_source(
-        self, source: object, *, total: int | None = None, replace: bool = False, **options: Any
+        self, /, source: object, *, total: int | None = None, replace: bool = False, **options: Any
     ) -> Status:
         """Set the source of messages: source text, a function that returns an iterable, or a picklable iterable.
 
-        ``options`` are fields of `SourceOptions`: ``policy``, ``on_exhausted``, ``restarts`` …
+        Args:
+            total: expected number of messages, if known.
+            options: fields of `SourceOptions`: ``policy`` when the queue is full, ``on_exhausted``,
+                ``idle_timeout_s``, ``restarts`` with ``backoff_s`` …
+
+        Raises:
+            SourceActive: the machine already has a source, and ``replace`` is False.
+            InvalidArgument: an option is unknown, or not possible for this source.
         """
         how = source_options(options) if options else None
         return await self._send(Status, lambda ref: ("source_set", ref, total, replace, how), function_ref(source))

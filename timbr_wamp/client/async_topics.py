@@ -44,7 +44,7 @@ class AsyncTopics:
         verb: str,
         *args: Any,
         timeout_s: float | None = CALL_TIMEOUT_S,
-        on_progress: Callable[[Any], None] | None = None,
+        on_progress: Callable[[Any], object] | None = None,
     ) -> T:
         """Call one of the machine's procedures. ``result`` is the type of the result, for type checkers only."""
         uri = kernel_uri(self.kernel_id, self.name, verb)
@@ -58,7 +58,10 @@ class AsyncTopics:
     # --- live topics ------------------------------------------------------------------------
 
     async def on_record(self, callback: Callable[[str, list[Any]], object]) -> Subscription:
-        """Call ``callback(oid, [in, f0, …])`` for each record, live; some may be missed."""
+        """Call ``callback(oid, [in, f0, …])`` for each record, live; some may be missed.
+
+        Callbacks run one after the other in a thread of the client and may use the client.
+        """
         topic = kernel_uri(self.kernel_id, self.name)
         return await self._shared.subscribe(topic, lambda oid, values, **_: callback(oid, values))
 
@@ -75,7 +78,9 @@ class AsyncTopics:
         return await self._on("error", partial(msgspec.convert, type=ErrorRow), callback)
 
     async def on(self, kind: str, callback: Callable[[Any], object]) -> Subscription:
-        """Call ``callback(event)`` for events of a kind; ``"*"`` for every kind, ``"error"`` for failures of slots.
+        """Call ``callback(event)`` for events of a kind; call the result of the blocking method to unsubscribe.
+
+        ``"*"`` stands for every kind, ``"error"`` for failures of slots, passed as `ErrorRow`.
 
         Raises:
             InvalidArgument: unknown kind.
@@ -92,7 +97,8 @@ class AsyncTopics:
     async def tap(self, label: str | int = "in", n: int = 50) -> Tap:
         """Return a live view of one value of the newest ``n`` records: ``"in"``, ``"f1"``, a slot's name or number.
 
-        It starts with the next record and reads the topic ``records``; records may be missed.
+        It starts with the next record, reads the topic ``records``, and is closed with the client. Records may
+        be missed.
         """
         index = 0 if label == "in" else (await self._call(SlotInfo, "slot", label)).slot + 1
         tap = Tap(str(label), index, n, on_close=lambda: end())

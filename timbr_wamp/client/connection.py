@@ -212,7 +212,7 @@ class Connection:
         /,
         *args: Any,
         timeout_s: float | None = 30.0,
-        on_progress: Callable[[Any], None] | None = None,
+        on_progress: Callable[[Any], object] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Call a procedure and return its result. Cancelling the coroutine cancels the call.
@@ -407,7 +407,7 @@ class Connection:
                 logger.exception("on_leave failed")
 
 
-def _progress_handler(on_progress: Callable[[Any], None]) -> Callable[..., None]:
+def _progress_handler(on_progress: Callable[[Any], object]) -> Callable[..., None]:
     """Return ``on_progress`` as autobahn calls it: with one value, and logging its exceptions."""
 
     def take(*args: Any, **kwargs: Any) -> None:

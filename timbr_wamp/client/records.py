@@ -351,6 +351,12 @@ class Records(_RecordIterator):
     next one is that which was not handed over.
     """
 
+    @staticmethod
+    def started(shared: SharedConnection, records: AsyncRecords) -> Records:
+        """Return the blocking iterator for an async one, subscribed."""
+        records._released = True  # this one closes their stream
+        return Records(shared, records._stream, records._timeout_s).start()
+
     def start(self) -> Records:
         """Subscribe now, if it has not. Messages that are put afterwards are included."""
         self._shared.wait(self._stream.start)

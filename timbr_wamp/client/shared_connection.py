@@ -153,7 +153,7 @@ class SharedConnection:
         procedure: Procedure,
         *args: Any,
         timeout_s: float | None = CALL_TIMEOUT_S,
-        on_progress: Callable[[Any], None] | None = None,
+        on_progress: Callable[[Any], object] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Call a procedure of the contract, with checked arguments and a typed result.
