@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 from machine_kit import must_end
@@ -30,6 +31,10 @@ from timbr_wamp.settings import ENV_PREFIX, LEGACY_ENV, PROJECT_VARIABLES, Setti
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long drawing and running take says how busy the computer is.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 #: Seconds within which a process or thread that a test ended must have ended.
 LEAK_LIMIT_S = 5.0

@@ -33,12 +33,15 @@ PARTS = (
 )
 TEXTS = ("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md")
 INSTALL_LIMIT_S = 240.0
+#: Without what would lead a fresh environment to a clone.
+OWN_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def _run(*words: str | Path, cwd: Path | None = None) -> str:
     done = subprocess.run(
-        [str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=INSTALL_LIMIT_S
-    )
+        [str(word) for word in words], cwd=cwd, env=OWN_ENVIRONMENT, capture_output=True, text=True,
+        timeout=INSTALL_LIMIT_S,
+    )  # fmt: skip
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
