@@ -455,6 +455,34 @@ def test_a_revoked_token_ends_the_connection_for_good(lab, router):
     in_loop(main())
 
 
+def test_a_registration_that_another_session_took_is_noticed_and_made_again_when_that_one_leaves(lab, caplog):
+    async def main() -> None:
+        uri, answers = lab.uri("who"), dict[str, Connection]()
+        caller = lab.caller()
+        await caller.open(LIMIT_S)
+        for name in ("first", "second"):
+            answers[name] = lab.callee()
+            await answers[name].open(LIMIT_S)
+
+            async def endpoint(args: object, kwargs: object, info: CallInfo, name: str = name) -> str:
+                return name
+
+            await answers[name].register(uri, endpoint)
+            assert await caller.call(uri) == name
+        await answers["second"].close()
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                with suppress(NoSuchProcedure, ConnectionLost):
+                    assert await caller.call(uri) == "first"
+                    break
+                await asyncio.sleep(0.05)
+        await answers["first"].close()
+        await caller.close()
+
+    in_loop(main())
+    assert "is answered by another session now" in caplog.text
+
+
 def test_a_session_killed_without_a_reason_comes_back(both):
     async def test(lab: Lab, callee: Connection, caller: Connection) -> None:
         await callee.register(lab.uri("info"), _nothing)

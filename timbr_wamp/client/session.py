@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError, InvalidUriError, SerializationError, TransportLost
-from autobahn.wamp.message import Error, Event, Invocation
+from autobahn.wamp.message import Error, Event, Invocation, Unregistered
 from autobahn.wamp.types import ComponentConfig
 
 from timbr_wamp.client.transport import QUIET
@@ -94,6 +95,8 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
         #: Done when the transport is closed; the result is the reason.
         self.ended: asyncio.Future[str] = loop.create_future()
         self._reason: str | None = None
+        #: Called with the id of a registration that the router gave to another session, or took away.
+        self.on_revoked: Callable[[int], None] = lambda registration: None
 
     def onConnect(self) -> None:
         """Send HELLO."""
@@ -118,6 +121,9 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
             logger.debug("refused an invocation of the unknown registration %s", msg.registration)
             text = f"this callee has no registration {msg.registration}"
             self._transport.send(Error(Invocation.MESSAGE_TYPE, msg.request, "wamp.error.no_such_procedure", [text]))
+        elif isinstance(msg, Unregistered) and msg.request == 0:  # not an answer: the router revoked it
+            self._registrations.pop(msg.registration, None)
+            self.on_revoked(msg.registration)
         else:
             super().onMessage(msg)
 

@@ -82,6 +82,8 @@ class Registration:
     endpoint: Endpoint = field(repr=False)
     _owner: Subscriptions = field(repr=False)
     live: Any = field(default=None, repr=False)
+    #: Another session took it over. It is made again when that session has left, and takes nothing from it.
+    revoked: bool = False
 
     async def unregister(self) -> None:
         """Stop answering. Idempotent; never fails, also without a connection."""
@@ -135,6 +137,8 @@ class Subscriptions:
         self._session: SafeSession | None = None
         self._on_error = on_error
         self._tasks = Tasks(on_error)
+        #: The session for which missing ones are restored in the background.
+        self._restoring: SafeSession | None = None
 
     def handlers_of(self, topic: str) -> _TopicHandlers | None:
         """Return the handlers of a topic; None without any."""
@@ -152,6 +156,7 @@ class Subscriptions:
         """Restore all registrations and subscriptions on a new session. Failed ones are logged, and tried again."""
         async with self._lock:
             self._session = session
+            session.on_revoked = partial(self._revoked, session)
             for topic in self._topics.values():
                 topic.live = None
             for registration in self._registrations.values():
@@ -159,6 +164,19 @@ class Subscriptions:
             failed = await self._restore_missing(session)
         if failed:
             logger.warning("%d registrations or subscriptions could not be restored: %s", len(failed), failed[0])
+            self._start_restoring(session)
+
+    def _revoked(self, session: SafeSession, number: int) -> None:
+        """Note that the router took a registration away, because another session forced it."""
+        for registration in self._registrations.values():
+            if session is self._session and registration.live is not None and registration.live.id == number:
+                logger.warning("%s is answered by another session now", registration.uri)
+                registration.live, registration.revoked = None, True
+                self._start_restoring(session)
+
+    def _start_restoring(self, session: SafeSession) -> None:
+        if self._restoring is not session:
+            self._restoring = session
             self._tasks.start(self._restore_later(session), "restore")
 
     async def _restore_later(self, session: SafeSession) -> None:
@@ -172,6 +190,7 @@ class Subscriptions:
                 failed = await self._restore_missing(session)
             if not failed:
                 logger.info("all registrations and subscriptions are restored")
+                self._restoring = None
                 return
             logger.debug("still not restored: %s", failed)
 
@@ -282,7 +301,7 @@ class Subscriptions:
 
     async def _register_live(self, session: SafeSession, registration: Registration) -> None:
         # An earlier session of this connection may still be open at the router and hold the procedure.
-        options = RegisterOptions(details_arg=_DETAILS, force_reregister=True)
+        options = RegisterOptions(details_arg=_DETAILS, force_reregister=not registration.revoked or None)
         uri = registration.uri
 
         async def late(answer: Any) -> None:
@@ -293,7 +312,7 @@ class Subscriptions:
                 await self._undo_now(answer.unregister)
 
         send = partial(session.register, _endpoint(registration.endpoint), uri, options)
-        registration.live = await self._answer("register", uri, send, late)
+        registration.live, registration.revoked = await self._answer("register", uri, send, late), False
 
     # --- requests to the router ------------------------------------------------------------------
 
