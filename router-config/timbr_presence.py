@@ -8,6 +8,7 @@ session of a kernel never replaces one from a newer session. Standard library on
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from timbr_access import host_of, host_owns_kernel
 
+MACHINE_NAME = re.compile(r"[a-z0-9_]{1,64}")
 STATES = ("starting", "idle", "busy", "restarting", "dead", "offline")
 
 #: Largest announcement, as JSON. A kernel's state has about 500 bytes, plus 80 for each machine.
@@ -202,6 +204,20 @@ class Presence:
         return [kernel.info for kernel in self._kernels.values() if kernel.info is not None]
 
 
+def _check_names(info: Info) -> None:
+    """Check what others show, as ``timbr_wamp.names`` does where a kernel or machine is made."""
+    name = info.get("name")
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 64 or set(name) & set("[]"):
+        raise Refused("invalid_argument", "kernel", "its name is not 1 to 64 printable characters without [ and ]")
+    machines = info.get("machines", [])
+    if not isinstance(machines, list):
+        raise Refused("invalid_argument", "kernel", "its machines are not a list")
+    for machine in machines:
+        machine_name = machine.get("name") if isinstance(machine, dict) else None
+        if not isinstance(machine_name, str) or not MACHINE_NAME.fullmatch(machine_name):
+            raise Refused("invalid_argument", "kernel", "the name of a machine is not 1 to 64 of a-z, 0-9 and _")
+
+
 def _checked(authid: str, session: int, info: object) -> tuple[Info, int]:
     """Return the announcement with the caller's wamp session added, and its size as JSON."""
     if not isinstance(info, dict):
@@ -210,8 +226,9 @@ def _checked(authid: str, session: int, info: object) -> tuple[Info, int]:
         raise Refused("not_authorized", "announce", str(info.get("kernel_id"))[:80])
     if info.get("host") != authid:
         raise Refused("invalid_argument", "kernel", f"its host is not {authid!r}")
-    if info.get("state") not in STATES or not isinstance(info.get("name"), str):
-        raise Refused("invalid_argument", "kernel", f"name must be a text and state one of {', '.join(STATES)}")
+    if info.get("state") not in STATES:
+        raise Refused("invalid_argument", "kernel", f"its state is none of {', '.join(STATES)}")
+    _check_names(info)
     try:
         size_bytes = len(json.dumps(info, allow_nan=False))
     except (TypeError, ValueError) as error:

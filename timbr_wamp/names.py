@@ -67,6 +67,31 @@ def authid_from(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:32] or "host"
 
 
+#: Longest name of a kernel, in characters.
+KERNEL_NAME_LIMIT = 64
+
+
+def checked_kernel_name(text: str) -> str:
+    """Return ``text`` if a kernel may have it as its name for people: printable, short, no ``[`` or ``]``.
+
+    >>> checked_kernel_name("rates, Zürich")
+    'rates, Zürich'
+    """
+    if kernel_name_from(text) != text:
+        raise InvalidName(text[:80], f"1 to {KERNEL_NAME_LIMIT} printable characters without [ and ]")
+    return text
+
+
+def kernel_name_from(text: str) -> str:
+    r"""Return ``text`` changed so that `checked_kernel_name` accepts it, for defaults such as a file's name.
+
+    >>> kernel_name_from("two\nlines [/]")
+    'two_lines _/_'
+    """
+    shown = "".join(one if one.isprintable() and one not in "[]" else "_" for one in text.strip())
+    return shown[:KERNEL_NAME_LIMIT].strip() or "kernel"
+
+
 def checked_kernel_id(text: str) -> str:
     """Return ``text`` if it is a kernel id: ``<host's authid>_<12 hex digits>``."""
     if not _KERNEL_ID.fullmatch(text):

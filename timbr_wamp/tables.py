@@ -26,6 +26,7 @@ __all__ = [
     "duration",
     "html_text",
     "printable",
+    "terminal_text",
     "timestamp",
 ]
 
@@ -41,6 +42,8 @@ LINK_TAIL = 10
 HAIRLINE = "1px solid rgba(128,128,128,.35)"
 
 _LINK = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
+#: Colours and styles of terminals: they change nothing but the look of what follows.
+_STYLE = re.compile(r"(\x1b\[[0-9;:]*m)")
 _ZERO_WIDTH_JOINER = "\u200d"  # not printable by Python's definition, but part of many emoji
 
 
@@ -211,6 +214,23 @@ def printable(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str
         one if one.isprintable() or one == _ZERO_WIDTH_JOINER or (lines and one in "\n\t") else _escape(one)
         for one in text
     )
+
+
+def terminal_text(text: str, *, styles: bool = False) -> str:
+    r"""Return a text of any length that is safe to write to a terminal; line ends and tabs are kept.
+
+    Args:
+        text: what another process sent.
+        styles: keep colours and styles (SGR sequences) and carriage returns, for the output of cells.
+
+    >>> terminal_text("\x1b[31mred\x1b]0;title\x07", styles=True)
+    '\x1b[31mred\\x1b]0;title\\x07'
+    """
+    if not styles:
+        return "\n".join(printable(line, len(line), lines=True) for line in text.split("\n"))
+    parts = _STYLE.split(text)
+    parts[::2] = ["\r".join(map(terminal_text, part.split("\r"))) for part in parts[::2]]
+    return "".join(parts)
 
 
 def html_text(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from timbr_wamp import processes, runtime
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
-from timbr_wamp.names import checked_kernel_id, host_of_kernel, new_kernel_id
+from timbr_wamp.names import checked_kernel_id, host_of_kernel, kernel_name_from, new_kernel_id
 from timbr_wamp.runtime import BridgeFile, HeadlessFile, KernelFile
 
 
@@ -39,7 +39,7 @@ class Identity:
         if known is not None:
             return known.name
         assert self.connection_file is not None
-        return self.connection_file.stem
+        return kernel_name_from(self.connection_file.stem)
 
 
 def of_kernel_id(runtime_dir: Path, kernel_id: str) -> Identity:

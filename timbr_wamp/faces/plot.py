@@ -61,7 +61,7 @@ class Plot:
         labels = [printable(node.label) for node in self.graph.nodes]  # may come from another process
         width = max(map(len, labels))
         lines = [
-            f"{label:<{width}}  ← {', '.join(node.needs[::-1]) or 'nothing'}"
+            f"{label:<{width}}  ← {printable(', '.join(node.needs[::-1])) or 'nothing'}"
             for label, node in zip(labels[1:], self.graph.nodes[1:], strict=True)
         ]
         return "\n".join([f"revision {self.graph.revision}", labels[0], *lines])
@@ -72,10 +72,11 @@ class Plot:
 
 def dot_text(graph: Graph) -> str:
     """Return the graph in Graphviz's DOT language."""
-    lines = [f'  {node.id} [label="{_dot_label(node.label)}"];' for node in graph.nodes]
-    lines += [f"  {need} -> {node.id};" for node in graph.nodes for need in node.needs]
+    lines = [f"  {_dot_string(node.id)} [label={_dot_string(node.label)}];" for node in graph.nodes]
+    lines += [f"  {_dot_string(need)} -> {_dot_string(node.id)};" for node in graph.nodes for need in node.needs]
     return "\n".join(["digraph machine {", "  rankdir=LR;", "  node [shape=box];", *lines, "}"])
 
 
-def _dot_label(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"')
+def _dot_string(text: str) -> str:
+    """Return a quoted string, in which nothing has a meaning; Graphviz escapes it for SVG."""
+    return '"' + printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
