@@ -5,11 +5,13 @@ Exit status: 0 success, 1 failure (a sentence on stderr), 2 wrong usage, 130 Ctr
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -22,6 +24,7 @@ import click
 
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.settings import working_folder
+from timbr_wamp.tables import terminal_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 200
 #: What an error of stdout names.
 OUTPUT = "cannot write to stdout"
+
+#: Characters that `json.dumps` writes as they are, and that a terminal obeys or Unicode reorders texts by.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +66,7 @@ class CommandFailed(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         with suppress(OSError):  # stderr is full or closed; the exit status still tells
-            click.echo(f"timbr-wamp: {self.message}", err=True, file=file)
+            click.echo(terminal_text(f"timbr-wamp: {self.message}"), err=True, file=file)
 
 
 class OneSentence(click.Command):
@@ -87,7 +93,7 @@ class OneSentence(click.Command):
         except TimbrError as error:
             if ctx.params.get("debug"):
                 if error.remote_traceback:
-                    click.echo(f"In the other process:\n{error.remote_traceback}", err=True)
+                    note(f"In the other process:\n{error.remote_traceback}")
                 raise
             raise CommandFailed(str(error)) from error
         except KeyboardInterrupt:
@@ -259,18 +265,34 @@ def print_json(value: object, *, line: bool = False) -> None:
     from timbr_wamp.contract import to_builtins
 
     escaped = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-    text = json.dumps(to_builtins(value), ensure_ascii=escaped, indent=None if line else 2)
-    click.echo(text)
+    text = json.dumps(to_builtins(value), ensure_ascii=escaped, indent=None if line else 2, default=_base64)
+    click.echo(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
     if line:
         sys.stdout.flush()
 
 
+def _base64(value: object) -> str:
+    """Return the bytes of a value of the wire as text."""
+    assert isinstance(value, bytes), type(value)
+    return base64.b64encode(value).decode()
+
+
 def console() -> Console:
-    """Return the console for results. Rich obeys ``NO_COLOR``; a pipe gets wide lines."""
+    """Return the console for results. Rich obeys ``NO_COLOR``; a pipe gets wide lines.
+
+    What is printed may come from another process: a plain text is no markup, and of control characters only
+    the console's own are written.
+    """
     from rich.console import Console
+    from rich.segment import Segment
+
+    class LiteralConsole(Console):
+        def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+            for segment in super().render(*args, **kwargs):
+                yield segment if segment.control else segment._replace(text=terminal_text(segment.text))
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(highlight=False, width=width)
+    return LiteralConsole(markup=False, emoji=False, highlight=False, width=width)
 
 
 def file_text(name: str) -> str:
@@ -288,4 +310,9 @@ def file_text(name: str) -> str:
 def note(text: str) -> None:
     """Print a message that is not part of the result on stderr; no matter when nobody can read it there."""
     with suppress(OSError):
-        click.echo(text, err=True)
+        echo(text, err=True)
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True, styles: bool = False, color: bool | None = None) -> None:
+    """Print a text, in which there may be something of another process; ``styles`` keeps its colours."""
+    click.echo(terminal_text(text, styles=styles), err=err, nl=nl, color=color)

@@ -17,7 +17,7 @@ from timbr_wamp.errors import TimbrError
 from timbr_wamp.settings import Settings
 
 Verdict = Literal["ok", "note", "problem"]
-MARKS: dict[Verdict, str] = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[bold red]problem[/]"}
+STYLES: dict[Verdict, str] = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 #: Longest name of a socket of a machine or kernel in the runtime folder.
 SOCKET_NAME_BYTES = 32
@@ -55,13 +55,14 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
-        todo = f"\n[bold]→ {escape(finding.todo)}[/]" if finding.todo else ""
-        table.add_row(MARKS[finding.verdict], finding.what, escape(finding.text) + todo)
+        todo = (f"\n→ {finding.todo}", "bold") if finding.todo else ""
+        mark = Text(finding.verdict, style=STYLES[finding.verdict])
+        table.add_row(mark, finding.what, Text.assemble(finding.text, todo))
     console().print(table)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from timbr_wamp.cli.base import connecting, console, json_option, machine_of, machine_option, note, print_json
+from timbr_wamp.cli.base import connecting, console, echo, json_option, machine_of, machine_option, note, print_json
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.names import slot_key
 
@@ -73,7 +73,7 @@ def policy(client: Client, kernel: str, slot: str, words: tuple[str, ...], machi
         print_revision(remote.set_policy(which, new_policy), as_json)
         return
     present = remote.policy_of(which)
-    print_json(present) if as_json else click.echo(policy_text(present))
+    print_json(present) if as_json else echo(policy_text(present))
 
 
 @click.command()
@@ -92,7 +92,7 @@ def handler(
     parsed = parse_words(parse_options, options)
     remote = machine_of(client, kernel, machine)
     status = remote.status if name is None else remote.set_handler(name, parsed)
-    print_json({"handler": status.handler}) if as_json else click.echo(status.handler)
+    print_json({"handler": status.handler}) if as_json else echo(status.handler)
 
 
 @click.command()
@@ -108,7 +108,7 @@ def retry(client: Client, kernel: str, oids: tuple[str, ...], machine: str, as_j
         print_json({"oids": done})
         return
     for oid in done:
-        click.echo(oid)
+        echo(oid)
     note(f"timbr-wamp: {len(done):,} messages queued again")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import command_name, connecting, console, file_text, json_option, note, print_json
+from timbr_wamp.cli.base import command_name, connecting, console, echo, file_text, json_option, note, print_json
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -56,7 +56,7 @@ def start(
     if as_json:
         print_json(started.info())
         return
-    click.echo(started.id)
+    echo(started.id)
 
 
 def _absolute(path: str | None) -> str | None:
@@ -145,8 +145,8 @@ def _print_output(message: IopubMessage) -> None:
     # colours are shown on a tty unless NO_COLOR is set (https://no-color.org), and never in a pipe
     color = False if os.environ.get("NO_COLOR") else None
     if message.msg_type == "stream":
-        click.echo(content["text"], nl=False, err=content["name"] == "stderr", color=color)
+        echo(content["text"], nl=False, err=content["name"] == "stderr", styles=True, color=color)
     elif message.msg_type in ("execute_result", "display_data", "update_display_data"):
-        click.echo(content["data"].get("text/plain", f"({', '.join(content['data'])})"), color=color)
+        echo(content["data"].get("text/plain", f"({', '.join(content['data'])})"), styles=True, color=color)
     elif message.msg_type == "error":
-        click.echo("\n".join(content["traceback"]), err=True, color=color)
+        echo("\n".join(content["traceback"]), err=True, styles=True, color=color)

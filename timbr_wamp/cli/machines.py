@@ -17,6 +17,7 @@ import click
 from timbr_wamp.cli.base import (
     connecting,
     console,
+    echo,
     file_text,
     json_option,
     machine_of,
@@ -180,7 +181,7 @@ def _print_record(record: Record, column: int | None, as_json: bool) -> None:
             line = record_line(record, with_oid=screen.width >= WIDE_COLUMNS)
             screen.print(line, no_wrap=True, overflow="ellipsis")
         else:
-            click.echo(record_line(record).plain)
+            echo(record_line(record).plain)
             sys.stdout.flush()
 
 
@@ -209,7 +210,7 @@ def put(client: Client, kernel: str, message: str, machine: str, oid: str | None
     remote = machine_of(client, kernel, machine)
     if message != "-":
         oid = remote.put(_parsed(message, "MESSAGE"), block=True, timeout=PUT_WAIT_S, oid=oid)
-        print_json({"oid": oid}) if as_json else click.echo(oid)
+        print_json({"oid": oid}) if as_json else echo(oid)
         return
     if oid is not None:
         raise click.UsageError("--oid is for one message; stdin may have many")
@@ -217,7 +218,7 @@ def put(client: Client, kernel: str, message: str, machine: str, oid: str | None
     for batch in _stdin_batches():
         for done in _put_all(remote, batch):
             total += 1
-            click.echo(json.dumps({"oid": done}) if as_json else done)
+            echo(json.dumps({"oid": done}) if as_json else done)
     note(f"timbr-wamp: {total:,} messages queued")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import CommandFailed, connecting, json_option, machine_of, machine_option, print_json
+from timbr_wamp.cli.base import CommandFailed, connecting, echo, json_option, machine_of, machine_option, print_json
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -31,7 +31,7 @@ def progress(client: Client, kernel: str | None, machine: str, once: bool, inter
     remote = machine_of(client, kernel, machine)
     if once:
         newest = remote.progress()
-        print_json(newest) if as_json else click.echo(str(newest))
+        print_json(newest) if as_json else echo(str(newest))
         return
     with suppress(KeyboardInterrupt):  # ends this command with status 0
         if as_json:
@@ -42,7 +42,7 @@ def progress(client: Client, kernel: str | None, machine: str, once: bool, inter
         with progress_bar() as draw:
             last = remote.follow(draw, interval_s=interval_s)
             draw(last)
-        click.echo(str(last))
+        echo(str(last))
 
 
 def _argv(context: click.Context, option: click.Parameter, command: str | None) -> list[str] | None:
@@ -115,4 +115,4 @@ def graph(client: Client, kernel: str | None, machine: str, mermaid: bool, as_js
     if as_json:
         print_json(plot.graph)
     else:
-        click.echo(plot.mermaid if mermaid else str(plot))
+        echo(plot.mermaid if mermaid else str(plot))

@@ -10,6 +10,7 @@ import click
 from timbr_wamp.cli.base import (
     CommandFailed,
     connected,
+    echo,
     json_option,
     machine_of,
     machine_option,
@@ -50,7 +51,7 @@ def validate(ctx: click.Context, project: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(file), "problems": problems})
     elif problems:
-        click.echo("\n".join(f"{file}: {problem}" for problem in problems))
+        echo("\n".join(f"{file}: {problem}" for problem in problems))
     else:
         note(f"timbr-wamp: {file} has no problems")
     ctx.exit(1 if problems else 0)
@@ -93,7 +94,7 @@ def diff(
     if as_json:
         print_json({"differs": bool(found), "differences": found})
     elif found:
-        click.echo(as_text(found, before, after))
+        echo(as_text(found, before, after))
     ctx.exit(1 if found else 0)
 
 
@@ -130,7 +131,7 @@ def export(
     elif as_json:
         print_json(tables)
     else:
-        click.echo(toml(tables), nl=False)
+        echo(toml(tables), nl=False)
 
 
 def _described(settings: Any, kernel: str | None, name: str) -> tuple[Status, list[SlotInfo]]:

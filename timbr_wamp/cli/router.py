@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from timbr_wamp.cli.base import command_name, json_option, note, print_json, settings_from
+from timbr_wamp.cli.base import command_name, echo, json_option, note, print_json, settings_from
 from timbr_wamp.cli.local_services import LocalServices, interruptible
 
 
@@ -43,7 +43,7 @@ def start(port: int | None, next_free_port: bool) -> None:
     services = LocalServices(settings_from(port=port), note)
     with interruptible(services):
         services.start_router(next_free_port=next_free_port)
-        click.echo(f"router at {services.router.url}, page at {services.router.page_url}")
+        echo(f"router at {services.router.url}, page at {services.router.page_url}")
         services.watch()
 
 
@@ -74,4 +74,4 @@ def status(ctx: click.Context, as_json: bool) -> None:
             "running": True, "pid": node.pid, "url": node.url, "page_url": node.page_url, "realm": node.realm,
         })  # fmt: skip
         return
-    click.echo(f"router at {node.url} (process {node.pid}), page at {node.page_url}")
+    echo(f"router at {node.url} (process {node.pid}), page at {node.page_url}")

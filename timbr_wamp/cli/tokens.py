@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import console, json_option, note, print_json, settings_from
+from timbr_wamp.cli.base import console, echo, json_option, note, print_json, settings_from
 
 if TYPE_CHECKING:
     from timbr_wamp.router import TokenStore
@@ -43,7 +43,7 @@ def create(role: str, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "role": role, "token": text})
         return
-    click.echo(text)
+    echo(text)
 
 
 @token.command("list")

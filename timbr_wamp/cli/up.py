@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import command_name, connected, note, print_json, settings_from
+from timbr_wamp.cli.base import command_name, connected, echo, note, print_json, settings_from
 from timbr_wamp.cli.local_services import LocalServices, interruptible
 from timbr_wamp.cli.router import port_options
 
@@ -80,7 +80,7 @@ def _announce(services: LocalServices, kernels: list[str], ending: str, as_json:
             "page_url": page, "url": router.url, "token": router.admin_token, "pid": router.pid, "kernels": kernels,
         }, line=True)  # fmt: skip
         return
-    click.echo(
+    echo(
         f"""
 timbr-wamp is running{f", with kernels {', '.join(kernels)}" if kernels else ""}.
 

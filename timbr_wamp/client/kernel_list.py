@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Container, Iterable
 
 from timbr_wamp.contract import KernelInfo
 from timbr_wamp.errors import ANY_KERNEL, OTHER_KERNEL, AmbiguousKernel, UnknownKernel
 from timbr_wamp.names import is_kernel_id
+from timbr_wamp.tables import StatusTable
 
 _COLUMNS = ("id", "name", "state", "host", "pid", "machines")
 
@@ -18,18 +18,13 @@ class KernelList(list[KernelInfo]):
     def __repr__(self) -> str:
         if not self:
             return "no kernels on the router; start one with `timbr-wamp kernel` or client.start_kernel()"
-        rows = [_COLUMNS, *map(_cells, self)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return str(self._table())
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(kernel)) + "</tr>" for kernel in self
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return self._table()._repr_html_()
+
+    def _table(self) -> StatusTable:
+        return StatusTable(_COLUMNS, rows=map(_cells, self))
 
 
 def choose(kernels: Iterable[KernelInfo], wanted: str | None, own: Container[str] = ()) -> KernelInfo:

@@ -1,13 +1,18 @@
-"""`Plot`: the drawing of a machine's graph, for local and for remote machines."""
+"""`Plot`: the drawing of a machine's graph, for local and for remote machines.
+
+Nodes may come from another process, so whatever is in their ids and labels stands there as itself. Mermaid's
+flowcharts: https://mermaid.js.org/syntax/flowchart.html; Graphviz's language: https://graphviz.org/doc/info/lang.html.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from timbr_wamp.contract.structs import Graph
+from timbr_wamp.contract.structs import Graph, GraphNode
 from timbr_wamp.tables import printable
 
 logger = logging.getLogger(__name__)
@@ -29,8 +34,8 @@ class Plot:
 
     @property
     def mermaid(self) -> str:
-        """The graph as Mermaid text."""
-        return self.graph.mermaid
+        """The graph as Mermaid text. It is made from the nodes, not taken from the other process."""
+        return mermaid_text(self.graph.nodes)
 
     def svg(self) -> str | None:
         """Return the graph as SVG; None when Graphviz is not installed or fails."""
@@ -80,3 +85,27 @@ def dot_text(graph: Graph) -> str:
 def _dot_string(text: str) -> str:
     """Return a quoted string, in which nothing has a meaning; Graphviz escapes it for SVG."""
     return '"' + printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def mermaid_text(nodes: Sequence[GraphNode]) -> str:
+    """Return a flowchart; whatever is in a label stands there as itself.
+
+    >>> print(mermaid_text([GraphNode(id="in", label="message"), GraphNode(id="f0", label='a"b', needs=["in"])]))
+    flowchart LR
+        in["message"]
+        f0["a#34;b"]
+        in --> f0
+    """
+    lines = [f'    {_mermaid_id(node.id)}["{_mermaid_label(node.label)}"]' for node in nodes]
+    lines += [f"    {_mermaid_id(need)} --> {_mermaid_id(node.id)}" for node in nodes for need in node.needs]
+    return "\n".join(["flowchart LR", *lines])
+
+
+def _mermaid_label(label: str) -> str:
+    """Write every character that may mean something as Mermaid's entity code, ``#<number>;``."""
+    return "".join(c if c.isalnum() or c in " _.,:()" else f"#{ord(c)};" for c in label)
+
+
+def _mermaid_id(text: str) -> str:
+    """Return an id without anything that may mean something; ours have nothing of the kind."""
+    return re.sub(r"[^a-zA-Z0-9_]", "_", printable(text))

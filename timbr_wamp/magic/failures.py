@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from timbr_wamp.contract import ExecuteReply
 from timbr_wamp.errors import class_and_text, described
+from timbr_wamp.tables import terminal_text
 
 
 class RemoteCellError(Exception):
@@ -19,7 +20,7 @@ class RemoteCellError(Exception):
 
     def __init__(self, evalue: str, lines: list[str]) -> None:
         super().__init__(evalue, lines)
-        self.evalue, self.lines = evalue, lines
+        self.evalue, self.lines = evalue, [terminal_text(line, styles=True) for line in lines]
 
     def __str__(self) -> str:
         return self.evalue
@@ -67,4 +68,4 @@ def _rendered(error: BaseException) -> list[str]:
     remote = getattr(error, "remote_traceback", None) or ""
     if any(not _INTERNAL.search(file) for file in _FILE.findall(remote)):
         lines += ["", "remote traceback:", *remote.rstrip().splitlines()]
-    return lines
+    return list(map(terminal_text, lines))

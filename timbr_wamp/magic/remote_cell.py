@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from timbr_wamp.contract import ExecuteReply, IopubMessage
 from timbr_wamp.errors import CallTimeout, TimbrError
 from timbr_wamp.magic.failures import cell_error, shortened
+from timbr_wamp.tables import terminal_text
 
 if TYPE_CHECKING:
     from timbr_wamp.client import RemoteKernel
@@ -149,12 +150,18 @@ class TerminalOutput:
         content = message.content
         if message.msg_type == "stream":
             stream = sys.stderr if content.get("name") == "stderr" else sys.stdout
-            stream.write(content.get("text", ""))
+            stream.write(terminal_text(content.get("text", ""), styles=True))
             stream.flush()
         elif message.msg_type == "clear_output":
             clear_output(wait=bool(content.get("wait")))
         else:
-            display(content.get("data", {}), raw=True, metadata=content.get("metadata", {}))
+            data = {kind: _for_terminal(kind, value) for kind, value in content.get("data", {}).items()}
+            display(data, raw=True, metadata=content.get("metadata", {}))
+
+
+def _for_terminal(kind: str, value: Any) -> Any:
+    """Return a representation; of text, without what a terminal would obey."""
+    return terminal_text(value, styles=True) if kind == "text/plain" and isinstance(value, str) else value
 
 
 def _without_widget(message: IopubMessage) -> IopubMessage:

@@ -6,7 +6,6 @@ Lists are lists and statuses keep their attributes, so that programs can use the
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -14,10 +13,12 @@ import msgspec
 
 from timbr_wamp.contract import KernelInfo, Record, RevisionInfo, Status
 from timbr_wamp.contract.displayable import Displayable
-from timbr_wamp.tables import timestamp
+from timbr_wamp.tables import html_text, printable, timestamp
 
 #: Longest text of a cell in a table, in characters.
 CELL_LIMIT = 120
+#: Longest text of a problem, in characters.
+PROBLEM_LIMIT = 1000
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Table(list[T], Generic[T]):
         return text_table(self.columns, self._rows()) if self else self.empty
 
     def _repr_html_(self) -> str:
-        return html_table(self.columns, self._rows()) if self else f"<p>{html.escape(self.empty)}</p>"
+        return html_table(self.columns, self._rows()) if self else f"<p>{html_text(self.empty)}</p>"
 
 
 class Kernels(Table[KernelInfo]):
@@ -116,10 +117,10 @@ class Facts:
         return [[name, _short(value)] for name, value in self._facts.items() if value not in (None, [], "")]
 
     def __repr__(self) -> str:
-        return f"{self.title}\n{text_table((), self._rows())}".rstrip()
+        return f"{printable(self.title)}\n{text_table((), self._rows())}".rstrip()
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.title)}</b>{html_table((), self._rows())}"
+        return f"<b>{html_text(self.title)}</b>{html_table((), self._rows())}"
 
 
 class StructView:
@@ -177,10 +178,12 @@ class StatusView:
         return parts
 
     def __repr__(self) -> str:
-        return "\n".join([*map(repr, self._parts()), *([self.problem] if self.problem else [])])
+        return "\n".join(
+            [*map(repr, self._parts()), *([printable(self.problem, PROBLEM_LIMIT)] if self.problem else [])]
+        )
 
     def _repr_html_(self) -> str:
-        problem = f"<p>{html.escape(self.problem)}</p>" if self.problem else ""
+        problem = f"<p>{html_text(self.problem, PROBLEM_LIMIT)}</p>" if self.problem else ""
         return "".join(part._repr_html_() for part in self._parts()) + problem
 
 
@@ -208,9 +211,9 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return an HTML table with escaped texts."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{html_text(column)}</th>" for column in columns)
     style = ' style="text-align:left"'
-    body = "".join("<tr>" + "".join(f"<td{style}>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td{style}>{html_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
 
 
@@ -219,8 +222,7 @@ def _short(cell: object) -> str:
         return ""
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    text = " ".join(str(cell).split())
-    return text if len(text) <= CELL_LIMIT else text[: CELL_LIMIT - 1] + "…"
+    return printable(str(cell), CELL_LIMIT)
 
 
 def _outcome(value: object) -> str:
