@@ -185,10 +185,11 @@ def test_over_tcp_only_who_has_the_keys_of_the_runtime_file_gets_an_answer(machi
     machine.serve(transport="tcp")
     file = file_of(machine, runtime_dir)
     assert file.control.startswith("tcp://127.0.0.1:")
-    stranger_key, _ = zmq.curve_keypair()
+    stranger_key, stranger_secret = zmq.curve_keypair()
     for change in (
         {"curve_server_key": None, "curve_client_public": None, "curve_client_secret": None},
         {"curve_server_key": stranger_key.decode()},
+        {"curve_client_public": stranger_key.decode(), "curve_client_secret": stranger_secret.decode()},
     ):
         fields = {**msgspec.structs.asdict(file), **change}
         stranger = Peer(runtime.MachineFile(**fields))

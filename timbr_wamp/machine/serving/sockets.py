@@ -1,7 +1,7 @@
 """The local wire of a machine: its sockets, and the runtime file by which a bridge finds them.
 
-ipc sockets in the user's 0700 runtime folder; where ZeroMQ has no ipc, tcp on 127.0.0.1 with
-CurveZMQ, whose keys are in the 0600 runtime file.
+ipc sockets in the user's 0700 runtime folder; where ZeroMQ has no ipc, tcp on 127.0.0.1 with CurveZMQ for the
+one client key that is in the 0600 runtime file. ZAP, by which the key is checked: https://rfc.zeromq.org/spec/27/
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from timbr_wamp.machine.serving.publisher import Publisher
 from timbr_wamp.settings import load_settings
 
 if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
+
     from timbr_wamp.machine.machine import Machine
 
 logger = logging.getLogger(__name__)
@@ -44,10 +46,10 @@ class LocalSockets:
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer,
-        file: runtime.MachineFile, path: Path, leftovers: list[Path],
+        file: runtime.MachineFile, path: Path, leftovers: list[Path], keys: ThreadAuthenticator | None,
     ) -> None:  # fmt: skip
         self.publisher, self.control, self.file = publisher, control, file
-        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers, file.pid)
+        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers, keys, file.pid)
 
     @classmethod
     def open(cls, machine: Machine, transport: Literal["ipc", "tcp"] | None) -> LocalSockets:
@@ -60,6 +62,7 @@ class LocalSockets:
         runtime_dir = load_settings().runtime_dir
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         leftovers: list[Path] = []
+        keys: ThreadAuthenticator | None = None
         try:
             pub, router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
             publisher = Publisher(pub, machine.run)
@@ -74,14 +77,16 @@ class LocalSockets:
             if (transport or ("ipc" if zmq.has("ipc") else "tcp")) == "ipc":
                 leftovers = _bind_ipc(runtime.private_folder(runtime_dir), pub, router, file)
             else:
-                _bind_curve(pub, router, file)
+                keys = _bind_curve(context, pub, router, file)
             control = ControlServer(machine, router, publisher.acknowledge)
             path = runtime.write_file(runtime_dir / f"machine-{os.getpid()}-{machine.name}.json", file)
         except BaseException:
+            if keys is not None:
+                keys.stop()
             context.destroy(linger=0)
             raise
         control.start()
-        return cls(context, publisher, control, file, path, leftovers)
+        return cls(context, publisher, control, file, path, leftovers, keys)
 
     def close(self) -> None:
         """Close sockets, end the control thread, remove the files. Idempotent."""
@@ -120,26 +125,50 @@ def _bind_ipc(
     return leftovers
 
 
-def _bind_curve(pub: zmq.Socket[bytes], router: zmq.Socket[bytes], file: runtime.MachineFile) -> None:
+class _OneKey:
+    """Accepts one client key: knowing the server's public key lets nobody in."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return secrets.compare_digest(key, self._key)
+
+
+def _bind_curve(
+    context: zmq.Context[zmq.Socket[bytes]],
+    pub: zmq.Socket[bytes],
+    router: zmq.Socket[bytes],
+    file: runtime.MachineFile,
+) -> ThreadAuthenticator:
+    """Bind over tcp; return the thread that checks the keys of clients."""
+    from zmq.auth.thread import ThreadAuthenticator  # needs asyncio, and is needed here only
+
     server_public, server_secret = zmq.curve_keypair()
     client_public, client_secret = zmq.curve_keypair()
+    keys = ThreadAuthenticator(context)
+    keys.start()  # before the sockets are bound, which else ask nobody
+    keys.configure_curve_callback(credentials_provider=_OneKey(client_public))
     for socket in (pub, router):
         socket.curve_server = True
         socket.curve_secretkey, socket.curve_publickey = server_secret, server_public
     file.curve_server_key = server_public.decode()
     file.curve_client_public, file.curve_client_secret = client_public.decode(), client_secret.decode()
     file.pub, file.control = (f"tcp://127.0.0.1:{s.bind_to_random_port('tcp://127.0.0.1')}" for s in (pub, router))
+    return keys
 
 
 def _close(
     context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer, path: Path,
-    leftovers: list[Path], pid: int,
+    leftovers: list[Path], keys: ThreadAuthenticator | None, pid: int,
 ) -> None:  # fmt: skip
     if os.getpid() != pid:
         return  # a forked child: sockets, threads and files are its parent's
     path.unlink(missing_ok=True)
     control.close()
     publisher.close()
+    if keys is not None:
+        keys.stop()
     context.destroy(linger=500)
     _remove(leftovers)
 
