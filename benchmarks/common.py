@@ -65,6 +65,21 @@ class Figure:
         )
 
 
+@dataclass(frozen=True)
+class Point:
+    """One point of a curve, which has no target."""
+
+    name: str
+    value: float
+    unit: str = ""
+    note: str = ""
+    met = True
+
+    def line(self) -> str:
+        """Return the printed line."""
+        return f"     {self.name:<66} {self.value:9.5g} {self.unit:<4} {self.note}"
+
+
 def earthquakes(times: int = 1) -> list[dict[str, Any]]:
     """Return a week of earthquakes, repeated ``times`` times."""
     text = (ROOT / "examples" / "data" / "earthquakes.json").read_text(encoding="utf-8")
