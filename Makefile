@@ -20,7 +20,7 @@ NODE_LOCK = $(shell command -v npm >/dev/null 2>&1 && node -e 'const [a, b] = pr
 	>/dev/null 2>&1 || echo locks/node.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak newest oldest lint bench docs page router-env wheel lock upgrade clean distclean
+.PHONY: help demo test soak newest oldest lint bench docs page node-packages router-env wheel lock upgrade clean distclean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,10 +31,12 @@ demo: $(INSTALLED)  ## router, page, a kernel with a machine on live input (SOUR
 
 test: $(TOOLS)  ## the whole suite, on all cores, in random order
 	@$(MAKE) --no-print-directory -j2 router-env page
+	@$(MAKE) --no-print-directory node-packages
 	$(BIN)/python -m pytest
 
 soak: $(TOOLS) newest oldest  ## what runs for long: chaos, conformance; the newest and the oldest versions allowed
 	@$(MAKE) --no-print-directory -j2 router-env page
+	@$(MAKE) --no-print-directory node-packages
 	$(BIN)/python -m pytest -m soak --numprocesses 0 --timeout 3600
 
 # What needs neither router nor kernel, with versions that the lock does not name: setup.cfg's bounds must be true.
@@ -61,6 +63,10 @@ docs: $(TOOLS)  ## write the generated pages anew, check names and links
 page: | $(INSTALLED)  ## build the page into the package, unless it is up to date
 	@$(BIN)/python -m timbr_wamp.dashboard.build
 
+# What the tests run in Node.js beside the page: clients of other libraries.
+node-packages: | $(INSTALLED)
+	@$(BIN)/python -m timbr_wamp.dashboard.build --packages tests/node
+
 wheel: $(TOOLS) page  ## dist/timbr_wamp-….whl, with page, router configuration and demo data
 	rm -rf build
 	$(BIN)/python -m build --wheel --no-isolation
@@ -79,13 +85,14 @@ lock:  ## bring the locks in step with setup.cfg; versions that they name stay w
 upgrade: | $(INSTALLED)  ## renew every version in the locks, the npm packages' too; then: make test
 	@$(MAKE) --no-print-directory lock RENEW=--upgrade
 	$(BIN)/python -m timbr_wamp.dashboard.build --upgrade
+	$(BIN)/python -m timbr_wamp.dashboard.build --upgrade tests/node
 
 clean:  ## remove what was built; keep the environments
 	rm -rf build dist timbr_wamp.egg-info timbr_wamp/dashboard/static .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environments too
-	rm -rf .venv .router-env .router-env.lock .soak frontend/node_modules
+	rm -rf .venv .router-env .router-env.lock .soak frontend/node_modules tests/node/node_modules
 
 # --- what the targets above need ---------------------------------------------------------------
 

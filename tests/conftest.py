@@ -23,6 +23,7 @@ import pytest
 from machine_kit import must_end
 
 import timbr_wamp.dashboard
+from timbr_wamp.dashboard.build import packages_installed
 from timbr_wamp.errors import RouterNotInstalled
 from timbr_wamp.router import Router, find_crossbar
 from timbr_wamp.router import free_port as pick_free_port
@@ -187,6 +188,24 @@ def router(settings: Settings, crossbar: Path) -> Iterator[Router]:
     finally:
         _lasting_routers.remove(node)
         node.stop(timeout_s=10.0)
+
+
+# --- Node.js ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> Path:
+    """The folder ``tests/node`` with the libraries that its lock file names."""
+    folder = Path(__file__).parent / "node"
+
+    def probe() -> None:
+        if shutil.which("node") is None:
+            raise FileNotFoundError("node is not on the PATH")
+        if not packages_installed(folder):
+            raise FileNotFoundError("the packages are not installed: make node-packages")
+
+    require_service("Node.js with the packages of tests/node", probe)
+    return folder
 
 
 # --- leaks -----------------------------------------------------------------------------------

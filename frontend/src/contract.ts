@@ -2,12 +2,12 @@
 
 /** What happens to a message when a slot raises: first the retries, then the verdict ``on_error``. */
 export interface Policy {
-  on_error?: "record" | "default" | "drop" | "dead_letter" | "pause" | "stop";
-  retries?: number;
-  backoff_s?: number;
-  backoff_max_s?: number;
-  default?: unknown;
-  timeout_s?: number | null;
+  on_error: "record" | "default" | "drop" | "dead_letter" | "pause" | "stop";
+  retries: number;
+  backoff_s: number;
+  backoff_max_s: number;
+  default: unknown;
+  timeout_s: number | null;
 }
 
 /** How often policies took effect since the machine was created. For drops see `Status.dropped`. */
@@ -24,13 +24,13 @@ export interface PolicyCounts {
 
 /** How a source is read. */
 export interface SourceOptions {
-  policy?: "wait" | "drop_new" | "drop_old" | "sample";
-  sample_every?: number;
-  on_exhausted?: "keep" | "stop" | "restart";
-  idle_timeout_s?: number | null;
-  restarts?: number;
-  backoff_s?: number;
-  backoff_max_s?: number;
+  policy: "wait" | "drop_new" | "drop_old" | "sample";
+  sample_every: number;
+  on_exhausted: "keep" | "stop" | "restart";
+  idle_timeout_s: number | null;
+  restarts: number;
+  backoff_s: number;
+  backoff_max_s: number;
 }
 
 /** State and counters of a machine's source. */
@@ -140,9 +140,9 @@ export interface RecordMeta {
   received_at: number;
   finished_at: number;
   errored: boolean;
-  dropped: boolean;
-  policies: Record<string, string> | null;
-  text_bytes: number | null;
+  dropped?: boolean;
+  policies?: Record<string, string> | null;
+  text_bytes?: number | null;
 }
 
 /** A record on the wire: ``[seq, oid, text, meta]``. */

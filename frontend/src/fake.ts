@@ -1,6 +1,6 @@
 /** An `Api` with invented, changing data, for development without a router. */
 
-import type { ErrorGroup, ErrorRow, Event, KernelInfo, SlotCounts, SlotInfo, Status } from "./contract";
+import type { ErrorGroup, ErrorRow, Event, KernelInfo, Policy, SlotCounts, SlotInfo, SourceOptions, Status } from "./contract";
 import * as model from "./model";
 import { Failure, type Api, type Link, type MachineView, type Message, type View } from "./seam";
 
@@ -93,6 +93,12 @@ function record(n: number): unknown[] {
   return [reading, reading, { mean: 20.1, n: 60 }, n % 97 === 0, n % 31 === 0 ? failed : reading.cpu / (n % 31)];
 }
 
+const POLICY: Policy = { on_error: "record", retries: 0, backoff_s: 0, backoff_max_s: 60, default: null, timeout_s: null };
+
+const OPTIONS: SourceOptions = {
+  policy: "wait", sample_every: 10, on_exhausted: "keep", idle_timeout_s: null, restarts: 0, backoff_s: 1, backoff_max_s: 60,
+}; // prettier-ignore
+
 function status(n: number, now_ms: number): Status {
   const rate = 120 + 40 * Math.sin(n / 15) + 10 * Math.sin(n / 2);
   const [put, errored, queue_size] = [n * 60 + 2000, Math.floor(n / 31), Math.round(Math.max(0, 200 + 220 * Math.sin(n / 25)))];
@@ -101,10 +107,10 @@ function status(n: number, now_ms: number): Status {
     put, processed: put - errored - queue_size - 1, errored, dropped: 0, refused: 12,
     queue_size, queue_capacity: 1024, in_flight: 1, last_seq: put, last_oid: oid(n), current_oid: null,
     last_processed_time: now_ms / 1000, revision: 4, rate_per_s: [rate, rate, 130], uptime_s: 3000 + n / 4,
-    time: now_ms / 1000, retrying: n % 40 < 3 ? 2 : 0, on_error: {}, handler: "BaseEventHandler",
+    time: now_ms / 1000, retrying: n % 40 < 3 ? 2 : 0, on_error: POLICY, handler: "BaseEventHandler",
     policies: { retries: 12, mended: 9, defaults: 3, dead_letters: 0, pauses: 0, stops: 0, timeouts: 0, abandoned: 0 },
     executor: "inline", concurrency: 1, hook_failures: 0, events_dropped: 0,
-    source: { state: "reading", count: put, total: 100_000, eta_s: 600, error: null, dropped: 0, restarts: 0, options: {} },
+    source: { state: "reading", count: put, total: 100_000, eta_s: 600, error: null, dropped: 0, restarts: 0, options: OPTIONS },
     slots: NAMES.map((_, index) => counts(index, put, index === 3 ? errored : 0)),
   }; // prettier-ignore
 }
@@ -115,7 +121,7 @@ function counts(index: number, calls: number, errors: number): SlotCounts {
 
 function slot(name: string, index: number): SlotInfo {
   const source = SOURCES[index] ?? null;
-  return { slot: index, name, identity: false, kind: "function", policy: index === 3 ? { retries: 2 } : null, function: name, source, values: 1 + (index > 1 ? index : 0), texts: 0, revision: 4, author: "ada", counts: null };
+  return { slot: index, name, identity: false, kind: "function", policy: index === 3 ? { ...POLICY, retries: 2 } : null, function: name, source, values: 1 + (index > 1 ? index : 0), texts: 0, revision: 4, author: "ada", counts: null };
 }
 
 function unset(index: number): SlotInfo {

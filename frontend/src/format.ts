@@ -50,8 +50,8 @@ export function bytes(n: number): string {
 
 /** A policy as text, without default values. */
 export function policyText(policy: Policy): string {
-  const verdict = (policy.on_error ?? "record").replace("_", " ");
-  const retries = policy.retries ?? 0;
+  const { retries } = policy;
+  const verdict = policy.on_error.replace("_", " ");
   const wait = policy.backoff_s ? ` after ${duration(policy.backoff_s)}` : "";
   const limit = policy.timeout_s ? `, ${duration(policy.timeout_s)} at most` : "";
   return `${retries > 0 ? `retry ${retries}${wait}, then ` : ""}${verdict}${limit}`;

@@ -20,7 +20,7 @@ import zmq
 from machine_kit import LIMIT_S, Machines, MemoryJournal, wait_until
 
 from timbr_wamp import runtime
-from timbr_wamp.contract import MACHINE, FunctionRef, Status, records_from_batch
+from timbr_wamp.contract import MACHINE, FunctionRef, SourceOptions, Status, records_from_batch
 from timbr_wamp.contract.structs import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES
 from timbr_wamp.errors import (
     ControlBusy,
@@ -608,7 +608,7 @@ def test_a_source_is_set_and_deleted_remotely(served, peer):
     assert served.wait(LIMIT_S)
     assert peer.call("status")["source"] == {
         "state": "exhausted", "count": 5, "total": 5, "eta_s": None, "error": None, "dropped": 0,
-        "restarts": 0, "options": {},
+        "restarts": 0, "options": msgspec.to_builtins(SourceOptions()),
     }  # fmt: skip
     assert peer.call("source_delete")["source"]["state"] == "none"
     assert served.events()[-1].author == "ada"

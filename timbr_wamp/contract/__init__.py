@@ -25,6 +25,7 @@ from timbr_wamp.contract.record import (
 )
 from timbr_wamp.contract.structs import (
     PAYLOAD_LIMIT_BYTES,
+    ROUTER_LIMIT_BYTES,
     ROW_LIMIT_BYTES,
     Access,
     Backpressure,
@@ -112,6 +113,7 @@ __all__ = [
     "Progress",
     "PutResult",
     "RESERVED_NAMES",
+    "ROUTER_LIMIT_BYTES",
     "ROW_LIMIT_BYTES",
     "Record",
     "RecordMeta",

@@ -7,6 +7,7 @@ one of them is out of date.
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import types
 import typing
@@ -80,8 +81,8 @@ def typescript() -> str:
             lines += [f"export type {struct.__name__} = [{inner}];", ""]
             continue
         lines.append(f"export interface {struct.__name__} {{")
-        optional = "?" if struct.__struct_config__.omit_defaults else ""  # fields with their default value are not sent
-        lines += [f"  {name}{optional}: {_ts(hints[name])};" for name in struct.__struct_fields__]
+        left_out = _left_out(struct)
+        lines += [f"  {name}{'?' * (name in left_out)}: {_ts(hints[name])};" for name in struct.__struct_fields__]
         lines += ["}", ""]
     for scope, table in PROCEDURES.items():
         lines.append(f"export interface {scope.capitalize()}Procedures {{")
@@ -103,6 +104,13 @@ def typescript() -> str:
         lines.append(f"  {scope}: {{ {inner} }},")
     lines += ["} as const;", ""]
     return "\n".join(lines)
+
+
+def _left_out(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the fields, with their defaults, that are not sent while they have them: a record's, as there are many."""
+    if struct is not structs.RecordMeta:
+        return {}
+    return {field.name: field.default for field in msgspec.structs.fields(struct) if not field.required}
 
 
 def _ts_parameter(proc: Procedure, parameter: inspect.Parameter) -> str:
@@ -136,6 +144,31 @@ def _ts(hint: Any) -> str:
 
 # --- the reference page ----------------------------------------------------------------------
 
+#: Head of the page: what holds for all procedures and topics.
+FORM = f"""\
+**Form.** A procedure's result is the first argument of the result; one that returns nothing gives `null`. A topic's
+event has one argument of the type in its table, as an object or array; only the machine's own topic has two, `oid` and
+the values. Every field is sent, also when it has its default; fields that may be left out say so, and others may be
+added by later versions.
+
+**Numbers.** Integers from −2⁶³ to 2⁶⁴ − 1 are passed on exactly. A library may round them all the same: `JSON.parse`
+keeps integers to ±(2⁵³ − 1). Texts of records (`text`, `block`) are JSON, so they can be read with a parser of your
+choice.
+
+**Records.** In `recent`, `record` and the local sockets a record is a `RecordRow`: its `text` is the JSON text
+`[in, f0, f1, …]`, its `meta` that of a `RecordMeta`. In `records`, the procedure and the topic, records come in a
+`RecordsBatch`: `block` is one JSON text of all rows, and a row's `values` has what was made: the n-th of them stands
+for `layout[n]` positions of `[in, f0, f1, …]`, since an unset slot passes its value on. An empty `layout` means one
+each.
+
+**Limits.** A call, event or result has at most {structs.PAYLOAD_LIMIT_BYTES:,} bytes; a larger one is refused with
+`io.timbr.error.payload_too_large`. A record whose text has more than {structs.ROW_LIMIT_BYTES:,} bytes comes without
+it, and its `meta` has the size; `record(run, seq)` sends it in parts. The router takes messages of at most
+{structs.ROUTER_LIMIT_BYTES:,} bytes: a larger one ends the connection, without a reason, and calls under way get no
+answer. Serializers are JSON and MsgPack; keys of objects are texts.
+
+""".split("\n")[:-1]
+
 
 def wire_reference() -> str:
     """Return ``docs/reference/wire.md``."""
@@ -145,6 +178,7 @@ def wire_reference() -> str:
         "machine's name, `machine` unless it was given another. Access: *read* for viewers, *operate* for",
         "operators, *admin* for administrators, *host* for bridges and hosts. Times are UTC seconds,",
         "durations seconds (`_s`), sizes bytes (`_bytes`). Arguments may be given by position or by name.", "",
+        *FORM,
     ]  # fmt: skip
     for scope, table in PROCEDURES.items():
         lines += [f"## {scope.capitalize()}: procedures", ""]
@@ -161,7 +195,8 @@ def wire_reference() -> str:
         hints = typing.get_type_hints(struct)
         shape = " (an array in this order)" if struct.__struct_config__.array_like else ""
         lines += [f"### {struct.__name__}", "", f"{inspect.getdoc(struct)}{shape}", "", "| field | type |", "|---|---|"]
-        lines += [f"| `{name}` | {_md_type(hints[name])} |" for name in struct.__struct_fields__]
+        without = {name: f", left out when it is `{json.dumps(value)}`" for name, value in _left_out(struct).items()}
+        lines += [f"| `{name}` | {_md_type(hints[name])}{without.get(name, '')} |" for name in struct.__struct_fields__]
         lines.append("")
     lines += ["## Errors", "", "| URI | class | arguments | meaning |", "|---|---|---|---|"]
     for uri, error in sorted(ERRORS.items()):

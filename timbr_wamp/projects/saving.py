@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from timbr_wamp.contract import Policy, SlotInfo, SourceOptions, Status
+from timbr_wamp.contract import Policy, SlotInfo, Status
 from timbr_wamp.errors import CannotSave, InvalidArgument, InvalidProject
 from timbr_wamp.machine import Machine
 from timbr_wamp.projects.project import entries_of
-from timbr_wamp.projects.schema import REFERENCE, MachineEntry, SourceEntry, read_project
+from timbr_wamp.projects.schema import REFERENCE, MachineEntry, SourceEntry, read_project, sparse
 from timbr_wamp.projects.source_texts import (
     NoStandaloneSource,
     free_names,
@@ -180,17 +180,12 @@ def _machine_tables(status: Status, stages: int, slots: list[Tables]) -> Tables:
 def _source_table(source: SourceEntry, status: Status | None) -> Tables:
     options = source.options if status is None or status.source.state == "none" else status.source.options
     table = {key: getattr(source, key) for key in ("source", "function", "total")}
-    table |= _sparse(options)
+    table |= sparse(options)
     return {key: value for key, value in table.items() if value is not None}
 
 
-def _sparse(options: SourceOptions) -> Tables:
-    built: Tables = msgspec.to_builtins(options)
-    return {key: value for key, value in built.items() if value is not None}
-
-
 def _policy(policy: Policy) -> Tables | str:
-    table: Tables = msgspec.to_builtins(policy)
+    table = sparse(policy)
     if set(table) <= {"on_error"}:
         return policy.on_error
     return table

@@ -83,6 +83,12 @@ class ProjectFile(msgspec.Struct, kw_only=True, frozen=True):
     settings: dict[str, Any] = {}
 
 
+def sparse(part: SourceOptions | Policy) -> dict[str, Any]:
+    """Return the fields that are not at their defaults."""
+    built, defaults = msgspec.to_builtins(part), msgspec.to_builtins(type(part)())
+    return {key: value for key, value in built.items() if value != defaults[key]}
+
+
 def read_project(path: Path) -> ProjectFile:
     """Read a project's file.
 

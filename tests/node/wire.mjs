@@ -1,0 +1,145 @@
+/**
+ * A WAMP client of another library, driven by lines of JSON: the tests say what it does and look at what it got.
+ *
+ *   TIMBR_WAMP_TOKEN=<name>.<secret> node wire.mjs wampy|autobahn json|msgpack ws://…
+ *
+ * Each line on stdin is an order, each line on stdout what became of it, in the same order:
+ *   {"call": uri, "args": […], "kwargs": {…}}   → {"result": …, "progress": […]} or {"error": uri, "args", "kwargs"}
+ *   {"subscribe": topic}                        → {"result": null}
+ *   {"events": topic, "count": n}               → {"result": [[args, kwargs], …]}, when n have come, and takes them
+ *   {"blocks": topic, "count": n}               → the rows of n records, each batch read with one `JSON.parse`
+ *   {"seen": topic}                             → {"result": how many events have come and were not taken}
+ *   {"put": uri, "characters": n}               → as a call with a text of that length
+ * Numbers that JSON does not have come as {"$bigint": "…"}; what is no JSON at all as {"$kind": …}.
+ */
+
+import { createInterface } from "node:readline";
+import autobahn from "autobahn";
+import { Wampy } from "wampy";
+import { JsonSerializer } from "wampy/JsonSerializer.js";
+import { MsgpackSerializer } from "wampy/MsgpackSerializer.js";
+import WebSocket from "ws";
+
+globalThis.WebSocket ??= WebSocket; // autobahn takes the browser's, which Node.js has from version 22 on
+
+const [library, kind, url] = process.argv.slice(2);
+const token = process.env.TIMBR_WAMP_TOKEN ?? "";
+const dot = token.indexOf(".");
+const [authid, secret] = [token.slice(0, dot), token.slice(dot + 1)];
+
+let closed;
+const lost = new Promise((resolve) => (closed = () => resolve({ error: "closed", args: [], kwargs: {} })));
+
+/** One face for both: `call` and `subscribe` as promises of plain values. */
+const clients = {
+  async wampy() {
+    const serializer = kind === "json" ? new JsonSerializer() : new MsgpackSerializer();
+    const session = new Wampy(url, {
+      ws: WebSocket, realm: "timbr", serializer, authid, authmethods: ["ticket"], onChallenge: () => secret,
+      autoReconnect: false, onClose: closed,
+    });
+    await session.connect();
+    return {
+      async call(uri, args, kwargs, onProgress) {
+        const options = onProgress ? { progress_callback: ({ argsList }) => onProgress(argsList?.[0]) } : {};
+        try {
+          return { result: (await session.call(uri, { argsList: args, argsDict: kwargs }, options)).argsList?.[0] };
+        } catch (error) {
+          return { error: error.errorUri ?? String(error), args: error.argsList, kwargs: error.argsDict };
+        }
+      },
+      subscribe(topic, onEvent) {
+        const handler = ({ argsList, argsDict }) => onEvent(argsList ?? [], argsDict ?? {});
+        return session.subscribe(topic, handler, { match: "exact", get_retained: false });
+      },
+      close: () => session.disconnect(),
+    };
+  },
+  async autobahn() {
+    const { JSONSerializer, MsgpackSerializer } = autobahn.serializer;
+    const connection = new autobahn.Connection({
+      url, realm: "timbr", serializers: [kind === "json" ? new JSONSerializer() : new MsgpackSerializer()],
+      authid, authmethods: ["ticket"], onchallenge: () => secret, max_retries: 0,
+    });
+    const session = await new Promise((resolve, reject) => {
+      connection.onopen = resolve;
+      connection.onclose = (reason, details) => {
+        reject(new Error(`${reason}: ${details.reason} ${details.message}`));
+        closed();
+        return true; // do not reconnect
+      };
+      connection.open();
+    });
+    return {
+      async call(uri, args, kwargs, onProgress) {
+        const options = onProgress ? { receive_progress: true } : {};
+        const calling = session.call(uri, args, kwargs, options);
+        return calling.then(
+          (result) => ({ result }),
+          (error) => ({ error: error.error, args: error.args, kwargs: error.kwargs }),
+          onProgress,
+        );
+      },
+      subscribe: (topic, onEvent) => session.subscribe(topic, (args, kwargs) => onEvent(args ?? [], kwargs ?? {})),
+      close: () => connection.isOpen && connection.close(),
+    };
+  },
+};
+
+const client = await clients[library]();
+const events = new Map();
+let arrived = () => {};
+
+function plain(_key, value) {
+  if (typeof value === "bigint") return { $bigint: String(value) };
+  if (value === undefined) return { $kind: "undefined" };
+  if (ArrayBuffer.isView(value)) return { $kind: value.constructor.name };
+  return value;
+}
+
+async function take(topic, enough) {
+  const got = events.get(topic);
+  for (;;) {
+    const taken = enough(got);
+    if (taken) return got.splice(0, taken);
+    await new Promise((resolve) => (arrived = resolve));
+  }
+}
+
+/** Say how many batches have `count` records. */
+function batchesOf(count) {
+  return (batches) => {
+    let records = 0;
+    const last = batches.findIndex(([[batch]]) => (records += batch.count) >= count);
+    return last + 1;
+  };
+}
+
+async function carryOut(order) {
+  if (order.call) {
+    const progress = [];
+    const onProgress = order.progress ? (part) => progress.push(part) : null;
+    return { ...(await client.call(order.call, order.args ?? [], order.kwargs ?? {}, onProgress)), progress };
+  }
+  if (order.put) return client.call(order.put, ["x".repeat(order.characters)], {}, null);
+  if (order.subscribe) {
+    events.set(order.subscribe, []);
+    await client.subscribe(order.subscribe, (...event) => {
+      events.get(order.subscribe).push(event);
+      arrived();
+    });
+    return { result: null };
+  }
+  if (order.seen) return { result: events.get(order.seen).length };
+  if (order.events) return { result: await take(order.events, (got) => (got.length >= order.count ? order.count : 0)) };
+  const batches = await take(order.blocks, batchesOf(order.count));
+  return { result: batches.map(([[batch]]) => ({ ...batch, block: JSON.parse(batch.block) })) };
+}
+
+process.stdout.write("ready\n");
+for await (const line of createInterface({ input: process.stdin })) {
+  const done = await Promise.race([carryOut(JSON.parse(line)), lost]);
+  process.stdout.write(`${JSON.stringify(done, plain)}\n`);
+}
+await Promise.race([Promise.resolve(client.close()).catch(() => {}), lost]);
+process.exit(0);
