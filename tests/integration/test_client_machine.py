@@ -319,6 +319,32 @@ def test_a_reader_that_is_cancelled_again_and_again_misses_no_record(machine: Re
     assert [record.input for record in seen] == list(range(count))
 
 
+def test_drain_waits_until_all_is_recorded_and_handed_over(kernel: RemoteKernel, settings: Settings):
+    with timbr_wamp.connect(settings=settings) as client:
+        machine = client.kernel(kernel.id).machine()
+        machine.start()
+        with machine.records(timeout_s=20.0) as records:
+            machine.put_many(list(range(500)), timeout_s=20.0)
+            next(records)
+            assert not machine.drain(0.2)  # nobody reads on
+            assert client.statistics.buffered_rows > 0
+            seen: list[Any] = []
+            reading = threading.Thread(target=lambda: seen.extend(next(records) for _ in range(499)))
+            reading.start()
+            assert client.drain(20.0)
+            reading.join(20.0)
+            assert len(seen) == 499
+            machine.pause()
+            machine.put(1)
+            assert not machine.drain(20.0)  # at once: a machine that is paused records nothing
+            machine.resume()
+            assert machine.wait(20.0)
+            wait_until(lambda: client.statistics.buffered_rows == 1)
+            left = client.close()
+    assert left.rows == 1
+    assert not client.close()
+
+
 def test_records_can_be_read_again_from_the_oldest_kept(machine: RemoteMachine):
     machine.put_many([1, 2, 3])
     assert machine.wait(10.0)

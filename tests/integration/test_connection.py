@@ -15,6 +15,7 @@ import pytest
 import txaio
 from autobahn.wamp.message import Goodbye
 
+from timbr_wamp.client import AsyncClient, LinkChange, connect_async
 from timbr_wamp.client.connection import CallInfo, Connection, EventInfo, Subscription
 from timbr_wamp.errors import (
     CallTimeout,
@@ -23,6 +24,7 @@ from timbr_wamp.errors import (
     InvalidArgument,
     InvalidName,
     InvalidToken,
+    LoopClosed,
     MachineFull,
     NoSuchProcedure,
     NotAuthorized,
@@ -202,6 +204,36 @@ def test_a_call_that_takes_too_long_is_cancelled_at_the_callee(both):
         task.cancel()
         await asyncio.wait_for(cancelled.wait(), LIMIT_S)
         await asyncio.wait([task])
+
+    both(test)
+
+
+def test_a_call_that_its_caller_cancels_is_cancelled_at_the_callee(both):
+    async def test(lab: Lab, callee: Connection, caller: Connection) -> None:
+        entered, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def wait_for_ever(args: Any, kwargs: Any, call: CallInfo) -> None:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        await callee.register(lab.uri("execute"), wait_for_ever)
+        client = await connect_async(lab.url, lab.caller_token)
+        calling = asyncio.create_task(client.call(lab.uri("execute"), timeout_s=None))
+        await asyncio.wait_for(entered.wait(), LIMIT_S)
+        assert client.statistics.calls == 1
+        calling.cancel()
+        await asyncio.wait_for(cancelled.wait(), LIMIT_S)
+        await eventually(lambda: calling.cancelled() and not client.statistics.calls)
+        entered.clear()
+        calling = asyncio.create_task(client.call(lab.uri("execute"), timeout_s=None))
+        await asyncio.wait_for(entered.wait(), LIMIT_S)
+        assert (await client.close()).calls == 1
+        with pytest.raises((ConnectionLost, LoopClosed)):
+            await calling
 
     both(test)
 
@@ -522,6 +554,62 @@ def kill(router: Router) -> None:
             process.send_signal(signal.SIGKILL)
     psutil.wait_procs(processes[:-1], timeout=LIMIT_S)
     router.stop()  # waits for what is ended already
+
+
+def test_a_router_that_does_not_read_fills_no_memory_and_a_lost_link_is_told(own_settings: Settings, free_port: int):
+    router = Router.start(own_settings, port=free_port)
+    calls = 60
+
+    def signal_all(number: int) -> None:
+        for process in [*psutil.Process(router.pid).children(recursive=True), psutil.Process(router.pid)]:
+            process.send_signal(number)
+
+    async def answer_of(client: AsyncClient) -> Exception | None:
+        try:
+            await client.call("io.timbr.kernel.list", "x" * 1_000_000)
+        except InvalidArgument as error:
+            return error
+        return None
+
+    async def main() -> list[LinkChange]:
+        changes: list[LinkChange] = []
+        client = await connect_async(settings=own_settings)
+        client.on_link(lambda change: 1 / 0)  # the others are told all the same
+        client.on_link(changes.append)
+        end = client.on_link(lambda change: changes.append(change))
+        end()
+        signal_all(signal.SIGSTOP)
+        try:
+            under_way = [asyncio.ensure_future(answer_of(client)) for _ in range(calls)]
+            await eventually(lambda: client.statistics.paced)
+            assert client.statistics.send_bytes < 6_000_000
+            assert client.statistics.calls == calls
+        finally:
+            signal_all(signal.SIGCONT)
+        answers = await asyncio.wait_for(asyncio.gather(*under_way), 40.0)
+        assert all(isinstance(answer, InvalidArgument) for answer in answers)
+        assert await client.drain(LIMIT_S)
+        kill(router)
+        await eventually(lambda: changes)
+        waiting = asyncio.ensure_future(client.call("io.timbr.kernel.list"))
+        with pytest.raises(NotConnected):
+            await waiting
+        again = await asyncio.to_thread(lambda: Router.start(own_settings, port=free_port))
+        try:
+            await client.wait_connected(LIMIT_S)
+            await eventually(lambda: len(changes) == 2)
+            assert client.statistics.reconnections == 1
+            assert client.statistics.connected
+            assert not await client.close()
+            assert not await client.close()
+        finally:
+            await asyncio.to_thread(again.stop)
+        return changes
+
+    changes = in_loop(main())
+    assert [(change.connected, change.reconnections) for change in changes] == [(False, 0), (True, 1)]
+    assert changes[0].reason
+    assert changes[0].time <= changes[1].time
 
 
 @pytest.mark.parametrize("way", ["url", pytest.param("unix_url", marks=pytest.mark.soak)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import threading
 
 import pytest
@@ -55,6 +56,21 @@ def test_a_call_that_takes_too_long_is_cancelled(loop: BackgroundLoop):
 
     with pytest.raises(CallTimeout):
         loop.call(slow, timeout_s=0.05)
+    assert cancelled.wait(5.0)
+
+
+def test_ctrl_c_cancels_the_coroutine(loop: BackgroundLoop):
+    cancelled = threading.Event()
+
+    async def interrupt_the_caller() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.call(interrupt_the_caller, timeout_s=None)
     assert cancelled.wait(5.0)
 
 

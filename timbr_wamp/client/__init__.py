@@ -9,6 +9,7 @@ from timbr_wamp.client.live_subscription import LiveSubscription
 from timbr_wamp.client.records import AsyncRecords, Records
 from timbr_wamp.client.remote_kernel import RemoteKernel
 from timbr_wamp.client.remote_machine import RemoteMachine
+from timbr_wamp.client.statistics import ConnectionStatistics, LinkChange, Unfinished
 
 __all__ = [
     "AsyncClient",
@@ -16,13 +17,16 @@ __all__ = [
     "AsyncMachine",
     "AsyncRecords",
     "Client",
+    "ConnectionStatistics",
     "Gap",
     "KernelList",
+    "LinkChange",
     "LiveSubscription",
     "Records",
     "RemoteKernel",
     "RemoteMachine",
     "RunChanged",
+    "Unfinished",
     "connect",
     "connect_async",
 ]

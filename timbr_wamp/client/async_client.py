@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +13,7 @@ from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
+from timbr_wamp.client.statistics import ConnectionStatistics, LinkChange, Unfinished
 from timbr_wamp.contract import (
     HOST,
     KERNEL,
@@ -61,6 +64,18 @@ class LinkState:
     def connected(self) -> bool:
         """Whether there is a wamp session."""
         return self._shared.connection.joined
+
+    @property
+    def statistics(self) -> ConnectionStatistics:
+        """Counts of the connection: reconnections, refills, gaps, paced calls, buffered records and bytes …"""
+        return self._shared.statistics()
+
+    def on_link(self, callback: Callable[[LinkChange], object]) -> Callable[[], None]:
+        """Call ``callback(change)`` when the link to the router is lost, and when it is there again.
+
+        Callbacks run one after the other in a thread of the client. Call the result to end it.
+        """
+        return self._shared.on_link(callback)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._shared!r}>"
@@ -146,9 +161,22 @@ class AsyncClient(LinkState):
         named = {name: sendable(value, name) for name, value in kwargs.items()}
         return await self._shared.run(self._shared.connection.call, uri, *given, timeout_s=timeout_s, **named)
 
-    async def close(self) -> None:
-        """Leave the realm and close the connection. Idempotent."""
-        await self._shared.close_async()
+    async def drain(self, timeout_s: float = 30.0) -> bool:
+        """Wait until all messages put by this client are recorded, and all it reads is handed over.
+
+        It waits for each machine to which it put messages, or whose records it reads, as `AsyncMachine.drain` does,
+        then until everything is sent and all callbacks were called. Returns False at the timeout.
+        """
+        deadline = time.monotonic() + timeout_s
+        machines = self._shared.put_to | {(one.kernel_id, one.machine) for one in tuple(self._shared.streams)}
+        drained = await asyncio.gather(
+            *(AsyncMachine(self._shared, kernel_id, name).drain(timeout_s) for kernel_id, name in machines)
+        )
+        return all(drained) and await self._shared.run(self._shared.quiet, max(deadline - time.monotonic(), 0.0))
+
+    async def close(self) -> Unfinished:
+        """Leave the realm and close the connection; return what was left undone. Idempotent."""
+        return await self._shared.close_async()
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -154,6 +154,7 @@ class AsyncMachine(AsyncTopics):
             InvalidArgument: it holds what cannot be sent; nothing was.
         """
         oid = new_oid() if oid is None else checked_oid(oid)
+        self._shared.put_to.add((self.kernel_id, self.name))
         if not block:
             return await self._with_retry(lambda: self._call(str, "put", message, oid))
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -170,6 +171,7 @@ class AsyncMachine(AsyncTopics):
     ) -> PutResult:
         """Queue messages in order, waiting at most ``timeout_s`` for space. Messages without space are refused."""
         oids = [new_oid() for _ in messages] if oids is None else [checked_oid(oid) for oid in oids]
+        self._shared.put_to.add((self.kernel_id, self.name))
         return await self._put_some(list(messages), list(oids), timeout_s)
 
     async def _put_some(self, messages: list[Any], oids: list[str], timeout_s: float) -> PutResult:
@@ -251,6 +253,28 @@ class AsyncMachine(AsyncTopics):
             if settled or resting or left_s <= 0:
                 return settled
             await asyncio.sleep(min(left_s, WAIT_STEP_S if on_progress is None else PROGRESS_STEP_S))
+
+    async def drain(self, timeout_s: float = 30.0) -> bool:
+        """Wait until every message that is put by now is recorded and read; return False at the timeout.
+
+        Read means that this client's iterators of `records` have handed over the records, so something else must
+        iterate over them meanwhile. A machine that does not run, and holds such messages, gives False at once.
+        """
+        deadline = time.monotonic() + timeout_s
+        status = await self.status()
+        run, put = status.run, status.put
+        while status.processed + status.errored + status.dropped < put:
+            resting = not status.running and not status.in_flight
+            if resting or not _remaining_s(deadline):
+                return False
+            await asyncio.sleep(WAIT_STEP_S)
+            status = await self.status()
+            if status.run != run:  # restarted: what became of the messages is not known
+                return False
+        readers_done = self._shared.readers_done
+        return await self._shared.run(
+            readers_done, self.kernel_id, self.name, run, status.last_seq, _remaining_s(deadline)
+        )
 
     async def progress(self) -> Progress:
         """Return the machine's progress with its source."""

@@ -30,8 +30,14 @@ class CallbackThread:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._running = 0
         #: Number of events that were dropped because callbacks were too slow.
         self.dropped = 0
+
+    def __len__(self) -> int:
+        """Return the number of calls that have not ended."""
+        with self._changed:
+            return len(self._jobs) + self._running
 
     def post(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Queue a call of ``function``. Any thread; never blocks."""
@@ -67,7 +73,11 @@ class CallbackThread:
                 if self._closed:
                     return
                 function, args, kwargs = self._jobs.popleft()
+                self._running = 1
             try:
                 function(*args, **kwargs)
-            except Exception:  # a callback is user code and may raise anything
+            except BaseException:  # a callback is user code and may raise anything; the next one is called all the same
                 logger.exception("callback %r failed", function)
+            finally:
+                with self._changed:
+                    self._running = 0

@@ -10,6 +10,7 @@ from timbr_wamp.client.blocking import Blocking, blocking
 from timbr_wamp.client.live_subscription import LiveSubscription
 from timbr_wamp.client.remote_kernel import RemoteKernel
 from timbr_wamp.client.shared_connection import SharedConnection
+from timbr_wamp.client.statistics import Unfinished
 from timbr_wamp.errors import InvalidToken, NoRouter
 from timbr_wamp.runtime import NodeFile, node_file, read_file
 from timbr_wamp.settings import Settings, load_settings
@@ -117,6 +118,8 @@ class Client(LinkState, Blocking[AsyncClient]):
     on = blocking(AsyncClient.on, LiveSubscription)
     call = blocking(AsyncClient.call)
 
-    def close(self) -> None:
-        """Leave the realm and close the connection. Idempotent; takes at most some seconds."""
-        self._shared.close()
+    drain = blocking(AsyncClient.drain)
+
+    def close(self) -> Unfinished:
+        """Leave the realm and close the connection; return what was left undone. Idempotent; takes at most seconds."""
+        return self._shared.close()

@@ -57,6 +57,8 @@ STABLE_S = 10.0
 JOIN_TIMEOUT_S = 8.0
 #: Timeout for the exchange of GOODBYE messages.
 LEAVE_TIMEOUT_S = 2.0
+#: Events are not sent while so many bytes wait to be sent; calls wait at `session.SEND_BUFFER_BYTES`.
+SEND_LIMIT_BYTES = 16 * 1024 * 1024
 #: Poll interval while a session is ending.
 ENDING_PAUSE_S = 0.01
 
@@ -105,6 +107,12 @@ class Connection:
         self._problem = "not opened yet"
         #: It has joined before. A realm that was there may come back; one that never was is a mistake.
         self._has_joined = False
+        #: Called when there is a session again, and with the reason when it was lost. Must not block or fail.
+        self.link_listeners: set[Callable[[bool, str], None]] = set()
+        #: How often it joined again; calls without an answer; calls that waited for room in the transport's buffer.
+        self.reconnections = self.calls = self.paced = 0
+        #: Events that were not sent, because the router did not read.
+        self.refused = 0
         #: The error that ended the connection for good; None while it is open and after `close`.
         self.failed: TimbrError | None = None
 
@@ -234,13 +242,19 @@ class Connection:
             raise self._not_connected()
         if on_progress is not None:
             kwargs["options"] = CallOptions(on_progress=_progress_handler(on_progress))
+        self.calls += 1
         try:
             async with asyncio.timeout(timeout_s):
+                if not session.writable:
+                    self.paced += 1
+                    await session.wait_writable()
                 result = await session.call(uri, *args, **kwargs)
         except TimeoutError:
             raise CallTimeout(uri, timeout_s or 0.0) from None
         except Exception as error:  # autobahn's errors have no common base
             raise to_timbr_error("call", uri, error) from None
+        finally:
+            self.calls -= 1
         return list(result.results) if isinstance(result, CallResult) else result
 
     async def subscribe(self, topic: str, handler: Handler, *, get_retained: bool = False) -> Subscription:
@@ -272,9 +286,10 @@ class Connection:
         return await self._subscriptions.register(self._attached(), _checked_uri(uri), endpoint)
 
     def publish(self, topic: str, /, *args: Any, retain: bool = False, **kwargs: Any) -> bool:
-        """Publish an event; return False when there is no wamp session. Never blocks.
+        """Publish an event; return False when there is no wamp session or no room to send. Never blocks.
 
-        The router does not confirm it, and drops a publication that the role does not permit.
+        There is no room while `SEND_LIMIT_BYTES` wait to be sent, because the router does not read. It does
+        not confirm an event, and drops one that the role does not permit.
 
         Raises:
             PayloadTooLarge: the event is too large; nothing was sent.
@@ -282,6 +297,9 @@ class Connection:
         """
         session = self._attached()
         if session is None:
+            return False
+        if not session.writable and session.buffered_bytes() >= SEND_LIMIT_BYTES:
+            self._refuse()
             return False
         if retain:
             kwargs["options"] = PublishOptions(retain=True)
@@ -293,6 +311,11 @@ class Connection:
                 return False
             raise converted from None
         return True
+
+    def _refuse(self) -> None:
+        self.refused += 1
+        if self.refused == 1 or self.refused % 10_000 == 0:
+            logger.warning("%s does not read: %d events were not sent so far", self.url, self.refused)
 
     # --- the supervisor ---------------------------------------------------------------------
 
@@ -334,6 +357,7 @@ class Connection:
             joined_at = loop.time()
             if self._peers_back_at:
                 self._peers_back_at = joined_at + self._retry_cap_s + JOIN_TIMEOUT_S
+            self.reconnections += self._has_joined
             self._session, self._has_joined = session, True
             await self._subscriptions.restore(session)
             await self._notify_joined(session)
@@ -388,23 +412,31 @@ class Connection:
                 logger.warning("%s: on_join failed: %s", self.url, error)
         if not session.ended.done():
             self._joined.set()
+            self._tell(True, "")
             logger.info("joined %s as %s (%s)", self.url, session.authid, session.authrole)
 
     async def _discard(self, session: SafeSession) -> None:
         """Discard the session, and close it if it is still open."""
         was_current, self._session = self._session is session, None
+        was_joined = self._joined.is_set()
         self._joined.clear()
         if session.is_attached():
             session.leave()
             await asyncio.wait([session.ended], timeout=LEAVE_TIMEOUT_S)
         session.drop()
         await session.end_invocations(LEAVE_TIMEOUT_S)
+        reason = session.ended.result() if session.ended.done() else "closed"
+        if was_joined:
+            self._tell(False, reason)
         if was_current and self._on_leave is not None:
-            reason = session.ended.result() if session.ended.done() else "closed"
             try:
                 self._on_leave(reason)
             except Exception:  # a callback is user code and may raise anything
                 logger.exception("on_leave failed")
+
+    def _tell(self, joined: bool, reason: str) -> None:
+        for listener in tuple(self.link_listeners):
+            listener(joined, reason)
 
 
 def _progress_handler(on_progress: Callable[[Any], object]) -> Callable[..., None]:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -76,6 +78,8 @@ class RecordStream:
         self._task: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._fail)
         self._failed: TimbrError | None = None
+        #: Who iterates.
+        self.consumer: weakref.ref[_RecordIterator] | None = None
 
     async def start(self) -> None:
         """Subscribe, and fetch the machine's current run and number. Idempotent; again after a failure.
@@ -154,6 +158,32 @@ class RecordStream:
             self._overrun = False
             self._last_batch_at = 0.0  # fetch the status at once
             self._wake.set()
+
+    def has_handed_over(self, run: str, seq: int) -> bool:
+        """Return whether nothing up to this record is still to come."""
+        if self._ended():
+            return True
+        if self._feed.run != run or (self._feed.expected or 1) <= seq:
+            return False  # not even received
+        for part, rows, _, done in self._unread():
+            if isinstance(part, Deliver | Gap) and part.run == run and done < rows:
+                return (part.first if isinstance(part, Gap) else first_seq_of(part) + done) > seq
+        return True
+
+    def unread(self) -> tuple[int, int]:
+        """Return the number of records that were not handed over, and about their bytes. Any thread."""
+        parts = list(self._unread())
+        left = sum(rows - done for _, rows, _, done in parts)
+        return left, sum(size_bytes * (rows - done) // rows for _, rows, size_bytes, done in parts if rows)
+
+    def _unread(self) -> Iterator[tuple[_Part, int, int, int]]:
+        """Yield the parts that were not handed over whole, with their rows, bytes, and rows that were. Any thread."""
+        consumer = self.consumer() if self.consumer is not None else None
+        at, row = consumer.where() if consumer is not None else (0, 0)
+        first, buffered = self._handed_over, tuple(self._buffer)
+        for number, (part, rows, size_bytes) in enumerate(buffered, first):
+            if number >= at:
+                yield part, rows, size_bytes, row if number == at else 0
 
     async def close(self) -> None:
         """Unsubscribe and stop. Idempotent; done to its end also when the caller is cancelled."""
@@ -289,6 +319,12 @@ class RecordStream:
         return kernel_uri(self.kernel_id, self.machine, name)
 
 
+def first_seq_of(part: Deliver) -> int:
+    """Return the number of a part's first record."""
+    assert isinstance(part.rows, RecordsBatch)
+    return part.rows.first_seq
+
+
 class _Place(NamedTuple):
     """How far a consumer has come: replaced whole when an item is handed over, by one assignment."""
 
@@ -310,6 +346,12 @@ class _RecordIterator:
         self._parsed: tuple[Deliver | None, list[Record]] = (None, [])
         #: It gives no more items; and its stream is closed, which an interrupted close leaves to the next one.
         self._closed = self._released = False
+        stream.consumer = weakref.ref(self)
+
+    def where(self) -> tuple[int, int]:
+        """Return the number of parts that were handed over whole, and of records of the next one. Any thread."""
+        before, _, part, row = self._place
+        return before + part, row
 
     def _next(self) -> tuple[Item | None, _Place]:
         """Return the next item, and the place after it; None when more must be taken.

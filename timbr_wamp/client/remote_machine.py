@@ -105,6 +105,7 @@ class RemoteMachine(Blocking[AsyncMachine]):
         with progress_bar("auto" if progress is True else progress) as draw:
             return run_with_progress(self._shared, lambda take: self.aio.wait(timeout, on_progress=take), draw)
 
+    drain = blocking(AsyncMachine.drain)
     progress = blocking(AsyncMachine.progress)
 
     @like(AsyncMachine.follow)

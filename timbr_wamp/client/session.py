@@ -17,6 +17,7 @@ from autobahn.wamp.exception import ApplicationError, InvalidUriError, Serializa
 from autobahn.wamp.message import Error, Event, Invocation, Unregistered
 from autobahn.wamp.types import ComponentConfig
 
+from timbr_wamp.client.tasks import first_of
 from timbr_wamp.client.transport import QUIET
 from timbr_wamp.errors import (
     ERROR_PREFIX,
@@ -35,6 +36,8 @@ from timbr_wamp.errors import (
 
 logger = logging.getLogger(__name__)
 
+#: Calls wait before they are sent while more bytes than this are in the transport's buffer.
+SEND_BUFFER_BYTES = 4 * 1024 * 1024
 #: Reasons for a refused join that a retry cannot change. ``authentication_failed`` is not among them,
 #: because Crossbar uses it when its authenticator itself failed.
 FATAL_REFUSALS = frozenset(
@@ -97,9 +100,13 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
         self._reason: str | None = None
         #: Called with the id of a registration that the router gave to another session, or took away.
         self.on_revoked: Callable[[int], None] = lambda registration: None
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     def onConnect(self) -> None:
         """Send HELLO."""
+        if (socket_transport := self._socket_transport()) is not None:
+            socket_transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES)
         self.join(self.config.realm, authmethods=["ticket"], authid=self._name)
 
     def onChallenge(self, challenge: Any) -> str:
@@ -161,10 +168,30 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
         if not self.ended.done():
             self.ended.set_result(self._reason or reason)
 
+    @property
+    def writable(self) -> bool:
+        """The buffer of what is sent has room."""
+        return self._writable.is_set()
+
+    def set_writable(self, writable: bool) -> None:
+        """Handle that the buffer of what is sent became full, or has room again."""
+        if writable:
+            self._writable.set()
+        else:
+            self._writable.clear()
+
+    async def wait_writable(self) -> None:
+        """Wait until the buffer of what is sent has room, or the session has ended."""
+        while not self._writable.is_set() and not self.ended.done():
+            await first_of(self._writable.wait(), self.ended)
+
     def buffered_bytes(self) -> int:
         """Return the size of the transport's write buffer."""
-        socket_transport = getattr(self._transport, "transport", None)
+        socket_transport = self._socket_transport()
         return int(socket_transport.get_write_buffer_size()) if socket_transport is not None else 0
+
+    def _socket_transport(self) -> Any:
+        return getattr(self._transport, "transport", None)
 
     async def end_invocations(self, timeout_s: float) -> None:
         """Cancel endpoints that still run, because their results can no longer be sent."""
@@ -176,7 +203,7 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
 
     def drop(self) -> None:
         """Close the transport without GOODBYE."""
-        socket_transport = getattr(self._transport, "transport", None)
+        socket_transport = self._socket_transport()
         if socket_transport is not None:
             socket_transport.abort()
 

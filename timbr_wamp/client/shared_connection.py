@@ -20,6 +20,7 @@ from timbr_wamp.client.arguments import wire_arguments
 from timbr_wamp.client.background_loop import acquire_loop, release_loop
 from timbr_wamp.client.callbacks import CallbackThread
 from timbr_wamp.client.connection import Connection, Subscription
+from timbr_wamp.client.statistics import ConnectionStatistics, LinkChange, Unfinished
 from timbr_wamp.contract import NODE, KernelInfo, Procedure
 from timbr_wamp.contract.exports import NODE_URIS
 from timbr_wamp.errors import CalledFromLoop, LoopClosed, NoSuchProcedure
@@ -31,6 +32,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
+#: Seconds between two looks at what `drain` waits for.
+DRAIN_STEP_S = 0.02
 #: Seconds before a call is repeated when the callee may still be reconnecting.
 RETRY_PAUSE_S = 0.1
 #: A bridge that ended is started again by its host; its kernel's procedures are back within this many seconds.
@@ -38,12 +41,16 @@ BRIDGE_RETURN_S = 15.0
 
 
 class Reader(Protocol):
-    """An open reader of records, as the client counts it."""
+    """An open reader of records, as the client counts it and waits for it."""
 
     kernel_id: str
     machine: str
-    buffered_rows: int
-    buffered_bytes: int
+
+    def unread(self) -> tuple[int, int]:
+        """Return the number of records that were not handed over, and about their bytes. Any thread."""
+
+    def has_handed_over(self, run: str, seq: int) -> bool:
+        """Return whether nothing up to this record is still to come."""
 
 
 @dataclass
@@ -67,6 +74,8 @@ class SharedConnection:
         #: The open readers of records.
         self.streams: set[Reader] = set()
         self.counts = Counts()
+        #: Kernel id and name of the machines to which messages were put.
+        self.put_to: set[tuple[str, str]] = set()
         self._loop = acquire_loop()
         self._released = False
 
@@ -95,18 +104,31 @@ class SharedConnection:
             await asyncio.to_thread(self._release)
             raise
 
-    def close(self) -> None:
-        """Close the connection and release the loop. Idempotent. Blocks for at most some seconds."""
+    def close(self) -> Unfinished:
+        """Close the connection and release the loop; return what was left. Idempotent. Takes at most some seconds."""
         self._loop.check()
-        if not self._released:
-            self._loop.call(self.connection.close, timeout_s=10.0)
-            self._release()
+        if self._released:
+            return Unfinished()
+        left = self._unfinished()
+        self._loop.call(self.connection.close, timeout_s=10.0)
+        self._release()
+        return left
 
-    async def close_async(self) -> None:
-        """Close the connection and release the loop. Idempotent."""
-        if not self._released:
-            await self._loop.run(self.connection.close)
-            await asyncio.to_thread(self._release)  # joins threads
+    async def close_async(self) -> Unfinished:
+        """Close the connection and release the loop; return what was left. Idempotent."""
+        if self._released:
+            return Unfinished()
+        left = self._unfinished()
+        await self._loop.run(self.connection.close)
+        await asyncio.to_thread(self._release)  # joins threads
+        return left
+
+    def _unfinished(self) -> Unfinished:
+        now = self.statistics()
+        left = Unfinished(now.calls, now.callbacks, now.buffered_rows, now.send_bytes)
+        if left:
+            logger.info("%s: closed with %s", self.connection.url, left)
+        return left
 
     def _release(self) -> None:
         if not self._released:
@@ -115,6 +137,55 @@ class SharedConnection:
             for ending in tuple(self.close_callbacks):
                 ending()
             release_loop(self._loop)
+
+    # --- the link ----------------------------------------------------------------------------
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return the counts of this moment. Any thread."""
+        connection, unread = self.connection, [stream.unread() for stream in tuple(self.streams)]
+        return ConnectionStatistics(
+            connected=connection.joined,
+            reconnections=connection.reconnections,
+            refills=self.counts.refills,
+            gaps=self.counts.gaps,
+            paced=connection.paced,
+            events_dropped=self.callbacks.dropped,
+            calls=connection.calls,
+            callbacks=len(self.callbacks),
+            send_bytes=connection.buffered_bytes(),
+            buffered_rows=sum(rows for rows, _ in unread),
+            buffered_bytes=sum(size_bytes for _, size_bytes in unread),
+        )
+
+    def on_link(self, callback: Callable[[LinkChange], object]) -> Callable[[], None]:
+        """Call ``callback(change)`` in the callback thread when the link is lost and when it is there again."""
+
+        def tell(joined: bool, reason: str) -> None:
+            self.callbacks.post(callback, LinkChange(joined, reason, self.connection.reconnections, time.time()))
+
+        self.connection.link_listeners.add(tell)
+        return lambda: self.connection.link_listeners.discard(tell)
+
+    async def readers_done(self, kernel_id: str, machine: str, run: str, seq: int, timeout_s: float) -> bool:
+        """Wait until this client's readers of a machine have handed over all up to a record; False at the timeout."""
+
+        def done() -> bool:
+            theirs = [one for one in self.streams if (one.kernel_id, one.machine) == (kernel_id, machine)]
+            return all(one.has_handed_over(run, seq) for one in theirs)
+
+        return await self._until(done, timeout_s)
+
+    async def quiet(self, timeout_s: float) -> bool:
+        """Wait until nothing is to be sent and no callback to be called; return False at the timeout."""
+        return await self._until(lambda: not self.connection.buffered_bytes() and not len(self.callbacks), timeout_s)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(DRAIN_STEP_S)
+        return True
 
     # --- running coroutines ------------------------------------------------------------------------------
 

@@ -95,6 +95,9 @@ class LenientSerializer(MsgPackSerializer):  # type: ignore[misc]
 class TransportUser(Protocol):
     """What the transports need from a session in addition to autobahn's interface."""
 
+    def set_writable(self, writable: bool) -> None:
+        """Handle that the buffer of what is sent became full, or has room again."""
+
     def transport_gone(self, reason: str) -> None:
         """Handle a transport that was closed or did not open. Called once, after everything else."""
 
@@ -161,6 +164,7 @@ class _Sender:
     _serializer: Any
     _session: Any
 
+    factory: Any
     isOpen: Callable[[], bool]
     _send_bytes: Callable[[bytes, bool], None]
 
@@ -187,6 +191,14 @@ class _Sender:
         if len(payload) > PAYLOAD_LIMIT_BYTES:
             payload, binary = self._serialized(_too_large_error(message, len(payload)))
         self._send_bytes(payload, binary)
+
+    def pause_writing(self) -> None:
+        """Tell the session that the buffer of what is sent is full. Called by asyncio."""
+        self.factory.wamp_session.set_writable(False)
+
+    def resume_writing(self) -> None:
+        """Tell the session that the buffer has room again. Called by asyncio."""
+        self.factory.wamp_session.set_writable(True)
 
     def _serialized(self, message: Any) -> tuple[bytes, bool]:
         try:
