@@ -150,10 +150,11 @@ class Access:
     def _host_allows(self, authid: str, action: str, uri: str) -> bool:
         if action in ("register", "publish"):
             return _is_own(authid, uri)
-        kind = "procedures" if action == "call" else "topics"
-        if self._table["node"][kind].get(uri) == "host":
-            return True
-        return action == "subscribe" and self._class_of(kind, uri) == "read"
+        if action == "call":
+            return self._table["node"]["procedures"].get(uri) == "host"
+        if uri in self._table["node"]["topics"]:
+            return self._table["node"]["topics"][uri] in ("host", "read")
+        return _is_own(authid, uri) and self._class_of("topics", uri) == "read"
 
     def _class_of(self, kind: str, uri: str) -> str | None:
         """Return the access class of a URI; None if the contract does not contain it."""

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import msgpack
 
 LIMIT_S = 15.0
+#: Types of WAMP messages.
+WELCOME, ABORT, CHALLENGE, GOODBYE = 2, 3, 4, 6
 #: Serializers by name: the opcode of a websocket's frame, and the number in a rawsocket's handshake.
 OPCODES = {"json": 1, "msgpack": 2}
 NUMBERS = {"json": 1, "msgpack": 2}
@@ -46,11 +48,34 @@ class RawConnection:
         count = len(content) if size is None else size
         if self.kind == "rawsocket":
             return struct.pack(">I", count) + content
-        return bytes((0x80 | OPCODES[self.serializer], 0xFF)) + struct.pack(">Q", count) + bytes(4) + content
+        if count < 126:
+            length = bytes((0x80 | count,))
+        elif count < 2**16:
+            length = b"\xfe" + struct.pack(">H", count)
+        else:
+            length = b"\xff" + struct.pack(">Q", count)
+        return bytes((0x80 | OPCODES[self.serializer],)) + length + bytes(4) + content  # masked with zeros
 
     def send(self, content: bytes, size: int | None = None) -> None:
         """Send a frame, without waiting."""
         self.writer.write(self.framed(content, size))
+
+    async def message(self) -> list[Any]:
+        """Return the router's next message."""
+        content = await asyncio.wait_for(self._frame(), LIMIT_S)
+        return list(json.loads(content) if self.serializer == "json" else msgpack.unpackb(content))
+
+    async def _frame(self) -> bytes:
+        read = self.reader.readexactly
+        if self.kind == "rawsocket":
+            return await read(int.from_bytes(await read(4)))
+        while True:
+            opcode, size = await read(2)
+            if size in (126, 127):
+                size = int.from_bytes(await read(2 if size == 126 else 8))
+            content = await read(size)
+            if opcode & 15 == OPCODES[self.serializer]:  # else a ping
+                return content
 
     async def is_ended(self, limit_s: float = LIMIT_S) -> bool:
         """Read until the router ends the connection; return False if it does not in time."""
@@ -78,6 +103,17 @@ async def raw_connection(router: Any, kind: str, serializer: str) -> AsyncIterat
         yield RawConnection(reader, writer, kind, serializer)
     finally:
         writer.transport.abort()
+
+
+async def joined(connection: RawConnection, token: str) -> None:
+    """Join over a transport."""
+    name, _, secret = token.partition(".")
+    for message, answer in (
+        ([1, "timbr", {"roles": {"caller": {}}, "authid": name, "authmethods": ["ticket"]}], CHALLENGE),
+        ([5, secret, {}], WELCOME),
+    ):
+        connection.send(packed(message, connection.serializer))
+        assert (await connection.message())[0] == answer
 
 
 async def upgrade(router: Any, protocol: str, **headers: str) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:

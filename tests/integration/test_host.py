@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from bridging import Remote, connected, run, until
 
@@ -118,6 +120,44 @@ def test_kernels_are_started_listed_restarted_and_stopped(settings: Settings, ro
                 await ask(connection, "stop", kernel_id=info["kernel_id"])
 
     with HostChild(settings, router):
+        run(work())
+
+
+def test_no_secret_is_in_an_argument_a_name_a_log_or_what_others_can_ask(settings: Settings, router: Router) -> None:
+    secret_texts = [token.partition(".")[2] for token in (router.admin_token, router.host_token)]
+
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            info = await ask(connection, "start", name="discreet")
+            remote = Remote(connection, info["kernel_id"])
+            await remote.call("execute", "print('said')")
+            path = runtime.kernel_file(settings.runtime_dir, info["kernel_id"])
+            kernel = runtime.read_file(path, KernelFile)
+            assert kernel is not None
+            key = json.loads(Path(kernel.connection_file).read_text())["key"]
+            assert len(key) >= 32
+            processes = [psutil.Process(pid) for pid in (router.pid, host.process.pid, kernel.pid)]
+            processes.append(psutil.Process(bridge_of(settings, info["kernel_id"]).pid))
+            for process in [*processes, *processes[0].children(recursive=True)]:
+                arguments = " ".join(process.cmdline())
+                assert not any(text in arguments for text in (*secret_texts, key)), process.name()
+            environment = processes[2].environ()
+            assert not any(text in value for text in secret_texts for value in environment.values())
+            seen = [repr(kernel), repr(router), repr(host.log), str(info), str(await ask(connection, "list"))]
+            seen.append(str(await connection.call("io.timbr.kernel.list")))
+            for folder in (settings.runtime_dir, router.node_dir):
+                files = [each for each in folder.rglob("*") if each.is_file() and not each.is_socket()]
+                seen += [str(each) for each in folder.rglob("*")]
+                seen += [each.read_text(errors="replace") for each in files if each.suffix in (".txt", ".log", ".1")]
+                for each in files:  # a key is in its connection file alone, which others cannot read
+                    if key.encode() in each.read_bytes():
+                        assert each == Path(kernel.connection_file)
+                        assert each.stat().st_mode & 0o777 == 0o600
+            assert not [text for text in seen if key in text]
+            assert not [text for text in seen for secret in secret_texts if secret in text]
+            await ask(connection, "stop", kernel_id=info["kernel_id"])
+
+    with HostChild(settings, router) as host:
         run(work())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -13,7 +12,18 @@ from urllib.parse import urlsplit
 import pytest
 from autobahn.wamp.exception import ApplicationError
 from plain_wamp import JsonSerializer, in_loop, session
-from raw_sockets import HELLO, RawConnection, nested, packed, raw_connection, upgrade
+from raw_sockets import (
+    ABORT,
+    CHALLENGE,
+    GOODBYE,
+    HELLO,
+    RawConnection,
+    joined,
+    nested,
+    packed,
+    raw_connection,
+    upgrade,
+)
 
 from timbr_wamp.router import Router
 
@@ -96,14 +106,10 @@ async def test_nonsense_before_hello_ends_the_connection(router: Router, kind: s
 
 @in_loop
 async def test_a_session_that_left_has_the_limits_of_one_that_never_joined(router: Router) -> None:
-    name, _, secret = router.admin_token.partition(".")
-    hello = [1, "timbr", {"roles": {"caller": {}}, "authid": name, "authmethods": ["ticket"]}]
     async with raw_connection(router, "rawsocket", "json") as connection:
-        for message in (hello, [5, secret, {}], [6, {}, "wamp.close.normal"]):
-            connection.send(packed(message, "json"))
-            size = int.from_bytes(await asyncio.wait_for(connection.reader.readexactly(4), CALL_LIMIT_S))
-            answer = json.loads(await connection.reader.readexactly(size))
-        assert answer[0] == 6
+        await joined(connection, router.admin_token)
+        connection.send(packed([6, {}, "wamp.close.normal"], "json"))
+        assert (await connection.message())[0] == GOODBYE
         connection.send(nested(9, "json"))
         assert await connection.is_ended()
 
@@ -181,6 +187,33 @@ async def test_a_call_that_is_nested_too_deeply_is_answered(router: Router) -> N
             assert deep is (levels > 127)
             assert caught.value.error == "io.timbr.error.invalid_argument"
         assert isinstance(await client.call(LIST), list)
+
+
+@pytest.mark.parametrize(("kind", "serializer"), KINDS)
+@in_loop
+async def test_a_message_over_the_limit_of_a_session_ends_that_session_alone(
+    router: Router, kind: str, serializer: str
+) -> None:
+    async with served(router), raw_connection(router, kind, serializer) as connection:
+        await joined(connection, router.admin_token)
+        connection.send(b"", 4 * 1024 * 1024 + 1)
+        assert await connection.is_ended()
+
+
+@in_loop
+async def test_the_unix_socket_lets_nobody_in_without_a_token(router: Router) -> None:
+    for details in (
+        {"roles": {"caller": {}}},
+        {"roles": {"caller": {}}, "authmethods": ["anonymous"]},
+        {"roles": {"caller": {}}, "authmethods": ["ticket", "cookie", "tls"], "authid": "admin", "authrole": "admin"},
+    ):
+        async with raw_connection(router, "rawsocket", "json") as connection:
+            connection.send(packed([1, "timbr", details], "json"))
+            kind, *_ = await connection.message()
+            if kind == CHALLENGE:
+                connection.send(packed([5, "wrong", {}], "json"))
+                kind, *_ = await connection.message()
+            assert kind == ABORT
 
 
 # --- HTTP ------------------------------------------------------------------------------------

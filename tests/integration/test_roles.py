@@ -94,7 +94,9 @@ def expected(role: str, authid: str, action: str, name: Name, match: Match) -> b
             return False
         if action in ("register", "publish"):
             return name.owner == authid
-        return access == ("host" if action == "call" else "read")
+        if action == "call":
+            return access == "host"
+        return access in ("read", "host") and name.owner in ("", authid)
     if action in ("register", "publish"):
         return False
     if role == "admin" and action == "subscribe":

@@ -312,6 +312,21 @@ async def test_a_host_stays_in_its_own_prefix(router: Router, token: Callable[..
         await refused(bridge.call("io.timbr.node.announce", kernel_info(theirs)), "io.timbr.error.not_authorized")
 
 
+@in_loop
+async def test_the_answer_about_one_name_is_not_kept_for_another(router: Router, token: Callable[..., str]) -> None:
+    """Crossbar's own cache of answers does not look at the name, only at the role."""
+    mine, theirs = new_kernel_id("lab_own"), new_kernel_id("lab_other")
+    async with (
+        session(router.url, token("host", "lab_own")) as own,
+        session(router.url, token("host", "lab_other")) as other,
+    ):
+        for _ in range(3):
+            await own.publish(f"io.timbr.kernel.{mine}.state", {}, options=ACKNOWLEDGED)
+            await refused(other.publish(f"io.timbr.kernel.{mine}.state", {}, options=ACKNOWLEDGED))
+            await other.publish(f"io.timbr.kernel.{theirs}.state", {}, options=ACKNOWLEDGED)
+            await refused(own.publish(f"io.timbr.kernel.{theirs}.state", {}, options=ACKNOWLEDGED))
+
+
 @pytest.mark.parametrize(("uri", "match"), [("ping", "prefix"), ("", "prefix"), (".status", "wildcard")])
 @in_loop
 async def test_a_host_may_not_register_patterns(
@@ -333,7 +348,14 @@ async def test_a_host_calls_and_hears_only_what_a_bridge_needs(router: Router, t
         for uri in (f"{K}.execute", f"io.timbr.kernel.{kernel_id}.execute", "wamp.session.list", "wamp.session.kill"):
             await refused(bridge.call(uri))
         await refused(bridge.call("wamp.subscription.match", f"io.timbr.kernel.{kernel_id}.machine.records"))
-        for secret_topic in (f"{K}.iopub", "wamp.session.on_join", "wamp.subscription.on_create"):
+        await bridge.listen(f"io.timbr.kernel.{kernel_id}.state")
+        for secret_topic in (
+            f"{K}.state",
+            f"{K}.machine.records",
+            f"{K}.iopub",
+            "wamp.session.on_join",
+            "wamp.subscription.on_create",
+        ):
             await refused(bridge.listen(secret_topic))
         await refused(bridge.listen("io.timbr.", match="prefix"))
 

@@ -72,7 +72,7 @@ def startup_file(source: str) -> Path:
 
 
 def _announce(services: LocalServices, kernels: list[str], ending: str, as_json: bool) -> None:
-    """Print the addresses and commands to copy."""
+    """Print the addresses and commands to copy. Only the browser's has a token: cells and scripts are saved."""
     router = services.router
     page = f"{router.page_url.rstrip('/')}/#token={router.admin_token}"
     if as_json:
@@ -86,11 +86,12 @@ timbr-wamp is running{f", with kernels {', '.join(kernels)}" if kernels else ""}
 
   in a browser    {page}
   in a notebook   %load_ext timbr_wamp
-                  %wamp connect {router.url} --token {router.admin_token}
-  in Python here  client = timbr_wamp.connect()
-  elsewhere       client = timbr_wamp.connect("{router.url}", token="{router.admin_token}")
+                  %wamp connect
+  in Python       client = timbr_wamp.connect()
   in a terminal   {command_name()} list
+  elsewhere       {command_name()} token create --role viewer --name NAME
+                  makes a token, which `%wamp token` asks for and TIMBR_WAMP_TOKEN holds; the URL is {router.url}
 
-Anybody with this token can run code on this computer. Ctrl-C ends {ending}.
+Anybody with the browser's address can run code on this computer. Ctrl-C ends {ending}.
 """
     )

@@ -104,8 +104,9 @@ class NodePlan:
 
     def write(self) -> None:
         """Write the node folder. Other files in it (tokens, keys, logs) are kept."""
-        if self.host != LOOPBACK[0] and not self.tls:
-            logger.warning("the router listens on %s without TLS: tokens can be read on the network", self.host)
+        interface = self.settings.interface
+        if interface not in LOOPBACK and not self.tls:
+            logger.warning("the router listens on %s without TLS: tokens can be read on the network", interface)
         for name in COMPONENT_FILES:
             write_private(self.node_dir / name, shipped(name).read_bytes())
         write_private(self.node_dir / "access.json", json.dumps(access_table()).encode())
