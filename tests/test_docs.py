@@ -266,3 +266,24 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(timbr_wamp.__path_
 def test_doctests(name: str) -> None:
     outcome = doctest.testmod(import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert outcome.failed == 0
+
+
+def promises() -> list[str]:
+    """The points of the page about security, except of what is not protected."""
+    text = (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
+    return re.findall(r"^- .+(?:\n  .+)*", text.partition("## What is not protected")[0], re.MULTILINE)
+
+
+def test_each_promise_about_security_names_the_tests_that_attack_it() -> None:
+    assert len(promises()) > 20
+    wrong = []
+    for promise in promises():
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", promise)
+        if not named:
+            wrong.append(promise)
+        for file, name in named:
+            tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+            functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+            if not any(isinstance(node, functions) and node.name == name for node in ast.walk(tree)):
+                wrong.append(f"{file}::{name} does not exist")
+    assert not wrong

@@ -465,6 +465,27 @@ def test_a_router_that_dies_is_started_again_and_kernels_come_back(empty_home: H
 
 
 @pytest.mark.timeout(120)
+def test_up_prints_a_token_for_the_browser_alone(empty_home: Home) -> None:
+    process = empty_home.popen("up", "--port", str(pick_free_port()))
+    lines = [first_line(process, UP_LIMIT_S)]
+    while "Ctrl-C ends" not in lines[-1]:
+        lines.append(first_line(process, COMMAND_LIMIT_S))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=COMMAND_LIMIT_S)
+    assert process.returncode == 0
+    token = runtime_file_token(empty_home)
+    assert [line.split()[:3] for line in lines if token in line] == [["in", "a", "browser"]]
+    assert any(line.strip() == "%wamp connect" for line in lines)
+    assert not any("--token" in line for line in lines)
+
+
+def runtime_file_token(home: Home) -> str:
+    """The secret of the local administrator's token."""
+    (path,) = Path(home.environ["TIMBR_WAMP_DATA_DIR"]).rglob("local-tokens.json")
+    return str(json.loads(path.read_text())["admin"].partition(".")[2])
+
+
+@pytest.mark.timeout(120)
 def test_a_host_that_dies_is_started_again_until_it_dies_too_often(empty_home: Home) -> None:
     process = empty_home.popen("up", "--json", "--port", str(pick_free_port()))
     first_line(process, UP_LIMIT_S)

@@ -43,6 +43,16 @@ def test_a_bad_argument_is_refused_by_its_name(name, args, kwargs, word):
         MACHINE[name].bind(args, kwargs)
 
 
+def test_only_administrators_send_code():
+    code = [
+        procedure
+        for procedure in ALL
+        if any(name == "code" or "FunctionRef" in str(kind) for name, kind in procedure.types.items())
+    ]
+    assert {"execute", "execute_interactive", "slot_set", "source_set", "trial"} <= {each.name for each in code}
+    assert {each.access for each in code} == {Access.ADMIN}
+
+
 def test_structs_may_be_sent_as_maps():
     bound = MACHINE["slot_set"].bind([0, {"kind": "source", "text": "lambda x: x"}], {})
     assert bound["function"] == contract.FunctionRef(kind="source", text="lambda x: x")

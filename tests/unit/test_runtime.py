@@ -79,6 +79,19 @@ def test_what_is_no_runtime_file_reads_as_none(tmp_path):
     assert runtime.read_file(path, runtime.MachineFile) is None
 
 
+def test_a_file_that_others_may_have_written_reads_as_none(tmp_path):
+    content = machine_file(os.getpid(), runtime.own_process_started())
+    path = runtime.write_file(tmp_path / "run" / "machine-1-m.json", content)
+    assert runtime.read_file(path, runtime.MachineFile) == content
+    for mode in (0o660, 0o602):
+        path.chmod(mode)
+        assert runtime.read_file(path, runtime.MachineFile) is None
+    path.chmod(0o600)
+    if os.getuid() == 0:  # only root can give a file away
+        os.chown(path, 12345, 12345)
+        assert runtime.read_file(path, runtime.MachineFile) is None
+
+
 def test_files_of_dead_processes_are_removed_and_those_of_living_ones_found(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = runtime.process_started(child.pid)
