@@ -108,6 +108,8 @@ class HeadlessFile(ProcessFile, kw_only=True):
     started_at: float
     #: ``major.minor.micro`` version of its Python.
     python: str
+    #: Set when it is about to end: its bridge hands on all records, for at most so many seconds, and ends.
+    ending_s: float | None = None
     router: str = ""
 
 

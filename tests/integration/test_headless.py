@@ -15,6 +15,7 @@ import pytest
 from command_home import COMMAND_LIMIT_S, Home, first_line, wait_for
 
 import timbr_wamp
+from timbr_wamp import Record
 from timbr_wamp.client import Client
 from timbr_wamp.errors import InvalidSource, NoMachine, NotAKernel
 
@@ -65,6 +66,8 @@ def stops_early():
 
 A_NUMBER = 7
 """
+#: Records of 9 KB each that the ring just holds, and that a reader gets slower than they are made.
+JOB_MESSAGES = 6_000
 
 
 @pytest.fixture(autouse=True)
@@ -220,6 +223,38 @@ def test_one_that_is_killed_leaves_the_list(home):
     process.communicate(timeout=COMMAND_LIMIT_S)
     wait_for(lambda: "killed" not in [one["name"] for one in home.json("list")])
     assert len(list((home.folder / "run").glob("headless-*.json"))) == 1
+
+
+def test_a_process_that_is_done_ends_after_its_readers_have_all(home):
+    """What a reader has not read is kept by the process alone, and is gone with it."""
+    gate = home.folder / "gate"
+    (home.folder / "job.py").write_text(
+        "import os, time\n"
+        "from timbr_wamp import Machine\n\n"
+        "def make():\n"
+        "    def source():\n"
+        f"        while not os.path.exists({str(gate)!r}):\n"
+        "            time.sleep(0.02)\n"
+        f"        yield from range({JOB_MESSAGES})\n\n"
+        "    machine = Machine(1)\n"
+        "    machine[0] = lambda number: 'x' * 9_000\n"
+        "    machine.source = source\n"
+        "    return machine\n"
+    )
+    process = home.popen("machine", "job.py:make", "--until-done", "--name", "job", "--drain", "20")
+    wait_for(lambda: listed(home, "job"))
+    with a_client(home) as client:
+        items = []
+        with client.kernel("job").machine().records(timeout_s=COMMAND_LIMIT_S) as records:
+            gate.touch()
+            while sum(1 if isinstance(item, Record) else item.last - item.first + 1 for item in items) < JOB_MESSAGES:
+                items.append(next(records))
+    _, stderr = process.communicate(timeout=COMMAND_LIMIT_S)
+    assert process.returncode == 0, stderr
+    assert [item for item in items if not isinstance(item, Record)] == []
+    assert [record.seq for record in items] == list(range(1, JOB_MESSAGES + 1))
+    offline = wait_for(lambda: [one for one in home.json("list") if one["name"] == "job"] or [{"reason": None}])
+    assert offline[0]["reason"] in ("it ended in order", None)  # a dead process leaves the list
 
 
 # --- projects --------------------------------------------------------------------------------

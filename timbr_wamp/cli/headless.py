@@ -41,7 +41,7 @@ def headless_options(function: Callable[..., T]) -> Callable[..., T]:
         ),
         click.option(
             "--drain", "drain_s", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
-            help="Time for processing queued messages before it ends.",
+            help="Time for processing queued messages before it ends, and then for readers to get the records.",
         ),
         click.option("--offline", is_flag=True, help="Do not join a router; open the local sockets only."),
         click.option("--json", "as_json", is_flag=True, help="Print what runs as one line of JSON."),
@@ -135,6 +135,8 @@ class Headless:
                 with suppress(KeyboardInterrupt):  # a second signal ends the draining
                     self._wait()
                     self._drain()
+                    if bridge is not None:
+                        bridge.leave(self._drain_s)
                 return self._report_end()
             finally:
                 machine.close(timeout=CLOSE_TIMEOUT_S)

@@ -49,6 +49,8 @@ PACE_TIMEOUT_S = 5.0
 #: Time for sending the reply to ``shutdown`` before the bridge ends.
 REPLY_GRACE_S = 0.2
 JOIN_TIMEOUT_S = 15.0
+#: A process that is about to end waits until no reader has asked for records for so long.
+READERS_QUIET_S = 0.5
 #: Timeout for announcing the kernel's last state.
 LAST_STATE_TIMEOUT_S = 2.0
 #: States of a kernel without a process that answers.
@@ -146,8 +148,9 @@ class Bridge:
         runtime_dir = self._options.runtime_dir
         if who.headless is not None:
             return HeadlessSupervisor(
-                who.kernel_id, runtime_dir, file=who.headless, on_change=self._kernel_changed, on_error=self._failed
-            )
+                who.kernel_id, runtime_dir, file=who.headless,
+                on_change=self._kernel_changed, on_ending=self._leave_headless, on_error=self._failed,
+            )  # fmt: skip
         assert who.connection_file is not None
         return KernelSupervisor(
             who.kernel_id, who.connection_file, runtime_dir, file=who.file,
@@ -374,6 +377,28 @@ class Bridge:
             self._let_go = f"{reason}, and its bridge let it go; it keeps running"
         self._stop.set()
 
+    def _leave_headless(self, limit_s: float) -> None:
+        """Start to hand on all records of a process that is about to end, and then to end this bridge."""
+
+        async def leave() -> None:
+            with contextlib.suppress(TimeoutError, TimbrError):  # what was not read, readers are told as a gap
+                async with asyncio.timeout(limit_s):
+                    await self._read_to_end()
+            assert isinstance(self._supervisor, HeadlessSupervisor)
+            self._supervisor.leave()
+
+        self._tasks.start(leave(), "leave")
+
+    async def _read_to_end(self) -> None:
+        """Wait until all records are with the router, and no reader fetches any more what it missed."""
+        for relay in self._machines.values():
+            if relay.machine is not None:
+                await relay.machine.read_to_end()
+        while self._connection.buffered_bytes() or any(
+            time.monotonic() - relay.read_at < READERS_QUIET_S for relay in self._machines.values()
+        ):
+            await asyncio.sleep(READERS_QUIET_S / 10)
+
     # --- machines ----------------------------------------------------------------------------
 
     async def _poll_machines(self) -> None:
@@ -393,7 +418,7 @@ class Bridge:
             await self._update_machines_locked()
 
     async def _update_machines_locked(self) -> None:
-        files = self._supervisor.machines()
+        files = {} if self._supervisor.state == "dead" else self._supervisor.machines()
         changed = False
         for name in set(files) - set(self._machines) - self._refused:
             await self._add_machine(name)

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 WATCH_INTERVAL_S = 0.25
 #: Time between the state "dead" and the end of the bridge, for publishing the state.
 GIVE_UP_S = 0.5
+ENDED_IN_ORDER = "it ended in order"
 #: Timeout for the process to end after SIGTERM; it first processes the messages queued in its machine.
 SHUTDOWN_TIMEOUT_S = 20.0
 
@@ -40,6 +41,7 @@ class HeadlessSupervisor:
     Args:
         file: the process's runtime file, which it removes when it ends in order.
         on_change: called when state or reason changed.
+        on_ending: called once when the process is about to end, with the seconds that it waits for its bridge.
         on_error: called with an unexpected error, after which the process is no longer watched.
     """
 
@@ -57,13 +59,15 @@ class HeadlessSupervisor:
         *,
         file: HeadlessFile,
         on_change: Callable[[], None],
+        on_ending: Callable[[float], None],
         on_error: Callable[[Exception], None],
     ) -> None:
         self.kernel_id, self._runtime_dir, self.file = kernel_id, runtime_dir, file
-        self._on_change = on_change
+        self._on_change, self._on_ending = on_change, on_ending
         self.state: KernelStateName = "starting"
         self.reason: str | None = None
         self._tasks = Tasks(on_error)
+        self._left = False
 
     @property
     def channels(self) -> KernelChannels:
@@ -115,11 +119,16 @@ class HeadlessSupervisor:
         if (process := Process.of(self.file)) is not None:
             process.signal(signal.SIGTERM)
         deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
-        while self._ended() is None:
+        while self._ended() is None and not self._left:
             if time.monotonic() > deadline:
                 raise CallTimeout("shutdown", SHUTDOWN_TIMEOUT_S)
             await asyncio.sleep(0.05)
         self._set("dead", reason)
+
+    def leave(self) -> None:
+        """Count the process as ended, because it waits for nothing but the end of its bridge."""
+        self._left = True
+        self._set("dead", ENDED_IN_ORDER)
 
     # --- inside ------------------------------------------------------------------------------
 
@@ -129,7 +138,11 @@ class HeadlessSupervisor:
         if not self.file.alive():
             path.unlink(missing_ok=True)
             return "its process ended"
-        return None if path.exists() else "it ended in order"
+        return None if path.exists() else ENDED_IN_ORDER
+
+    def _ending_s(self) -> float | None:
+        file = runtime.read_file(runtime.headless_file(self._runtime_dir, self.kernel_id), HeadlessFile)
+        return file.ending_s if file is not None else None
 
     def _set(self, state: KernelStateName, reason: str | None = None) -> None:
         if (state, reason) != (self.state, self.reason):
@@ -137,7 +150,11 @@ class HeadlessSupervisor:
             self._on_change()
 
     async def _watch(self) -> None:
+        told = False
         while (ended := self._ended()) is None:
+            if not told and (limit_s := self._ending_s()) is not None:
+                told = True
+                self._on_ending(limit_s)
             await asyncio.sleep(WATCH_INTERVAL_S)
         logger.info("headless process %s: %s", self.kernel_id, ended)
         if self.state != "dead":

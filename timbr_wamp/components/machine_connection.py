@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT_S = 10.0
 #: Duration of a long poll for changes without subscribers.
 IDLE_POLL_S = 2.0
+#: Interval for asking whether all was read.
+READ_POLL_S = 0.05
 #: Wait before a failed poll is repeated.
 RETRY_S = 1.0
 #: Larger than any number: a poll with it returns the current numbers.
@@ -124,6 +126,20 @@ class MachineConnection:
         return await self._control.request(
             name, args, kwargs, author=author, timeout_s=timeout_s, on_progress=on_progress
         )
+
+    async def read_to_end(self) -> None:
+        """Wait until readers of complete records got all that the machine recorded.
+
+        Raises:
+            TimbrError: the machine does not answer.
+        """
+        self._poll_now.set()  # for the last events
+        while self._records is not None:
+            status = await self._control.request("status", timeout_s=ANSWER_TIMEOUT_S)
+            self._handle_status(status)
+            if self._records is None or self._records.has_handed_on(status["run"], status["last_seq"]):
+                return
+            await asyncio.sleep(READ_POLL_S)
 
     async def close(self, reason: TimbrError | None = None) -> None:
         """Disconnect from the machine; calls in progress fail with ``reason``, by default `NoMachine`. Idempotent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from timbr_wamp.client.subscriptions import Endpoint
 
 logger = logging.getLogger(__name__)
+
+
+#: Procedures by which readers fetch what they missed.
+READING = ("records", "record")
 
 
 def send(connection: Connection, topic: str, *args: Any, retain: bool = False, **kwargs: Any) -> None:
@@ -67,6 +72,8 @@ class MachineRelay(MachineSink):
         self._brief: MachineBrief | None = None
         self._status: Status | None = None
         self._throttle, self._errors = StatusThrottle(), RateLimit()
+        #: When records were last asked for, by `time.monotonic`.
+        self.read_at = -math.inf
         #: The current machine; None without one.
         self.machine: MachineConnection | None = None
 
@@ -141,6 +148,8 @@ class MachineRelay(MachineSink):
     def _endpoint(self, procedure: Procedure) -> Endpoint:
         async def endpoint(args: tuple[Any, ...], kwargs: dict[str, Any], call: CallInfo) -> Any:
             self._called()
+            if procedure.name in READING:
+                self.read_at = time.monotonic()
             procedure.bind(args, kwargs)  # only checked; the arguments are passed on unchanged
             if self.machine is None:
                 raise self._absent(self.name)

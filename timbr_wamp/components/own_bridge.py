@@ -46,6 +46,7 @@ class OwnBridge:
         #: Kernel id of the process on the router; None until a router was found.
         self.kernel_id: str | None = None
         self._bridge: BridgeProcess | None = None
+        self._file: HeadlessFile | None = None
         self._environment: BridgeEnvironment | None = None
         self._joined_at = 0.0
         self._reported: set[str] = set()
@@ -59,17 +60,31 @@ class OwnBridge:
         )  # removes the files of killed processes
         self._thread.start()
 
+    def leave(self, limit_s: float) -> None:
+        """Leave the router after the bridge has handed on all records; return after ``limit_s`` at the latest."""
+        self._end_thread()
+        if self._bridge is None or self._file is None or not self._bridge.supervisor.alive:
+            return
+        self._file.ending_s = limit_s
+        runtime.write_file(runtime.headless_file(self._settings.runtime_dir, self._file.kernel_id), self._file)
+        process = self._bridge.supervisor.process
+        if process is not None and not process.wait(limit_s + BRIDGE_END_TIMEOUT_S):
+            self._report_once(f"the bridge did not end in {limit_s:g} s; readers may miss the last records")
+
     def close(self) -> None:
         """Leave the router and end the bridge. Idempotent, bounded in time."""
-        self._closing.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._end_thread()
         if self.kernel_id is not None:
             # the bridge notices it, publishes the state, and ends by itself
             runtime.headless_file(self._settings.runtime_dir, self.kernel_id).unlink(missing_ok=True)
         self._end_bridge(BRIDGE_END_TIMEOUT_S)
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _end_thread(self) -> None:
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._closing.wait(POLL_INTERVAL_S):
@@ -110,11 +125,11 @@ class OwnBridge:
             self._report_once(f"joining {environment.url} as {kernel_id} ({self._name})")
 
     def _write_file(self, environment: BridgeEnvironment, kernel_id: str) -> None:
-        content = HeadlessFile(
+        self._file = HeadlessFile(
             pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, name=self._name,
             cwd=str(working_folder()), started_at=time.time(), python=platform.python_version(), router=environment.url,
         )  # fmt: skip
-        runtime.write_file(runtime.headless_file(environment.runtime_dir, kernel_id), content)
+        runtime.write_file(runtime.headless_file(environment.runtime_dir, kernel_id), self._file)
 
     def _report_once(self, text: str) -> None:
         if text not in self._reported and len(self._reported) < REPORT_LIMIT:

@@ -75,6 +75,12 @@ class RecordsSubscriber:
             self._socket.nothing_under_way()
         self._carry_out(instructions)
 
+    def has_handed_on(self, run: str, last_seq: int) -> bool:
+        """Return whether all records up to that number were handed on, or are lost."""
+        expected = self._feed.expected
+        here = self._feed.run == run and expected is not None and expected > last_seq
+        return here and not self._backlog and not self._batcher.size_bytes
+
     def close(self) -> None:
         """Stop reading; records that were read and not passed on are dropped. Idempotent."""
         self._socket.close()
