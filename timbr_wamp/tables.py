@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 from urllib.parse import urlsplit
 
 from timbr_wamp.errors import InvalidArgument
@@ -26,6 +27,7 @@ __all__ = [
     "duration",
     "html_text",
     "printable",
+    "state_cell",
     "terminal_text",
     "timestamp",
 ]
@@ -47,6 +49,17 @@ _STYLE = re.compile(r"(\x1b\[[0-9;:]*m)")
 _ZERO_WIDTH_JOINER = "\u200d"  # not printable by Python's definition, but part of many emoji
 
 
+#: Whether a value is good, needs attention, or is bad.
+Tone = Literal["", "good", "attention", "bad"]
+#: Colours of tones that are readable on light and dark backgrounds.
+TONES: dict[Tone, str] = {"good": "#2ea043", "attention": "#d29922", "bad": "#e5534b"}
+#: Tones of the states of kernels and machines.
+STATE_TONES: dict[str, Tone] = {
+    "running": "good", "idle": "good", "busy": "attention", "paused": "attention", "draining": "attention",
+    "starting": "attention", "restarting": "attention", "failed": "bad", "dead": "bad", "offline": "bad",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A cell with its own formatting. Other values in a row are shown as their ``str``."""
@@ -56,6 +69,8 @@ class Cell:
     html: str | None = None
     #: Align right, as for numbers.
     right: bool = False
+    #: What the value means, shown as a colour where there are any.
+    tone: Tone = ""
 
 
 class StatusTable:
@@ -117,7 +132,7 @@ class StatusTable:
         return len(self._rows)
 
     def __str__(self) -> str:
-        headers, rows = self._visible()
+        headers, rows = self.visible()
         right = _right_columns(rows)
         lines = [[printable(header) for header in headers]] if headers else []
         lines += [[printable(cell.text) for cell in row] for row in rows]
@@ -134,7 +149,7 @@ class StatusTable:
         return HtmlView(self._repr_html_())
 
     def _repr_html_(self) -> str:
-        headers, rows = self._visible()
+        headers, rows = self.visible()
         title = f"<div><b>{html_text(self.title)}</b></div>" if self.title else ""
         if not rows:
             return f'{title}<div style="opacity:.7">{html_text(self.empty)}</div>'
@@ -158,8 +173,8 @@ class StatusTable:
             raise InvalidArgument("row", f"{len(row)} cells for {width} columns")
         return row
 
-    def _visible(self) -> tuple[tuple[str, ...], list[list[Cell]]]:
-        """Return the headers and rows that are shown."""
+    def visible(self) -> tuple[tuple[str, ...], list[list[Cell]]]:
+        """Return the headers and rows that are shown. Their texts are as they were given, not escaped."""
         rows = self._rows[-ROWS_LIMIT:]
         if not self.hide_empty or not rows:
             return self.headers, rows
@@ -180,6 +195,10 @@ class StatusTable:
         return f"<tr>{cells}</tr>"
 
     def _html(self, cell: Cell) -> str:
+        shown = self._html_of_text(cell)
+        return f'<span style="color:{TONES[cell.tone]}">{shown}</span>' if cell.tone else shown
+
+    def _html_of_text(self, cell: Cell) -> str:
         if cell.html is not None:
             return cell.html
         if not _is_link(cell.text):
@@ -244,6 +263,11 @@ def collapsible(summary: str, text: str, limit: int = COLLAPSED_LIMIT) -> str:
         f'<pre style="margin:.3em 0;color:inherit;background:transparent">{html_text(text, limit, lines=True)}</pre>'
     )
     return f'<details><summary style="cursor:pointer">{html_text(summary)}</summary>{block}</details>'
+
+
+def state_cell(state: str) -> Cell:
+    """Return a cell for the state of a kernel or machine."""
+    return Cell(state, tone=STATE_TONES.get(state, ""))
 
 
 def count_cell(value: int | None) -> Cell:

@@ -35,7 +35,7 @@ from timbr_wamp.faces.plot import Plot, dot_text
 from timbr_wamp.magic import failures, views
 from timbr_wamp.magic.remote_cell import TerminalOutput
 from timbr_wamp.names import checked_kernel_name, kernel_name_from
-from timbr_wamp.tables import terminal_text
+from timbr_wamp.tables import StatusTable, terminal_text
 
 #: Colour, title, clipboard, clear screen, C1 control sequence, reordering, markup, HTML, DOT.
 HOSTILE = "[/x][red]\x1b[31m\x1b]0;t\x07\x1b]52;c;eA==\x1b\\\x1b[2J\x9b1m\u202e<script>&\"'];a->b{}\\"
@@ -117,13 +117,13 @@ def test_every_struct_is_shown_as_text(kind: type) -> None:
 
 def command_tables() -> Iterator[Any]:
     status, slot = hostile(structs.Status), hostile(structs.SlotInfo)
-    yield tables.kernels_table([hostile(structs.KernelInfo)])
     yield tables.status_view(status, [slot])
-    yield tables.counts_table(status, [slot])
     yield tables.slots_view([msgspec.structs.replace(slot, identity=False)])
-    yield tables.error_groups_table([hostile(structs.ErrorGroup)])
-    yield tables.errors_table([hostile(structs.ErrorRow)])
-    yield tables.revisions_table([hostile(structs.RevisionInfo)])
+    yield tables.rich_table(KernelList([hostile(structs.KernelInfo)]).table())
+    yield tables.rich_table(faces.ErrorGroups([hostile(structs.ErrorGroup)]).table())
+    yield tables.rich_table(faces.ErrorRows([hostile(structs.ErrorRow)]).table())
+    yield tables.rich_table(faces.Revisions([hostile(structs.RevisionInfo)]).table())
+    yield tables.rich_table(StatusTable([HOSTILE], title=HOSTILE, empty=HOSTILE))
     yield HOSTILE
 
 

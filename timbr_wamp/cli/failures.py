@@ -43,10 +43,11 @@ def errors(client: Client, kernel: str | None, machine: str, rows: bool, count: 
     if as_json:
         print_json(list(remote.errors[-count:] if rows else remote.error_groups[:count]))
         return
-    from timbr_wamp.cli.tables import error_groups_table, errors_table
+    from timbr_wamp.cli.tables import rich_table
+    from timbr_wamp.faces.tables import ErrorGroups, ErrorRows
 
-    table = errors_table(remote.errors[-count:]) if rows else error_groups_table(remote.error_groups[:count])
-    console().print(table)
+    found = ErrorRows(remote.errors[-count:]) if rows else ErrorGroups(remote.error_groups[:count])
+    console().print(rich_table(found.table()))
 
 
 @click.command()
@@ -123,9 +124,10 @@ def revisions(client: Client, kernel: str | None, machine: str, as_json: bool) -
     if as_json:
         print_json(list(found))
         return
-    from timbr_wamp.cli.tables import revisions_table
+    from timbr_wamp.cli.tables import rich_table
+    from timbr_wamp.faces.tables import Revisions
 
-    console().print(revisions_table(found))
+    console().print(rich_table(Revisions(found).table()))
 
 
 @click.command()

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 @connecting
 def list_kernels(client: Client, as_json: bool) -> None:
     """Print the kernels on the router."""
-    found = list(client.kernels())
+    found = client.kernels()
     if as_json:
-        print_json(found)
+        print_json(list(found))
         return
     if not found:
         note(f"no kernels; start one with: {command_name()} kernel start --name NAME")
         return
-    from timbr_wamp.cli.tables import kernels_table
+    from timbr_wamp.cli.tables import rich_table
 
-    console().print(kernels_table(found))
+    console().print(rich_table(found.table()))
 
 
 @click.group()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -12,33 +11,24 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from timbr_wamp.contract import (
-    ErrorGroup,
-    ErrorRow,
-    KernelInfo,
-    Policy,
-    Record,
-    RevisionInfo,
-    SlotInfo,
-    Status,
-    outcome_kind,
-)
+from timbr_wamp.contract import Record, SlotInfo, Status, outcome_kind
 from timbr_wamp.errors import class_and_text
-from timbr_wamp.faces.cards import policy_text, source_text
-from timbr_wamp.tables import duration
+from timbr_wamp.faces.cards import policy_text, slots_table, source_text
+from timbr_wamp.faces.tables import gets_text
+from timbr_wamp.tables import CELL_LIMIT, STATE_TONES, StatusTable, Tone, duration
 
-STATE_STYLES = {
-    "running": "green", "idle": "green", "busy": "yellow", "paused": "yellow", "draining": "yellow",
-    "starting": "yellow", "restarting": "yellow", "failed": "bold red", "dead": "bold red", "offline": "red",
-}  # fmt: skip
+#: Styles of tones in a terminal.
+STYLES: dict[Tone, str] = {"": "", "good": "green", "attention": "yellow", "bad": "red"}
 
+#: Columns that are not broken into lines.
+WHOLE = frozenset({"id", "message id", "time", "last"})
 #: Longest text of a message, and of each value, on a record's line.
 INPUT_WIDTH, VALUE_WIDTH = 32, 64
 
 
 def state_text(state: str) -> Text:
     """Return a state in its colour."""
-    return Text(state, style=STATE_STYLES.get(state, ""))
+    return Text(state, style=STYLES[STATE_TONES.get(state, "")])
 
 
 def clock_text(seconds: float | None) -> str:
@@ -55,17 +45,21 @@ def duration_text(seconds: float | None) -> str:
     return duration(seconds) or "–"
 
 
-def kernels_table(kernels: Sequence[KernelInfo]) -> Table:
-    """Return the table of `timbr-wamp list`."""
-    table = _table("kernel", "name", "host", "state", "machines", "since")
-    now = time.time()
-    for info in kernels:
-        machines = Text(", ").join(
-            Text.assemble(machine.name, " ", state_text(machine.state)) for machine in info.machines
-        )
-        since = duration_text(now - info.started_at) if info.started_at else "–"
-        table.add_row(info.kernel_id, info.name, info.host, state_text(info.state), machines, since)
-    return table
+def rich_table(table: StatusTable) -> Table:
+    """Return a table for a terminal, with colours and columns that fit."""
+    headers, rows = table.visible()
+    shown = Table(box=None, pad_edge=False, header_style="dim", show_header=bool(headers))
+    if not rows:
+        shown.add_column(Text(table.empty))
+        return shown
+    for number in range(len(rows[0])):
+        right = all(row[number].right or not row[number].text for row in rows)
+        header = headers[number] if headers else ""
+        # ids are not broken, so that they can be copied
+        shown.add_column(Text(header), overflow="fold", no_wrap=header in WHOLE, justify="right" if right else "left")
+    for row in rows:
+        shown.add_row(*(Text(cut(cell.text, CELL_LIMIT), style=STYLES[cell.tone]) for cell in row))
+    return shown
 
 
 def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
@@ -94,7 +88,7 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
         facts.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)
     if not status.slots:
         return Group(facts)
-    return Group(facts, Text(), counts_table(status, slots))
+    return Group(facts, Text(), rich_table(slots_table(status, slots)))
 
 
 def _error_handling_text(status: Status) -> str:
@@ -114,28 +108,6 @@ def _policies_text(status: Status) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
-def counts_table(status: Status, slots: Sequence[SlotInfo] = ()) -> Table:
-    """Return counters and timings of the slots that have run."""
-    names = {slot.slot: slot.name or "" for slot in slots}
-    policies: dict[int, Policy | None] = {slot.slot: slot.policy for slot in slots}
-    table = _table("slot", "name", "on error", "calls", "errors", "skipped", "retries", "p50", "p99")
-    for counts in status.slots:
-        if not (counts.calls or counts.errors or counts.skipped):
-            continue
-        table.add_row(
-            f"f{counts.slot}",
-            names.get(counts.slot, ""),
-            policy_text(own) if (own := policies.get(counts.slot)) is not None else "",
-            f"{counts.calls:,}",
-            Text(f"{counts.errors:,}", style="red" if counts.errors else ""),
-            f"{counts.skipped:,}",
-            f"{counts.retries:,}",
-            duration_text(counts.p50_s),
-            duration_text(counts.p99_s),
-        )
-    return table
-
-
 def slots_view(slots: Sequence[SlotInfo]) -> Group:
     """Return the functions in the slots, with their source texts, and the list of unset slots."""
     blocks: list[Text] = []
@@ -149,68 +121,13 @@ def slots_view(slots: Sequence[SlotInfo]) -> Group:
         blocks.append(
             Text.assemble(
                 (f"f{info.slot}", "bold cyan"), (f" {info.name}" if info.name else "", "bold"),
-                (f"  {info.function or '?'}{kind}, gets {_gets(info)}, since revision {info.revision}{by}", "dim"),
+                (f"  {info.function or '?'}{kind}, gets {gets_text(info)}, since revision {info.revision}{by}", "dim"),
             )
         )  # fmt: skip
         source = info.source or "(no source text)"
         blocks.append(Text("\n".join(f"    {line}" for line in source.splitlines()) + "\n"))
     unset = ", ".join(f"f{info.slot}" for info in slots if info.identity)
     return Group(*blocks, *([Text(f"unset: {unset}", style="dim")] if unset else []))
-
-
-def _gets(info: SlotInfo) -> str:
-    if info.values < 0:
-        return "all values"
-    texts = f" + {info.texts} texts" if info.texts else ""
-    return f"{info.values} value{'' if info.values == 1 else 's'}{texts}"
-
-
-def error_groups_table(groups: Sequence[ErrorGroup]) -> Table:
-    """Return a table of error groups."""
-    table = _table("slot", "error", "where", "count", "per min", "open", "last", "last message", "policies")
-    for group in groups:
-        _add(
-            table,
-            group.task or f"f{group.slot}",
-            Text(class_and_text(group.exc_class, cut(group.exc_value)), style="" if group.resolved else "red"),
-            group.where,
-            f"{group.count:,}",
-            f"{group.rate_per_min:.1f}",
-            "resolved" if group.resolved else f"{group.open:,}",
-            clock_text(group.last_time),
-            cut(group.input, INPUT_WIDTH),
-            ", ".join(f"{name} {count:,}" for name, count in group.policies.items()),
-        )
-    return table
-
-
-def errors_table(rows: Sequence[ErrorRow]) -> Table:
-    """Return a table of single failures."""
-    table = _table("record", "time", "slot", "error", "where", "message", "message id", "tries", "policy", "resolved")
-    for row in rows:
-        _add(
-            table,
-            f"{row.seq:,}" if row.seq else "–",
-            clock_text(row.time),
-            row.task or f"f{row.slot}",
-            Text(class_and_text(row.exc_class, cut(row.exc_value)), style="" if row.resolved else "red"),
-            row.where,
-            cut(row.input, INPUT_WIDTH),
-            row.oid,
-            str(row.tries),
-            row.policy,
-            "yes" if row.resolved else "",
-        )
-    return table
-
-
-def revisions_table(revisions: Sequence[RevisionInfo]) -> Table:
-    """Return a table of the kept revisions."""
-    table = _table("number", "time", "by", "change", "functions")
-    for one in revisions:
-        functions = ", ".join(name or "·" for name in one.functions)
-        _add(table, str(one.number), clock_text(one.time), one.author or "", one.change, functions)
-    return table
 
 
 def record_line(record: Record, *, with_oid: bool = True) -> Text:
@@ -249,15 +166,3 @@ def cut(text: str, width: int = VALUE_WIDTH) -> str:
     """Return a text on one line, cut to ``width`` characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _add(table: Table, *cells: str | Text) -> None:
-    """Add a row of literal texts; rich would interpret markup in a plain ``str``."""
-    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "message id")  # so that ids can be copied
-    return table

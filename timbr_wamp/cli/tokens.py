@@ -54,12 +54,10 @@ def list_tokens(as_json: bool) -> None:
     if as_json:
         print_json([{"name": entry.name, "role": entry.role, "created_at": entry.created_at} for entry in found])
         return
-    from rich.table import Table
+    from timbr_wamp.cli.tables import rich_table
+    from timbr_wamp.tables import StatusTable
 
-    table = Table("name", "role", box=None, pad_edge=False, header_style="dim")
-    for entry in found:
-        table.add_row(entry.name, entry.role)
-    console().print(table)
+    console().print(rich_table(StatusTable(("name", "role"), rows=[(entry.name, entry.role) for entry in found])))
 
 
 @token.command()

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import time
+from collections.abc import Container, Iterable, Sequence
 
 from timbr_wamp.contract import KernelInfo
 from timbr_wamp.errors import ANY_KERNEL, OTHER_KERNEL, AmbiguousKernel, UnknownKernel
+from timbr_wamp.faces.tables import Rows
 from timbr_wamp.names import is_kernel_id
-from timbr_wamp.tables import StatusTable
-
-_COLUMNS = ("id", "name", "state", "host", "pid", "machines")
+from timbr_wamp.tables import duration, state_cell
 
 
-class KernelList(list[KernelInfo]):
+class KernelList(Rows[KernelInfo]):
     """Kernels on the router."""
 
+    headers = ("id", "name", "host", "state", "pid", "machines", "up")
+    empty = "no kernels on the router; start one with `timbr-wamp kernel start` or client.start_kernel()"
+
     def __repr__(self) -> str:
-        if not self:
-            return "no kernels on the router; start one with `timbr-wamp kernel` or client.start_kernel()"
-        return str(self._table())
+        return str(self)
 
-    def _repr_html_(self) -> str:
-        return self._table()._repr_html_()
-
-    def _table(self) -> StatusTable:
-        return StatusTable(_COLUMNS, rows=map(_cells, self))
+    def cells(self, item: KernelInfo) -> Sequence[object]:
+        """Return the cells of a kernel."""
+        up_s = None if item.started_at is None else max(time.time() - item.started_at, 0.0)
+        machines = ", ".join(f"{machine.name}: {machine.state}" for machine in item.machines)
+        return (item.kernel_id, item.name, item.host, state_cell(item.state), item.pid, machines, duration(up_s))
 
 
 def choose(kernels: Iterable[KernelInfo], wanted: str | None, own: Container[str] = ()) -> KernelInfo:
@@ -72,8 +73,3 @@ def _only(matching: list[KernelInfo], wanted: str, kernels: list[KernelInfo]) ->
 
 def _label(kernel: KernelInfo) -> str:
     return f"{kernel.kernel_id} ({kernel.name}, {kernel.state})"
-
-
-def _cells(kernel: KernelInfo) -> tuple[str, ...]:
-    machines = ", ".join(f"{machine.name}: {machine.state}" for machine in kernel.machines)
-    return (kernel.kernel_id, kernel.name, kernel.state, kernel.host, str(kernel.pid or ""), machines)

@@ -39,7 +39,9 @@ __all__ = [
     "ErrorRows",
     "Events",
     "Revisions",
+    "Rows",
     "SlotInfos",
+    "gets_text",
     "html_of",
     "machine_html",
     "machine_text",
@@ -128,7 +130,7 @@ class SlotInfos(Rows[SlotInfo]):
             item.name,
             _function(item),
             None if item.identity else item.kind,
-            None if item.identity else _gets(item),
+            None if item.identity else gets_text(item),
             item.policy and policy_text(item.policy),
             item.revision or None,
             item.author,
@@ -153,7 +155,7 @@ class ErrorRows(Rows[ErrorRow]):
             item.seq or None,
             timestamp(item.time),
             _task(item.slot, item.task),
-            _error(item.exc_class, item.exc_value, item.exc_tb),
+            _error(item.exc_class, item.exc_value, item.exc_tb, resolved=item.resolved),
             item.where,
             item.input,
             item.oid,
@@ -174,7 +176,7 @@ class ErrorGroups(Rows[ErrorGroup]):
         """Return the cells of an error group."""
         return (
             _task(item.slot, item.task),
-            _error(item.exc_class, item.exc_value, item.exc_tb),
+            _error(item.exc_class, item.exc_value, item.exc_tb, resolved=item.resolved),
             item.where,
             count_cell(item.count),
             Cell(f"{item.rate_per_min:.1f}", right=True),
@@ -257,7 +259,8 @@ def _function(item: SlotInfo) -> object:
     return Cell(name, collapsible(name, item.source)) if item.source else name
 
 
-def _gets(item: SlotInfo) -> str:
+def gets_text(item: SlotInfo) -> str:
+    """Return what a slot is given: how many values and JSON texts."""
     if item.values < 0:
         return "all values"
     texts = f" + {item.texts} texts" if item.texts else ""
@@ -268,11 +271,11 @@ def _task(slot: int, task: str) -> str:
     return f"f{slot}" if task in ("", f"f{slot}") else f"f{slot} {task}"
 
 
-def _error(exc_class: str, exc_value: str, exc_tb: str) -> Cell:
+def _error(exc_class: str, exc_value: str, exc_tb: str, *, resolved: bool = False) -> Cell:
     text = class_and_text(exc_class, exc_value)
     # a traceback that is too long keeps its end, which names the line that raised
     end = exc_tb if len(exc_tb) <= COLLAPSED_LIMIT else f"…{exc_tb[1 - COLLAPSED_LIMIT :]}"
-    return Cell(text, collapsible(text, end)) if exc_tb else Cell(text)
+    return Cell(text, collapsible(text, end) if exc_tb else None, tone="" if resolved else "bad")
 
 
 # --- records ---------------------------------------------------------------------------------

@@ -6,17 +6,17 @@ Lists are lists and statuses keep their attributes, so that programs can use the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from timbr_wamp.contract import KernelInfo, Record, RevisionInfo, Status
 from timbr_wamp.contract.displayable import Displayable
-from timbr_wamp.tables import html_text, printable, timestamp
+from timbr_wamp.faces.preview import never_raises
+from timbr_wamp.faces.tables import Rows
+from timbr_wamp.tables import StatusTable, html_text, printable, timestamp
 
-#: Longest text of a cell in a table, in characters.
-CELL_LIMIT = 120
 #: Longest text of a problem, in characters.
 PROBLEM_LIMIT = 1000
 
@@ -32,31 +32,17 @@ class Text(str):
         return str(self)
 
 
-class Table(list[T], Generic[T]):
-    """A list that displays as a table. Subclasses define the columns."""
-
-    #: Headers of the columns.
-    columns: Sequence[str] = ()
-    empty = "none"
-
-    def cells(self, item: T) -> Sequence[object]:
-        """Return the cells of an item, one per column."""
-        raise TypeError(f"{type(self).__name__} has no columns")
-
-    def _rows(self) -> list[list[str]]:
-        return [[_short(cell) for cell in self.cells(item)] for item in self]
+class Shown(Rows[T]):
+    """Rows whose ``repr`` is their table too."""
 
     def __repr__(self) -> str:
-        return text_table(self.columns, self._rows()) if self else self.empty
-
-    def _repr_html_(self) -> str:
-        return html_table(self.columns, self._rows()) if self else f"<p>{html_text(self.empty)}</p>"
+        return str(self)
 
 
-class Kernels(Table[KernelInfo]):
+class Kernels(Shown[KernelInfo]):
     """Kernels with all their details."""
 
-    columns = ("id", "name", "host", "state", "language", "pid", "managed", "restarts", "machines", "started", "folder")
+    headers = ("id", "name", "host", "state", "language", "pid", "managed", "restarts", "machines", "started", "folder")
     empty = "no kernels on the router"
 
     def cells(self, item: KernelInfo) -> Sequence[object]:
@@ -76,10 +62,10 @@ class Kernels(Table[KernelInfo]):
         )
 
 
-class Records(Table[Record]):
+class Records(Shown[Record]):
     """Records, oldest first."""
 
-    columns = ("seq", "oid", "attempt", "revision", "finished", "in", "slots")
+    headers = ("seq", "oid", "attempt", "revision", "finished", "in", "slots")
     empty = "no records yet"
 
     def cells(self, item: Record) -> Sequence[object]:
@@ -113,14 +99,17 @@ class Facts:
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *self._facts})
 
-    def _rows(self) -> list[list[str]]:
-        return [[name, _short(value)] for name, value in self._facts.items() if value not in (None, [], "")]
+    def _table(self) -> StatusTable:
+        facts = {name: value for name, value in self._facts.items() if value not in (None, [], "")}
+        return StatusTable(rows=list(facts.items()), title=self.title, empty="")
 
+    @never_raises()
     def __repr__(self) -> str:
-        return f"{printable(self.title)}\n{text_table((), self._rows())}".rstrip()
+        return str(self._table()).rstrip()
 
+    @never_raises(html=True)
     def _repr_html_(self) -> str:
-        return f"<b>{html_text(self.title)}</b>{html_table((), self._rows())}"
+        return self._table()._repr_html_()
 
 
 class StructView:
@@ -200,29 +189,6 @@ def kernel_facts(kernel: KernelInfo) -> Facts:
 def revision_facts(revision: RevisionInfo) -> Facts:
     """Return a revision for display."""
     return Facts(f"revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision))
-
-
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a text table with one line per row."""
-    lines = [columns, *rows] if any(columns) else list(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if lines else []
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
-def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table with escaped texts."""
-    head = "".join(f"<th>{html_text(column)}</th>" for column in columns)
-    style = ' style="text-align:left"'
-    body = "".join("<tr>" + "".join(f"<td{style}>{html_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
-
-
-def _short(cell: object) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    return printable(str(cell), CELL_LIMIT)
 
 
 def _outcome(value: object) -> str:
