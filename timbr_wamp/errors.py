@@ -807,6 +807,19 @@ class NoSuchProcedure(TimbrError, LookupError):
         return f"{self.procedure} is not registered: the kernel is gone, or it has no such machine"
 
 
+class CallCancelled(TimbrError):
+    """The caller cancelled this call, or has gone."""
+
+    uri = ERROR_PREFIX + "call_cancelled"
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call)
+        self.call = call
+
+    def __str__(self) -> str:
+        return f"{self.call} was cancelled by its caller"
+
+
 class ControlBusy(TimbrError):
     """Too many calls that run code are in progress in the machine; this one was not started."""
 

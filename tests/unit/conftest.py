@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from machine_kit import Gate, Machines, ManualClock, Recorder, must_end, wait_until
+from wire_kit import Peer, file_of
 
 from timbr_wamp.machine import Machine
 
@@ -48,6 +51,40 @@ def machine(machines: Machines, records: Recorder) -> Machine:
 def clock() -> ManualClock:
     """A clock that only the test moves."""
     return ManualClock()
+
+
+@pytest.fixture
+def runtime_dir(monkeypatch) -> Iterator[Path]:
+    """A runtime folder of this test's own."""
+    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+    monkeypatch.setenv("TIMBR_WAMP_RUNTIME_DIR", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def served(machines: Machines, runtime_dir: Path) -> Machine:
+    """A machine with its local wire."""
+    return machines(bufsize=100, serve=True)
+
+
+@pytest.fixture
+def connect(runtime_dir: Path) -> Iterator[Callable[[Machine], Peer]]:
+    """Connect peers that are closed at the end."""
+    peers: list[Peer] = []
+
+    def connect(machine: Machine) -> Peer:
+        peers.append(Peer(file_of(machine, runtime_dir)))
+        return peers[-1]
+
+    yield connect
+    for peer in peers:
+        peer.close()
+
+
+@pytest.fixture
+def peer(served: Machine, connect: Callable[[Machine], Peer]) -> Peer:
+    return connect(served)
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
+from wire_kit import Peer
 
-from tests.unit.test_local_wire import Peer
 from timbr_wamp import runtime
 from timbr_wamp.errors import InvalidArgument, MachineEmpty, UnknownPlugin
 from timbr_wamp.machine import Machine

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import orjson
 import pytest
 import zmq
-from machine_kit import LIMIT_S, Machines, MemoryJournal, wait_until
+from machine_kit import LIMIT_S, MemoryJournal, wait_until
+from wire_kit import Peer, file_of
 
 from timbr_wamp import runtime
-from timbr_wamp.contract import MACHINE, FunctionRef, SourceOptions, Status, records_from_batch
+from timbr_wamp.contract import MACHINE, FunctionRef, SourceOptions, records_from_batch
 from timbr_wamp.contract.structs import PAYLOAD_LIMIT_BYTES, ROW_LIMIT_BYTES
 from timbr_wamp.errors import (
-    ControlBusy,
     InvalidArgument,
     InvalidSource,
     MachineFull,
@@ -31,128 +28,8 @@ from timbr_wamp.errors import (
     RemoteError,
     SlotOutOfRange,
     UnsafeFolder,
-    from_wire,
 )
-from timbr_wamp.machine import Machine
 from timbr_wamp.machine.events.hooks import POINTS
-from timbr_wamp.machine.serving.control import POOL_LIMIT, POOL_LOOKING
-
-LIMIT_MS = int(LIMIT_S * 1000)
-
-
-@pytest.fixture
-def runtime_dir(monkeypatch) -> Iterator[Path]:
-    """A runtime folder of this test's own."""
-    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
-    monkeypatch.setenv("TIMBR_WAMP_RUNTIME_DIR", str(folder))
-    yield folder
-    shutil.rmtree(folder)
-
-
-def file_of(machine: Machine, folder: Path) -> runtime.MachineFile:
-    found = runtime.read_file(folder / f"machine-{os.getpid()}-{machine.name}.json", runtime.MachineFile)
-    assert found is not None
-    return found
-
-
-class Peer:
-    """A subscriber and control client, as a bridge is one."""
-
-    def __init__(self, file: runtime.MachineFile) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.records = self._connect(zmq.SUB, file, file.pub)
-        self.records.setsockopt(zmq.SUBSCRIBE, b"")
-        self.control = self._connect(zmq.DEALER, file, file.control)
-        self._numbers = itertools.count(1)
-        self._replies: list[list[object]] = []
-
-    def _connect(self, kind: int, file: runtime.MachineFile, endpoint: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.linger = 0
-        socket.rcvtimeo = LIMIT_MS
-        if file.curve_server_key is not None:
-            socket.curve_serverkey = file.curve_server_key.encode()
-            socket.curve_publickey = str(file.curve_client_public).encode()
-            socket.curve_secretkey = str(file.curve_client_secret).encode()
-        socket.connect(endpoint)
-        return socket
-
-    def send(self, name: str, *args: object, author: str | None = "ada", **kwargs: object) -> int:
-        number = next(self._numbers)
-        self.control.send(msgspec.msgpack.encode([number, name, args, kwargs, author]))
-        return number
-
-    def reply(self, number: int) -> list[object]:
-        """Return the next reply to a request; replies to others wait."""
-        for reply in self._replies:
-            if reply[0] == number:
-                self._replies.remove(reply)
-                return reply
-        while True:
-            reply = msgspec.msgpack.decode(self.control.recv())
-            if reply[0] == number:
-                return reply
-            self._replies.append(reply)
-
-    def result(self, number: int) -> object:
-        """Return a request's result, or raise the error that came."""
-        _, kind, value = self.reply(number)
-        if kind == "error":
-            raise from_wire(*value)
-        assert kind == "result"
-        return value
-
-    def call(self, name: str, *args: object, **kwargs: object) -> object:
-        return self.result(self.send(name, *args, **kwargs))
-
-    def status(self) -> Status:
-        return MACHINE["status"].result(self.call("status"))
-
-    def wait_subscribed(self, machine: Machine) -> None:
-        """Step messages until one arrives: PUB drops what is sent before the subscription is there."""
-        self.records.rcvtimeo = 20
-        for _ in range(200):
-            machine.put("are you there?")
-            machine.get()
-            try:
-                self.records.recv_multipart()
-            except zmq.Again:
-                continue
-            break
-        self.records.rcvtimeo = LIMIT_MS
-        machine.put("last")
-        last = machine.get()[0].encode()
-        while self.records.recv_multipart()[0] != last:
-            pass
-
-    def close(self) -> None:
-        self._context.destroy(linger=0)
-
-
-@pytest.fixture
-def served(machines: Machines, runtime_dir: Path) -> Machine:
-    """A machine with its local wire."""
-    return machines(bufsize=100, serve=True)
-
-
-@pytest.fixture
-def connect(runtime_dir: Path) -> Iterator[Callable[[Machine], Peer]]:
-    """Connect peers that are closed at the end."""
-    peers: list[Peer] = []
-
-    def connect(machine: Machine) -> Peer:
-        peers.append(Peer(file_of(machine, runtime_dir)))
-        return peers[-1]
-
-    yield connect
-    for peer in peers:
-        peer.close()
-
-
-@pytest.fixture
-def peer(served: Machine, connect: Callable[[Machine], Peer]) -> Peer:
-    return connect(served)
-
 
 # --- records ---------------------------------------------------------------------------------
 
@@ -503,34 +380,6 @@ def test_a_row_that_is_large_only_by_what_unset_slots_carry_travels_with_its_val
     (row,) = peer.call("recent", 1)
     assert len(row[2]) > ROW_LIMIT_BYTES
     assert peer.call("record", served.run, 1)[2] == row[2]
-
-
-def test_the_pool_is_bounded_and_stop_does_not_need_a_place_in_it(served, peer, new_gate):
-    gate = new_gate()
-    served[0] = gate
-    calls = [peer.send("call", n) for n in range(POOL_LIMIT)]
-    for _ in calls:
-        gate.wait_until_entered()
-    with pytest.raises(ControlBusy, match=str(POOL_LIMIT)):
-        peer.call("call", 99)
-    assert peer.call("stop")["state"] == "stopped"
-    assert peer.call("start")["state"] == "running"
-    gate.open()
-    assert sorted(peer.result(call)["text"][1] for call in calls) == [str(n) for n in range(POOL_LIMIT)]
-    assert peer.call("call", 9)["errored"] is False
-
-
-def test_calls_that_only_read_leave_room_for_changes(served, peer):
-    served.start()
-    looking = [peer.send("progress", 0.1, 30.0) for _ in range(POOL_LOOKING)]
-    with pytest.raises(ControlBusy, match=str(POOL_LOOKING)):
-        peer.call("progress")
-    assert peer.call("slot_set", 0, {"kind": "source", "text": "str"})["change"] == "set 0"
-    served.stop()
-    for call in looking:
-        while (reply := peer.reply(call))[1] == "progress":
-            assert reply[2]["state"] == "running"
-        assert (reply[1], reply[2]["state"]) == ("result", "stopped")
 
 
 def test_a_large_record_comes_in_parts_and_its_row_tells_its_size(served, peer):

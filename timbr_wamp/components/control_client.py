@@ -29,12 +29,13 @@ from timbr_wamp.errors import (
     from_wire,
     message_of,
 )
+from timbr_wamp.places import Places
 from timbr_wamp.runtime import MachineFile
 
 logger = logging.getLogger(__name__)
 
-#: Most requests in progress; further ones are refused.
-PENDING_LIMIT = 500
+#: Most requests in progress, shared among their authors; further ones are refused.
+PENDING_LIMIT = 1_000
 #: Most replies that are handled before other tasks of the loop run.
 TURN_REPLIES = 100
 
@@ -52,6 +53,7 @@ class ControlClient:
         encrypt(self._socket, file)
         self._socket.connect(file.control)
         self._numbers = itertools.count(1)
+        self._places = Places(PENDING_LIMIT)
         self._pending: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = {}
         #: Why it is closed; None while it is open.
         self._closed: TimbrError | None = None
@@ -69,9 +71,11 @@ class ControlClient:
     ) -> Any:
         """Call a procedure and return its result as plain values. ``timeout_s=None`` means no timeout.
 
+        When the awaiting task is cancelled, or the time is over, the call is cancelled in the machine too.
+
         Raises:
             NoMachine, KernelDead: the machine is gone, as `close` was told.
-            ControlBusy: too many requests are in progress.
+            ControlBusy: too many requests are in progress, of all or of this author.
             InvalidArgument: an argument has no form in msgpack: a number beyond 64 bits, a lone surrogate.
             PayloadTooLarge: the arguments are larger than `PAYLOAD_LIMIT_BYTES`.
             CallTimeout: no answer in time.
@@ -79,10 +83,10 @@ class ControlClient:
         """
         if self._closed is not None:
             raise again(self._closed)
-        if len(self._pending) >= PENDING_LIMIT:
-            raise ControlBusy(PENDING_LIMIT)
         number = next(self._numbers)
         frame = _encoded(name, [number, name, args, kwargs or {}, author])
+        if not self._places.enter(author):
+            raise ControlBusy(self._places.held(author))
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[number] = future, on_progress
         try:
@@ -95,13 +99,22 @@ class ControlClient:
         except TimeoutError:
             raise CallTimeout(f"{self._name}.{name}", timeout_s or 0.0) from None
         finally:
-            self._pending.pop(number, None)
+            self._places.leave(author)
+            del self._pending[number]
+            if not future.done() or future.cancelled():  # nobody waits any more: the machine need not go on
+                self._cancel(number)
 
     def send(self, name: str, args: Sequence[object]) -> None:
         """Send a request that is not answered; it is dropped if it cannot be sent now."""
         if self._closed is None:
             with contextlib.suppress(zmq.Again):
                 self._socket.send(_encode([next(self._numbers), name, args, {}, None]), zmq.NOBLOCK)
+            self._reader.wake()
+
+    def _cancel(self, number: int) -> None:
+        if self._closed is None:
+            with contextlib.suppress(zmq.Again):
+                self._socket.send(_encode([number, "__cancel__", [], {}, None]), zmq.NOBLOCK)
             self._reader.wake()
 
     def close(self, reason: TimbrError | None = None) -> None:

@@ -53,7 +53,7 @@ from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.summaries import slot_counts, slot_info
 from timbr_wamp.machine.slots.table import BySlot, Revision, Slot, SlotFunction, identity
-from timbr_wamp.machine.waiting import deadline_after, left_s
+from timbr_wamp.machine.waiting import Releasable, deadline_after, left_s
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid
 
 if TYPE_CHECKING:
@@ -501,6 +501,18 @@ class Machine:
     def wait_changed(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s``, less when the machine's state changes or all is recorded."""
         self._queue.wait_change(timeout_s, settled=not self._source.reading)
+
+    def call_when_room(self, listener: Releasable) -> bool:
+        """Return whether a message could be put now; if not, call ``listener.release()`` once, when it may be tried.
+
+        In whatever thread makes the room; it must not block or raise.
+        """
+        return self._queue.call_when_room(listener)
+
+    def call_on_change(self, listener: Releasable) -> bool:
+        """Call ``listener.release()`` once, at the next change of the machine's state or when all is recorded."""
+        self._queue.call_on_change(listener, settled=not self._source.reading)
+        return False
 
     @whole
     def close(self, timeout: float = 5.0) -> None:

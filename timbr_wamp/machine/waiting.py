@@ -17,15 +17,23 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from operator import methodcaller
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 #: A waiter looks at the state at least this often, seconds: an interrupted thread may not have woken it.
 WAKE_LIMIT_S = 0.5
 
-#: Locks, each held by the thread that waits on it, and released to wake that thread.
-Waiters: TypeAlias = "deque[LockType]"
 
-_release: Callable[[LockType], None] = methodcaller("release")
+class Releasable(Protocol):
+    """A lock, held by the thread that waits on it; or something else that is told once. It must not block or raise."""
+
+    def release(self) -> None:
+        """Wake the waiter."""
+
+
+#: Released to wake those who wait.
+Waiters: TypeAlias = "deque[Releasable]"
+
+_release: Callable[[Releasable], None] = methodcaller("release")
 
 
 def add_waiter(waiters: Waiters) -> LockType:

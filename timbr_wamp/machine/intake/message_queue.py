@@ -21,7 +21,7 @@ from timbr_wamp.machine.forks import ForkedLock, survive_forks
 from timbr_wamp.machine.interrupts import deferred
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.processing import is_processing
-from timbr_wamp.machine.waiting import Waiters, add_waiter, deadline_after, left_s, wait, wake_all
+from timbr_wamp.machine.waiting import Releasable, Waiters, add_waiter, deadline_after, left_s, wait, wake_all
 
 #: Message ids given by callers that are remembered, so that none is put twice.
 KNOWN_OIDS = 65_536
@@ -464,6 +464,19 @@ class MessageQueue:
         with self._lock:
             waiter = add_waiter(waiters)
         wait(waiters, waiter, timeout_s)
+
+    def call_when_room(self, listener: Releasable) -> bool:
+        """Return whether a `put` would not wait; if not, release ``listener`` once when it should be tried again."""
+        with self._lock:
+            if self._closed or self._room() > 0:
+                return True
+            self._writers.append(listener)
+            return False
+
+    def call_on_change(self, listener: Releasable, *, settled: bool) -> None:
+        """Release ``listener`` once, when `wait_change` would return."""
+        with self._lock:
+            (self._settlers if settled else self._watchers).append(listener)
 
     def resize(self, capacity: int) -> None:
         """Change the queue's capacity. What waits stays, even above it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -22,6 +21,7 @@ from timbr_wamp.contract.policies import backoff_s
 from timbr_wamp.errors import UpstreamError, is_users_interrupt
 from timbr_wamp.machine.messages import SKIPPED, Failure, Notes
 from timbr_wamp.machine.raw import Raw, opened
+from timbr_wamp.machine.running.cancellation import current
 from timbr_wamp.machine.slots.arguments import given, reads_message
 from timbr_wamp.machine.slots.callables import is_unawaited
 from timbr_wamp.machine.tracebacks import error_text, original_of
@@ -256,22 +256,21 @@ class CarefulPass:
 # --- in one thread ---
 
 
-def run_steps(
-    steps: PassSteps,
-    invoke: Callable[[PlanStep, Sequence[Any]], Any],
-    sleep: Callable[[float], object] = time.sleep,
-) -> PassResult:
+def run_steps(steps: PassSteps, invoke: Callable[[PlanStep, Sequence[Any]], Any]) -> PassResult:
     """Run a careful pass to its end in this thread; retries are waited for.
 
     Raises:
         KeyboardInterrupt: the user's Ctrl-C.
+        CallCancelled: this thread performs a call that was cancelled.
     """
     outcome: CallOutcome | None = None
+    cancellation = current()
     try:
         while True:
+            cancellation.check()
             request = next(steps) if outcome is None else steps.send(outcome)
             if isinstance(request, Sleep):
-                sleep(request.seconds)
+                cancellation.sleep(request.seconds)
                 outcome = SLEPT
             else:
                 outcome = isolated(invoke, request)

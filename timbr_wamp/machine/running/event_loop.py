@@ -20,6 +20,7 @@ from timbr_wamp.errors import CalledFromLoop, LoopClosed, SlotTimeout
 from timbr_wamp.machine.forks import short_lock, survive_forks
 from timbr_wamp.machine.interrupts import deferred
 from timbr_wamp.machine.protocols import PlanStep
+from timbr_wamp.machine.running.cancellation import current
 from timbr_wamp.machine.running.careful_pass import CallOutcome
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class EventLoop:
 
         Raises:
             TimeoutError: it took longer, and was cancelled.
+            CancelledError: the call that this thread performs was cancelled.
             CalledFromLoop: the loop's own thread would wait for itself.
             LoopClosed: the loop is closed, or was while the coroutine ran.
         """
@@ -84,11 +86,16 @@ class EventLoop:
             )  # a task cancelled before its first step never awaits it
             tasks.append(task)
 
+        def cancel() -> None:
+            for task in tasks:
+                task.cancel()
+
         try:
             with self._lock:
                 self._waited_for.add(future)
-            self.start(begin)
-            return future.result(timeout_s)
+            with current().ending(lambda: self.soon(cancel)):
+                self.start(begin)
+                return future.result(timeout_s)
         except BaseException:
             if not tasks:  # it never started
                 coroutine.close()
@@ -97,7 +104,7 @@ class EventLoop:
             with self._lock:
                 self._waited_for.discard(future)
             if not future.done():  # the user's Ctrl-C ended the wait
-                self.soon(lambda: [task.cancel() for task in tasks])
+                self.soon(cancel)
 
     def call_step(self, step: PlanStep, arguments: Sequence[Any]) -> Any:
         """Call and await one step's function, within its time limit."""

@@ -22,8 +22,6 @@ from timbr_wamp.contract import (
     FunctionRef,
     Graph,
     Policy,
-    Progress,
-    PutResult,
     RecordRow,
     RecordsPage,
     RevisionInfo,
@@ -33,7 +31,7 @@ from timbr_wamp.contract import (
     TrialRow,
     outcome_kind,
 )
-from timbr_wamp.errors import InvalidArgument, MachineFull, PayloadTooLarge
+from timbr_wamp.errors import PayloadTooLarge
 from timbr_wamp.machine.records.batches import page
 from timbr_wamp.machine.records.rows import CompactRow, whole_text
 from timbr_wamp.machine.slots.functions import load
@@ -50,12 +48,13 @@ PAGE_BYTES = PAYLOAD_LIMIT_BYTES // 2
 #: Characters of one part of a large record's text.
 PART_CHARACTERS = 128 * 1024
 PAGE_ROWS = 1_000
-#: Bounds of `MachineService.progress`, seconds.
-SHORTEST_WATCH_S, LONGEST_WATCH_S = 0.1, 86_400.0
 
 
 class MachineService:
-    """Answers for one caller; see `timbr_wamp.contract.MachineApi` for what each method means."""
+    """Answers for one caller; see `timbr_wamp.contract.MachineApi` for what each method means.
+
+    `put_many` and `progress`, which wait, are in `timbr_wamp.machine.serving.waiting_calls`.
+    """
 
     def __init__(self, machine: Machine, author: str | None, progress: Callable[[Any], None]) -> None:
         self._machine, self._author, self._progress = machine, author, progress
@@ -105,25 +104,11 @@ class MachineService:
     def put(self, message: Any, oid: str | None = None) -> str:
         return self._machine.put(message, oid=oid)
 
-    def put_many(self, messages: list[Any], oids: list[str] | None = None, timeout_s: float = 0.0) -> PutResult:
-        if oids is not None and len(oids) != len(messages):
-            raise InvalidArgument("oids", f"{len(oids)} for {len(messages)} messages")
-        deadline = time.monotonic() + min(timeout_s, 60.0)
-        done: list[str] = []
-        for index, message in enumerate(messages):
-            oid = None if oids is None else oids[index]
-            left = max(deadline - time.monotonic(), 0.0)
-            try:
-                done.append(self._machine.put(message, block=left > 0, timeout=left, oid=oid))
-            except MachineFull:
-                break
-        return PutResult(oids=done, refused=len(messages) - len(done))
-
     def call(self, message: Any) -> CallResult:
         record = self._machine(message, include_serialized=True)
         text = "[" + ",".join(record.texts) + "]"
-        if len(text) > PAYLOAD_LIMIT_BYTES // 2:
-            raise PayloadTooLarge(len(text), PAYLOAD_LIMIT_BYTES // 2)
+        if (size_bytes := _utf8_bytes(text)) > PAGE_BYTES:
+            raise PayloadTooLarge(size_bytes, PAGE_BYTES)
         return CallResult(oid=record.oid, text=text, revision=record.revision, errored=record.errored)
 
     def start(self) -> Status:
@@ -154,16 +139,6 @@ class MachineService:
 
     def graph(self) -> Graph:
         return graph_of(self._machine.slot_table())
-
-    def progress(self, interval_s: float = 0.5, timeout_s: float = 3600.0) -> Progress:
-        deadline = time.monotonic() + min(timeout_s, LONGEST_WATCH_S)
-        while True:
-            progress = self._machine.progress()
-            left_s = deadline - time.monotonic()
-            if progress.complete or progress.state not in ("running", "draining", "paused") or left_s <= 0:
-                return progress
-            self._progress(progress)
-            self._machine.wait_changed(min(max(interval_s, SHORTEST_WATCH_S), left_s))
 
     def handler_set(self, handler: str, options: dict[str, Any] | None = None) -> Status:
         self._machine.set_handler(str(handler), options, author=self._author)

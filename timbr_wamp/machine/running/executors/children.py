@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from timbr_wamp.errors import WrongState
+from timbr_wamp.machine.running.cancellation import current
 from timbr_wamp.machine.running.executors.child import Batch, Functions, SingleCall
 from timbr_wamp.machine.running.executors.sendable import Sendable
 
@@ -104,17 +105,19 @@ class ChildProcess:
             ChildOutdated: nothing was sent; another child is needed.
             ChildDied: it ended instead.
             ChildTooSlow: no reply in time; it was killed.
+            CallCancelled: before it was sent. Afterwards the child is killed.
         """
         for number, one in functions.items():
             if one.changed_at > self._started_at and number not in self._functions:
                 raise ChildOutdated
         request = pickle.dumps(make(self._news(functions)), 5)
         try:
-            self._connection.send_bytes(request)
-            if not self._connection.poll(timeout_s):
-                self.kill()
-                raise ChildTooSlow
-            return pickle.loads(self._connection.recv_bytes())
+            with current().ending(self.kill):
+                self._connection.send_bytes(request)
+                if not self._connection.poll(timeout_s):
+                    self.kill()
+                    raise ChildTooSlow
+                return pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
             raise ChildDied(self._status()) from error
 

@@ -25,6 +25,7 @@ import orjson
 from timbr_wamp.errors import InvalidArgument, SlotTimeout, WorkerDied
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
+from timbr_wamp.machine.running.cancellation import current
 from timbr_wamp.machine.running.careful_pass import KnownOutcome
 from timbr_wamp.machine.running.executors.argument_changes import containers_of, take_changes
 from timbr_wamp.machine.running.executors.child import (
@@ -281,6 +282,7 @@ class ProcessesExecutor(ThreadsExecutor):
                 assert step.policy.timeout_s is not None, "only a time limit ends a wait"
                 raise SlotTimeout(step.slot.task, step.policy.timeout_s) from None
             except ChildDied as died:
+                current().check()
                 tries += 1
                 if tries == CALL_TRIES or self._closed:
                     raise WorkerDied(step.slot.task, died.status) from None

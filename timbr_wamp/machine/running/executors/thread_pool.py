@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from timbr_wamp.errors import SlotTimeout
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import deferred
+from timbr_wamp.machine.running.cancellation import current
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -125,30 +126,48 @@ class TimeLimiter:
         #: Abandoned calls that still run.
         self.abandoned = 0
 
-    def call(self, function: Callable[[], T], timeout_s: float, task: str) -> T:
-        """Return the result of ``function`` within ``timeout_s``.
+    def call(self, function: Callable[[], T], timeout_s: float | None, task: str) -> T:
+        """Return the result of ``function`` within ``timeout_s``; None: of one that may be cancelled, in its own time.
 
         Raises:
             SlotTimeout: it took longer, or could not start in that time.
+            CallCancelled: the call that this thread performs was cancelled.
         """
+        with current().ending(self._wake):
+            return self._call(function, float("inf") if timeout_s is None else timeout_s, task)
+
+    def _wake(self) -> None:
+        """Make the waiting calls look whether they were cancelled."""
+        with self._changed:  # nobody waits or calls foreign code while holding it
+            self._changed.notify_all()
+
+    def _call(self, function: Callable[[], T], timeout_s: float, task: str) -> T:
+        cancellation = current()
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            if not self._changed.wait_for(lambda: self.abandoned < ABANDONED_LIMIT, timeout_s):
+            if not self._wait(lambda: self.abandoned < ABANDONED_LIMIT or cancellation.cancelled, deadline):
                 raise SlotTimeout(task, timeout_s)
+            cancellation.check()
         call = _Limited(partial(copy_context().run, function))
         threading.Thread(target=self._run, args=(call,), name=f"timbr {task}", daemon=True).start()
         with self._changed:
             try:
-                in_time = self._changed.wait_for(lambda: call.done, max(deadline - time.monotonic(), 0.0))
+                in_time = self._wait(lambda: call.done or cancellation.cancelled, deadline)
             finally:  # the user's Ctrl-C abandons it too
                 call.abandoned = not call.done
                 self.abandoned += call.abandoned
         if not in_time:
             raise SlotTimeout(task, timeout_s)
+        if not call.done:
+            cancellation.check()
         if call.error is not None:
             raise call.error
         result: T = call.value
         return result
+
+    def _wait(self, true: Callable[[], bool], deadline: float) -> bool:
+        left_s = None if deadline == float("inf") else max(deadline - time.monotonic(), 0.0)
+        return self._changed.wait_for(true, left_s)
 
     def _run(self, call: _Limited) -> None:
         try:

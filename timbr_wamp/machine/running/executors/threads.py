@@ -15,6 +15,7 @@ from typing import Any
 
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
+from timbr_wamp.machine.running.cancellation import NEVER, current
 from timbr_wamp.machine.running.careful_pass import Call, CallOutcome, isolated
 from timbr_wamp.machine.running.event_loop import EventLoop
 from timbr_wamp.machine.running.executors.segments import SegmentRun
@@ -103,7 +104,7 @@ class ThreadsExecutor(WindowExecutor):
         """Call a step's function within its time limit; an async one in the machine's event loop."""
         if step.is_async:
             return self.loop.call_step(step, arguments)
-        if step.policy.timeout_s is None:
+        if step.policy.timeout_s is None and current() is NEVER:
             return step.function(*arguments)
         return self._limiter.call(lambda: step.function(*arguments), step.policy.timeout_s, step.slot.task)
 
