@@ -455,7 +455,8 @@ def numbers() -> dict[str, list[str]]:
         ],
         "explanation/architecture.md": [
             f"at most {constant('BATCH_MESSAGES', 'machine/running/worker.py')}",
-            f"pool, at most {constant('POOL_LIMIT')}",
+            f"at most {constant('RUNNING', 'machine/serving')} that run messages",
+            f"{constant('LOOKING', 'machine/serving')} that read a journal",
             f"slots, at most {constant('POOL_THREADS')}",
         ],
         "explanation/figures.md": [f"one message in {constant('TIMED_EVERY')},"],
