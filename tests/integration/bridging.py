@@ -259,7 +259,7 @@ class SocketMachine:
         status = to_builtins(Status(name=self.name, run=self.run, state="running", last_seq=self.last_seq))
         if name == "status":
             return status
-        if name == "__received__":
+        if name in ("__received__", "__cancel__"):
             return None
         if name == "__changes__":
             time.sleep(min(args[2], 0.05))  # a poll that is answered early is a poll all the same
