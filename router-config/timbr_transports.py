@@ -15,17 +15,28 @@ from typing import Any
 
 import msgpack
 from autobahn.wamp import message as wamp
-from autobahn.wamp.exception import ProtocolError
+from autobahn.wamp.exception import InvalidUriError, ProtocolError
 from autobahn.wamp.serializer import JsonSerializer, MsgPackSerializer
 from crossbar.router import protocol
 from crossbar.router.session import RouterSession, RouterSessionFactory
 from crossbar.webservice import websocket
 from crossbar.worker import transport
 from timbr_admission import connection_of
+from timbr_log import Complaints
 from timbr_nesting import TooDeep, check_json, check_msgpack
 from txaio import make_logger
 
-log = make_logger()
+
+def _limited_logger() -> Any:
+    """Return a logger for what connections do, which whoever connects can make write."""
+    logger = make_logger()
+    for name in ("warn", "error", "critical", "failure"):
+        setattr(logger, name, complaints.limited(getattr(logger, name)))
+    return logger
+
+
+complaints = Complaints()
+log = _limited_logger()
 
 #: Largest message and deepest nesting before a wamp session has joined. A HELLO has about 1 KB and 5 levels.
 UNJOINED_MAX_BYTES = 8 * 1024
@@ -103,6 +114,7 @@ _AUTHORIZED = (wamp.Call, wamp.Publish, wamp.Subscribe, wamp.Register)
 class _Guarded:
     """Mixin of both transports."""
 
+    log = log
     _session: Any
     _serializer: Any
 
@@ -134,10 +146,11 @@ class _Guarded:
         except TooDeep as error:
             if not self._answered(payload, error):
                 self._refuse(error)
-        except ProtocolError as error:
+        except (ProtocolError, InvalidUriError) as error:
             self._refuse(error)
         except Exception as error:
-            log.error("{text}", text="".join(traceback.format_exception(error, limit=-TRACEBACK_FRAMES)))
+            if complaints.is_new(error):
+                log.error("{text}", text="".join(traceback.format_exception(error, limit=-TRACEBACK_FRAMES)))
             self._refuse(error)
 
     def _answered(self, payload: bytes, error: TooDeep) -> bool:
@@ -223,6 +236,7 @@ class GuardedRawSocketFactory(protocol.WampRawSocketServerFactory):
 class GuardedSession(RouterSession):
     """The router's side of a wamp session."""
 
+    log = log
     _expelled = False
 
     def onJoin(self, details: Any) -> None:

@@ -77,6 +77,15 @@ class RawConnection:
             if opcode & 15 == OPCODES[self.serializer]:  # else a ping
                 return content
 
+    async def until_ended(self) -> list[list[Any]]:
+        """Return the router's messages until it ends the connection."""
+        found = []
+        try:
+            while True:
+                found.append(await self.message())
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return found
+
     async def is_ended(self, limit_s: float = LIMIT_S) -> bool:
         """Read until the router ends the connection; return False if it does not in time."""
         try:

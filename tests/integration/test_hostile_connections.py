@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-from collections.abc import AsyncIterator, Callable
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from raw_sockets import (
     CHALLENGE,
     GOODBYE,
     HELLO,
+    WELCOME,
     RawConnection,
     joined,
     nested,
@@ -102,6 +104,67 @@ async def test_nonsense_before_hello_ends_the_connection(router: Router, kind: s
             async with raw_connection(router, kind, serializer) as attacker:
                 attacker.send(content)
                 assert await attacker.is_ended(), content
+
+
+ODD = (
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    1.5,
+    "",
+    "x" * 500,
+    "\0",
+    "\0AAAA",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    {"": {}},
+    "io.timbr",
+    "é",
+    [[]],
+)
+DETAILS = (
+    "roles",
+    "authid",
+    "authmethods",
+    "authrole",
+    "authextra",
+    "resumable",
+    "resume-session",
+    "resume-token",
+    "x",
+)
+
+
+def odd_messages(chosen: random.Random) -> Iterator[list[Any]]:
+    """A HELLO with odd details, or another message in its place; then perhaps a ticket."""
+    details: dict[str, Any] = dict(HELLO[2])
+    for name in chosen.sample(DETAILS, chosen.randint(0, 3)):
+        details[name] = chosen.choice(ODD)
+    if chosen.random() < 0.3:
+        details["authmethods"] = [chosen.choice(("wampcra", "scram", "cryptosign", "cookie", "tls", "anonymous", 1))]
+    kind = chosen.choice((1, 1, 1, 2, 3, 4, 5, 6, 8, 16, 32, 48, 64, 68, 70, 99))
+    yield [kind, chosen.choice(("timbr", "timbr", *ODD)), details]
+    yield [5, chosen.choice(("wrong", *ODD)), chosen.choice(({}, *ODD))]
+
+
+@pytest.mark.parametrize(("kind", "serializer"), KINDS)
+@in_loop
+async def test_odd_greetings_let_nobody_in_and_fill_no_log(router: Router, kind: str, serializer: str) -> None:
+    before = log_size(router)
+    chosen = random.Random(f"{kind} {serializer}")
+    async with served(router):
+        for _ in range(60):
+            async with raw_connection(router, kind, serializer) as attacker:
+                for message in odd_messages(chosen):
+                    attacker.send(packed(message, serializer))
+                attacker.send(packed([99], serializer))  # ends it, if nothing before did
+                answers = await attacker.until_ended()
+                assert WELCOME not in [answer[0] for answer in answers]
+    assert log_size(router) < before + 20_000
 
 
 @in_loop

@@ -120,3 +120,27 @@ def test_a_log_that_is_too_large_is_moved_and_the_writer_goes_on(log: Any, tmp_p
 
 def test_a_missing_log_is_no_error(log: Any, tmp_path: Path) -> None:
     assert not log.keep_small(tmp_path / "router.log")
+
+
+def test_the_log_says_only_so_much_of_connections_and_counts_the_rest(log: Any) -> None:
+    now = 0.0
+    complaints = log.Complaints(lambda: now)
+    lines: list[str] = []
+    write = complaints.limited(lambda text, **values: lines.append(text.format(**values)))
+    for number in range(1000):
+        write("line {number}", number=number)
+    assert lines == [f"line {number}" for number in range(log.LINES)]
+    now = log.INTERVAL_S
+    write("later")
+    assert lines[log.LINES :] == [f"{1000 - log.LINES} further lines about connections were left out", "later"]
+
+
+def test_a_traceback_is_new_once_for_each_place(log: Any) -> None:
+    complaints = log.Complaints()
+    news = []
+    for kind in (ValueError, ValueError, KeyError, ValueError):
+        try:
+            raise kind("x")
+        except Exception as error:
+            news.append(complaints.is_new(error))
+    assert news == [True, False, True, False]
