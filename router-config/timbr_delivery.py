@@ -10,6 +10,7 @@ that ``requirements.txt`` pins.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,7 @@ def install() -> None:
     """Change how routers send, and how this process packs and unpacks."""
     Router.send = answering(Router.send)
     serializer._unpackb = unpack_msgpack
-    serializer._loads = reading_leniently(serializer._loads)
+    serializer._loads = load_json
     serializer._dumps = dump_json
 
 
@@ -110,19 +111,34 @@ def _key(key: Any) -> Any:
     return str(key) if isinstance(key, dict) else key
 
 
-def reading_leniently(loads: Callable[..., Any]) -> Callable[..., Any]:
-    """Return autobahn's reader of JSON so that it takes what is JSON but not what autobahn expects in it.
+def load_json(text: str, **_options: Any) -> Any:
+    """Return a JSON message. An integer of thousands of digits is a float.
 
-    A text that begins with ``\\0`` and is not base64 stays a text; an integer of thousands of digits is a float.
+    A text that begins with ``\\0`` is bytes in base64, and stays a text if it is not. autobahn's own reader is
+    written in Python for these bytes alone, and takes a second for a message of 4 MiB; Python's takes 0.1 s.
     """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = json.loads(text, parse_int=_integer)
+    return _with_bytes(value) if "\\u0000" in text else value
 
-    def load(text: str, **options: Any) -> Any:
+
+def _with_bytes(value: Any) -> Any:
+    """Return a value with its texts that stand for bytes as bytes. How deep it is was checked before."""
+    if type(value) is str:
+        if value[:1] != "\0":
+            return value
         try:
-            return loads(text, **options)
+            return base64.b64decode(value[1:])
         except ValueError:
-            return json.loads(text, parse_int=_integer)
+            return value
+    if type(value) is list:
+        return [_with_bytes(item) if type(item) in _MAY_HOLD_BYTES else item for item in value]
+    return {key: _with_bytes(item) if type(item) in _MAY_HOLD_BYTES else item for key, item in value.items()}
 
-    return load
+
+_MAY_HOLD_BYTES = (str, list, dict)
 
 
 def _integer(digits: str) -> int | float:
