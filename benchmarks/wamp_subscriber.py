@@ -1,112 +1,76 @@
-"""A WAMP subscriber process that counts complete records, by subscription and refill.
+"""A process that reads complete records by `RemoteMachine.records`, as users do.
 
-``python -m benchmarks.wamp_subscriber URL KERNEL_ID`` with the token in the environment. Reads numbers
-from standard input: for each, counts that many new records and prints
-``{"count", "gaps", "p50_s", "p99_s"}``. When the first record of a revision arrives, it prints
-``["revision", revision, time]``.
+``python -m benchmarks.wamp_subscriber URL KERNEL_ID`` with the token in the environment. Reads commands from standard
+input and answers each with lines of JSON:
+
+- ``count N``: ``"counting"``, and after the next N records ``{"count", "gaps", "p50_s", "p99_s"}``.
+- ``revisions N``: ``[revision, time]`` at the first record of each of the next N revisions.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import time
 from typing import Any
 
+import timbr_wamp
 from benchmarks.services import quantile
-from timbr_wamp.client.connection import Connection
-from timbr_wamp.client.feed import Deliver, Feed, Gap, Refill
-from timbr_wamp.names import kernel_uri
+from timbr_wamp.client import Records
+from timbr_wamp.contract import Record
 
 #: The latency of one record in this many is measured.
 LOOK_EVERY = 7
 
 
-class Reader:
-    """Counts what the feed delivers."""
-
-    def __init__(self, connection: Connection, kernel_id: str) -> None:
-        self._connection = connection
-        self._records = kernel_uri(kernel_id, "machine", "records")
-        self._status = kernel_uri(kernel_id, "machine", "status")
-        self._feed = Feed()
-        self.count = self.gaps = 0
-        self.wanted = 0
-        self.latencies: list[float] = []
-        self.revision = -1
-        self.done = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def begin(self) -> None:
-        """Subscribe, and start after the newest record."""
-        await self._connection.subscribe(self._records, self._on_batch)
-        status = await self._connection.call(self._status)
-        self._feed = Feed(run=status["run"], after_seq=status["last_seq"])
-        await self._connection.subscribe(self._status, self._on_status)
-
-    def _on_batch(self, batch: Any, details: Any = None) -> None:
-        self._follow(self._feed.on_batch(batch["run"], batch["first_seq"], batch["last_seq"], batch["rows"]))
-
-    def _on_status(self, status: Any, details: Any = None) -> None:
-        self._follow(self._feed.on_status(status["run"], status["last_seq"]))
-
-    def _follow(self, instructions: list[Any]) -> None:
-        for instruction in instructions:
-            if isinstance(instruction, Deliver):
-                self._take(instruction.rows)
-            elif isinstance(instruction, Gap):
-                self.gaps += instruction.last - instruction.first + 1
-                self._counted(instruction.last - instruction.first + 1)
-            elif isinstance(instruction, Refill):
-                task = asyncio.get_running_loop().create_task(self._refill(instruction))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-
-    async def _refill(self, refill: Refill) -> None:
-        page = await self._connection.call(self._records, refill.run, refill.after_seq, refill.limit)
-        self._follow(self._feed.on_page(refill.run, page["first_available"], page["last_seq"], page["rows"]))
-
-    def _take(self, rows: Any) -> None:
-        now = time.time()
-        for row in rows[::LOOK_EVERY]:
-            meta = json.loads(row[3])
-            self.latencies.append(now - meta["received_at"])
-            if meta["revision"] != self.revision:
-                self.revision = meta["revision"]
-                print(json.dumps(["revision", self.revision, now]), flush=True)
-        self._counted(len(rows))
-
-    def _counted(self, rows: int) -> None:
-        self.count += rows
-        if self.wanted and self.count >= self.wanted:
-            self.done.set()
+def say(value: Any) -> None:
+    """Answer the parent."""
+    print(json.dumps(value), flush=True)
 
 
-async def main(url: str, kernel_id: str) -> None:
+def count(records: Records, wanted: int) -> dict[str, Any]:
+    """Return what came until ``wanted`` records came, those that are lost included."""
+    found = gaps = 0
+    latencies: list[float] = []
+    for item in records:
+        if isinstance(item, Record):
+            found += 1
+            if item.seq % LOOK_EVERY == 0:
+                latencies.append(time.time() - item.received_at)
+        elif isinstance(item, timbr_wamp.Gap):
+            gaps += item.last - item.first + 1
+        if found + gaps >= wanted:
+            break
+    return {"count": found, "gaps": gaps, "p50_s": quantile(latencies, 0.5), "p99_s": quantile(latencies, 0.99)}
+
+
+def tell_revisions(records: Records, wanted: int) -> None:
+    """Say when the first record of each new revision came."""
+    revision = None
+    for item in records:
+        if isinstance(item, Record) and item.revision != revision:
+            if revision is not None:
+                wanted -= 1
+            revision = item.revision
+            say([revision, time.time()])
+            if not wanted:
+                return
+
+
+def main(url: str, kernel_id: str) -> None:
     """Serve the parent's requests."""
-    connection = Connection(url, "timbr", os.environ["TIMBR_WAMP_TOKEN"])
-    await connection.open()
-    reader = Reader(connection, kernel_id)
-    await reader.begin()
-    print("ready", flush=True)
-    loop = asyncio.get_running_loop()
-    while line := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
-        reader.count = reader.gaps = 0
-        reader.latencies = []
-        reader.done.clear()
-        reader.wanted = int(line)
-        print("counting", flush=True)
-        await asyncio.wait_for(reader.done.wait(), 170)
-        reader.wanted = 0
-        found = {
-            "count": reader.count, "gaps": reader.gaps, "p50_s": quantile(reader.latencies, 0.5),
-            "p99_s": quantile(reader.latencies, 0.99),
-        }  # fmt: skip
-        print(json.dumps(found), flush=True)
-    await connection.close()
+    with timbr_wamp.connect(url, os.environ["TIMBR_WAMP_TOKEN"], timeout_s=20) as client:
+        records = client.kernel(kernel_id).machine().records().start()
+        say("ready")
+        for line in sys.stdin:
+            command, number = line.split()
+            if command == "count":
+                say("counting")
+                say(count(records, int(number)))
+            else:
+                tell_revisions(records, int(number))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3]))
+    main(*sys.argv[1:3])

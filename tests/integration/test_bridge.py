@@ -330,6 +330,32 @@ def rows_of(batches: list[Any]) -> list[Any]:
     return [row for batch in batches for row in json.loads(batch["block"])]
 
 
+def test_viewers_of_single_records_come_and_go_without_touching_a_complete_reader(
+    settings: Settings, router: Router, plain_kernel: KernelFile
+) -> None:
+    async def work() -> None:
+        async with connected(router, settings) as connection:
+            remote = Remote(connection, plain_kernel.kernel_id)
+            await remote.there()
+            with SocketMachine(settings, plain_kernel) as machine:
+                await remote.machine_there()
+                batches = await remote.subscribe("machine.records")
+                await until(lambda: len(machine.listeners) == 1)
+                complete = machine.listeners[0]
+                for visit in range(3):
+                    viewer = await connection.subscribe(remote.uri("machine"), lambda *a, details, **k: None)
+                    await until(lambda: len(machine.listeners) == 2)
+                    machine.publish(100)
+                    await viewer.unsubscribe()
+                    await until(lambda: len(machine.listeners) == 1)
+                    assert (machine.listeners, machine.came) == ([complete], visit + 2)
+                await until(lambda: batches and batches[-1]["last_seq"] == 300)
+                assert [row[0] for row in rows_of(batches)] == list(range(1, 301))
+                assert machine.refills == []
+
+    run(work())
+
+
 STRANGER = """
 import asyncio, sys
 from timbr_wamp.client.connection import Connection

@@ -64,7 +64,7 @@ def page(run: str, rows: Sequence[CompactRow], limit_bytes: int) -> list[Records
         texts: list[bytes] = []
         for row in several:
             text = _kept_row(row)
-            left -= len(text)
+            left -= len(text) + 1
             if left < 0 and (texts or batches):
                 break
             texts.append(text)
