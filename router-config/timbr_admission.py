@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from crossbar.common.twisted import endpoint
+from timbr_replace import replace_class
 from twisted.internet.interfaces import IDelayedCall
 from twisted.protocols.policies import ProtocolWrapper
 
@@ -98,4 +99,4 @@ def connection_of(protocol: Any) -> AdmittedConnection:
 
 def install() -> None:
     """Have Crossbar.io build listening ports with it; for those that start from now on."""
-    endpoint.MaxConnectionsFactory = Admission
+    replace_class(endpoint, "MaxConnectionsFactory", Admission)

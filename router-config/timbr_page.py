@@ -9,6 +9,7 @@ from typing import Any
 
 from crossbar.common.twisted.web import Site
 from crossbar.worker import transport
+from timbr_replace import replace_class
 from twisted.web import server
 
 server.version = b"timbr"  # else the Server header of static pages contains Twisted's version
@@ -115,4 +116,4 @@ def install(names: list[str]) -> None:
     """Have Crossbar.io serve web transports with it; for those that start from now on."""
     global _names
     _names = frozenset(name.lower() for name in names)
-    transport.Site = PageSite
+    replace_class(transport, "Site", PageSite)

@@ -24,6 +24,7 @@ from crossbar.worker import transport
 from timbr_admission import connection_of
 from timbr_log import Complaints
 from timbr_nesting import TooDeep, check_json, check_msgpack
+from timbr_replace import replace_class
 from txaio import make_logger
 
 
@@ -288,6 +289,6 @@ def _not_sent(message: Any) -> None:
 
 def install() -> None:
     """Have Crossbar.io make transports and sessions with these classes; for transports that start from now on."""
-    websocket.WampWebSocketServerFactory = GuardedWebSocketFactory
-    transport.WampRawSocketServerFactory = GuardedRawSocketFactory
-    RouterSessionFactory.session = GuardedSession
+    replace_class(websocket, "WampWebSocketServerFactory", GuardedWebSocketFactory)
+    replace_class(transport, "WampRawSocketServerFactory", GuardedRawSocketFactory)
+    replace_class(RouterSessionFactory, "session", GuardedSession)

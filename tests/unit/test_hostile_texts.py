@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import re
 import sys
 import types
@@ -151,6 +152,20 @@ def test_a_commands_error_and_notes_are_text() -> None:
     assert result.exit_code == 1
     assert_plain(result.output)
     assert "[/x]" in result.stderr
+
+
+def test_what_a_command_logs_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        base.set_up_logging("warning")
+        logging.getLogger("timbr_wamp.test").warning("a host says %s", HOSTILE)
+        said = capsys.readouterr().err
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert "a host says [/x]" in said
+    assert_plain(said)
 
 
 def test_the_output_of_a_cell_keeps_its_colours_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,3 +61,22 @@ def test_each_transport_asks_for_a_token_and_has_limits(tmp_path: Path) -> None:
         assert PAYLOAD_LIMIT_BYTES < transport["options"]["max_message_size"] <= 4 * 1024 * 1024
     assert web["endpoint"]["interface"] == "127.0.0.1"
     assert not re.search(r"\banonymous\b", json.dumps(worker))
+
+
+def test_a_class_takes_the_place_of_the_one_that_it_is_made_from_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "router-config")
+    replace_class = importlib.import_module("timbr_replace").replace_class
+
+    class Theirs:
+        pass
+
+    class Ours(Theirs):
+        pass
+
+    owner = SimpleNamespace(known=Theirs, other=int)
+    replace_class(owner, "known", Ours)
+    assert owner.known is Ours
+    with pytest.raises(TypeError):
+        replace_class(owner, "other", Ours)
+    with pytest.raises(AttributeError):
+        replace_class(owner, "gone", Ours)

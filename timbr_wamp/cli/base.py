@@ -186,12 +186,16 @@ def _problem(error: OSError | UnicodeError) -> str:
 def set_up_logging(level: str) -> None:
     """Log to stderr. Only commands set up handlers, never the library."""
     names = logging.getLevelNamesMapping()
-    logging.basicConfig(
-        level=names.get(level.upper(), logging.WARNING),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LiteralFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=names.get(level.upper(), logging.WARNING), handlers=[handler], force=True)
+
+
+class _LiteralFormatter(logging.Formatter):
+    """Writes what other processes sent as text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal_text(super().format(record))
 
 
 def settings_from(**explicit: Any) -> Settings:

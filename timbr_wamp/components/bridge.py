@@ -33,6 +33,7 @@ from timbr_wamp.components.relay import SubscribedTopics, split_to_fit
 from timbr_wamp.contract import KERNEL, RESERVED_NAMES, Interest, IopubMessage, KernelInfo, to_builtins
 from timbr_wamp.errors import InvalidArgument, InvalidName, KernelDead, NoMachine, NotConnected, TimbrError
 from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
+from timbr_wamp.tables import terminal_text
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ async def run_bridge(options: BridgeOptions) -> int:
         with identity.lock_kernel(options.runtime_dir, who.kernel_id, options.url) as old_subshell:
             await bridge.run(stop, old_subshell=old_subshell)
     except TimbrError as error:
-        print(error, file=sys.stderr)
+        print(terminal_text(str(error)), file=sys.stderr)
         return 1
     finally:
         for number in handlers:

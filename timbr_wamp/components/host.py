@@ -28,6 +28,7 @@ from timbr_wamp.errors import AlreadyHosted, HostNameTaken, NotAuthorized, Timbr
 from timbr_wamp.names import host_of_kernel, host_uri, new_kernel_id
 from timbr_wamp.runtime import HostFile, KernelFile
 from timbr_wamp.settings import Settings
+from timbr_wamp.tables import terminal_text
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class HostProcess:
             with _exclusive(environment):
                 asyncio.run(self._run(environment))
         except TimbrError as error:
-            print(error, file=sys.stderr)
+            print(terminal_text(str(error)), file=sys.stderr)
             return 1
         return 0
 

@@ -34,6 +34,7 @@ COMPONENT_FILES = (
     "timbr_node.py",
     "timbr_page.py",
     "timbr_presence.py",
+    "timbr_replace.py",
     "timbr_transports.py",
 )
 SOCKET_NAME = "router.sock"
