@@ -457,3 +457,67 @@ def test_an_object_that_is_false_or_empty_is_in_its_slot(machine):
     assert machine[0] is one
     assert machine[0:1][0] is one
     assert machine(5).values[0] == 1
+
+
+# --- functions that were changed in place --------------------------------------------------------
+
+
+def in_place(old: Any, new: Any) -> None:
+    """Change a function as IPython's ``%autoreload`` does."""
+    old.__code__, old.__defaults__ = new.__code__, new.__defaults__
+
+
+class Step:
+    def step(self, message: object) -> object:
+        return ("old", message)
+
+
+def test_a_function_that_was_changed_in_place_makes_a_revision_when_it_is_noticed(machines):
+    machine = machines(stages=3)
+
+    def plus(x: int) -> int:
+        return x + 1
+
+    machine.set(1, plus, name="plus", policy="drop")
+    machine.set(2, Step())
+    before = machine.revision
+    assert len(machine.revisions) == before + 1  # looking makes none
+    assert "x + 1" in machine.slots[1].source
+
+    def minus(x: int, first: int) -> int:
+        return x - first
+
+    in_place(plus, minus)
+    noticed = machine.slots[1]
+    assert (machine.revision, noticed.revision) == (before + 1, before + 1)
+    assert (noticed.name, noticed.values, noticed.policy.on_error) == ("plus", 2, "drop")
+    assert "x - first" in noticed.source
+    assert machine.revisions[-1].change == "f1 changed in place"
+    assert [event.data for event in machine.events()][-1] == {"revision": before + 1, "change": "f1 changed in place"}
+    assert machine(5).values == (5, 0, ("old", 0))
+    assert machine.revision == before + 1  # noticed once
+
+    old_code = Step.step.__code__
+    try:
+        in_place(Step.step, lambda self, message: ("new", message))
+        machine.start()
+    finally:
+        Step.step.__code__ = old_code
+    assert machine.revisions[-2].change == "f2 changed in place"
+    assert machine.revisions[-1].change == "f2 changed in place"  # and back
+
+
+def test_a_function_that_no_message_can_satisfy_any_more_stays_and_fails(machines):
+    machine = machines(stages=1)
+
+    def needs(x: int) -> int:
+        return x
+
+    def needs_more(a: int, b: int, c: int, d: int, e: int) -> int:
+        return a
+
+    machine[0] = needs
+    in_place(needs, needs_more)
+    assert machine.slots[0].revision == machine.revision == 2
+    assert "missing" in str(machine(1).values[0]["_exception"]["exc_value"])
+    assert machine.revision == 2

@@ -274,6 +274,7 @@ class Machine:
 
         A change that such a hook makes itself has no hooks around it, which would recurse without end.
         """
+        self._notice_changes()
         self._call_change_hooks("pre_change", dict(functions))  # theirs to change: what is set stays as it is
         revision = change()
         self.event_log.add("slot_changed", revision.author, revision=revision.number, change=revision.change)
@@ -290,14 +291,22 @@ class Machine:
             finally:
                 here.now = False
 
+    def _notice_changes(self) -> None:
+        """Make a revision if functions in slots were changed in place, as ``%autoreload`` does."""
+        revision = self._table.renew()
+        if revision is not None:
+            self.event_log.add("slot_changed", None, revision=revision.number, change=revision.change)
+
     @property
     def slots(self) -> SlotInfos:
         """The slots of the newest revision."""
+        self._notice_changes()
         return SlotInfos(slot_info(slot) for slot in self._table.current().slots)
 
     @property
     def revisions(self) -> Revisions:
         """The kept revisions, oldest first."""
+        self._notice_changes()
         return Revisions(revision.info() for revision in self._table.revisions())
 
     @property
@@ -440,6 +449,7 @@ class Machine:
     @whole
     def start(self, *, author: str | None = None) -> None:
         """Start processing messages; no effect on a running machine."""
+        self._notice_changes()
         self.hooks.call("pre_start")
         self._worker.start(author)
         self.hooks.call("post_start")

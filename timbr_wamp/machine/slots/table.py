@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import CodeType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from timbr_wamp.contract import FunctionRef, Policy, RevisionInfo, SlotKind
@@ -25,8 +26,8 @@ from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import delivered
 from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, refusal
-from timbr_wamp.machine.slots.callables import called_of, is_async, is_object
-from timbr_wamp.machine.slots.functions import Loaded, as_function, function_name
+from timbr_wamp.machine.slots.callables import called_of, code_of, is_async, is_object
+from timbr_wamp.machine.slots.functions import Loaded, as_function, function_name, source_text
 from timbr_wamp.names import slot_key
 
 #: A callable, an object with ``step()``, source text, or a `FunctionRef`.
@@ -94,6 +95,8 @@ class Slot:
     function_name: str | None = None
     #: The source text from which the function was made; None: it was given as an object.
     made_of: str | None = None
+    #: The code of the function when it was put there: `SlotTable.renew` compares it.
+    code: CodeType | None = field(default=None, repr=False, compare=False)
     #: The same in every revision that has this function.
     tally: SlotTally = field(default_factory=SlotTally, repr=False, compare=False)
 
@@ -378,12 +381,34 @@ class SlotTable:
             return slot
         present = now.slots[slot.number] if slot.number < len(now.slots) else slot
         if present.tally is slot.tally and present.function is not NOT_LOADED:
-            return replace(slot, function=present.function)
+            return replace(slot, function=present.function, code=present.code)
         if slot.number not in again:
             ref = FunctionRef(kind="source", text=slot.made_of)
             with delivered():
                 again[slot.number] = as_function(ref, self._namespace).function
-        return replace(slot, function=again[slot.number])
+        return replace(slot, function=again[slot.number], code=_code(again[slot.number]))
+
+    def renew(self) -> Revision | None:
+        """Make a revision if functions in slots were changed in place, as IPython's ``%autoreload`` does; else None.
+
+        Earlier revisions have the same functions, so they changed too; their texts stay as they were.
+        """
+        if not _changed_in_place(self._current.slots):
+            return None
+
+        def make(now: Revision) -> Draft:
+            changed = _changed_in_place(now.slots)
+            slots = list(now.slots)
+            for slot in changed:
+                loaded = Loaded(slot.function, source_text(slot.function))
+                try:
+                    made = _slot_of(slot.number, loaded, None, now.number + 1)
+                except NotCallable:  # it needs other arguments now: its calls will fail and say so
+                    made = replace(slot, source=loaded.source, since=now.number + 1, code=_code(slot.function))
+                slots[slot.number] = replace(made, name=slot.name, policy=slot.policy)
+            return tuple(slots), f"{', '.join(f'f{slot.number}' for slot in changed)} changed in place", now.policy
+
+        return self.change(make, None)
 
     def resize(self, stages: int, *, author: str | None = None) -> Revision:
         """Change the number of slots; slots are added and removed at the end, set ones never removed.
@@ -401,6 +426,14 @@ class SlotTable:
             return now.slots[:stages] + more, f"{stages} slots", now.policy
 
         return self.change(make, author)
+
+
+def _code(function: SlotFunction) -> CodeType | None:
+    return code_of(called_of(function))
+
+
+def _changed_in_place(slots: Sequence[Slot]) -> list[Slot]:
+    return [slot for slot in slots if slot.code is not None and _code(slot.function) is not slot.code]
 
 
 def _number_in(slots: Sequence[Slot], slot: int | str) -> int:
@@ -430,6 +463,7 @@ def _slot_of(number: int, loaded: Loaded | None, author: str | None, since: int)
     return Slot(
         number, function, arguments=arguments_of(called_of(function), number), source=loaded.source, author=author,
         since=since, made_of=loaded.made_of, function_name=function_name(function), kind=_kind_of(function),
+        code=_code(function),
     )  # fmt: skip
 
 
