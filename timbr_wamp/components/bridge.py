@@ -23,6 +23,7 @@ import zmq
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.client.tasks import Tasks, first_of
 from timbr_wamp.components import kernel_identity as identity
+from timbr_wamp.components.folder_watch import FolderWatch
 from timbr_wamp.components.headless_supervisor import HeadlessSupervisor, Supervisor
 from timbr_wamp.components.kernel_identity import Identity
 from timbr_wamp.components.kernel_service import KernelService, answer
@@ -39,8 +40,10 @@ logger = logging.getLogger(__name__)
 
 #: Size of the router connection's write buffer above which the bridge stops reading records and output.
 BUFFER_BYTES = 512 * 1024
-#: Interval for scanning the runtime folder for machines.
+#: Interval for trying again what failed, and for looking at a kernel that may be gone.
 POLL_INTERVAL_S = 0.5
+#: Longest interval for looking whether the kernel was used, where it is ended when it was not.
+IDLE_INTERVAL_S = 5.0
 #: Shortest interval between two publications of the kernel's state.
 STATE_INTERVAL_S = 0.1
 #: Wait before a failed announcement is repeated.
@@ -143,7 +146,10 @@ class Bridge:
         self._let_go: str | None = None
         self._state_changed = asyncio.Event()
         self._machines_due = asyncio.Event()
-        self._last_call = self._alive_at = time.monotonic()
+        self._folder_watch: FolderWatch | None = None
+        #: Set when the kernel may be dead for good.
+        self._kernel_gone = asyncio.Event()
+        self._last_call = time.monotonic()
 
     def _supervisor_for(self, who: Identity) -> Supervisor:
         runtime_dir = self._options.runtime_dir
@@ -174,11 +180,16 @@ class Bridge:
             await self._update_machines()
             await self._connection.open(JOIN_TIMEOUT_S)
             logger.info("kernel %s is on %s", self._kernel_id, self._options.url)
-            self._tasks.start(self._poll_machines(), "poll machines")
+            self._folder_watch = FolderWatch(self._options.runtime_dir, self._look_for_machines)
+            self._tasks.start(self._follow_machines(), "follow machines")
             self._tasks.start(self._publish_state_changes(), "publish state changes")
-            self._tasks.start(self._watch_idle(), "watch idle")
+            self._tasks.start(self._watch_gone(), "watch gone")
+            if (limit_s := self._options.shutdown_interval_s) is not None and not self._supervisor.headless:
+                self._tasks.start(self._watch_idle(limit_s), "watch idle")
             await self._wait_for_end()
         finally:
+            if self._folder_watch is not None:
+                self._folder_watch.close()
             await self._tasks.close()
             await self._say_last_state()
             await self._connection.close()
@@ -257,6 +268,7 @@ class Bridge:
         self._changed()
         if self._supervisor.state in GONE_STATES:
             self._machines_due.set()
+            self._kernel_gone.set()
 
     def _absent(self, machine: str) -> TimbrError:
         """Return why there is no machine of that name."""
@@ -349,22 +361,29 @@ class Bridge:
         while self._connection.buffered_bytes() >= BUFFER_BYTES and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
 
-    async def _watch_idle(self) -> None:
-        """End a kernel that is idle for too long; end the bridge when an unmanaged kernel is gone for good."""
-        limit_s = None if self._supervisor.headless else self._options.shutdown_interval_s
+    async def _watch_gone(self) -> None:
+        """End the bridge when an unmanaged kernel is gone for good."""
+        supervisor = self._supervisor
         while True:
-            await asyncio.sleep(POLL_INTERVAL_S if limit_s is None else min(POLL_INTERVAL_S, limit_s / 4))
-            now = time.monotonic()
-            if self._supervisor.state != "dead":
-                self._alive_at = now
-            elif not self._supervisor.managed and now - self._alive_at > self._supervisor.give_up_s:
-                logger.warning("kernel %s is gone", self._kernel_id)
-                self._stop.set()
+            await self._kernel_gone.wait()
+            self._kernel_gone.clear()
+            deadline = time.monotonic() + supervisor.give_up_s
+            while supervisor.state == "dead" and not supervisor.managed:
+                if time.monotonic() >= deadline:
+                    logger.warning("kernel %s is gone", self._kernel_id)
+                    self._stop.set()
+                    return
+                await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def _watch_idle(self, limit_s: float) -> None:
+        """End a kernel that is idle for too long."""
+        while True:
+            await asyncio.sleep(min(IDLE_INTERVAL_S, limit_s / 4))
             if self._supervisor.state == "busy" or any(
                 r.machine is not None and r.machine.running for r in self._machines.values()
             ):
                 self._called()
-            if limit_s is not None and now - self._last_call > limit_s:
+            if time.monotonic() - self._last_call > limit_s:
                 await self._end_idle(f"it was idle for {limit_s:g} s")
                 return
 
@@ -402,16 +421,20 @@ class Bridge:
 
     # --- machines ----------------------------------------------------------------------------
 
-    async def _poll_machines(self) -> None:
+    def _look_for_machines(self) -> None:
+        if self._supervisor.machine_files.changed():
+            self._machines_due.set()
+
+    async def _follow_machines(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_INTERVAL_S):
-                    await self._machines_due.wait()
+            await self._machines_due.wait()
             self._machines_due.clear()
             try:
                 await self._update_machines()
-            except TimbrError as error:  # the router did not answer; the next scan tries again
+            except TimbrError as error:  # the router did not answer
                 logger.warning("kernel %s: updating its machines failed: %s", self._kernel_id, error)
+                await asyncio.sleep(POLL_INTERVAL_S)
+                self._machines_due.set()
 
     async def _update_machines(self) -> None:
         """Connect to new machines and disconnect from machines that are gone."""
@@ -419,7 +442,7 @@ class Bridge:
             await self._update_machines_locked()
 
     async def _update_machines_locked(self) -> None:
-        files = {} if self._supervisor.state == "dead" else self._supervisor.machines()
+        files = {} if self._supervisor.state == "dead" else self._supervisor.machine_files.machines()
         changed = False
         for name in set(files) - set(self._machines) - self._refused:
             await self._add_machine(name)

@@ -16,13 +16,13 @@ from typing import TypeAlias
 
 from timbr_wamp import runtime
 from timbr_wamp.client.tasks import Tasks
+from timbr_wamp.components import machine_files
 from timbr_wamp.components.kernel_channels import KernelChannels
 from timbr_wamp.components.kernel_supervisor import KernelSupervisor
-from timbr_wamp.components.machine_files import headless_machine_files
 from timbr_wamp.contract import KernelStateName
 from timbr_wamp.errors import CallTimeout, KernelDead, NotAKernel
 from timbr_wamp.processes import Process
-from timbr_wamp.runtime import HeadlessFile, MachineFile
+from timbr_wamp.runtime import HeadlessFile
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class HeadlessSupervisor:
         on_error: Callable[[Exception], None],
     ) -> None:
         self.kernel_id, self._runtime_dir, self.file = kernel_id, runtime_dir, file
+        #: The machines of the process.
+        self.machine_files = machine_files.of_headless(runtime_dir, file)
         self._on_change, self._on_ending = on_change, on_ending
         self.state: KernelStateName = "starting"
         self.reason: str | None = None
@@ -82,10 +84,6 @@ class HeadlessSupervisor:
     def info(self) -> dict[str, object]:
         """The process's description, in the format of a kernel's."""
         return {"language_info": {"name": "python", "version": self.file.python}}
-
-    def machines(self) -> dict[str, MachineFile]:
-        """Return the machines of the process by name."""
-        return headless_machine_files(self._runtime_dir, self.file)
 
     async def open(self, *, old_subshell: str | None = None) -> None:
         """Start to watch the process.

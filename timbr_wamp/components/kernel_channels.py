@@ -65,6 +65,7 @@ class KernelChannels:
         on_state: called when `busy` or `silent` changed, or another program restarted the kernel.
         pace: awaited after each output message; it waits while the receivers cannot keep up.
         on_error: called with an unexpected error, after which these channels no longer work.
+        heartbeat: watch the kernel's heartbeat, for a kernel whose process is not watched.
     """
 
     def __init__(
@@ -76,20 +77,22 @@ class KernelChannels:
         on_state: Callable[[], None],
         pace: Callable[[], Awaitable[None]],
         on_error: Callable[[Exception], None],
+        heartbeat: bool,
     ) -> None:
-        self._file, self._kernel_id = connection_file, kernel_id
+        self._file, self._kernel_id, self._with_heartbeat = connection_file, kernel_id, heartbeat
         self._on_iopub, self._on_state, self._pace = on_iopub, on_state, pace
         #: Content of the kernel's ``kernel_info_reply``; empty before `open`.
         self.info: Message = {}
         #: A cell is running on the main shell.
         self.busy = False
-        #: No heartbeat for `SILENT_S`.
+        #: No heartbeat for `SILENT_S`; False where it is not watched.
         self.silent = False
         #: Id of the bridge's subshell, for requests that must not wait for a cell; None without subshells.
         self.subshell_id: str | None = None
         self._kernel_session: str | None = None
         self._cell: str | None = None
         self._requests: dict[str, _Request] = {}
+        self._requested = asyncio.Event()
         self._tasks = Tasks(on_error)
         self._dead: str | None = None
         self._iopub_connected = asyncio.Event()
@@ -252,6 +255,7 @@ class KernelChannels:
             raise KernelDead(self._kernel_id, self._dead)
         request = _Request(what, asyncio.get_running_loop().create_future(), on_output=on_output)
         self._requests[message["header"]["msg_id"]] = request
+        self._requested.set()
         return request
 
     async def _send(self, socket: zmq.asyncio.Socket, message: Message) -> None:
@@ -282,7 +286,8 @@ class KernelChannels:
         self._tasks.start(self._read(self._shell, self._on_reply), "shell")
         self._tasks.start(self._read(self._control, self._on_reply), "control")
         self._tasks.start(self._read(iopub, self._on_output, self._pace), "iopub")
-        self._tasks.start(watch_heartbeat(client.connect_hb, self._set_silent), "heartbeat")
+        if self._with_heartbeat:
+            self._tasks.start(watch_heartbeat(client.connect_hb, self._set_silent), "heartbeat")
         self._tasks.start(self._probe(), "probe")
 
     async def _handshake(self) -> None:
@@ -427,7 +432,10 @@ class KernelChannels:
 
     async def _probe(self) -> None:
         while True:
+            await self._requested.wait()
             await asyncio.sleep(PROBE_INTERVAL_S)
-            if self._requests:
-                with contextlib.suppress(CallTimeout, KernelDead):
-                    await self._request("kernel_info_request", {}, control=True, timeout_s=PROBE_INTERVAL_S)
+            if not self._requests:
+                self._requested.clear()
+                continue
+            with contextlib.suppress(CallTimeout, KernelDead):
+                await self._request("kernel_info_request", {}, control=True, timeout_s=PROBE_INTERVAL_S)

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from timbr_wamp.client.tasks import Tasks
-from timbr_wamp.components import launcher
+from timbr_wamp.components import launcher, machine_files
 from timbr_wamp.components.heartbeat import SILENT_S
 from timbr_wamp.components.kernel_channels import KernelChannels
-from timbr_wamp.components.machine_files import machine_files
 from timbr_wamp.contract import IopubMessage, KernelStateName
 from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed, TimbrError
 from timbr_wamp.kernel.startup import ERROR_ATTRIBUTE
 from timbr_wamp.processes import Process, RestartPolicy, Restarts, wait_ended
-from timbr_wamp.runtime import KernelFile, MachineFile
+from timbr_wamp.runtime import KernelFile
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +67,8 @@ class KernelSupervisor:
     ) -> None:
         self.kernel_id, self._connection_file, self._runtime_dir = kernel_id, connection_file, runtime_dir
         self.file = file
+        #: The kernel's machines.
+        self.machine_files = machine_files.of_kernel(runtime_dir, connection_file)
         self._on_iopub, self._on_change, self._pace, self._on_error = on_iopub, on_change, pace, on_error
         self._tasks = Tasks(on_error)
         self.state: KernelStateName = "starting"
@@ -110,10 +111,6 @@ class KernelSupervisor:
     def subshell_id(self) -> str | None:
         """Id of the bridge's subshell in the kernel."""
         return self._channels.subshell_id
-
-    def machines(self) -> dict[str, MachineFile]:
-        """Return the kernel's machines by name."""
-        return machine_files(self._runtime_dir, self._connection_file)
 
     async def open(self, *, old_subshell: str | None = None) -> None:
         """Connect to the kernel and start to watch it. A managed kernel that is dead is restarted.
@@ -184,6 +181,7 @@ class KernelSupervisor:
             on_state=self._channels_changed,
             pace=self._pace,
             on_error=self._on_error,
+            heartbeat=not self.managed,
         )
 
     def _set(self, state: KernelStateName, reason: str | None = None) -> None:

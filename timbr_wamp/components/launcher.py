@@ -22,7 +22,7 @@ from pathlib import Path
 import zmq
 
 from timbr_wamp import processes, runtime
-from timbr_wamp.components.machine_files import machine_files
+from timbr_wamp.components import machine_files
 from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
 from timbr_wamp.names import checked_kernel_id, checked_kernel_name
@@ -114,7 +114,7 @@ def end_process(content: KernelFile) -> bool:
 
 def forget_kernel(runtime_dir: Path, content: KernelFile) -> None:
     """Remove the files, sockets and log of a dead kernel and of its machines."""
-    machine_files(runtime_dir, Path(content.connection_file))
+    machine_files.of_kernel(runtime_dir, Path(content.connection_file)).machines()
     _forget_bridge(runtime.bridge_file(runtime_dir, content.kernel_id))
     connection_file = Path(content.connection_file)
     address = _read_json(connection_file)

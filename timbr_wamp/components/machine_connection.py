@@ -1,7 +1,7 @@
 """`MachineConnection`: a bridge's connection to one machine.
 
 It relays calls to the control socket and reads records while they have subscribers. Without subscribers
-it only makes a long poll of two seconds for the machine's state.
+it only makes a long poll, which the machine answers when something happens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 #: Timeout of calls that run no code of users.
 ANSWER_TIMEOUT_S = 10.0
 #: Duration of a long poll for changes without subscribers.
-IDLE_POLL_S = 2.0
+IDLE_POLL_S = 30.0
 #: Interval for asking whether all was read.
 READ_POLL_S = 0.05
 #: Wait before a failed poll is repeated.

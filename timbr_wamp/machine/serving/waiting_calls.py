@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 LONGEST_PUT_S = 60.0
 SHORTEST_WATCH_S, LONGEST_WATCH_S = 0.1, 86_400.0
 #: Longest wait of a long poll, and least interval between reports of errors alone, seconds.
-CHANGES_LIMIT_S, ERRORS_EVERY_S = 2.0, 0.1
+CHANGES_LIMIT_S, ERRORS_EVERY_S = 60.0, 0.1
+#: Longest interval for looking for failures, when there were none for some time.
+LOOK_LIMIT_S = 0.5
 #: Most failures in one report.
 CHANGES_ROWS = 100
 #: Messages that `put_many` puts before the control thread does something else.
@@ -165,7 +167,9 @@ class ChangesPoll:
             and now < self._deadline
             and (failures.number <= self._error_number or now < self._started + ERRORS_EVERY_S)
         ):
-            self.due_at = min(self._deadline, now + ERRORS_EVERY_S)  # failures wake nobody: they are looked for
+            # failures wake nobody: they are looked for, and less often the longer there were none
+            look_s = min(max((now - self._started) / 4, ERRORS_EVERY_S), LOOK_LIMIT_S)
+            self.due_at = min(self._deadline, now + look_s)
             return WAITS
         event_number, events = log.after(self._event_number)
         error_number, rows = failures.after(self._error_number)
