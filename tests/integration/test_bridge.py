@@ -542,7 +542,7 @@ def test_an_idle_kernel_of_somebody_else_is_let_go(settings: Settings, router: R
     async def work(bridge: BridgeProcess, kernel_id: str) -> None:
         async with connected(router, settings) as connection:
             assert "letting it go" in await bridge.ended(30.0)
-            (kernel,) = [one for one in await connection.call("io.timbr.kernel.list") if one["name"] == "theirs"]
+            (kernel,) = [one for one in await connection.call("io.timbr.kernel.list") if one["name"] == "let go"]
             assert kernel["state"] == "offline"
             assert kernel["reason"] == "it was idle for 1 s, and its bridge let it go; it keeps running"
 
@@ -550,7 +550,7 @@ def test_an_idle_kernel_of_somebody_else_is_let_go(settings: Settings, router: R
         path = runtime.kernel_file(settings.runtime_dir, file.kernel_id)
         kept = path.read_bytes()
         path.unlink()  # the bridge then does not know that the kernel is ours
-        arguments = (file.connection_file, "--name", "theirs", "--shutdown-interval", "1")
+        arguments = (file.connection_file, "--name", "let go", "--shutdown-interval", "1")
         with BridgeProcess(settings, router, *arguments) as bridge:
             run(work(bridge, file.kernel_id))
         assert file.alive()
