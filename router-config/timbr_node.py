@@ -17,6 +17,7 @@ from typing import Any
 import timbr_admission
 import timbr_delivery
 import timbr_page
+import timbr_retained
 import timbr_transports
 from autobahn.twisted.util import sleep
 from autobahn.twisted.wamp import ApplicationSession
@@ -216,6 +217,15 @@ class NodeComponent(ApplicationSession):
             topic = f"io.timbr.kernel.{info['kernel_id']}.state"
             self.publish(topic, info, options=PublishOptions(retain=True))
             self._publish_discovery("went", info)
+        from twisted.internet import reactor
+
+        for kernel_id in self._presence.gone():
+            reactor.callLater(timbr_retained.RELEASE_AFTER_S, self._release, kernel_id)
+
+    def _release(self, kernel_id: str) -> None:
+        """Release the retained events of a kernel, unless it is here again."""
+        if self._presence.session_of(kernel_id) is None:
+            timbr_retained.release(self, kernel_id)
 
     def _announce(self, kernel: object, details: CallDetails) -> Info:
         try:

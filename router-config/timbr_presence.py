@@ -73,6 +73,7 @@ class Presence:
         self._kernels: dict[str, _Kernel] = {}
         self._hosts: dict[str, _Host] = {}
         self._total_bytes = 0
+        self._gone: list[str] = []
 
     def joined(self, session: int) -> None:
         """Record that a wamp session joined."""
@@ -170,6 +171,7 @@ class Presence:
 
     def _remove(self, kernel_id: str) -> None:
         kernel, authid = self._kernels.pop(kernel_id), host_of(kernel_id)
+        self._gone.append(kernel_id)
         host = self._hosts[authid]
         host.kernels -= 1
         host.size_bytes -= kernel.size_bytes
@@ -179,6 +181,11 @@ class Presence:
     def _forget_unused(self, authid: str) -> None:
         if self._hosts[authid] == _Host():
             del self._hosts[authid]
+
+    def gone(self) -> list[str]:
+        """Return the kernels that were removed since the last call and are not here again."""
+        gone, self._gone = self._gone, []
+        return [kernel_id for kernel_id in gone if kernel_id not in self._kernels]
 
     def session_of(self, kernel_id: str) -> int | None:
         """Return the wamp session that represents a kernel; None for an unknown kernel."""

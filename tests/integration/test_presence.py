@@ -248,3 +248,23 @@ async def test_a_second_host_with_the_same_token_is_refused_until_the_first_has_
                 assert asyncio.get_running_loop().time() < deadline
                 await asyncio.sleep(0.02)
         assert await person.call(start) == "the second"
+
+
+@in_loop
+async def test_retained_events_of_a_kernel_that_is_gone_are_released(lab: Lab) -> None:
+    status = f"io.timbr.kernel.{lab.kernel_id}.machine.status"
+    async with session(lab.router.url, lab.router.admin_token) as reader:
+        async with lab.bridge() as bridge:
+            await lab.announce(bridge, state="dead", reason="it ended in order")
+            await lab.publish_state(bridge, state="dead", reason="it ended in order")
+            await bridge.publish(status, {"state": "stopped"}, options=RETAINED)
+            assert await kept(reader, status, lab.state_topic) == [True, True]
+        assert (await lab.retained())["reason"] == "it ended in order"  # for a while it can still be asked for
+        async with asyncio.timeout(20):
+            while await kept(reader, status, lab.state_topic) != [False, False]:
+                await asyncio.sleep(0.1)
+
+
+async def kept(asker: PlainSession, *topics: str) -> list[bool]:
+    """Return which topics the router keeps something for."""
+    return [await asker.call("wamp.subscription.lookup", topic) is not None for topic in topics]

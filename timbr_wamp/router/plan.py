@@ -35,6 +35,7 @@ COMPONENT_FILES = (
     "timbr_page.py",
     "timbr_presence.py",
     "timbr_replace.py",
+    "timbr_retained.py",
     "timbr_transports.py",
 )
 SOCKET_NAME = "router.sock"
