@@ -41,6 +41,9 @@ def check_json(content: bytes, limit: int) -> None:
 
 # --- MsgPack ---------------------------------------------------------------------------------
 
+#: Bytes are counted at once in messages of this size, and in longer ones after so many values: a long message is
+#: mostly one text, which is then skipped.
+_SHORT, _FEW = 4096, 64
 #: Bytes that begin an array or a map.
 _CONTAINERS = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
 #: A run of values of one byte each: small numbers, nil, booleans, empty texts, arrays and maps.
@@ -61,11 +64,13 @@ def check_msgpack(content: bytes, limit: int) -> None:
     Raises:
         TooDeep: it is deeper than ``limit``.
     """
-    if len(content) - len(content.translate(None, _CONTAINERS)) <= limit:
-        return  # even if each of these bytes began a container and were no part of a text
     position, size = 0, len(content)
     left = [1]  # values still to come: of the message, then of each open container
+    steps = 0 if size > _SHORT else _FEW - 1
     while left and position < size:
+        steps += 1
+        if steps == _FEW and size - len(content.translate(None, _CONTAINERS)) <= limit:
+            return  # even if each of these bytes began a container and were no part of a text
         small = _SMALL.match(content, position)
         if small is not None:
             run = min(small.end() - position, left[-1])
