@@ -263,6 +263,19 @@ def test_subscriptions_that_end_take_only_their_own_with_them(served, subscribe)
     wait_until(lambda: subscriptions(served) == 0, "nobody listens")
 
 
+def test_an_end_of_a_subscription_that_never_was_does_no_harm(served, subscribe):
+    with zmq.Context() as context, context.socket(zmq.XSUB) as odd:
+        odd.linger = 0
+        odd.connect(str(served.endpoint))
+        for topic in (b"", new_listener(BATCHES), b"\0", b"abc"):
+            odd.send(b"\0" + topic)
+        odd.send(b"\1abc")
+        wait_until(lambda: subscriptions(served) == 1, "the last subscription is there")
+    batches = subscribe(new_listener(BATCHES))
+    step(served, "one")
+    assert len(arrived(batches, b'"one"')) == 1
+
+
 def test_a_topic_between_the_forms_gets_nothing(served, subscribe):
     odd, everything = subscribe(b"\0"), subscribe(b"")
     listener = subscribe(new_listener(BATCHES))

@@ -109,7 +109,7 @@ class Listeners:
             self.plain = any(prefix[:1] != b"\0" for prefix in self._counts)
             return
         if prefix not in self._counts:
-            del self._by_topic[prefix]
+            self._by_topic.pop(prefix, None)
         elif added:  # what was under way to an earlier connection of it is lost
             self._by_topic.setdefault(prefix, Listener(prefix)).acknowledge(None)
         self.complete, self.sampled = (list(self._of_form(form)) for form in (BATCHES, SAMPLES))
