@@ -271,6 +271,7 @@ def test_an_end_of_a_subscription_that_never_was_does_no_harm(served, subscribe)
             odd.send(b"\0" + topic)
         odd.send(b"\1abc")
         wait_until(lambda: subscriptions(served) == 1, "the last subscription is there")
+    wait_until(lambda: subscriptions(served) == 0, "it has ended")
     batches = subscribe(new_listener(BATCHES))
     step(served, "one")
     assert len(arrived(batches, b'"one"')) == 1
