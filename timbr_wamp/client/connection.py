@@ -426,7 +426,7 @@ class Connection:
         session.drop()
         await session.end_invocations(LEAVE_TIMEOUT_S)
         reason = session.ended.result() if session.ended.done() else "closed"
-        if was_joined:
+        if was_joined and self._supervisor is not None:  # it was lost, not closed
             self._tell(False, reason)
         if was_current and self._on_leave is not None:
             try:
