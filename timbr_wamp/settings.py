@@ -7,25 +7,36 @@ variables of timbr_wamp take precedence.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
 
+from timbr_wamp.consent import Question, is_own_file, question_of
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting
 from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid
+
+logger = logging.getLogger(__name__)
 
 APP = "timbr_wamp"
 ENV_PREFIX = "TIMBR_WAMP_"
 PROJECT_FILE = "timbr.toml"
 #: Environment variables with a project's folder or file. The second is timbr-machine's.
 PROJECT_VARIABLES = (f"{ENV_PREFIX}PROJECT", "TIMBR_PROJECT")
+
+#: How to pass a token, for messages.
+TOKENS_RULE = (
+    f"a token goes only to the URL that it was set for: set {ENV_PREFIX}URL and {ENV_PREFIX}TOKEN, or pass both"
+)
 
 #: Environment variables of the ancestors (juno-magic, timbr-machine).
 LEGACY_ENV = {
@@ -37,6 +48,10 @@ LEGACY_ENV = {
 }
 
 
+class ConsentWanted(UserWarning):
+    """A project's file sets what is used with the user's consent only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings. ``docs/reference/configuration.md`` describes them."""
@@ -44,7 +59,7 @@ class Settings:
     #: URL of the router: ``ws://…``, ``wss://…`` or ``rs+unix:///path``. None means the local router.
     url: str | None = None
     realm: str = DEFAULT_REALM
-    #: ``<name>.<secret>``. None means the token of the local router.
+    #: ``<name>.<secret>``, for `url` and no other. None means the token of the local router.
     token: str | None = field(default=None, repr=False)
     #: Name of this computer as a host of kernels.
     host: str = field(default_factory=lambda: authid_from(socket.gethostname()))
@@ -94,17 +109,94 @@ def load_settings(
         InvalidSetting: a name is unknown or a value is invalid; the error says where it came from.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    for path in (_user_file(environ), project_file(folder, environ)):
-        if path is not None:
-            values.update(settings_of_file(path))
-    values.update(_from_environment(environ))
+    user_file = _user_file(environ)
+    given = {}
     for name, value in explicit.items():
         if name not in NAMES:
             raise InvalidSetting(name, "arguments", f"unknown setting; known settings: {', '.join(NAMES)}")
         if value is not None:
-            values[name] = _converted(name, value, "arguments")
+            given[name] = _converted(name, value, "arguments")
+    users = {} if user_file is None else _of_own_file(user_file)
+    return _merged(users, _of_project(folder, environ), _from_environment(environ), given)
+
+
+def _merged(*sources: Mapping[str, Any]) -> Settings:
+    """Return the settings of several sources, of which later ones take precedence.
+
+    A token belongs to the URL that was in force where it was given, and goes to no other: when a later source names
+    another URL, it is left out.
+    """
+    values: dict[str, Any] = {}
+    token_url: str | None = None
+    for source in sources:
+        values.update(source)
+        if "token" in source:
+            token_url = values.get("url")
+    if "token" in values and not same_router(token_url, values.get("url")):
+        del values["token"]
     return Settings(**values)
+
+
+def same_router(one: str | None, other: str | None) -> bool:
+    """Return whether two URLs are written for the same router. None is the local router.
+
+    >>> same_router("WS://example.org/ws", "ws://example.org:80/ws/"), same_router("ws://example.org/", "ws://other/")
+    (True, False)
+    """
+    return one == other or (one is not None and other is not None and _address(one) == _address(other))
+
+
+def _address(url: str) -> tuple[object, ...]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
+    except ValueError:
+        return (url,)
+    return parts.scheme, parts.username, parts.hostname, port, parts.path.rstrip("/"), parts.query
+
+
+def _of_own_file(path: Path) -> dict[str, Any]:
+    """Return the settings of a file; those of another user's file are ignored."""
+    if is_own_file(path):
+        return settings_of_file(path)
+    logger.warning("%s is ignored: others may write it", path)
+    return {}
+
+
+def _of_project(folder: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings of the project's file, without those that want a consent and have none."""
+    path = project_file(folder, environ)
+    values = _of_own_file(path)
+    question = unanswered(folder, environ) if values else None
+    if question is None:
+        return values
+    text = f"{question}; not used without your consent: `timbr-wamp trust {path}`"
+    warnings.warn(text, ConsentWanted, stacklevel=4)
+    return {name: value for name, value in values.items() if name not in question.values}
+
+
+def unanswered(folder: Path | None = None, environ: Mapping[str, str] | None = None) -> Question | None:
+    """Return what the project's file asks consent for, and the user has not consented to; None when nothing."""
+    environ = os.environ if environ is None else environ
+    path = project_file(folder, environ)
+    question = question_of(path, settings_of_file(path) if is_own_file(path) else {})
+    user_file = _user_file(environ)
+    config_dir = None if user_file is None else user_file.parent
+    return None if question is None or question.is_answered(config_dir) else question
+
+
+def consent(question: Question, environ: Mapping[str, str] | None = None) -> None:
+    """Remember that the user consents to what a project's file sets.
+
+    Raises:
+        InvalidSetting: the user has no configuration folder.
+        OSError: it cannot be written.
+    """
+    user_file = _user_file(os.environ if environ is None else environ)
+    if user_file is None:
+        problem = f"this user has no home folder; set {ENV_PREFIX}CONFIG_DIR, or HOME"
+        raise InvalidSetting("(consent)", str(question.path), problem)
+    question.consent(user_file.parent)
 
 
 def project_file(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import enum
 import math
@@ -13,10 +14,11 @@ import pytest
 
 from timbr_wamp import runtime
 from timbr_wamp.client.arguments import sendable, wire_arguments
-from timbr_wamp.client.client import connect, find_router
+from timbr_wamp.client.client import UnencryptedConnection, connect, find_router
 from timbr_wamp.client.functions import as_source, function_ref, reference, source_text
 from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.session import split_token
+from timbr_wamp.components.bridge_process import bridge_environment
 from timbr_wamp.contract import KERNEL, MACHINE, FunctionRef, KernelInfo, MachineBrief
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, InvalidToken, NoRouter, UnknownKernel
 from timbr_wamp.runtime import NodeFile
@@ -253,19 +255,53 @@ def test_the_local_routers_file_is_the_default_and_its_token_stays_home(settings
         find_router("ws://example.org/ws", None, None, settings)
 
 
+def given(settings: Settings, url: str | None, token: str | None, realm: str = "timbr") -> Settings:
+    return dataclasses.replace(settings, url=url, token=token, realm=realm)
+
+
 def test_settings_come_before_the_local_routers_file(settings: Settings):
     write_node(settings, os.getpid())
-    given = Settings(
-        url="ws://example.org/ws",
-        token="ada.s",
-        realm="theirs",
-        runtime_dir=settings.runtime_dir,
-        data_dir=settings.data_dir,
-        host="lab",
-    )
-    target = find_router(None, None, None, given)
-    assert (target.url, target.realm, target.token) == ("ws://example.org/ws", "theirs", "ada.s")
-    assert find_router("ws://other/ws", "x.y", None, given).url == "ws://other/ws"
+    configured = given(settings, "wss://example.org/ws", "ada.s", "theirs")
+    target = find_router(None, None, None, configured)
+    assert (target.url, target.realm, target.token) == ("wss://example.org/ws", "theirs", "ada.s")
+    assert find_router("wss://other/ws", "x.y", None, configured).url == "wss://other/ws"
+
+
+def test_a_token_goes_to_its_own_url_and_to_no_other(settings: Settings):
+    node = write_node(settings, os.getpid())
+    configured = given(settings, "wss://example.org/ws", "ada.s")
+    assert find_router("wss://EXAMPLE.org:443/ws/", None, None, configured).token == "ada.s"
+    for other in (
+        "wss://example.org.evil/ws",
+        "ws://example.org/ws",
+        "wss://example.org:444/ws",
+        "wss://a@example.org",
+    ):
+        with pytest.raises(InvalidToken, match="only to the URL"):
+            find_router(other, None, None, configured)
+    assert find_router(node.url, None, None, configured).token == "admin.secret"
+    local = given(settings, None, "vic.s")  # set without a URL: for the local router
+    assert find_router(None, None, None, local).token == "vic.s"
+    assert find_router(node.unix_url, None, None, local).token == "vic.s"
+    with pytest.raises(InvalidToken):
+        find_router("wss://example.org/ws", None, None, local)
+
+
+def test_a_token_that_would_cross_a_network_as_clear_text_warns(settings: Settings):
+    for url in ("ws://example.org/ws", "WS://10.0.0.7/ws"):
+        with pytest.warns(UnencryptedConnection, match="not encrypted"):
+            find_router(url, "ada.s", None, settings)
+    for url in ("ws://127.0.0.1:8080/ws", "ws://localhost/ws", "wss://example.org/ws", "rs+unix:///run/r.sock"):
+        find_router(url, "ada.s", None, settings)  # warnings are errors here
+
+
+def test_a_bridge_sends_the_local_hosts_token_to_the_local_router_only(settings: Settings):
+    node = write_node(settings, os.getpid())
+    assert bridge_environment(settings).token == "lab.secret"
+    assert bridge_environment(given(settings, node.url, None)).token == "lab.secret"
+    with pytest.raises(InvalidToken):
+        bridge_environment(given(settings, "wss://example.org/ws", None))
+    assert bridge_environment(given(settings, "wss://example.org/ws", "lab.other")).token == "lab.other"
 
 
 def test_a_token_is_a_name_and_a_secret():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from timbr_wamp.errors import InvalidSetting
-from timbr_wamp.settings import Settings, load_settings
+from timbr_wamp.settings import ConsentWanted, Settings, consent, load_settings, unanswered
 
 
 def load(tmp_path: Path, environ: dict[str, str] | None = None, **explicit: object) -> Settings:
@@ -80,3 +80,96 @@ def test_a_token_is_not_shown(tmp_path):
 
 def test_paths_may_begin_with_the_home_folder(tmp_path):
     assert load(tmp_path, data_dir="~/x").data_dir == Path.home() / "x"
+
+
+# --- tokens and consent --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "environ", "explicit", "token"),
+    [
+        ('url = "wss://a/ws"\ntoken = "u.1"', {}, {}, "u.1"),
+        ('url = "wss://a/ws"\ntoken = "u.1"', {"URL": "wss://b/ws"}, {}, None),
+        ('url = "wss://a/ws"\ntoken = "u.1"', {"URL": "wss://A:443/ws"}, {}, "u.1"),
+        ('url = "wss://a/ws"', {"TOKEN": "e.1"}, {}, "e.1"),
+        ("", {"TOKEN": "e.1"}, {}, "e.1"),
+        ("", {"TOKEN": "e.1"}, {"url": "wss://c/ws"}, None),
+        ("", {"TOKEN": "e.1", "URL": "wss://c/ws"}, {"url": "wss://c/ws"}, "e.1"),
+        ('token = "u.1"', {"URL": "wss://b/ws"}, {}, None),
+        ("", {"TOKEN": "e.1"}, {"url": "wss://c/ws", "token": "x.1"}, "x.1"),
+    ],
+)
+def test_a_token_belongs_to_the_url_in_force_where_it_was_set(tmp_path, user, environ, explicit, token):
+    write(tmp_path / "config" / "config.toml", f"[settings]\n{user}")
+    settings = load(tmp_path, {f"TIMBR_WAMP_{name}": value for name, value in environ.items()}, **explicit)
+    assert settings.token == token
+
+
+HOSTILE = """[settings]
+url = "ws://evil.example/ws"
+crossbar = "bin/x.sh"
+interface = "0.0.0.0"
+data_dir = "d"
+log_level = "info"
+"""
+
+
+def environ_of(tmp_path: Path, **more: str) -> dict[str, str]:
+    return {"TIMBR_WAMP_CONFIG_DIR": str(tmp_path / "config"), **more}
+
+
+def test_a_projects_file_decides_where_tokens_go_and_what_runs_only_with_consent(tmp_path):
+    write(tmp_path / "timbr.toml", HOSTILE)
+    with pytest.warns(ConsentWanted, match=r"sets url = 'ws://evil.example/ws', interface.*timbr-wamp trust"):
+        settings = load(tmp_path, {"TIMBR_WAMP_TOKEN": "e.1"})
+    assert (settings.url, settings.crossbar, settings.interface) == (None, None, "127.0.0.1")
+    assert settings.token == "e.1"  # for the local router
+    assert settings.log_level == "info"  # harmless
+    question = unanswered(tmp_path, environ_of(tmp_path))
+    assert question is not None
+    consent(question, environ_of(tmp_path))
+    assert unanswered(tmp_path, environ_of(tmp_path)) is None
+    assert load(tmp_path).url == "ws://evil.example/ws"  # without a warning, which would be an error
+    assert (tmp_path / "config" / "consents.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_another_content_or_place_is_asked_again_but_not_another_slot(tmp_path):
+    write(tmp_path / "timbr.toml", HOSTILE)
+    question = unanswered(tmp_path, environ_of(tmp_path))
+    assert question is not None
+    consent(question, environ_of(tmp_path))
+    write(tmp_path / "timbr.toml", HOSTILE + '[[slots]]\nsource = "lambda x: x"\n')
+    assert unanswered(tmp_path, environ_of(tmp_path)) is None
+    write(tmp_path / "other" / "timbr.toml", HOSTILE)
+    assert unanswered(tmp_path / "other", environ_of(tmp_path)) is not None
+    write(tmp_path / "timbr.toml", HOSTILE.replace("evil", "worse"))
+    with pytest.warns(ConsentWanted, match="worse"):
+        assert load(tmp_path).url is None
+
+
+def test_a_token_is_not_shown_in_the_question(tmp_path):
+    write(tmp_path / "timbr.toml", '[settings]\ntoken = "ada.hunter2"')
+    question = unanswered(tmp_path, environ_of(tmp_path))
+    assert "hunter2" not in str(question) + repr(question)
+
+
+def test_consents_that_others_could_have_written_do_not_count(tmp_path):
+    write(tmp_path / "timbr.toml", HOSTILE)
+    question = unanswered(tmp_path, environ_of(tmp_path))
+    assert question is not None
+    consent(question, environ_of(tmp_path))
+    (tmp_path / "config" / "consents.json").chmod(0o666)
+    assert unanswered(tmp_path, environ_of(tmp_path)) is not None
+
+
+def test_files_that_others_may_write_are_ignored(tmp_path, monkeypatch):
+    write(tmp_path / "timbr.toml", "[settings]\nport = 9999")
+    write(tmp_path / "config" / "config.toml", '[settings]\nrealm = "mine"')
+    assert (load(tmp_path).port, load(tmp_path).realm) == (9999, "mine")
+    (tmp_path / "timbr.toml").chmod(0o666)
+    assert load(tmp_path).port == Settings().port
+    (tmp_path / "timbr.toml").chmod(0o644)
+    owner = (tmp_path / "timbr.toml").stat().st_uid
+    monkeypatch.setattr("timbr_wamp.consent.allowed_owners", lambda: (owner + 1,))
+    settings = load(tmp_path)
+    assert (settings.port, settings.realm) == (Settings().port, Settings().realm)

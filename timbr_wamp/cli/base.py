@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,9 @@ OUTPUT = "cannot write to stdout"
 
 #: Characters that `json.dumps` writes as they are, and that a terminal obeys or Unicode reorders texts by.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: Questions that were asked in this process.
+_asked: set[str] = set()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -199,10 +203,30 @@ class _LiteralFormatter(logging.Formatter):
 
 
 def settings_from(**explicit: Any) -> Settings:
-    """Return the settings, overridden by a command's options that were given."""
-    from timbr_wamp.settings import load_settings
+    """Return the settings, overridden by a command's options that were given. Asks for consent, if it must."""
+    from timbr_wamp.settings import ConsentWanted, load_settings
 
-    return load_settings(**explicit)
+    ask_for_consent()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConsentWanted)  # it was said
+        return load_settings(**explicit)
+
+
+def ask_for_consent() -> None:
+    """Ask, once in a process, whether to use what the project's file may not decide alone; or say how to consent."""
+    from timbr_wamp.settings import consent, unanswered
+
+    question = unanswered()
+    if question is None or str(question) in _asked:
+        return
+    _asked.add(str(question))
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        text = terminal_text(f"{question}\nUse these settings, now and later?")
+        if click.confirm(text, default=False, err=True):
+            consent(question)
+            return
+    path = shlex.quote(str(question.path))
+    note(f"timbr-wamp: {question}; not used without your consent: {command_name()} trust {path}")
 
 
 def router_options(function: Callable[P, T]) -> Callable[P, T]:
@@ -241,8 +265,13 @@ def connecting(function: Callable[..., T]) -> Callable[..., T]:
 def connected(settings: Settings, timeout_s: float = 10.0) -> Iterator[Client]:
     """Connect to the router of ``settings``, else to the local one; close the client at the end."""
     from timbr_wamp.client import connect
+    from timbr_wamp.client.client import UnencryptedConnection
 
-    client = connect(settings=settings, timeout_s=timeout_s)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UnencryptedConnection)
+        client = connect(settings=settings, timeout_s=timeout_s)
+    for warning in caught:
+        note(f"timbr-wamp: {warning.message}")
     try:
         yield client
     finally:

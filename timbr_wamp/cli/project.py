@@ -99,6 +99,24 @@ def diff(
 
 
 @click.command()
+@click.argument("project", required=False, type=click.Path(exists=True, path_type=Path))
+def trust(project: Path | None) -> None:
+    """Consent to what a project's file sets: url, token, programs, folders, the router's address.
+
+    PROJECT is a folder or file; default: the working folder. The consent is for these values; when they change,
+    you are asked again.
+    """
+    from timbr_wamp.settings import consent, project_file, unanswered
+
+    question = unanswered(project)
+    if question is None:
+        note(f"timbr-wamp: {project_file(project)} sets nothing that wants your consent, or has it")
+        return
+    consent(question)
+    note(f"timbr-wamp: {question}; used from now on")
+
+
+@click.command()
 @kernel_option
 @machine_option
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from timbr_wamp.client.live_subscription import LiveSubscription
 from timbr_wamp.client.remote_kernel import RemoteKernel
 from timbr_wamp.client.shared_connection import SharedConnection
 from timbr_wamp.client.statistics import Unfinished
+from timbr_wamp.client.transport import is_local
 from timbr_wamp.errors import InvalidToken, NoRouter
 from timbr_wamp.runtime import NodeFile, node_file, read_file
-from timbr_wamp.settings import Settings, load_settings
+from timbr_wamp.settings import TOKENS_RULE, Settings, load_settings, same_router
 
 
 def connect(
@@ -56,6 +58,10 @@ async def connect_async(
     return AsyncClient(shared, target.runtime_dir)
 
 
+class UnencryptedConnection(UserWarning):
+    """A connection beyond this computer without TLS."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A router's address and the credentials for it."""
@@ -80,18 +86,27 @@ def find_router(url: str | None, token: str | None, realm: str | None, settings:
     if node is not None and not node.alive():
         node = None
     wanted = url or settings.url
-    # The local router's token is sent to the local router only.
+    # A token is sent to its own router only: the local router's, and that of the settings.
     local = node if node is not None and wanted in (None, node.url, node.unix_url) else None
     if wanted is None:
         if local is None:
             raise NoRouter(f"no url was passed or configured, and {path} names no running router")
         wanted = local.local_url
-    token = token or settings.token or (local.token if local is not None else None)
+    configured = same_router(wanted, settings.url) or (settings.url is None and local is not None)
+    token = token or (settings.token if configured else None) or (local.token if local is not None else None)
     if token is None:
-        raise InvalidToken(f"no token was passed or configured for {wanted}")
+        raise InvalidToken(f"none was passed or configured for {wanted}; {TOKENS_RULE}")
+    warn_if_readable(wanted)
     if realm is None:
         realm = local.realm if local is not None else settings.realm
     return Target(wanted, realm, token, settings.runtime_dir)
+
+
+def warn_if_readable(url: str) -> None:
+    """Warn when a token would cross a network as clear text."""
+    if url.lower().startswith("ws:") and not is_local(url):
+        text = f"{url} is not encrypted: token and data can be read on the way; use wss://"
+        warnings.warn(text, UnencryptedConnection, stacklevel=4)
 
 
 class Client(LinkState, Blocking[AsyncClient]):

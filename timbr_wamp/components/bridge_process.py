@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from timbr_wamp import runtime
-from timbr_wamp.errors import NoRouter
+from timbr_wamp.errors import InvalidToken, NoRouter
 from timbr_wamp.processes import Process, RestartPolicy, Supervisor, spawn
 from timbr_wamp.runtime import BridgeFile, NodeFile
-from timbr_wamp.settings import ENV_PREFIX, Settings
+from timbr_wamp.settings import ENV_PREFIX, TOKENS_RULE, Settings, same_router
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,17 @@ def bridge_environment(settings: Settings) -> BridgeEnvironment:
 
     Raises:
         NoRouter: none is configured, and none runs on this computer.
+        InvalidToken: no token is configured for this router.
     """
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
     here = node if node is not None and node.alive() else None
     url = settings.url or (here.unix_url if here is not None else None)
-    token = settings.token or (here.host_token if here is not None else None)
-    if url is None or token is None:
-        raise NoRouter("TIMBR_WAMP_URL or TIMBR_WAMP_TOKEN is not set, and no router runs on this computer")
+    local = here if here is not None and any(same_router(url, its) for its in (here.url, here.unix_url)) else None
+    token = settings.token or (local.host_token if local is not None else None)  # the local host's stays here
+    if url is None:
+        raise NoRouter("TIMBR_WAMP_URL is not set, and no router runs on this computer")
+    if token is None:
+        raise InvalidToken(f"none is set for {url}; {TOKENS_RULE}")
     return BridgeEnvironment(settings.runtime_dir, url, settings.realm, token, settings.log_level)
 
 
