@@ -19,8 +19,8 @@ import timbr_wamp
 from timbr_wamp import runtime
 from timbr_wamp.client import Client, RemoteKernel, RunChanged
 from timbr_wamp.client.shared_connection import BRIDGE_RETURN_S
-from timbr_wamp.contract import Record
-from timbr_wamp.errors import ConnectionLost, NoSuchProcedure, TimbrError
+from timbr_wamp.contract import Event, Record
+from timbr_wamp.errors import ConnectionLost, KernelDead, NoSuchProcedure, TimbrError
 from timbr_wamp.router import Router
 from timbr_wamp.router import free_port as pick_free_port
 from timbr_wamp.settings import ENV_PREFIX, Settings
@@ -145,6 +145,24 @@ def test_a_kernel_that_ended_is_not_waited_for(services: LocalServices):
     with pytest.raises(NoSuchProcedure):
         services.machine.status  # noqa: B018
     assert time.monotonic() - began < BRIDGE_RETURN_S / 2
+
+
+def test_a_killed_kernel_is_told_to_who_follows_its_machine(services: LocalServices):
+    assert services.kernel is not None
+    events: list[Event] = []
+    subscription = services.machine.on("*", events.append)
+    pid = services.kernel.info().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: any(event.kind in ("kernel_dead", "kernel_restarting") for event in events))
+    first = next(event for event in events if event.kind.startswith("kernel_"))
+    assert first.data["reason"]
+    if services.kernel.info().state == "dead":
+        with pytest.raises(KernelDead):
+            services.machine.put(1)
+        services.kernel.restart()
+    wait_until(lambda: "kernel_back" in [event.kind for event in events])
+    subscription.unsubscribe()
 
 
 def test_a_killed_router_costs_no_record_and_puts_are_repeated(services: LocalServices):

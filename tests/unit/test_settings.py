@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from timbr_wamp.cli.app import main
 from timbr_wamp.errors import InvalidSetting
 from timbr_wamp.settings import ConsentWanted, Settings, consent, load_settings, unanswered
 
@@ -173,3 +175,22 @@ def test_files_that_others_may_write_are_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr("timbr_wamp.consent.allowed_owners", lambda: (owner + 1,))
     settings = load(tmp_path)
     assert (settings.port, settings.realm) == (Settings().port, Settings().realm)
+
+
+def test_the_command_says_what_is_not_used_and_consents_when_it_is_told(tmp_path, monkeypatch):
+    write(tmp_path / "timbr.toml", HOSTILE)
+    monkeypatch.chdir(tmp_path)
+    for name, value in environ_of(tmp_path, TIMBR_WAMP_RUNTIME_DIR=str(tmp_path / "run")).items():
+        monkeypatch.setenv(name, value)
+
+    def command(*arguments: str) -> str:
+        return CliRunner().invoke(main, arguments).stderr
+
+    before = command("list")
+    assert before.count("not used without your consent") == 1
+    assert "no router" in before  # it did not go there
+    assert "used from now on" in command("trust", str(tmp_path))
+    after = command("list")
+    assert "consent" not in after
+    assert "evil.example" in after  # there is no token for it
+    assert "has it" in command("trust")

@@ -21,8 +21,9 @@ HEAD = """# The command line
 
 `timbr-wamp COMMAND --help` shows the same text. The router is taken from `--url`, else `TIMBR_WAMP_URL`, else
 `timbr.toml`, else it is the router that runs on this computer. The token is taken from `TIMBR_WAMP_TOKEN`, else
-`timbr.toml`, else it is the local router's; it is never an argument, because all users of a computer can see
-arguments. `KERNEL` is an id, a name or a unique prefix of one; if it is optional, the default is the only kernel.
+`timbr.toml`, else it is the local router's; it goes only to the URL that it was set for, and is never an
+argument, because all users of a computer can see arguments. `KERNEL` is an id, a name or a unique prefix of one; if
+it is optional, the default is the only kernel.
 
 Exit status: 0 success; 1 failure, with a sentence on stderr (`timbr-wamp --debug …` shows the traceback), also when a
 disk is full, a file cannot be written or stdout is closed; 2 wrong usage; 3 `machine` and `run` with `--until-done`:

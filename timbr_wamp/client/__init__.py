@@ -4,6 +4,7 @@ from timbr_wamp.client.async_client import AsyncClient, AsyncKernel
 from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.client import Client, connect, connect_async
 from timbr_wamp.client.feed import Gap, RunChanged
+from timbr_wamp.client.kernel_life import KernelEvent
 from timbr_wamp.client.kernel_list import KernelList
 from timbr_wamp.client.live_subscription import LiveSubscription
 from timbr_wamp.client.records import AsyncRecords, Records
@@ -19,6 +20,7 @@ __all__ = [
     "Client",
     "ConnectionStatistics",
     "Gap",
+    "KernelEvent",
     "KernelList",
     "LinkChange",
     "LiveSubscription",

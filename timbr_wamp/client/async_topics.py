@@ -8,7 +8,8 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from timbr_wamp.client.connection import Subscription
+from timbr_wamp.client.connection import Several, Subscription
+from timbr_wamp.client.kernel_life import KERNEL_EVENT_KINDS, KernelEvent, KernelLife
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
 from timbr_wamp.contract import (
     KERNEL,
@@ -16,12 +17,13 @@ from timbr_wamp.contract import (
     ErrorRow,
     Event,
     EventKind,
+    KernelInfo,
     RecordsBatch,
     SlotInfo,
     Status,
     texts_from_batch,
 )
-from timbr_wamp.errors import InvalidArgument, NoMachine, NoSuchProcedure
+from timbr_wamp.errors import InvalidArgument, KernelDead, NoMachine, NoSuchProcedure, TimbrError
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, kernel_uri
 
@@ -51,9 +53,19 @@ class AsyncTopics:
         try:
             value: T = await self._shared.call(uri, MACHINE[verb], *args, timeout_s=timeout_s, on_progress=on_progress)
         except NoSuchProcedure:
-            await self._shared.call(kernel_uri(self.kernel_id, "ping"), KERNEL["ping"])  # raises if the kernel is gone
-            raise NoMachine(self.kernel_id, self.name) from None
+            raise await self._absence() from None
         return value
+
+    async def _absence(self) -> TimbrError:
+        """Return why the machine's procedures are not there: the kernel is dead, or gone, or has no such machine."""
+        gone: NoSuchProcedure | None = None
+        try:
+            info: KernelInfo | None = await self._shared.call(kernel_uri(self.kernel_id, "info"), KERNEL["info"])
+        except NoSuchProcedure as error:
+            gone, info = error, await self._shared.known_kernel(self.kernel_id)
+        if info is not None and info.state == "dead":
+            return KernelDead(self.kernel_id, info.reason or "its process ended")
+        return gone or NoMachine(self.kernel_id, self.name)
 
     # --- live topics ------------------------------------------------------------------------
 
@@ -80,7 +92,9 @@ class AsyncTopics:
     async def on(self, kind: str, callback: Callable[[Any], object]) -> Subscription:
         """Call ``callback(event)`` for events of a kind; call the result of the blocking method to unsubscribe.
 
-        ``"*"`` stands for every kind, ``"error"`` for failures of slots, passed as `ErrorRow`.
+        ``"*"`` stands for every kind, ``"error"`` for failures of slots, passed as `ErrorRow`. Every kind includes
+        events of the kernel's life, as `KernelEvent`: ``"kernel_dead"``, ``"kernel_restarting"``,
+        ``"kernel_offline"`` (its bridge is gone), ``"kernel_back"``.
 
         Raises:
             InvalidArgument: unknown kind.
@@ -88,11 +102,25 @@ class AsyncTopics:
         if kind == "error":
             return await self.on_error(callback)
         if kind == "*":
-            return await self.on_event(callback)
+            return Several(await self.on_event(callback), await self._on_kernel(callback))
         kinds = get_args(EventKind)
+        if kind in KERNEL_EVENT_KINDS:
+            return await self._on_kernel(lambda event: callback(event) if event.kind == kind else None)
         if kind not in kinds:
-            raise InvalidArgument("kind", f"{kind!r} is not one of *, error, {', '.join(kinds)}")
+            raise InvalidArgument(
+                "kind", f"{kind!r} is not one of *, error, {', '.join((*kinds, *KERNEL_EVENT_KINDS))}"
+            )
         return await self.on_event(lambda event: callback(event) if event.kind == kind else None)
+
+    async def _on_kernel(self, callback: Callable[[KernelEvent], object]) -> Subscription:
+        life = KernelLife()
+
+        def take(*args: Any, **kwargs: Any) -> None:
+            event = life.on_state(msgspec.convert(args[0] if args else kwargs, KernelInfo, strict=False))
+            if event is not None:
+                callback(event)
+
+        return await self._shared.subscribe(kernel_uri(self.kernel_id, "state"), take, get_retained=True)
 
     async def tap(self, label: str | int = "in", n: int = 50) -> Tap:
         """Return a live view of one value of the newest ``n`` records: ``"in"``, ``"f1"``, a slot's name or number.

@@ -26,6 +26,7 @@ from timbr_wamp.client.subscriptions import (
     EventInfo,
     Handler,
     Registration,
+    Several,
     Subscription,
     Subscriptions,
 )
@@ -42,7 +43,7 @@ from timbr_wamp.errors import (
 )
 from timbr_wamp.names import checked_realm
 
-__all__ = ["CallInfo", "Connection", "EventInfo", "Registration", "Subscription"]
+__all__ = ["CallInfo", "Connection", "EventInfo", "Registration", "Several", "Subscription"]
 
 logger = logging.getLogger(__name__)
 # If the application configures no logging, Python writes warnings to stderr, which in a notebook would

@@ -271,11 +271,16 @@ class SharedConnection:
                 return False
         except NoSuchProcedure:
             pass
-        kernels: list[KernelInfo] = NODE["list"].result(await self.connection.call(NODE_URIS["list"]))
-        info = next((kernel for kernel in kernels if kernel.kernel_id == kernel_id), None)
+        info = await self.known_kernel(kernel_id)
         if info is None or info.state == "dead":
             return False
         return info.state != "offline" or time.time() - info.time < BRIDGE_RETURN_S
+
+    async def known_kernel(self, kernel_id: str) -> KernelInfo | None:
+        """Return what the node's list says of a kernel; None when it is not in it."""
+        listed = await self.run(self.connection.call, NODE_URIS["list"])
+        kernels: list[KernelInfo] = NODE["list"].result(listed)
+        return next((kernel for kernel in kernels if kernel.kernel_id == kernel_id), None)
 
     async def subscribe(
         self, topic: str, callback: Callable[..., object], *, get_retained: bool = False

@@ -74,6 +74,19 @@ class Subscription:
         await self._owner.unsubscribe(self)
 
 
+class Several(Subscription):
+    """Subscriptions that end together."""
+
+    def __init__(self, first: Subscription, *others: Subscription) -> None:
+        super().__init__(first.topic, first.handler, first.get_retained, first._owner)
+        self._all = (first, *others)
+
+    async def unsubscribe(self) -> None:
+        """End all of them. Idempotent."""
+        for one in self._all:
+            await one.unsubscribe()
+
+
 @dataclass(eq=False, slots=True)
 class Registration:
     """A procedure that this connection answers."""
