@@ -22,7 +22,7 @@ from bridging import Remote, connected, run, until
 from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.components import launcher
-from timbr_wamp.components.bridge_process import BridgeEnvironment
+from timbr_wamp.components.bridge_process import BridgeEnvironment, BridgeProcess
 from timbr_wamp.errors import KernelStartFailed, NoSuchProcedure, UnknownKernel
 from timbr_wamp.names import host_uri
 from timbr_wamp.processes import Process, spawn
@@ -221,6 +221,56 @@ def test_kernels_outlive_their_host_and_the_next_one_adopts_them(settings: Setti
     with HostChild(settings, router):
         run(adopted(info))
         assert bridge_of(settings, info["kernel_id"]).pid == bridge.pid
+
+
+def test_a_host_that_begins_while_a_bridge_starts_adopts_it(settings: Settings, router: Router) -> None:
+    async def begin() -> Any:
+        async with connected(router, settings) as connection:
+            return await ask(connection, "start", name="tank")
+
+    async def adopted(kernel_id: str) -> None:
+        async with connected(router, settings) as connection:
+            await Remote(connection, kernel_id).there()
+            await until_listed(connection, kernel_id)
+
+    with HostChild(settings, router) as first:
+        info = run(begin())
+        first.signal(signal.SIGKILL)
+    kernel_id = info["kernel_id"]
+    old = Process.of(bridge_of(settings, kernel_id))
+    assert old is not None
+    assert old.end(term_s=0.0)
+    environment = BridgeEnvironment(settings.runtime_dir, router.unix_url, settings.realm, router.host_token)
+    starting = BridgeProcess(environment, kernel_id, hosted=True)  # as the first host started one when it was killed
+    starting.supervisor.start()
+    process = starting.supervisor.process
+    assert process is not None
+    assert process.signal(signal.SIGSTOP)
+    assert not starting.ready
+    with HostChild(settings, router):
+        run(settled(settings, router))
+        assert process.signal(signal.SIGCONT)
+        run(adopted(kernel_id))
+        assert bridge_of(settings, kernel_id).pid == process.pid
+        assert (settings.runtime_dir / f"log-bridge-{kernel_id}.txt").exists()
+
+
+def test_a_second_host_with_the_same_token_elsewhere_is_refused_and_the_first_goes_on(
+    settings: Settings, own_settings: Settings, router: Router
+) -> None:
+    async def work(second: HostChild) -> None:
+        async with connected(router, settings) as connection:
+            assert await ask(connection, "list") == []
+            await until(lambda: not second.alive)
+            assert "Traceback" not in second.log
+            assert "lab" in second.log
+            assert await ask(connection, "list") == []
+
+    own_settings.runtime_dir.mkdir(mode=0o700, exist_ok=True)  # another computer, as far as files tell
+    with HostChild(settings, router):
+        run(settled(settings, router))
+        with HostChild(own_settings, router) as second:
+            run(work(second))
 
 
 async def until_listed(connection: Connection, kernel_id: str) -> None:
