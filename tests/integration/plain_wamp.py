@@ -18,7 +18,7 @@ from autobahn.asyncio.websocket import WampWebSocketClientFactory  # noqa: E402
 from autobahn.wamp.serializer import JsonSerializer  # noqa: E402
 from autobahn.wamp.types import ComponentConfig  # noqa: E402
 
-TEST_LIMIT_S = 30.0
+TEST_LIMIT_S = 90.0
 JOIN_LIMIT_S = 10.0
 
 

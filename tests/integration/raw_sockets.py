@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgpack
 
-LIMIT_S = 15.0
+LIMIT_S = 30.0
 #: Types of WAMP messages.
 WELCOME, ABORT, CHALLENGE, GOODBYE = 2, 3, 4, 6
 #: Serializers by name: the opcode of a websocket's frame, and the number in a rawsocket's handshake.

@@ -126,29 +126,31 @@ async def is_allowed(who: PlainSession, action: str, name: Name, match: Match) -
     return True
 
 
-ATTEMPTS: list[tuple[str, Match]] = [
-    ("call", "exact"), ("publish", "exact"),
-    ("register", "exact"), ("register", "prefix"), ("register", "wildcard"),
-    ("subscribe", "exact"), ("subscribe", "prefix"), ("subscribe", "wildcard"),
-]  # fmt: skip
+MATCHES: dict[str, tuple[Match, ...]] = {
+    "call": ("exact",),
+    "publish": ("exact",),
+    "register": ("exact", "prefix", "wildcard"),
+    "subscribe": ("exact", "prefix", "wildcard"),
+}
 
 
+@pytest.mark.parametrize("action", MATCHES)
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin", "host"])
 @in_loop
-async def test_a_role_may_do_what_the_rules_say_and_nothing_else(router: Router, role: str) -> None:
-    authid, store = f"tried_{role}", TokenStore(router.node_dir)
-    names = [*names_of(authid), *names_of(f"{authid}_2"), *map(Name, OTHERS)]
+async def test_a_role_may_do_what_the_rules_say_and_nothing_else(router: Router, role: str, action: str) -> None:
+    authid, store = f"tried_{role}_{action}", TokenStore(router.node_dir)
+    names = {name.uri: name for name in (*names_of(authid), *names_of(f"{authid}_2"), *map(Name, OTHERS))}
+    attempts = [(name, match) for name in names.values() for match in MATCHES[action]]
     token = store.create(authid, role)
     wrong: list[str] = []
     try:
         async with session(router.url, token) as who:
 
-            async def attempt(name: Name, action: str, match: Match) -> None:
+            async def attempt(name: Name, match: Match) -> None:
                 allowed = await is_allowed(who, action, name, match)
                 if allowed is not expected(role, authid, action, name, match):
                     wrong.append(f"{action} {match} {name.form(match)}: {'allowed' if allowed else 'refused'}")
 
-            attempts = [(name, *how) for name in {name.uri: name for name in names}.values() for how in ATTEMPTS]
             for start in range(0, len(attempts), AT_ONCE):
                 await asyncio.gather(*(attempt(*each) for each in attempts[start : start + AT_ONCE]))
     finally:
