@@ -168,6 +168,18 @@ async def test_odd_greetings_let_nobody_in_and_fill_no_log(router: Router, kind:
 
 
 @in_loop
+async def test_the_log_of_a_running_router_is_kept_small(router: Router) -> None:
+    path = router.node_dir / "router.log"
+    with open(path, "ab") as log:
+        log.write(b"a line of a flood\n" * 250_000)  # 4.5 MB
+    while log_size(router) > 1_000_000:
+        await asyncio.sleep(0.05)  # the test has a limit
+    older = path.with_name("router.log.1")
+    assert 4_000_000 < older.stat().st_size <= 4 * 1024 * 1024
+    assert b"\0" not in path.read_bytes()  # the router goes on at the new end
+
+
+@in_loop
 async def test_a_session_that_left_has_the_limits_of_one_that_never_joined(router: Router) -> None:
     async with raw_connection(router, "rawsocket", "json") as connection:
         await joined(connection, router.admin_token)
