@@ -169,7 +169,7 @@ export interface RecordsPage {
   batches: RecordsBatch[];
 }
 
-/** Second frame of a batch on a machine's publishing socket, as JSON. */
+/** Second frame of a batch on a machine's own publishing socket, as JSON; bridges read it. */
 export type BatchHead = [run: string, first_seq: number, last_seq: number, count: number, layout: number[], sampled: number, sent_bytes: number, acknowledge: boolean];
 
 /** A failure of a slot in one attempt at a message. */

@@ -353,28 +353,31 @@ class RecordRow(msgspec.Struct, array_like=True):
 
 
 class BlockRow(msgspec.Struct, array_like=True):
-    """A record in the block of a `RecordsBatch`: ``[seq, oid, values, meta]``."""
+    """A record in the block of a `RecordsBatch`: ``[seq, oid, values, meta]``.
+
+    ``values`` are those that were made, see the batch's ``layout``. They are null when they are too large together:
+    ``meta`` then has ``text_bytes``, and `record` returns them.
+    """
 
     seq: int
     oid: str
-    #: The values that were made, see the batch's ``layout``; None when they are too large: ``meta`` then has
-    #: ``text_bytes``.
     values: list[Any] | None
     meta: RecordMeta
 
 
 class RecordsBatch(msgspec.Struct, kw_only=True):
-    """Consecutive records, in one text."""
+    """Consecutive records, in one text.
+
+    ``block`` is the JSON text of the list of all ``count`` rows, each of them a `BlockRow`. An unset slot passes a
+    value on, which is written once: ``layout`` says for how many of a record's positions ``in, f0, f1, …`` each of its
+    ``values`` stands; when it is empty, for one each.
+    """
 
     run: str
     first_seq: int
     last_seq: int
-    #: Number of records.
     count: int
-    #: How many of a record's positions ``in, f0, f1, …`` each entry of ``values`` stands for: an unset slot passes a
-    #: value on, which is written once. Empty: one each.
     layout: list[int]
-    #: JSON text of the list of all rows, each of them a `BlockRow`.
     block: str
 
     def __len__(self) -> int:
@@ -399,29 +402,33 @@ class RecordsBatch(msgspec.Struct, kw_only=True):
 
 
 class RecordsPage(msgspec.Struct, kw_only=True):
-    """Kept records after a given number, oldest first."""
+    """Kept records after a given number, oldest first.
+
+    ``first_available`` is the number of the oldest kept record; ``last_seq + 1`` when none is kept. Each batch follows
+    the one before; a new one begins where the layout changes.
+    """
 
     run: str
-    #: Number of the oldest kept record; ``last_seq + 1`` when none is kept.
     first_available: int
     last_seq: int
-    #: Each follows the one before; a new one begins where the layout changes.
     batches: list[RecordsBatch]
 
 
 class BatchHead(msgspec.Struct, array_like=True):
-    """Second frame of a batch on a machine's publishing socket, as JSON."""
+    """Second frame of a batch on a machine's own publishing socket, as JSON; bridges read it.
+
+    One in ``sampled`` records is in the batch; 1: all of them. ``sent_bytes`` counts what was sent to this listener up
+    to and including this batch; it is to be acknowledged when ``acknowledge`` is set, and the batch takes no memory
+    any more.
+    """
 
     run: str
     first_seq: int
     last_seq: int
     count: int
     layout: list[int]
-    #: One in so many records is in the batch; 1: all of them.
     sampled: int
-    #: Bytes sent to this listener up to and including this batch.
     sent_bytes: int
-    #: The listener is to acknowledge ``sent_bytes`` when the batch no longer takes memory there.
     acknowledge: bool
 
 
