@@ -575,6 +575,8 @@ def test_a_router_that_does_not_read_fills_no_memory_and_a_lost_link_is_told(own
     async def main() -> list[LinkChange]:
         changes: list[LinkChange] = []
         client = await connect_async(settings=own_settings)
+        publisher = Connection(router.url, "timbr", router.admin_token)
+        await publisher.open()
         client.on_link(lambda change: 1 / 0)  # the others are told all the same
         client.on_link(changes.append)
         end = client.on_link(lambda change: changes.append(change))
@@ -582,14 +584,17 @@ def test_a_router_that_does_not_read_fills_no_memory_and_a_lost_link_is_told(own
         signal_all(signal.SIGSTOP)
         try:
             under_way = [asyncio.ensure_future(answer_of(client)) for _ in range(calls)]
-            await eventually(lambda: client.statistics.paced)
+            await eventually(lambda: client.statistics.paced and client.statistics.calls == calls)
             assert client.statistics.send_bytes < 6_000_000
-            assert client.statistics.calls == calls
+            while publisher.publish("io.timbr.kernel.discovery", "x" * 900_000):
+                assert publisher.buffered_bytes() < 20_000_000
+            assert publisher.buffered_bytes() > 10_000_000
         finally:
             signal_all(signal.SIGCONT)
         answers = await asyncio.wait_for(asyncio.gather(*under_way), 40.0)
         assert all(isinstance(answer, InvalidArgument) for answer in answers)
         assert await client.drain(LIMIT_S)
+        await publisher.close()
         kill(router)
         await eventually(lambda: changes)
         waiting = asyncio.ensure_future(client.call("io.timbr.kernel.list"))
@@ -607,7 +612,11 @@ def test_a_router_that_does_not_read_fills_no_memory_and_a_lost_link_is_told(own
             await asyncio.to_thread(again.stop)
         return changes
 
-    changes = in_loop(main())
+    try:
+        changes = in_loop(main())
+    except BaseException:
+        router.stop()
+        raise
     assert [(change.connected, change.reconnections) for change in changes] == [(False, 0), (True, 1)]
     assert changes[0].reason
     assert changes[0].time <= changes[1].time

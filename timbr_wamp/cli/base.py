@@ -206,17 +206,17 @@ def settings_from(**explicit: Any) -> Settings:
     """Return the settings, overridden by a command's options that were given. Asks for consent, if it must."""
     from timbr_wamp.settings import ConsentWanted, load_settings
 
-    ask_for_consent()
+    ask_for_consent(explicit.get("folder"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConsentWanted)  # it was said
         return load_settings(**explicit)
 
 
-def ask_for_consent() -> None:
+def ask_for_consent(folder: Path | None = None) -> None:
     """Ask, once in a process, whether to use what the project's file may not decide alone; or say how to consent."""
     from timbr_wamp.settings import consent, unanswered
 
-    question = unanswered()
+    question = unanswered(folder)
     if question is None or str(question) in _asked:
         return
     _asked.add(str(question))
