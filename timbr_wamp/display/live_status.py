@@ -15,7 +15,7 @@ from typing import Protocol
 from timbr_wamp.contract import MachineStateName, Status
 from timbr_wamp.errors import InvalidArgument, described
 from timbr_wamp.faces.tables import machine_html, machine_text
-from timbr_wamp.tables import html_text, timestamp
+from timbr_wamp.tables import html_text, printable, timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class LiveStatus:
         """Draw; return False when the screen is gone."""
         try:
             html = machine_html(status) + (f'<div style="opacity:.7">{html_text(note, 400)}</div>' if note else "")
-            self._screen.draw(html, "\n".join(filter(None, (machine_text(status), note))))
+            self._screen.draw(html, "\n".join(filter(None, (machine_text(status), printable(note, 400)))))
         except Exception:  # a kernel that shuts down closes its sockets
             logger.debug("a status card could not be drawn", exc_info=True)
             return False
