@@ -336,3 +336,28 @@ def test_limits_are_those_of_the_page(node, kernel):
     assert "error" in node.ask(put=put, characters=ROUTER_LIMIT_BYTES + 1)
     assert node.ask(put=put, characters=1)["error"] == "closed"  # this one has ended it
     assert kernel.ping() > 0  # and nobody else's
+
+
+#: A procedure of each kind, with usual arguments, for `test_odd_values_cost_nobody_anything`.
+ODDLY_CALLED: dict[str, list[Any]] = {
+    "machine.put": [1, None],
+    "machine.put_many": [[1], None, 0.0],
+    "machine.slot": [1],
+    "machine.policy_set": [1, {"on_error": "record"}],
+    "complete": ["pri", 1],
+    "ping": [],
+}
+
+
+def test_odd_values_cost_nobody_anything(node, kernel):
+    """Each call is answered, unless the library itself does not send it."""
+    before = kernel.info()
+    wrong = []
+    for name, usual in ODDLY_CALLED.items():
+        for value, position, error in node.result(odd=uri_of(kernel, *name.split(".")), args=usual):
+            said = error is None or error.startswith(("io.timbr.error.", "wamp.error.", "thrown: "))
+            if not said or error in ("wamp.error.runtime_error", "wamp.error.canceled"):
+                wrong.append(f"{name}: {value} at {position}: {error}")
+    assert not wrong, "\n".join(wrong)
+    assert kernel.info().wamp_session == before.wamp_session
+    assert kernel.machine().status.name == "machine"

@@ -10,6 +10,8 @@
  *   {"blocks": topic, "count": n}               → the rows of n records, each batch read with one `JSON.parse`
  *   {"seen": topic}                             → {"result": how many events have come and were not taken}
  *   {"put": uri, "characters": n}               → as a call with a text of that length
+ *   {"odd": uri, "args": […]}                   → what became of calls with each odd value in each position:
+ *                                                 {"result": [[name of the value, position, error or null], …]}
  * Numbers that JSON does not have come as {"$bigint": "…"}; what is no JSON at all as {"$kind": …}.
  */
 
@@ -130,15 +132,51 @@ async function carryOut(order) {
     });
     return { result: null };
   }
+  if (order.odd) return { result: await callOddly(order.odd, order.args) };
   if (order.seen) return { result: events.get(order.seen).length };
   if (order.events) return { result: await take(order.events, (got) => (got.length >= order.count ? order.count : 0)) };
   const batches = await take(order.blocks, batchesOf(order.count));
   return { result: batches.map(([[batch]]) => ({ ...batch, block: JSON.parse(batch.block) })) };
 }
 
+/**
+ * What JavaScript has and JSON or MsgPack may not. Without what the libraries do not send: for a BigInt or an array
+ * with holes wampy closes its connection, and a call of autobahn-js never settles, nor one with undefined in MsgPack.
+ */
+const oddValues = {
+  NaN: NaN, infinity: -Infinity, null: null, "minus zero": -0, "2**53": 2 ** 53, "1e308": 1e308,
+  "lone surrogate": "\ud800", "zero byte": "\u0000ä",
+  bytes: new Uint8Array([0, 255]), date: new Date(0), map: new Map([[1, 2], [null, 3]]), set: new Set([1]),
+  "undefined within": [{ a: undefined }], nested: JSON.parse("[".repeat(60) + "]".repeat(60)),
+  ...(library === "wampy" ? { undefined } : {}), "no such name": "constructor", true: true, empty: {}, "odd keys": { "": 1, "\ud800": 2, __proto__: null },
+};
+
+/** Call with each odd value in each position, and one more; say what each call's error was. */
+async function callOddly(uri, usual) {
+  const found = [];
+  for (const [name, value] of Object.entries(oddValues)) {
+    for (let position = 0; position <= usual.length; position += 1) {
+      const args = [...usual];
+      args[position] = value;
+      let timer;
+      const late = new Promise((resolve) => (timer = setTimeout(() => resolve({ error: "no answer" }), 10_000)));
+      // what the library itself cannot send, it may throw
+      const answer = (async () => client.call(uri, args, {}, null))().catch((error) => ({ error: `thrown: ${error}` }));
+      const { error } = await Promise.race([answer, late, lost]);
+      clearTimeout(timer);
+      found.push([name, position, error ?? null]);
+      if (error === "closed") return found;
+    }
+  }
+  return found;
+}
+
+process.on("unhandledRejection", () => {}); // autobahn-js leaves one behind for what it cannot serialize
+
 process.stdout.write("ready\n");
 for await (const line of createInterface({ input: process.stdin })) {
-  const done = await Promise.race([carryOut(JSON.parse(line)), lost]);
+  const order = JSON.parse(line);
+  const done = await (order.odd ? carryOut(order) : Promise.race([carryOut(order), lost]));
   process.stdout.write(`${JSON.stringify(done, plain)}\n`);
 }
 await Promise.race([Promise.resolve(client.close()).catch(() => {}), lost]);

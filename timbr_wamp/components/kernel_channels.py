@@ -185,13 +185,12 @@ class KernelChannels:
 
     async def complete(self, code: str, cursor_pos: int | None = None) -> Message:
         """Return completions, even while a cell runs."""
-        content = {"code": code, "cursor_pos": len(code) if cursor_pos is None else cursor_pos}
+        content = {"code": code, "cursor_pos": _position(code, cursor_pos)}
         return await self._request("complete_request", content, subshell=True)
 
     async def inspect(self, code: str, cursor_pos: int | None = None, detail_level: int = 0) -> Message:
         """Return the documentation of the name at the cursor, even while a cell runs."""
-        position = len(code) if cursor_pos is None else cursor_pos
-        content = {"code": code, "cursor_pos": position, "detail_level": detail_level}
+        content = {"code": code, "cursor_pos": _position(code, cursor_pos), "detail_level": detail_level}
         return await self._request("inspect_request", content, subshell=True)
 
     async def is_complete(self, code: str) -> Message:
@@ -439,3 +438,8 @@ class KernelChannels:
                 continue
             with contextlib.suppress(CallTimeout, KernelDead):
                 await self._request("kernel_info_request", {}, control=True, timeout_s=PROBE_INTERVAL_S)
+
+
+def _position(code: str, cursor_pos: int | None) -> int:
+    """Return a position within ``code``, by default its end: kernels do not answer for one outside."""
+    return len(code) if cursor_pos is None else min(max(cursor_pos, 0), len(code))
