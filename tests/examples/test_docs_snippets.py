@@ -447,6 +447,9 @@ def numbers() -> dict[str, list[str]]:
             f"{VALUE_LIMIT_BYTES // MIB} MiB of JSON",
             f"{ROW_LIMIT_BYTES // KIB} KiB of text",
             f"event | {PAYLOAD_LIMIT_BYTES // MIB} MiB",
+            f"at most {constant('MESSAGES_LIMIT'):,} messages",
+            f"At most {constant('WAITING')} calls wait",
+            f"waits at most {constant('LONGEST_PUT_S'):g} s",
         ],
         "explanation/delivery.md": [
             f"above {constant('EVENTS_PER_S', 'machine'):g} records a second",

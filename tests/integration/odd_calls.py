@@ -21,6 +21,7 @@ from autobahn.wamp.serializer import (
 from plain_wamp import PlainSession
 
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, PROCEDURES, Procedure
+from timbr_wamp.contract.exports import NODE_URIS
 
 #: Each call must be answered within this time, seconds.
 ANSWER_LIMIT_S = 20.0
@@ -154,11 +155,13 @@ USUAL: dict[str, list[Any]] = {
 
 
 def odd_calls(serializer: str) -> Iterator[OddCall]:
-    """Yield calls of every procedure of kernel and machine; names are relative to the kernel's."""
+    """Yield calls of every procedure of kernel, machine and node, with their URIs but for the kernel's prefix ``K``."""
+    for procedure in PROCEDURES["node"].values():
+        yield from _odd_calls(procedure, NODE_URIS[procedure.name], VALUES[serializer])
     for procedure in PROCEDURES["kernel"].values():
-        yield from _odd_calls(procedure, procedure.name, VALUES[serializer])
+        yield from _odd_calls(procedure, f"K.{procedure.name}", VALUES[serializer])
     for procedure in PROCEDURES["machine"].values():
-        yield from _odd_calls(procedure, f"machine.{procedure.name}", VALUES[serializer])
+        yield from _odd_calls(procedure, f"K.machine.{procedure.name}", VALUES[serializer])
 
 
 def _odd_calls(procedure: Procedure, name: str, values: Mapping[str, Any]) -> Iterator[OddCall]:
@@ -192,14 +195,15 @@ async def answer_of(session: PlainSession, uri: str, args: list[Any], kwargs: di
     return "result"
 
 
-async def unanswered(session: PlainSession, prefix: str, calls: Sequence[OddCall]) -> list[str]:
+async def unanswered(session: PlainSession, kernel: str, calls: Sequence[OddCall]) -> list[str]:
     """Make calls, some at a time; return those that got no answer, or none that says what was wrong."""
     wrong: list[str] = []
 
     async def one(odd: OddCall) -> None:
         what, name, args, kwargs = odd
         try:
-            answer = await answer_of(session, f"{prefix}.{name}", args, kwargs)
+            uri = kernel + name.removeprefix("K") if name.startswith("K.") else name
+            answer = await answer_of(session, uri, args, kwargs)
         except TimeoutError:
             wrong.append(f"{what}: no answer")
         else:

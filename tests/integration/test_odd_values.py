@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.types import CallOptions, PublishOptions, RegisterOptions
 from bridging import BridgeProcess, Remote, a_kernel, connected, run
 from odd_calls import json_serializer, msgpack_serializer, odd_calls, sampled, unanswered
-from plain_wamp import session
+from plain_wamp import PlainSession, in_loop, session
 
+from timbr_wamp.names import new_kernel_id
 from timbr_wamp.router import Router, TokenStore
 from timbr_wamp.runtime import KernelFile
 from timbr_wamp.settings import Settings
@@ -102,3 +105,69 @@ def test_every_odd_call_of_every_role_is_answered(
     wrong = run(odd_calls_of_all(router, settings, file.kernel_id, ALL_CALLS, seed), ALL_LIMIT_S)
     assert not wrong, f"SEED={seed}\n" + "\n".join(wrong)
     assert bridge.alive
+
+
+# --- what a receiver's serializer does not have ------------------------------------------------
+
+
+class Callee(PlainSession):
+    """A host that answers with values that some callers cannot get."""
+
+    async def serve(self, prefix: str) -> None:
+        async def odd(kind: str, details: Any) -> Any:
+            value = ODD_RESULTS[kind]
+            if details.progress is not None:
+                details.progress(1)
+                details.progress(value)
+            if kind == "in an error":
+                raise ApplicationError(f"{prefix}.error", value)
+            return value
+
+        await self.register(odd, f"{prefix}.machine.call", options=RegisterOptions(details_arg="details"))
+
+
+ODD_RESULTS: dict[str, Any] = {
+    "NaN": float("nan"),
+    "keys": {b"bytes": 1},
+    "in an error": [float("nan")],
+}
+
+
+@in_loop
+async def test_an_answer_that_the_caller_cannot_get_is_an_error(router: Router) -> None:
+    kernel_id = new_kernel_id("lab")
+    prefix = f"io.timbr.kernel.{kernel_id}"
+    async with (
+        session(router.url, router.host_token, kind=Callee, serializer=msgpack_serializer()) as callee,
+        session(router.url, router.admin_token) as caller,
+    ):
+        assert isinstance(callee, Callee)
+        await callee.serve(prefix)
+        for kind in ODD_RESULTS:
+            parts: list[Any] = []
+            for options in (None, CallOptions(on_progress=parts.append)):
+                with pytest.raises(ApplicationError) as caught:
+                    await asyncio.wait_for(caller.call(f"{prefix}.machine.call", kind, options=options), 10.0)
+                assert caught.value.error in ("io.timbr.error.remote", "io.timbr.error.invalid_argument"), kind
+            assert parts == [1]
+        assert not caller.left.done()
+        assert not callee.left.done()
+
+
+@in_loop
+async def test_an_event_that_one_subscriber_cannot_get_reaches_the_others(router: Router) -> None:
+    kernel_id = new_kernel_id("lab")
+    topic = f"io.timbr.kernel.{kernel_id}.machine.event"
+    async with (
+        session(router.url, router.host_token, serializer=msgpack_serializer()) as host,
+        session(router.url, router.admin_token) as json_reader,
+        session(router.url, router.admin_token, serializer=msgpack_serializer()) as msgpack_reader,
+    ):
+        for reader in (json_reader, msgpack_reader):
+            await reader.listen(topic)
+        for value in (float("nan"), {b"key": 1}, "understood"):
+            await host.publish(topic, value, options=PublishOptions(acknowledge=True))
+        assert await json_reader.event() == "understood"
+        assert str(await msgpack_reader.event()) == "nan"
+        assert await msgpack_reader.event() == {b"key": 1}
+        assert await msgpack_reader.event() == "understood"

@@ -577,3 +577,15 @@ def test_a_served_machine_answers_within_its_control_thread_only_while_it_is_ope
     peer.control.rcvtimeo = 100
     with pytest.raises(zmq.Again):
         peer.status()
+
+
+def test_events_and_revisions_fit_one_payload_whatever_texts_they_have(served, peer):
+    for _ in range(30):
+        served.event_log.add("configured", name="漢" * 20_000)
+        served.set(0, str, name="漢" * 3)
+    served.event_log.add("drained")
+    events = peer.call("events", 1000)
+    assert events[-1]["kind"] == "drained"
+    assert 1 < len(events) < 31
+    assert len(msgspec.msgpack.encode(events)) < PAYLOAD_LIMIT_BYTES
+    assert peer.call("revisions")[-1]["number"] == 30

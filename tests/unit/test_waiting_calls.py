@@ -6,13 +6,16 @@ import asyncio
 import itertools
 import threading
 
+import msgspec
 import pytest
 from machine_kit import LIMIT_S, wait_until
 from wire_kit import Peer
 
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES
 from timbr_wamp.errors import CallCancelled, ControlBusy, InvalidArgument, from_wire
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.serving.control import RUNNING, WAITING
+from timbr_wamp.machine.serving.waiting_calls import MESSAGES_LIMIT
 from timbr_wamp.places import Places
 
 STR = {"kind": "source", "text": "str"}
@@ -123,11 +126,20 @@ def test_put_many_waits_for_room_though_a_hook_is_slow(served, peer, new_gate):
 
 
 def test_a_large_put_many_leaves_the_control_thread_time_for_others(machines, runtime_dir, connect):
-    machine = machines(bufsize=200_000, serve=True)
+    machine = machines(bufsize=2 * MESSAGES_LIMIT, serve=True)
     peer = connect(machine)
-    asked = peer.send("put_many", [0] * 100_000)
-    assert peer.status().put < 100_000
-    assert len(peer.result(asked)["oids"]) == 100_000
+    asked = peer.send("put_many", [0] * MESSAGES_LIMIT)
+    assert peer.status().put < MESSAGES_LIMIT
+    reply = peer.reply(asked)
+    assert len(reply[2]["oids"]) == MESSAGES_LIMIT
+    assert len(msgspec.msgpack.encode(reply)) < PAYLOAD_LIMIT_BYTES
+
+
+def test_more_messages_than_an_answer_can_name_are_refused_before_any_is_put(served, peer):
+    for name, *args in (("put_many", [0] * (MESSAGES_LIMIT + 1)), ("replay", served.run, [1] * (MESSAGES_LIMIT + 1))):
+        with pytest.raises(InvalidArgument, match="too many"):
+            peer.call(name, *args)
+    assert peer.status().put == 0
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 2.0**70, 1e10])

@@ -34,9 +34,11 @@ from timbr_wamp.contract import (
 from timbr_wamp.errors import PayloadTooLarge
 from timbr_wamp.machine.records.batches import page
 from timbr_wamp.machine.records.rows import CompactRow, whole_text
+from timbr_wamp.machine.serving.waiting_calls import check_count
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.table import Revision, Slot, make_step
+from timbr_wamp.values import to_json
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
@@ -96,10 +98,10 @@ class MachineService:
         return _within(rows, lambda row: 4 * (len(row.exc_tb) + len(row.exc_value) + len(row.input)))
 
     def revisions(self) -> list[RevisionInfo]:
-        return self._machine.revisions
+        return _within(self._machine.revisions, lambda one: 4 * sum(len(name or "") for name in one.functions))
 
     def events(self, n: int = 100) -> list[Event]:
-        return self._machine.events(min(n, PAGE_ROWS))
+        return _within(self._machine.events(min(n, PAGE_ROWS)), lambda event: len(to_json(event.data)))
 
     def put(self, message: Any, oid: str | None = None) -> str:
         return self._machine.put(message, oid=oid)
@@ -128,6 +130,7 @@ class MachineService:
         return self._machine.status
 
     def replay(self, run: str, seqs: list[int]) -> list[str]:
+        check_count("seqs", seqs)
         return self._machine.replay(run, seqs)
 
     def retry_errors(self, oids: list[str] | None = None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,8 @@ from timbr_wamp.machine.running.cancellation import Cancellation
 if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
 
+#: Messages of one `put_many` or `replay`: the answer with their ids must fit one payload.
+MESSAGES_LIMIT = 30_000
 #: Longest wait of `put_many`, and bounds of `progress`, seconds.
 LONGEST_PUT_S = 60.0
 SHORTEST_WATCH_S, LONGEST_WATCH_S = 0.1, 86_400.0
@@ -94,6 +96,7 @@ class PutMany:
         self._machine, self.call, self.wakeup = machine, call, room
         self._messages: list[Any] = call.arguments["messages"]
         self._oids: list[str] | None = call.arguments.get("oids")
+        check_count("messages", self._messages)
         if self._oids is not None and len(self._oids) != len(self._messages):
             raise InvalidArgument("oids", f"{len(self._oids)} for {len(self._messages)} messages")
         self._deadline = time.monotonic() + min(call.arguments.get("timeout_s", 0.0), LONGEST_PUT_S)
@@ -118,6 +121,12 @@ class PutMany:
             self.due_at = now
             return WAITS
         return PutResult(oids=done, refused=0)
+
+
+def check_count(name: str, messages: Sequence[object]) -> None:
+    """Raise InvalidArgument for more messages than one answer can name."""
+    if len(messages) > MESSAGES_LIMIT:
+        raise InvalidArgument(name, f"{len(messages):,} are too many for one call: at most {MESSAGES_LIMIT:,}")
 
 
 class WatchProgress:
