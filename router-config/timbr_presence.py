@@ -2,7 +2,7 @@
 
 Sans-I/O: it gets wamp sessions and announcements and returns the changes, which `timbr_node` publishes.
 Wamp session ids are random, so sessions are ordered by the time they joined: a state from an older wamp
-session of a kernel never replaces one from a newer session. Standard library only.
+session of a kernel never replaces one from a newer session that is still there. Standard library only.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Presence:
         return True
 
     def claim(self, kernel_id: str, session: int) -> bool:
-        """Record that a wamp session represents a kernel; return False if a newer one does.
+        """Record that a wamp session represents a kernel; return False while a newer one does.
 
         Also return False for one more kernel than a host may have.
         """
@@ -136,7 +136,7 @@ class Presence:
             host.kernels += 1
             self._kernels[kernel_id] = _Kernel(order, session)
             return True
-        if kernel.order > order:
+        if kernel.order > order and kernel.session in self._order:
             return False
         kernel.order, kernel.session = order, session
         return True

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from autobahn.wamp.types import PublishOptions, SubscribeOptions
+from bridging import BridgeProcess, SocketMachine, a_kernel, run, until
 from plain_wamp import PlainSession, in_loop, kernel_info, session
 
-from timbr_wamp.names import new_kernel_id
+from timbr_wamp.client.connection import Connection
+from timbr_wamp.names import kernel_uri, new_kernel_id
 from timbr_wamp.router import Router, TokenStore
+from timbr_wamp.runtime import KernelFile
+from timbr_wamp.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -149,3 +156,45 @@ async def test_the_newest_bridge_of_a_kernel_is_the_one_that_is_told(router: Rou
             await admin.subscribe(lambda *_: None, f"io.timbr.kernel.{older.kernel_id}.iopub")
             await newer.told("iopub")
             assert older.wamp.events.empty()
+
+
+# --- what is restarted -----------------------------------------------------------------------
+
+
+def test_bridges_know_what_is_wanted_after_the_router_or_they_themselves_were_killed(
+    own_settings: Settings, free_port: int, tmp_path: Path
+) -> None:
+    first = Router.start(own_settings, port=free_port)
+
+    async def work(file: KernelFile, bridge: BridgeProcess, viewer: Connection, machine: SocketMachine) -> None:
+        topic = kernel_uri(file.kernel_id, "machine", "records")
+        await viewer.open(20.0)
+        await viewer.subscribe(topic, lambda *_, **__: None)
+        await until(lambda: len(machine.listeners) == 1, 30.0)
+        os.killpg(first.pid, signal.SIGKILL)
+        await until(lambda: not machine.listeners)  # nobody can be subscribed without a router
+        with await asyncio.to_thread(Router.start, own_settings, port=free_port) as second:
+            await until(lambda: len(machine.listeners) == 1, 30.0)
+            bridge.kill()
+            await until(lambda: not machine.listeners)
+            with BridgeProcess(own_settings, second, "--kernel-id", file.kernel_id):
+                await until(lambda: len(machine.listeners) == 1, 30.0)
+                await viewer.close()
+                await until(lambda: not machine.listeners)
+
+    async def viewing(file: KernelFile, bridge: BridgeProcess, machine: SocketMachine) -> None:
+        viewer = Connection(first.unix_url, own_settings.realm, first.admin_token)
+        try:
+            await work(file, bridge, viewer, machine)
+        finally:
+            await viewer.close()
+
+    try:
+        with (
+            a_kernel(own_settings, tmp_path) as file,
+            SocketMachine(own_settings, file) as machine,
+            BridgeProcess(own_settings, first, "--kernel-id", file.kernel_id) as bridge,
+        ):
+            run(viewing(file, bridge, machine), 100.0)
+    finally:
+        first.stop()

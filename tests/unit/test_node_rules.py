@@ -274,27 +274,24 @@ def test_a_session_that_left_says_nothing_more(presence: Any, modules: Any) -> N
 @given(st.lists(st.tuples(st.sampled_from(["join", "announce", "leave"]), st.integers(0, 4)), max_size=40))
 def test_the_newest_session_that_spoke_is_the_one_that_is_listed(modules: Any, steps: list[tuple[str, int]]) -> None:
     presence = modules["timbr_presence"].Presence(lambda: 0.0)
-    here: list[int] = []  # in the order of joining
-    newest_spoken, serial, aliases = -1, 0, {}
+    here: dict[int, int] = {}
+    joined, speaker = itertools.count(1), 0
     for verb, who in steps:
-        if verb == "join" and who not in aliases:
-            serial += 1
-            aliases[who] = serial
-            presence.joined(serial)
-            here.append(serial)
-        elif verb == "announce" and who in aliases:
-            session = aliases[who]
+        if verb == "join" and who not in here:
+            here[who] = next(joined)
+            presence.joined(here[who])
+        elif verb == "announce" and who in here:
+            session, newer_speaks = here[who], speaker in here.values() and speaker > here[who]
             try:
                 presence.announce("lab", session, info("lab_0123456789ab", name=str(session)))
-                assert session >= newest_spoken
-                newest_spoken = session
+                assert not newer_speaks
+                speaker = session
             except modules["timbr_presence"].Refused:
-                assert session < newest_spoken
-        elif verb == "leave" and who in aliases:
-            session = aliases.pop(who)
-            offline = presence.left(session)
-            assert bool(offline) is (session == newest_spoken)
+                assert newer_speaks
+        elif verb == "leave" and who in here:
+            session = here.pop(who)
+            assert bool(presence.left(session)) is (session == speaker)
         listed = presence.kernels()
-        assert [kernel["name"] for kernel in listed] == ([str(newest_spoken)] if newest_spoken > 0 else [])
-        online = newest_spoken in aliases.values()
+        assert [kernel["name"] for kernel in listed] == ([str(speaker)] if speaker else [])
+        online = speaker in here.values()
         assert all((kernel["state"] == "offline") is not online for kernel in listed)

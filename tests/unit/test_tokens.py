@@ -81,8 +81,20 @@ def test_tokens_made_at_the_same_time_are_all_kept(store: TokenStore) -> None:
     assert all(store.valid(token, "viewer") for token in tokens)
 
 
-def test_a_file_that_cannot_be_read_is_named(store: TokenStore, tmp_path: Path) -> None:
-    store.create("ada", "viewer")
-    (tmp_path / "node" / "tokens.json").write_text("{")
-    with pytest.raises(InvalidSetting, match="repair or remove it"):
-        store.list()
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "{}", "[]", "null", '{"tokens": []}', '{"tokens": {"ada": {}}}',
+        '{"tokens": {"ada": {"role": "viewer"}}}',
+        '{"tokens": {"ada": {"role": "king", "sha256": "x"}}}', "[" * 100_000,
+    ],
+    ids=lambda content: content[:60],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named(store: TokenStore, tmp_path: Path, content: str) -> None:
+    token = store.create("ada", "viewer")
+    path = tmp_path / "node" / "tokens.json"
+    path.write_text(content)
+    for attempt in (store.list, lambda: store.valid(token, "viewer"), lambda: store.create("bob", "viewer")):
+        with pytest.raises(InvalidSetting, match="repair or remove it"):
+            attempt()
+    assert path.read_text() == content

@@ -7,14 +7,15 @@ reads the file with `timbr_access.Tokens` of ``router-config/``.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+import msgspec
 
 from timbr_wamp.errors import InvalidArgument, InvalidSetting, TokenExists, UnknownToken
 from timbr_wamp.names import checked_authid
@@ -26,6 +27,22 @@ ROLES = ("viewer", "operator", "admin", "host")
 TOKENS_FILE = "tokens.json"
 SECRET_BYTES = 32
 LOCK_LIMIT_S = 10.0
+
+
+class _Kept(msgspec.Struct):
+    """A token in the file."""
+
+    role: Literal["viewer", "operator", "admin", "host"]
+    sha256: str
+    #: UTC seconds.
+    created_at: float = 0.0
+
+
+class _Table(msgspec.Struct):
+    """The file."""
+
+    tokens: dict[str, _Kept]
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +77,9 @@ class TokenStore:
         with self._changing() as tokens:
             if name in tokens:
                 raise TokenExists(name)
-            tokens[name] = {"role": role, "sha256": _digest(secret), "created_at": self._clock()}
+            tokens[name] = msgspec.convert(
+                {"role": role, "sha256": _digest(secret), "created_at": self._clock()}, _Kept
+            )
         return f"{name}.{secret}"
 
     def revoke(self, name: str) -> None:
@@ -76,30 +95,29 @@ class TokenStore:
     def list(self) -> list[TokenInfo]:
         """Return the tokens, sorted by name."""
         tokens = self._read()
-        return [TokenInfo(name, tokens[name]["role"], tokens[name]["created_at"]) for name in sorted(tokens)]
+        return [TokenInfo(name, tokens[name].role, tokens[name].created_at) for name in sorted(tokens)]
 
     def valid(self, token: str, role: str) -> bool:
         """Return whether ``token`` is valid and has that role."""
         name, _, secret = token.partition(".")
         kept = self._read().get(name)
-        return kept is not None and kept["role"] == role and kept["sha256"] == _digest(secret)
+        return kept is not None and kept.role == role and kept.sha256 == _digest(secret)
 
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, Any]]:
+    def _changing(self) -> Iterator[dict[str, _Kept]]:
         folder = private_folder(self._path.parent)
         with locked(folder / (TOKENS_FILE + ".lock"), LOCK_LIMIT_S):
             tokens = self._read()
             yield tokens
-            write_private(self._path, json.dumps({"version": 1, "tokens": tokens}, indent=1).encode())
+            write_private(self._path, msgspec.json.format(msgspec.json.encode(_Table(tokens)), indent=1))
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, _Kept]:
         try:
-            tokens: dict[str, Any] = json.loads(self._path.read_bytes())["tokens"]
+            return msgspec.json.decode(self._path.read_bytes(), type=_Table).tokens
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidSetting("tokens", str(self._path), f"not readable ({error}); repair or remove it") from None
-        return tokens
 
 
 def _digest(secret: str) -> str:
