@@ -171,10 +171,31 @@ def test_iopub_is_published_to_who_subscribes(settings: Settings, router: Router
             deadline = time.monotonic() + 10
             while not await heard():  # the bridge learns of a subscription by and by
                 assert time.monotonic() < deadline
+            # the parts of what is too large for one event have numbers of their own
+            await remote.call("execute", f"print('x' * {2 * PAYLOAD_LIMIT_BYTES}); print('end')")
+            await until(lambda: any("end" in str(message["content"].get("text"))[-5:] for message in messages))
+            texts = [message["content"]["text"] for message in messages if message["msg_type"] == "stream"]
+            assert sum(text.count("x") for text in texts) == 2 * PAYLOAD_LIMIT_BYTES
             numbers = [message["seq"] for message in messages]
             assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
     run(work())
+
+
+class BrokenMachine(SocketMachine):
+    """A machine that breaks the local wire, in a way that nobody foresaw."""
+
+    def _answer(self, name: str, args: list[Any]) -> Any:
+        return {} if name == "__changes__" else super()._answer(name, args)
+
+
+def test_an_unexpected_error_ends_the_bridge_and_is_seen(settings: Settings, router: Router, tmp_path: Path) -> None:
+    with a_kernel(settings, tmp_path) as file, BridgeProcess(settings, router, "--kernel-id", file.kernel_id) as bridge:
+        with BrokenMachine(settings, file):
+            said = run(bridge.ended(30.0))
+        assert bridge.process.exit_status == 1
+        assert "KeyError: 'event_number'" in said
+        assert file.alive()
 
 
 def test_a_viewer_sees_and_may_not_execute(settings: Settings, router: Router, plain_kernel: KernelFile) -> None:
