@@ -40,7 +40,7 @@ def test_each_public_method_has_a_blocking_one_with_its_signature_and_docs(
     assert len(methods) > 6
     for name, method in methods:
         made = inspect.getattr_static(face, renamed.get(name, name))
-        if isinstance(made, property):
+        if isinstance(made, property) or made is method:  # what does not wait is the same in both
             continue
         assert not inspect.iscoroutinefunction(made), name
         assert inspect.getdoc(made), name
