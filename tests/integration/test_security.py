@@ -7,8 +7,10 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from autobahn.wamp import message as wamp
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import CallDetails, CallOptions, PublishOptions, RegisterOptions, SubscribeOptions
 from plain_wamp import PlainSession, Refused, in_loop, kernel_info, session
@@ -400,6 +402,28 @@ async def test_nobody_speaks_for_another_wamp_session(router: Router, token: Cal
     async with session(router.url, router.admin_token) as admin:
         (kernel,) = [each for each in await admin.call("io.timbr.kernel.list") if each["kernel_id"] == victim]
         assert kernel["name"] == "test"
+
+
+@in_loop
+async def test_a_result_bears_the_name_of_who_gave_it(router: Router, token: Callable[..., str]) -> None:
+    name = f"host_{next(_numbers)}"
+
+    class Forger(PlainSession):
+        def onMessage(self, message: Any) -> None:
+            if isinstance(message, wamp.Invocation):
+                principal = {"session": 1, "authid": "lab", "authrole": "host"}
+                self._transport.send(wamp.Yield(message.request, args=[1], forward_for=[principal]))
+            else:
+                super().onMessage(message)
+
+    async with (
+        session(router.url, token("host", name), kind=Forger) as forger,
+        session(router.url, router.admin_token) as admin,
+    ):
+        uri = f"io.timbr.kernel.{new_kernel_id(name)}.ping"
+        await forger.register(lambda: 1, uri)
+        result = await admin.call(uri, options=CallOptions(details=True))
+        assert (result.callee, result.callee_authid) == (forger._session_id, name)
 
 
 # --- what can be seen ------------------------------------------------------------------------
