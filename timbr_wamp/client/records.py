@@ -38,7 +38,7 @@ Item = Record | Gap | RunChanged | Status
 _Part = Deliver | Gap | RunChanged | Status
 
 #: Live batches are ignored while the buffer holds so many rows, or bytes of texts.
-BUFFER_ROWS, BUFFER_BYTES = 10_000, 64 * 1024 * 1024
+BUFFER_ROWS, BUFFER_BYTES = 50_000, 64 * 1024 * 1024
 #: Most rows that the consumer gets at once, if a part has not more: then it says again what it has handed over.
 TAKE_ROWS = 2_000
 #: Seconds without a batch after which the status is fetched, because the last rows may be lost.
