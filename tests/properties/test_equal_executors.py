@@ -67,6 +67,14 @@ def make_function(number: int, takes: int, texts: bool, fails_on: int | None, ba
     return fixed[takes]
 
 
+def steady(table: dict[int, Any]) -> dict[int, Any]:
+    """Return the table with functions that fail always or never.
+
+    Where several messages are under way, the one whose retry comes first would else take the others' failures.
+    """
+    return {n: spec and (*spec[:4], 100, spec[5]) for n, spec in table.items()}
+
+
 def revision_of(table: dict[int, Any]) -> Revision:
     """Return the table's newest revision; each call makes new functions."""
     slots = SlotTable(SLOTS, lambda: 0.0)
@@ -135,6 +143,7 @@ def test_a_child_process_gives_the_same():
     @settings(max_examples=60, deadline=None)
     @given(tables, messages)
     def gives_the_same(table, given):
+        table = table if len(given) < 2 else steady(table)
         assert run_open(executor, revision_of(table), given) == run(InlineExecutor(), revision_of(table), given)
 
     try:
@@ -146,9 +155,8 @@ def test_a_child_process_gives_the_same():
 @settings(max_examples=50, deadline=None)
 @given(tables, messages, st.integers(2, 5))
 def test_messages_under_way_at_once_give_the_same(table, given, concurrency):
-    steady = {n: spec and (*spec[:4], 100, spec[5]) for n, spec in table.items()}  # tries are not counted
-    inline = run(InlineExecutor(), revision_of(steady), given)
-    assert run(ThreadsExecutor(), revision_of(steady), given, concurrency) == inline
+    inline = run(InlineExecutor(), revision_of(steady(table)), given)
+    assert run(ThreadsExecutor(), revision_of(steady(table)), given, concurrency) == inline
 
 
 @given(tables)
