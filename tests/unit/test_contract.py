@@ -13,7 +13,6 @@ from timbr_wamp.contract import MACHINE, PROCEDURES, RESERVED_NAMES, TOPICS, Acc
 from timbr_wamp.contract.exports import access_table, typescript, uri_text, wire_reference
 from timbr_wamp.errors import InvalidArgument, TimbrError
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.serving.service import MachineService
 
 ALL = [procedure for table in PROCEDURES.values() for procedure in table.values()]
 
@@ -73,24 +72,21 @@ def test_every_procedure_is_described_and_its_types_can_be_sent(procedure):
         assert issubclass(error, TimbrError)
 
 
-def test_the_machine_answers_every_procedure_of_its_contract_with_the_type_it_promises():
-    with Machine(serve=False) as machine:
-        machine.put(1)
-        machine.get()
-        service = MachineService(machine, "me", lambda value: None)
-        source = contract.FunctionRef(kind="source", text="[1, 2]")
-        function = contract.FunctionRef(kind="source", text="lambda x: x")
-        arguments = {
-            "slot": (0,), "records": (machine.run, 0), "record": (machine.run, 1), "put": (1,), "put_many": ([1],),
-            "call": (1,), "replay": (machine.run, [1]), "slot_set": (0, function), "slot_delete": (0,),
-            "trial": (0, function), "rollback": (0,), "source_set": (source,),
-            "policy_set": (0, contract.Policy(on_error="drop")), "handler_set": ("RetryHandler", {"retries": 1}),
-        }  # fmt: skip
-        order = [n for n in MACHINE if n not in ("pause", "resume", "stop")] + ["start", "pause", "resume", "stop"]
-        for name in order:
-            value = contract.to_builtins(getattr(service, name)(*arguments.get(name, ())))
-            packed = msgspec.msgpack.decode(msgspec.msgpack.encode(value))
-            MACHINE[name].result(packed)
+def test_the_machine_answers_every_procedure_of_its_contract_with_the_type_it_promises(served, peer):
+    served.put(1)
+    served.get()
+    source = contract.FunctionRef(kind="source", text="[1, 2]")
+    function = contract.FunctionRef(kind="source", text="lambda x: x")
+    arguments = {
+        "slot": (0,), "records": (served.run, 0), "record": (served.run, 1), "put": (1,), "put_many": ([1],),
+        "call": (1,), "replay": (served.run, [1]), "slot_set": (0, function), "slot_delete": (0,),
+        "trial": (0, function), "rollback": (0,), "source_set": (source,),
+        "policy_set": (0, contract.Policy(on_error="drop")), "handler_set": ("RetryHandler", {"retries": 1}),
+    }  # fmt: skip
+    order = [n for n in MACHINE if n not in ("pause", "resume", "stop")] + ["start", "pause", "resume", "stop"]
+    for name in order:
+        reply = peer.call(name, *map(contract.to_builtins, arguments.get(name, ())))
+        MACHINE[name].result(reply)
 
 
 def test_only_a_machine_has_a_thread_pool_for_what_waits():

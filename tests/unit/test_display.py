@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import signal
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from io import StringIO
 from typing import Any
 
@@ -286,14 +287,14 @@ class SharedConnection:
     def __init__(self, status: Counting) -> None:
         self.status, self.name = status, "far"
 
-    def wait(self, question: Callable[..., Any], *args: Any) -> Any:
-        return question(*args)
+    def wait(self, question: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        return asyncio.run(question(*args))
 
-    def slots(self) -> list[SlotInfo]:
-        return [SlotInfo(slot=0, identity=False, function="app.clean", values=1), SlotInfo(slot=1)]
-
-    def errors(self) -> list[Any]:
-        return []
+    async def _call(self, kind: object, name: str, *args: object) -> Any:
+        if name == "status":
+            return self.status()
+        slots = [SlotInfo(slot=0, identity=False, function="app.clean", values=1), SlotInfo(slot=1)]
+        return {"slots": slots, "errors": []}[name]
 
 
 def test_a_remote_machine_shows_its_card_and_follows_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from timbr_wamp.components import kernel_identity as identity
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
 from timbr_wamp.runtime import BridgeFile, KernelFile
 
+ROUTER = "ws://127.0.0.1:1/ws"
 KERNEL_ID = "lab_0123456789ab"
 
 
@@ -98,11 +99,11 @@ def test_an_unknown_kernel_is_refused(folder: Path) -> None:
 
 
 def test_a_kernel_is_held_by_one_bridge_at_a_time(folder: Path) -> None:
-    with identity.lock_kernel(folder, KERNEL_ID) as left:
+    with identity.lock_kernel(folder, KERNEL_ID, ROUTER) as left:
         assert left is None
-        with pytest.raises(AlreadyBridged, match=str(os.getpid())), identity.lock_kernel(folder, KERNEL_ID):
+        with pytest.raises(AlreadyBridged, match=str(os.getpid())), identity.lock_kernel(folder, KERNEL_ID, ROUTER):
             pass
-    with identity.lock_kernel(folder, KERNEL_ID):
+    with identity.lock_kernel(folder, KERNEL_ID, ROUTER):
         pass
     assert list(folder.iterdir()) == []
 
@@ -110,5 +111,5 @@ def test_a_kernel_is_held_by_one_bridge_at_a_time(folder: Path) -> None:
 def test_the_subshell_of_a_killed_bridge_is_passed_to_the_next(folder: Path) -> None:
     content = BridgeFile(pid=1 << 30, process_started=0.0, kernel_id=KERNEL_ID, subshell_id="s")
     runtime.write_file(runtime.bridge_file(folder, KERNEL_ID), content)
-    with identity.lock_kernel(folder, KERNEL_ID) as left:
+    with identity.lock_kernel(folder, KERNEL_ID, ROUTER) as left:
         assert left == "s"

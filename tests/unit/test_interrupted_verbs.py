@@ -206,7 +206,7 @@ def test_ctrl_c_while_a_record_is_sent_leaves_no_half_of_it():
         receiver.subscribe(b"")
         receiver.rcvtimeo = int(LIMIT_S * 1000)
         assert sender.poll(receiver.rcvtimeo)
-        publisher = Publisher(sender)
+        publisher = Publisher(sender, "run")
 
         def check(_: Publisher, number: int) -> None:
             publisher.publish([(2, "end", b"[]", b"{}")])
