@@ -247,12 +247,13 @@ def test_a_slot_that_cannot_be_set_is_reported_in_one_sentence(home: Home, slot:
 def test_a_policy_is_set_shown_and_taken_away(home: Home) -> None:
     assert home.json("policy", "lab", "f1", "drop", "retries=2")["change"]
     assert home.run("policy", "lab", "1") == "retry 2, then drop\n"
-    assert home.json("policy", "lab", "1") == {"on_error": "drop", "retries": 2}
+    policy = home.json("policy", "lab", "1")
+    assert (policy["on_error"], policy["retries"]) == ("drop", 2)
     assert home.json("slots", "lab")[1]["policy"]["on_error"] == "drop"
     home.run("policy", "lab", "1", "none")
     assert home.run("policy", "lab", "1") == "record\n"
     home.run("policy", "lab", "machine", "dead_letter")
-    assert home.json("status", "lab")["on_error"] == {"on_error": "dead_letter"}
+    assert home.json("status", "lab")["on_error"]["on_error"] == "dead_letter"
     assert "dead_letter" in home.run("status", "lab")
     home.run("policy", "lab", "machine", "record")
     assert "one of record, default" in home.run("policy", "lab", "1", "forget", status=2)
@@ -271,7 +272,7 @@ def test_a_handler_is_chosen_with_its_options(home: Home) -> None:
 def test_failures_are_shown_in_groups_retried_and_rolled_back(home: Home) -> None:
     good = home.json("revisions", "lab")[-1]["number"]
     home.run("set", "lab", "2", "def fragile(x): raise LookupError('not there')", "--policy", "record retries=1")
-    assert home.json("slots", "lab")[2]["policy"] == {"retries": 1}
+    assert home.json("slots", "lab")[2]["policy"]["retries"] == 1
     oids = [home.run("put", "lab", "31").strip() for _ in range(2)]
     home.run("wait", "lab", "--timeout", "20")
     (group,) = [each for each in home.json("errors", "lab") if each["exc_class"] == "LookupError"]

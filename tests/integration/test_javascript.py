@@ -230,6 +230,9 @@ def test_every_result_has_the_form_that_the_page_says(node, kernel):
     for prefix, table in scopes:
         for name in readable(table):
             value = node.result(call=f"{prefix}.{name}", args=ARGUMENTS.get(name, []))
+            if prefix == "io.timbr.kernel":  # other tests announce kernels of their own
+                value = [each for each in value if each["kernel_id"] == kernel.id]
+                assert value
             check_form(value, table[name].result_type, name)
             tried += 1
     assert tried >= 11

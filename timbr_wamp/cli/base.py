@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from timbr_wamp.settings import Settings
 
 #: Width of a table that is written to a pipe.
-PIPE_WIDTH = 200
+PIPE_WIDTH = 1_000
 #: What an error of stdout names.
 OUTPUT = "cannot write to stdout"
 

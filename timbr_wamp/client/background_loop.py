@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import logging
 import os
 import threading
@@ -23,6 +24,27 @@ T = TypeVar("T")
 
 #: Timeout for cancelled tasks when the loop ends, in seconds.
 END_TIMEOUT_S = 5.0
+
+
+class _Caller:
+    """Who waits for a coroutine. Only the loop's thread looks at it, so that a caller may leave at any moment."""
+
+    def __init__(self) -> None:
+        self._gone = False
+        self._task: asyncio.Task[object] | None = None
+
+    async def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run the coroutine, unless the caller has left."""
+        if self._gone:
+            raise asyncio.CancelledError
+        self._task = asyncio.current_task()
+        return await function(*args)
+
+    def leave(self) -> None:
+        """Cancel the coroutine, begun or not."""
+        self._gone = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 class BackgroundLoop:
@@ -50,7 +72,15 @@ class BackgroundLoop:
         """
         if self.is_here():
             raise CalledFromLoop(_name(function))
-        return self.result(self.submit(function, *args), _name(function), timeout_s)
+        caller = _Caller()
+        try:
+            return self.result(self._start(caller, function, *args), _name(function), timeout_s)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, perhaps before the future was at hand
+            with contextlib.suppress(RuntimeError):  # the loop was closed, and has cancelled it
+                self._loop.call_soon_threadsafe(caller.leave)
+            raise
 
     def result(self, future: concurrent.futures.Future[T], what: str, timeout_s: float | None) -> T:
         """Wait for the result of a future from `submit`; errors as for `call`."""
@@ -91,14 +121,15 @@ class BackgroundLoop:
             LoopClosed: the loop was closed.
             ForkedClient: see `call`.
         """
+        return self._start(_Caller(), function, *args)
+
+    def _start(
+        self, caller: _Caller, function: Callable[..., Awaitable[T]], *args: object
+    ) -> concurrent.futures.Future[T]:
         self.check()
         if self._closed:
             raise LoopClosed(_name(function))
-
-        async def invoke() -> T:
-            return await function(*args)
-
-        coroutine = invoke()
+        coroutine = caller.run(function, *args)
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:  # the loop was closed meanwhile
