@@ -169,7 +169,7 @@ class ErrorRows(Rows[ErrorRow]):
 class ErrorGroups(Rows[ErrorGroup]):
     """Failures grouped by slot, exception class and line."""
 
-    headers = ("slot", "error", "where", "count", "per minute", "open", "last", "last message", "policies", "resolved")
+    headers = ("slot", "error", "where", "count", "per min", "open", "last", "last message", "policies", "resolved")
     empty = "no slot has failed"
 
     def cells(self, item: ErrorGroup) -> Sequence[object]:
@@ -184,7 +184,7 @@ class ErrorGroups(Rows[ErrorGroup]):
             timestamp(item.last_time),
             item.input,
             ", ".join(f"{name} {count:,}" for name, count in item.policies.items()),
-            item.resolved,
+            "yes" if item.resolved else "",
         )
 
 
