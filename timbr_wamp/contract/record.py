@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar, overload
 
 import msgspec
 import orjson
@@ -28,7 +28,8 @@ class _TextRow(msgspec.Struct, array_like=True):
 
 
 _decode_meta = msgspec.json.Decoder(RecordMeta).decode
-_decode_rows = msgspec.json.Decoder(list[tuple[int, str, list[Any] | None, RecordMeta]]).decode
+_decode_rows = msgspec.json.Decoder(list[tuple[int, str, msgspec.Raw, msgspec.Raw]]).decode
+_decode_values = msgspec.json.Decoder(list[Any] | None).decode
 _split_rows = msgspec.json.Decoder(list[_TextRow]).decode
 
 OutcomeKind = Literal["value", "error", "skipped"]
@@ -43,29 +44,104 @@ class Outcome:
     value: Any
 
 
-class Record(tuple[Any, ...]):
-    """The result of one attempt at a message, as the tuple ``(oid, in, f0, f1, …)``.
+class Record(Sequence[Any]):
+    """The result of one attempt at a message, as the sequence ``(oid, in, f0, f1, …)``; it equals that tuple.
 
     With ``include_serialized`` the texts follow: ``(oid, in, f0, …, oid_s, in_s, f0_s, …)``; the oid's own
     is the oid, the others are JSON.
+
+    A record that came over the wire is parsed when it is first looked at, its ``meta`` apart. Until then it keeps
+    the text of its batch, at most 256 KB, in memory. Any thread.
     """
 
-    meta: RecordMeta
+    __slots__ = ("_items", "_meta", "_oid", "_unparsed", "_whole", "_width")
+
+    _oid: str
+    _items: tuple[Any, ...] | None
+    _meta: RecordMeta | msgspec.Raw
+    #: Of a record that is not parsed: its values as they were made, and what repeats those of unset slots.
+    _unparsed: msgspec.Raw | None
+    _whole: Callable[[Sequence[Any]], Sequence[Any]] | None
+    _width: int
 
     @classmethod
     def make(cls, oid: str, values: Sequence[Any], meta: RecordMeta, texts: list[str] | None = None) -> Record:
         """Return a record of ``values`` = ``[in, f0, …]``."""
-        record = cls((oid, *values, *((oid, *texts) if texts else ())))
-        record.meta = meta
-        record._width = len(values)
+        record = cls()
+        record._oid, record._meta, record._width = oid, meta, len(values)
+        record._items = (oid, *values, *((oid, *texts) if texts else ()))
+        record._unparsed = record._whole = None
         return record
 
-    _width: int
+    @classmethod
+    def unparsed(
+        cls, oid: str, values: msgspec.Raw, meta: msgspec.Raw, whole: Callable[[Sequence[Any]], Sequence[Any]]
+    ) -> Record:
+        """Return a record of JSON texts; ``whole`` repeats the values that unset slots carry."""
+        record = cls()
+        record._items, record._oid, record._meta, record._unparsed, record._whole = None, oid, meta, values, whole
+        return record
+
+    def _all(self) -> tuple[Any, ...]:
+        items = self._items
+        if items is None:
+            text, whole = self._unparsed, self._whole
+            if text is None or whole is None:  # another thread has parsed it meanwhile
+                assert self._items is not None
+                return self._items
+            made = _decode_values(text)
+            values = () if made is None else whole(made)
+            self._width = len(values)
+            self._items = items = (self._oid, *values)
+            self._unparsed = self._whole = None
+        return items
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Any, ...]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Record):
+            return self._all() == other._all()
+        return self._all() == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._all())
+
+    def __add__(self, other: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self._all() + tuple(other)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        items = self._all()
+        return Record._of_items, (items, self.meta, self._width)
+
+    @classmethod
+    def _of_items(cls, items: tuple[Any, ...], meta: RecordMeta, width: int) -> Record:
+        record = cls.make(items[0], items[1 : width + 1], meta)
+        record._items = items
+        return record
+
+    @property
+    def meta(self) -> RecordMeta:
+        """What the record's third frame says: run, number, attempt, revision, times, policies."""
+        meta = self._meta
+        if not isinstance(meta, RecordMeta):
+            meta = self._meta = _decode_meta(meta)
+        return meta
 
     @property
     def oid(self) -> str:
         """The message's id."""
-        return str(self[0])
+        return self._oid
 
     @property
     def input(self) -> Any:
@@ -75,12 +151,12 @@ class Record(tuple[Any, ...]):
     @property
     def values(self) -> tuple[Any, ...]:
         """``(f0, f1, …)``."""
-        return self[2 : 1 + self._width]
+        return self._all()[2 : 1 + self._width]
 
     @property
     def texts(self) -> tuple[str, ...]:
         """``(in_s, f0_s, …)`` when ``include_serialized`` was given, else empty."""
-        return self[2 + self._width :]
+        return self._all()[2 + self._width :]
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -123,7 +199,7 @@ class Record(tuple[Any, ...]):
         return self.meta.errored
 
     def __repr__(self) -> str:
-        return f"Record{tuple.__repr__(self)}"
+        return f"Record{self._all()!r}"
 
     def __str__(self) -> str:
         return render("record_text", self)
@@ -153,12 +229,12 @@ def record_from_row(row: RecordRow, *, include_serialized: bool = False) -> Reco
 
 
 def records_from_batch(batch: RecordsBatch) -> list[Record]:
-    """Return all records of a batch. One whose values were too large has none; ``meta`` has their size."""
-    whole = _whole(batch.layout)
-    make = Record.make
-    return [
-        make(oid, [] if values is None else whole(values), meta) for _, oid, values, meta in _decode_rows(batch.block)
-    ]
+    """Return all records of a batch, not parsed yet.
+
+    One whose values were too large has none; ``meta`` has their size.
+    """
+    whole, unparsed = _whole(batch.layout), Record.unparsed
+    return [unparsed(oid, values, meta, whole) for _, oid, values, meta in _decode_rows(batch.block)]
 
 
 def texts_from_batch(batch: RecordsBatch) -> list[tuple[int, str, bytes | None]]:
