@@ -13,7 +13,10 @@ EVENTS_PER_S = 200.0
 
 
 class Sampler:
-    """Samples a stream down to about ``per_s`` items per second: one in n, with n from the current rate."""
+    """Samples a stream down to about ``per_s`` items per second: one in n, with n from the current rate.
+
+    In a burst, whose rate is not known yet, each window has at most its share of ``per_s`` items.
+    """
 
     #: Interval for computing n, in seconds.
     WINDOW_S = 0.25
@@ -23,7 +26,7 @@ class Sampler:
         #: One in ``n`` items is taken.
         self.n = 1
         self._window_end = -math.inf
-        self._seen = 0
+        self._seen = self._taken = 0
         self._phase = 0
 
     def take(self, items: Sequence[T], now: float) -> Sequence[T]:
@@ -31,9 +34,12 @@ class Sampler:
         if now >= self._window_end:
             quiet = now >= self._window_end + self.WINDOW_S
             self.n = 1 if quiet else max(1, math.ceil(self._seen / self._allowed))
-            self._window_end, self._seen = now + self.WINDOW_S, 0
+            self._window_end, self._seen, self._taken = now + self.WINDOW_S, 0, 0
         self._seen += len(items)
         self.n = max(self.n, math.ceil(self._seen / self._allowed))  # for a burst within the window
         first = (self.n - 1 - self._phase) % self.n
         self._phase = (self._phase + len(items)) % self.n
-        return items[first :: self.n]
+        chosen = items[first :: self.n]
+        chosen = chosen[: max(math.ceil(self._allowed) - self._taken, 0)]
+        self._taken += len(chosen)
+        return chosen
