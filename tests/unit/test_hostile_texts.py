@@ -11,11 +11,12 @@ import io
 import json
 import logging
 import re
+import subprocess
 import sys
 import types
 import typing
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -236,11 +237,9 @@ def test_a_graph_is_drawn_from_its_nodes_and_each_id_is_one_word() -> None:
     assert set(outside) <= set("digraph machine {rankdir=LR;node [shape=box];label=->}\n ")
 
 
-def test_the_svg_has_no_script() -> None:
-    plot = Plot(hostile(structs.Graph))
-    if plot._find("dot") is None:
-        pytest.skip("Graphviz is not there")
-    svg = plot.svg()
+def test_the_svg_has_no_script(require_service: Callable[[str, Callable[[], object]], None]) -> None:
+    require_service("Graphviz", lambda: subprocess.run(["dot", "-V"], check=True, capture_output=True))
+    svg = Plot(hostile(structs.Graph)).svg()
     assert svg is not None
     assert "<script" not in svg
 
