@@ -7,18 +7,19 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 from interrupt_kit import Interruption, use_everywhere
 
 from timbr_wamp.client import records as module
+from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.feed import Deliver, Gap
 from timbr_wamp.client.records import AsyncRecords, Records, RecordStream
 from timbr_wamp.client.shared_connection import Counts
 from timbr_wamp.contract import Record, RecordMeta, RecordsBatch
-from timbr_wamp.errors import InternalError, NotConnected, TimbrError
+from timbr_wamp.errors import InternalError, InvalidArgument, NotConnected, TimbrError
 
 LIMIT_S = 20.0
 RUN = "r" * 8
@@ -298,3 +299,11 @@ def test_an_interrupt_at_every_point_of_next_loses_and_repeats_no_record():
         assert reading.seen == [*range(1, 6), (6, 6), *range(7, 13)]
 
     assert use_everywhere(make, read, interrupt, check, modules=["timbr_wamp.client.records"]) > 50
+
+
+@pytest.mark.parametrize(
+    "arguments", [(-1,), (1.5,), (float("nan"),), (float("inf"),), ("3",), ([],), (0, 7), (0, {}), (0, b"run")]
+)
+def test_a_place_that_no_record_has_is_refused(arguments: Any):
+    with pytest.raises(InvalidArgument, match=r"after_seq|run"):
+        AsyncMachine(cast(Any, None), "lab_0123456789ab").records(*arguments)

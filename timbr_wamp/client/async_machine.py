@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -132,7 +133,14 @@ class AsyncMachine(AsyncTopics):
             run: the run of ``after_seq``; None means the current run.
             timeout_s: end after this many seconds without a record; None means never.
             status: also yield each new `Status`.
+
+        Raises:
+            InvalidArgument: ``after_seq`` is no number of a record, or ``run`` no text.
         """
+        if after_seq is not None:
+            after_seq = _checked_seq(after_seq)
+        if run is not None and not isinstance(run, str):
+            raise InvalidArgument("run", f"{run!r} is not the id of a run")
         stream = RecordStream(self._shared, self.kernel_id, self.name, run=run, after_seq=after_seq, status=status)
         return AsyncRecords(self._shared, stream, timeout_s)
 
@@ -401,6 +409,17 @@ class AsyncMachine(AsyncTopics):
 
 def _as_text(ref: FunctionRef) -> FunctionRef | None:
     return ref if ref.kind != "cloudpickle" else as_source(ref)
+
+
+def _checked_seq(after_seq: object) -> int:
+    """Return a number after which records are read. With another value the reader would wait for ever."""
+    try:
+        seq = operator.index(after_seq)  # type: ignore[arg-type]
+    except TypeError:
+        seq = -1
+    if seq < 0:
+        raise InvalidArgument("after_seq", f"{after_seq!r} is not the number of a record, nor 0 or None")
+    return seq
 
 
 def _remaining_s(deadline: float | None) -> float:
