@@ -743,7 +743,11 @@ class NotAuthorized(TimbrError, PermissionError):
         self.action, self.name = action, name
 
     def __str__(self) -> str:
-        return f"this token's role may not {self.action} {self.name}; ask for one with a higher role"
+        if self.action == "register":
+            advice = "that takes a token of the role host: timbr-wamp token create --role host --name NAME"
+        else:
+            advice = "ask for one with a higher role"
+        return f"this token's role may not {self.action} {self.name}; {advice}"
 
 
 #: `UnknownKernel.kernel` when none was named, and when the only one is the kernel that asks.

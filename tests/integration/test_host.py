@@ -36,10 +36,10 @@ pytestmark = pytest.mark.integration
 class HostChild:
     """A host as users start it: ``python -m timbr_wamp host``."""
 
-    def __init__(self, settings: Settings, router: Router) -> None:
+    def __init__(self, settings: Settings, router: Router, token: str | None = None) -> None:
         self._log = settings.runtime_dir / f"log-test-{secrets.token_hex(4)}.txt"
         variables = BridgeEnvironment(
-            settings.runtime_dir, router.unix_url, settings.realm, router.host_token, "info"
+            settings.runtime_dir, router.unix_url, settings.realm, token or router.host_token, "info"
         ).variables()
         command = [sys.executable, "-m", "timbr_wamp", "host"]
         self.process = spawn(command, environment=variables, log_file=self._log)
@@ -317,6 +317,16 @@ def test_a_second_host_is_refused_in_one_sentence(settings: Settings, router: Ro
         run(settled(settings, router))
         with HostChild(settings, router) as second:
             run(work(second))
+
+
+def test_a_host_whose_token_has_another_role_says_so(settings: Settings, router: Router) -> None:
+    async def work(host: HostChild) -> None:
+        await until(lambda: not host.alive)
+        assert "a token of the role host" in host.log
+        assert "another host" not in host.log
+
+    with HostChild(settings, router, router.admin_token) as host:
+        run(work(host))
 
 
 async def settled(settings: Settings, router: Router) -> None:

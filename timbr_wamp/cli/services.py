@@ -29,13 +29,13 @@ def host(ctx: click.Context, url: str | None, realm: str | None, name: str | Non
 @click.command()
 @click.argument("file", required=False, metavar="FILE|ID")
 @click.option("--kernel-id", metavar="ID", help="Id of a kernel that timbr-wamp started, in place of FILE.")
-@click.option("--name", help="The kernel's name for people; default: its id.")
+@click.option("--name", help="The kernel's name for people; default: the name that it has, else its file's.")
 @click.option("--wamp-url", "--url", "url", metavar="URL", help="The router; default: the local one.")
 @click.option("--wamp-realm", "--realm", "realm", metavar="NAME", help="The router's realm.")
 @click.option("--token", metavar="TOKEN", help="Visible to all users of this computer: set TIMBR_WAMP_TOKEN instead.")
 @click.option(
     "--shutdown-interval", "shutdown_interval_s", type=click.FloatRange(min=0), metavar="SECONDS",
-    help="End the kernel after this time without a cell or a call; 0 means never.",
+    help="End the kernel after this time without a running cell, a running machine or a call; 0 means never.",
 )  # fmt: skip
 @click.option("--debug", is_flag=True, help="Log at level debug.")
 @click.pass_context

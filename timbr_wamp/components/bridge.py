@@ -32,7 +32,15 @@ from timbr_wamp.components.machine_connection import MachineConnection
 from timbr_wamp.components.machine_relay import MachineRelay, send
 from timbr_wamp.components.relay import SubscribedTopics, split_to_fit
 from timbr_wamp.contract import KERNEL, RESERVED_NAMES, Interest, IopubMessage, KernelInfo, to_builtins
-from timbr_wamp.errors import InvalidArgument, InvalidName, KernelDead, NoMachine, NotConnected, TimbrError
+from timbr_wamp.errors import (
+    InvalidArgument,
+    InvalidName,
+    KernelDead,
+    NoMachine,
+    NotAuthorized,
+    NotConnected,
+    TimbrError,
+)
 from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
 from timbr_wamp.tables import terminal_text
 
@@ -179,6 +187,8 @@ class Bridge:
             await self._add_machine(DEFAULT_MACHINE)
             await self._update_machines()
             await self._connection.open(JOIN_TIMEOUT_S)
+            if self._connection.role != "host":
+                raise NotAuthorized("register", kernel_uri(self._kernel_id, "info"))
             logger.info("kernel %s is on %s", self._kernel_id, self._options.url)
             self._folder_watch = FolderWatch(self._options.runtime_dir, self._look_for_machines)
             self._tasks.start(self._follow_machines(), "follow machines")

@@ -97,12 +97,15 @@ class Host:
         """Serve until ``stop`` is set; then end the bridges, and the kernels if ``stop_kernels``.
 
         Raises:
+            NotAuthorized: the token does not have the role host.
             HostNameTaken: another host uses the token.
             TimbrError: the router cannot be reached, or the connection failed for good.
         """
         refused: asyncio.Task[Any] | None = None
         try:
             await self._connection.open(JOIN_TIMEOUT_S)
+            if self._connection.role != "host":
+                raise NotAuthorized("register", host_uri(self._authid, "start"))
             await self._register()  # before the kernels of this host get bridges, in case there is such a host
             await self._adopt()
             self._adopted.set()

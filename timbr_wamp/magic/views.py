@@ -84,11 +84,17 @@ class Records(Shown[Record]):
 
 
 class Facts:
-    """Named values that display as a two-column table. The names are attributes."""
+    """Named values that display as a two-column table. The names are attributes.
 
-    def __init__(self, title: str, facts: dict[str, object]) -> None:
+    Args:
+        title: the table's title.
+        facts: the values.
+        shown: texts that are displayed in place of values.
+    """
+
+    def __init__(self, title: str, facts: dict[str, object], shown: dict[str, str] | None = None) -> None:
         self.title = title
-        self._facts = facts
+        self._facts, self._shown = facts, shown or {}
 
     def __getattr__(self, name: str) -> Any:
         facts = self.__dict__.get("_facts", {})
@@ -100,7 +106,8 @@ class Facts:
         return sorted({*object.__dir__(self), *self._facts})
 
     def _table(self) -> StatusTable:
-        facts = {name: value for name, value in self._facts.items() if value not in (None, [], "")}
+        shown = {**self._facts, **self._shown}
+        facts = {name: value for name, value in shown.items() if value not in (None, [], "")}
         return StatusTable(rows=list(facts.items()), title=self.title, empty="")
 
     @never_raises()
@@ -188,7 +195,9 @@ def kernel_facts(kernel: KernelInfo) -> Facts:
 
 def revision_facts(revision: RevisionInfo) -> Facts:
     """Return a revision for display."""
-    return Facts(f"revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision))
+    functions = ", ".join(name or "·" for name in revision.functions)
+    shown = {"time": timestamp(revision.time), "functions": functions}
+    return Facts(f"revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision), shown)
 
 
 def _outcome(value: object) -> str:
