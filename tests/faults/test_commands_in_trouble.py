@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from timbr_wamp.router import free_port
+
 COMMAND = (sys.executable, "-m", "timbr_wamp")
 #: The command as a user of whom the system knows nothing, as in a container that is given any user id.
 STRANGER = (
@@ -50,7 +52,8 @@ def home() -> Iterator[Path]:
 def run(home: Path, words: Sequence[str], command: Sequence[str] = COMMAND, **options: Any) -> Any:
     """Run a command to its end; its folders are in ``home`` unless ``env`` says otherwise."""
     folders = {f"TIMBR_WAMP_{kind}_DIR": str(home / kind.lower()) for kind in ("RUNTIME", "DATA", "CONFIG")}
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **folders, **options.pop("env", {})}
+    folders |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TIMBR_WAMP_PORT": str(free_port())}
+    environ = {**os.environ, **folders, **options.pop("env", {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": home, **options}
     return subprocess.run([*command, *words], env=environ, timeout=60, **options)
 
