@@ -189,7 +189,9 @@ def test_the_command_says_what_is_not_used_and_consents_when_it_is_told(tmp_path
     before = command("list")
     assert before.count("not used without your consent") == 1
     assert "no router" in before  # it did not go there
-    assert "used from now on" in command("trust", str(tmp_path))
+    consenting = command("trust")
+    assert "used from now on" in consenting
+    assert "not used" not in consenting
     after = command("list")
     assert "consent" not in after
     assert "evil.example" in after  # there is no token for it

@@ -34,6 +34,8 @@ def main(ctx: click.Context, debug: bool) -> None:
 
 
 def _log_level(ctx: click.Context) -> str:
+    if ctx.invoked_subcommand == "trust":  # the consent is what it gives: asking for it comes too early
+        return "warning"
     try:
         return settings_from().log_level
     except InvalidSetting:

@@ -199,7 +199,7 @@ def record_as_json(record: Record) -> dict[str, Any]:
 @click.argument("kernel")
 @click.argument("message")
 @machine_option
-@click.option("--oid", help="The message's id; a message with a known id is not queued again.")
+@click.option("--oid", help="The message's id, 24 hex digits; a message with a known id is not queued again.")
 @json_option
 @connecting
 def put(client: Client, kernel: str, message: str, machine: str, oid: str | None, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from timbr_wamp.cli.base import OneSentence, note, router_options, set_up_loggin
 
 @click.command()
 @router_options
-@click.option("--name", help="This host's name, which must be the token's name; default: the computer's.")
+@click.option("--name", help="This host's name: it must be the token's name, which is the default.")
 @click.option("--stop-kernels", is_flag=True, help="End the kernels when the host ends; default: they keep running.")
 @click.pass_context
 def host(ctx: click.Context, url: str | None, realm: str | None, name: str | None, stop_kernels: bool) -> None:
@@ -21,9 +21,13 @@ def host(ctx: click.Context, url: str | None, realm: str | None, name: str | Non
 
     The token (role host) is taken from TIMBR_WAMP_TOKEN, else from the router that runs on this computer.
     """
+    from timbr_wamp.components.bridge_process import bridge_environment
     from timbr_wamp.components.host import HostProcess
 
-    ctx.exit(HostProcess(settings_from(url=url, realm=realm, host=name), stop_kernels=stop_kernels).run())
+    settings = settings_from(url=url, realm=realm, host=name)
+    if name is not None and (token := bridge_environment(settings).authid) != name:
+        raise click.UsageError(f"--name {name}: the token's name is {token}, and a host has its token's name")
+    ctx.exit(HostProcess(settings, stop_kernels=stop_kernels).run())
 
 
 @click.command()
