@@ -92,7 +92,11 @@ def start_kernel(
         log_file=str(runtime_dir / f"log-{kernel_id}.txt"),
         router=router,
     )
-    return _spawn(runtime_dir, content)
+    try:
+        return _spawn(runtime_dir, content)
+    except KernelStartFailed:
+        forget_kernel(runtime_dir, content)
+        raise
 
 
 def restart_kernel(runtime_dir: Path, content: KernelFile) -> KernelFile:
@@ -154,8 +158,16 @@ def _spawn(runtime_dir: Path, content: KernelFile) -> KernelFile:
     except OSError as error:
         raise KernelStartFailed(f"{content.command[0]}: {error.strerror}") from error
     content.pid, content.process_started, content.started_at = process.pid, process.started, time.time()
-    runtime.write_file(runtime.kernel_file(runtime_dir, content.kernel_id), content)
+    try:
+        runtime.write_file(runtime.kernel_file(runtime_dir, content.kernel_id), content)
+    except OSError as error:  # nobody would find this process
+        process.end(term_s=0.0)
+        raise _not_written(error) from error
     return content
+
+
+def _not_written(error: OSError) -> KernelStartFailed:
+    return KernelStartFailed(f"cannot write {error.filename}: {error.strerror}")
 
 
 def _write_connection_file(runtime_dir: Path, kernel_id: str) -> Path:
@@ -169,9 +181,10 @@ def _write_connection_file(runtime_dir: Path, kernel_id: str) -> Path:
         runtime.private_folder(runtime_dir)
         address |= {"transport": "tcp", "ip": "127.0.0.1", **dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))}
     path = runtime_dir / f"connection-{kernel_id}.json"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(address, file)
+    try:
+        runtime.replace_file(path, json.dumps(address).encode())
+    except OSError as error:
+        raise _not_written(error) from error
     return path
 
 
