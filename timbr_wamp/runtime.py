@@ -242,7 +242,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, sync: bool = 
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

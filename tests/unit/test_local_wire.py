@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -55,6 +56,20 @@ def test_records_are_published_in_the_original_format_with_meta_behind(machines,
         assert decoded["received_at"] <= decoded["finished_at"]
     assert machine.wait(LIMIT_S)
     assert peer.status().processed == machine.status.processed == before + 3
+
+
+def test_a_machine_whose_runtime_file_cannot_be_written_leaves_no_sockets(machines, runtime_dir, monkeypatch):
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    machine = machines()
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime.os, "replace", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*/machine-[0-9]+-\w+\.json'$"):
+            machine.serve()
+    assert list(runtime_dir.iterdir()) == []
+    machine.serve()
+    assert file_of(machine, runtime_dir)
 
 
 def test_over_tcp_only_who_has_the_keys_of_the_runtime_file_gets_an_answer(machines, runtime_dir):

@@ -63,6 +63,7 @@ class LocalSockets:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         leftovers: list[Path] = []
         keys: ThreadAuthenticator | None = None
+        control: ControlServer | None = None
         try:
             pub, router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
             publisher = Publisher(pub, machine.run)
@@ -81,9 +82,12 @@ class LocalSockets:
             control = ControlServer(machine, router, publisher.acknowledge)
             path = runtime.write_file(runtime_dir / f"machine-{os.getpid()}-{machine.name}.json", file)
         except BaseException:
+            if control is not None:
+                control.close()
             if keys is not None:
                 keys.stop()
             context.destroy(linger=0)
+            _remove(leftovers)
             raise
         control.start()
         return cls(context, publisher, control, file, path, leftovers, keys)
