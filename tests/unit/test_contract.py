@@ -172,3 +172,23 @@ def test_a_row_too_large_for_the_wire_gives_a_record_with_its_size():
     assert record.oid == "a" * 24
     assert record.values == ()
     assert record.meta.text_bytes == 5_000_000
+
+
+def test_a_record_of_a_batch_is_the_tuple_that_it_was_and_parsed_when_it_is_looked_at():
+    meta = b'{"run":"r","seq":7,"attempt":1,"revision":2,"received_at":1.0,"finished_at":2.0,"errored":false}'
+    block = b'[[7,"oid",[1,{"a":[2]}],%b],[8,"too",null,%b]]' % (meta, meta)
+    batch = contract.RecordsBatch(run="r", first_seq=7, last_seq=8, count=2, layout=[1, 2], block=block.decode())
+    record, without = contract.records_from_batch(batch)
+    whole = ("oid", 1, {"a": [2]}, {"a": [2]})
+    assert record._items is None
+    assert (record.seq, record.revision) == (7, 2)
+    assert record._items is None, "its meta is parsed apart"
+    assert record == whole
+    assert (record[1], record[-1], record[1:3], len(record)) == (1, {"a": [2]}, whole[1:3], 4)
+    assert record.values == whole[2:]
+    before, after = (0,), (9,)
+    assert (before + record, record + after) == ((0, *whole), (*whole, 9))
+    assert record in [whole]
+    again = pickle.loads(pickle.dumps(record))
+    assert (again, again.meta, again.values) == (whole, record.meta, record.values)
+    assert tuple(without) == ("too",)

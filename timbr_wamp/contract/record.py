@@ -120,6 +120,9 @@ class Record(Sequence[Any]):
     def __add__(self, other: tuple[Any, ...]) -> tuple[Any, ...]:
         return self._all() + tuple(other)
 
+    def __radd__(self, other: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(other) + self._all()
+
     def __reduce__(self) -> tuple[Any, ...]:
         items = self._all()
         return Record._of_items, (items, self.meta, self._width)
