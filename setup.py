@@ -13,7 +13,9 @@ CARRIED = {
     "router-config": "timbr_wamp/router/config",
     "locks/uv.txt": "timbr_wamp/router/config",
     "locks/build.txt": "timbr_wamp/router/config",
-    "examples/data/earthquakes.json": "timbr_wamp/cli/demo",
+    "examples/data/README.md": "timbr_wamp/example_data",
+    "examples/data/earthquakes.json": "timbr_wamp/example_data",
+    "examples/data/seattle-weather.csv": "timbr_wamp/example_data",
 }
 
 

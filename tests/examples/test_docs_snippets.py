@@ -2,8 +2,8 @@
 
 Python blocks of a page run one after the other in one namespace. A ``text`` block right below one is
 what it prints; ``…`` in it stands for anything. A comment ``<!-- not run: reason -->`` right above a
-block leaves it out. A page that connects finds a router with the demo's kernel. Links, and that all
-Python compiles, are checked by `tests/test_docs.py`.
+block leaves it out. The working folder is an empty one, outside of the clone. A page that connects finds
+a router with the demo's kernel. Links, and that all Python compiles, are checked by `tests/test_docs.py`.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def connects(page: Path) -> bool:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not connects(page)], ids=name_of)
-def test_a_page_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     run_page(page)
 
 
@@ -216,9 +216,9 @@ def unchanged_demo(demo: RemoteKernel) -> Iterator[RemoteKernel]:
 @pytest.mark.integration
 @pytest.mark.parametrize("page", [page for page in PAGES if connects(page)], ids=name_of)
 def test_a_page_does_what_it_says_on_a_node(
-    page: Path, unchanged_demo: RemoteKernel, monkeypatch: pytest.MonkeyPatch
+    page: Path, unchanged_demo: RemoteKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     run_page(page)
 
 

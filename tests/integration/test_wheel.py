@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from command_home import Home
 
+from timbr_wamp import examples
 from timbr_wamp.dashboard import page_dir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -92,7 +93,7 @@ def test_the_wheel_carries_page_router_configuration_and_data(wheel: Path) -> No
         "timbr_wamp/dashboard/static/index.html",
         "timbr_wamp/cli/demo/metrics.py",
         "timbr_wamp/cli/demo/earthquakes.py",
-        "timbr_wamp/cli/demo/earthquakes.json",
+        *(f"timbr_wamp/example_data/{name}" for name in (*examples.NAMES, "README.md")),
         *(f"timbr_wamp/router/config/{path.name}" for path in (ROOT / "router-config").iterdir() if path.is_file()),
         "timbr_wamp/router/config/uv.txt",
         "timbr_wamp/router/config/build.txt",

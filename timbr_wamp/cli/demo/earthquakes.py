@@ -12,10 +12,9 @@ import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from timbr_wamp import Machine
+from timbr_wamp import Machine, examples
 
 EVENTS_PER_S = 10
 #: Number of events for the rolling statistics.
@@ -24,14 +23,8 @@ WINDOW = 100
 ANOMALY_Z = 3.0
 
 
-def data_file() -> Path:
-    """Return the data file: beside this file in an installed package, in the examples in a clone."""
-    here = Path(__file__).resolve()
-    beside = here.with_name("earthquakes.json")
-    return beside if beside.exists() else here.parents[3] / "examples" / "data" / "earthquakes.json"
-
-
-EVENTS = sorted(json.loads(data_file().read_bytes())["features"], key=lambda event: event["properties"]["time"])
+DATA = json.loads(examples.path("earthquakes.json").read_bytes())
+EVENTS = sorted(DATA["features"], key=lambda event: event["properties"]["time"])
 
 
 def replay() -> Iterator[dict[str, Any]]:
