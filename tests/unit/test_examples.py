@@ -22,5 +22,5 @@ def test_the_rows_are_those_that_the_docs_count():
 
 @pytest.mark.parametrize("name", ["earthquake.json", "../README.md", "", None])
 def test_another_name_is_refused_with_those_that_there_are(name):
-    with pytest.raises(InvalidArgument, match="earthquakes.json, seattle-weather.csv"):
+    with pytest.raises(InvalidArgument, match=r"earthquakes\.json, seattle-weather\.csv"):
         examples.path(name)
