@@ -30,7 +30,9 @@ from typing import Any, get_args
 
 import click
 import msgspec
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from timbr_wamp import plugins, runtime
 from timbr_wamp.cli import main
@@ -75,6 +77,8 @@ _NOT_RUN = re.compile(r"<!-- not run: .+? -->\s*\Z")
 _IPYTHON = re.compile(r"^\s*[%!]", re.MULTILINE)
 #: The host is there within this.
 HOST_START_S = 20.0
+#: A cell of a notebook ends within this.
+CELL_LIMIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,9 @@ def name_of(page: Path) -> str:
 
 
 def connects(page: Path) -> bool:
-    return any("timbr_wamp.connect(" in block.text for block in python_of(page))
+    return any(
+        "timbr_wamp.connect(" in block.text or "%wamp connect" in block.text for block in blocks_of(page) if block.run
+    )
 
 
 # --- Python ------------------------------------------------------------------------------------
@@ -220,6 +226,50 @@ def test_a_page_does_what_it_says_on_a_node(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run_page(page)
+
+
+# --- notebooks ---------------------------------------------------------------------------------
+
+
+def is_for_notebooks(page: Path) -> bool:
+    """Tell whether people take a page's cells into a notebook: a tutorial's, a how-to's, the README's, IPython's own."""
+    wanted = ("ipython",) if page.parent.name == "reference" else ("ipython", "python")
+    return any(block.language in wanted for block in blocks_of(page) if block.run)
+
+
+def run_as_notebook(page: Path, folder: Path) -> None:
+    """Make a notebook of a page's cells and do what "Run All" does, in a kernel with this working folder.
+
+    Raises:
+        CellExecutionError: a cell failed.
+    """
+    blocks = [block for block in blocks_of(page) if block.language in ("python", "ipython") and block.run]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(block.text) for block in blocks])
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, kernel_name="python3", timeout=CELL_LIMIT_S, resources=resources).execute()
+    for block, cell in zip(blocks, notebook.cells, strict=True):
+        if block.prints is not None:
+            check_output(block.prints, text_of(cell), f"{page}:{block.line} in a notebook")
+
+
+def text_of(cell: nbformat.NotebookNode) -> str:
+    """Return what a cell printed and what its results look like as text."""
+    outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
+    return "".join(text if text.endswith("\n") else f"{text}\n" for text in texts)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("page", [page for page in PAGES if is_for_notebooks(page) and not connects(page)], ids=name_of)
+def test_a_page_runs_as_a_notebook(page: Path, tmp_path: Path) -> None:
+    run_as_notebook(page, tmp_path)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("page", [page for page in PAGES if is_for_notebooks(page) and connects(page)], ids=name_of)
+@pytest.mark.usefixtures("unchanged_demo")
+def test_a_page_runs_as_a_notebook_on_a_node(page: Path, tmp_path: Path) -> None:
+    run_as_notebook(page, tmp_path)
 
 
 # --- JavaScript --------------------------------------------------------------------------------
