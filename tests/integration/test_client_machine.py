@@ -17,7 +17,7 @@ import pytest
 
 import timbr_wamp
 from timbr_wamp import runtime
-from timbr_wamp.client import Client, Gap, RemoteKernel, RemoteMachine
+from timbr_wamp.client import Client, Gap, RemoteKernel, RemoteMachine, RunChanged
 from timbr_wamp.contract import Policy, Progress, Record, SourceOptions, Status
 from timbr_wamp.errors import (
     AmbiguousKernel,
@@ -671,3 +671,25 @@ def test_a_viewer_sees_groups_graph_and_progress_but_changes_nothing(
                     forbidden()
     finally:
         store.revoke("looker")
+
+
+def test_a_reader_gets_the_last_records_of_a_machine_that_a_newer_one_of_its_name_replaces(kernel: RemoteKernel):
+    kernel.execute("old = timbr_wamp.Machine(1, name='twice', bufsize=5000)")
+    machine = kernel.machine("twice")
+    wait_until(lambda: "twice" in [one.name for one in kernel.info().machines])
+    before = machine.status.run
+    with machine.records(timeout_s=30.0) as records:
+        machine.put("first")
+        machine.start()
+        assert next(records).input == "first"
+        machine.put_many(list(range(3000)))
+        done = kernel.execute("old.wait(30)\nnew = timbr_wamp.Machine(1, name='twice')\nold.status.last_seq")
+        assert done.status == "ok", done
+        wait_until(lambda: machine.status.run != before)
+        machine.start()
+        machine.put("new")
+        items = []
+        while not items or getattr(items[-1], "input", None) != "new":
+            items.append(next(records))
+    assert [item.input for item in items[:3000]] == list(range(3000))
+    assert [type(item) for item in items[3000:]] == [RunChanged, Record]

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 import pytest
 import zmq
-from machine_kit import LIMIT_S, MemoryJournal, wait_until
+from machine_kit import LIMIT_S, MemoryJournal, in_thread, wait_until
 from wire_kit import Peer, file_of
 
 from timbr_wamp import runtime
@@ -31,6 +31,7 @@ from timbr_wamp.errors import (
     UnsafeFolder,
 )
 from timbr_wamp.machine.events.hooks import POINTS
+from timbr_wamp.names import BATCHES, new_listener
 
 # --- records ---------------------------------------------------------------------------------
 
@@ -70,6 +71,49 @@ def test_a_machine_whose_runtime_file_cannot_be_written_leaves_no_sockets(machin
     assert list(runtime_dir.iterdir()) == []
     machine.serve()
     assert file_of(machine, runtime_dir)
+
+
+def test_a_machine_whose_wire_cannot_be_opened_takes_no_name_from_an_older_one(
+    machines, served, runtime_dir, connect, monkeypatch
+):
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    served.start()
+    newer = machines()
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime.os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            newer.serve()
+    assert served.running
+    assert connect(served).status().run == served.run
+    newer.serve()
+    assert not served.running
+    assert served.endpoint is None
+    assert connect(newer).status().run == newer.run
+
+
+def test_a_replaced_machine_answers_until_its_last_record_was_read(machines, served, runtime_dir, peer, new_gate):
+    topic = new_listener(BATCHES)
+    peer.records.setsockopt(zmq.SUBSCRIBE, topic)
+    wait_until(lambda: peer.status().run == served.run, "an answer")
+    gate = new_gate()
+    served[0] = gate
+    served.start()
+    served.put("last")
+    gate.wait_until_entered(LIMIT_S)
+    newer = machines()
+    serving = in_thread(newer.serve)
+    wait_until(lambda: file_of(newer, runtime_dir).run == newer.run, "the newer one's file")
+    assert peer.status().in_flight == 1, "it still answers"
+    gate.open()
+    while not (frames := peer.records.recv_multipart())[0].startswith(topic):
+        pass
+    assert orjson.loads(frames[2])[-1][0] == served.status.last_seq
+    assert peer.status().state == "stopped", "whoever reads all may still ask"
+    peer.close()
+    serving.result(LIMIT_S)
+    assert served.endpoint is None
 
 
 def test_over_tcp_only_who_has_the_keys_of_the_runtime_file_gets_an_answer(machines, runtime_dir):

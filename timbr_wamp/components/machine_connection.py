@@ -127,8 +127,11 @@ class MachineConnection:
             name, args, kwargs, author=author, timeout_s=timeout_s, on_progress=on_progress
         )
 
-    async def read_to_end(self) -> None:
+    async def read_to_end(self, *, stopped: bool = False) -> None:
         """Wait until readers of complete records got all that the machine recorded.
+
+        Args:
+            stopped: first wait until the machine no longer runs and has no message under way.
 
         Raises:
             TimbrError: the machine does not answer.
@@ -137,7 +140,10 @@ class MachineConnection:
         while self._records is not None:
             status = await self._control.request("status", timeout_s=ANSWER_TIMEOUT_S)
             self._handle_status(status)
-            if self._records is None or self._records.has_handed_on(status["run"], status["last_seq"]):
+            awaited = stopped and (status["running"] or status["in_flight"])
+            if self._records is None or (
+                not awaited and self._records.has_handed_on(status["run"], status["last_seq"])
+            ):
                 return
             await asyncio.sleep(READ_POLL_S)
 

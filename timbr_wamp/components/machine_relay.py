@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+#: Longest time for reading the last records of a machine that a newer one of its name replaces. The machine waits for
+#: it: see `timbr_wamp.machine.serving.sockets`.
+HANDOVER_S = 2.0
 #: Procedures by which readers fetch what they missed.
 READING = ("records", "record")
 
@@ -89,7 +93,19 @@ class MachineRelay(MachineSink):
             self.machine.poll_status()
 
     async def use(self, machine: MachineConnection | None) -> None:
-        """Replace the current machine with another one, or with none."""
+        """Replace the current machine with another one, or with none.
+
+        A machine that another one replaces is first read to its end, for at most `HANDOVER_S`.
+        """
+        if machine is not None and self.machine is not None:
+            try:
+                async with asyncio.timeout(HANDOVER_S):
+                    await self.machine.read_to_end(stopped=True)
+            except (TimeoutError, TimbrError):
+                logger.debug("machine %s of kernel %s left no last records", self.name, self._kernel_id)
+            except asyncio.CancelledError:
+                await machine.close()
+                raise
         old, self.machine = self.machine, machine
         reason = self._absent(self.name)
         if machine is None and self._status is not None:

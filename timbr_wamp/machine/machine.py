@@ -681,7 +681,8 @@ class Machine:
     def serve(self, *, transport: Literal["ipc", "tcp"] | None = None) -> None:
         """Open the local wire: PUB of records, control, and the runtime file that names them.
 
-        A machine of the same name that this process already serves is stopped and closed to the wire.
+        A machine of the same name that this process already serves is then stopped and closed to the wire, after its
+        last records were read. When the new wire cannot be opened, the older machine goes on as before.
         ``transport``: by default ipc where ZeroMQ has it, else tcp on 127.0.0.1 with CurveZMQ.
         """
         if self._closed:
@@ -690,6 +691,7 @@ class Machine:
             sockets: Any = plugins.load(plugins.FACES, "local_sockets")  # loads ZeroMQ
             opened = self._sockets = sockets.open(self, transport)
             self.recorder.replace_sinks(lambda sinks: (*sinks, opened.publisher))
+            opened.end_older()
 
     @property
     def endpoint(self) -> str | None:
@@ -697,10 +699,14 @@ class Machine:
         return None if self._sockets is None else str(self._sockets.file.pub)
 
     @whole
-    def unserve(self) -> None:
-        """Close the local wire; the machine continues."""
+    def unserve(self, *, read_s: float = 0.0) -> None:
+        """Close the local wire; the machine continues.
+
+        ``read_s``: longest time to wait for readers of all records to read the last ones and leave, seconds.
+        """
         opened, self._sockets = self._sockets, None
         if opened is not None:
+            opened.wait_read(read_s)
             self.recorder.replace_sinks(lambda sinks: tuple(sink for sink in sinks if sink is not opened.publisher))
             opened.close()
 

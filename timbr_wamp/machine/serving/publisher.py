@@ -85,6 +85,13 @@ class Publisher:
             self._listeners.read_changes()
             return bool(self._listeners)
 
+    def has_complete_listeners(self) -> bool:
+        """Read changes of subscriptions; return whether anybody reads all records."""
+        with self._lock:
+            if not self._closed:
+                self._listeners.read_changes()
+            return not self._closed and bool(self._listeners.complete)
+
     def acknowledge(self, topic: bytes, sent_bytes: int | None) -> None:
         """Note that a listener to batches no longer holds what was sent to it. Any thread."""
         self._listeners.acknowledge(topic, sent_bytes)

@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Time for a machine that is replaced by a newer one to finish its message, seconds.
-REPLACED_STOP_S = 1.0
+#: Time for a machine that is replaced by a newer one to finish its message, and then for those who read all of its
+#: records to read the last ones and leave, seconds.
+REPLACED_STOP_S, REPLACED_READ_S = 1.0, 1.0
+READ_POLL_S = 0.005
 
 #: Machines that this process serves, by name: a newer one of the same name replaces the older one.
 _served: dict[str, weakref.ref[Machine]] = {}
+#: Held while the file of a name is written or removed, because the machines of one name share it.
 _served_lock = threading.RLock()
 
 _SOCKET_NAME_BYTES = len("m-0123456789.p")
@@ -47,18 +50,22 @@ class LocalSockets:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer,
         file: runtime.MachineFile, path: Path, leftovers: list[Path], keys: ThreadAuthenticator | None,
+        older: Machine | None,
     ) -> None:  # fmt: skip
-        self.publisher, self.control, self.file = publisher, control, file
-        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers, keys, file.pid)
+        self.publisher, self.control, self.file, self._older = publisher, control, file, older
+        self._finalizer = weakref.finalize(self, _close, context, publisher, control, path, leftovers, keys, file)
 
     @classmethod
     def open(cls, machine: Machine, transport: Literal["ipc", "tcp"] | None) -> LocalSockets:
-        """Open the wire of ``machine`` and write its runtime file.
+        """Open the wire of ``machine`` and write its runtime file, which takes the name from an older machine.
+
+        When it fails, an older machine of the name is served as before. Else the older one answers whom it knows
+        until `end_older`.
 
         Raises:
             UnsafeFolder: the runtime folder is not ours alone.
+            OSError: the runtime file could not be written.
         """
-        _give_way(machine)
         runtime_dir = load_settings().runtime_dir
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         leftovers: list[Path] = []
@@ -80,7 +87,7 @@ class LocalSockets:
             else:
                 keys = _bind_curve(context, pub, router, file)
             control = ControlServer(machine, router, publisher.acknowledge)
-            path = runtime.write_file(runtime_dir / f"machine-{os.getpid()}-{machine.name}.json", file)
+            path, older = _take_name(machine, runtime_dir, file)
         except BaseException:
             if control is not None:
                 control.close()
@@ -90,25 +97,50 @@ class LocalSockets:
             _remove(leftovers)
             raise
         control.start()
-        return cls(context, publisher, control, file, path, leftovers, keys)
+        return cls(context, publisher, control, file, path, leftovers, keys, older)
+
+    def end_older(self) -> None:
+        """Stop the machine that had the name before, if it is served, and close its sockets.
+
+        Who reads all of its records first gets the last ones, and sees the new file and leaves. Waits at most
+        `REPLACED_STOP_S` and `REPLACED_READ_S`.
+        """
+        older, self._older = self._older, None
+        if older is None or older.endpoint is None:
+            return
+        logger.warning(
+            "machine %r is replaced by a newer one of its name: it is stopped and no longer served", older.name
+        )
+        with contextlib.suppress(CallTimeout):  # a slow message is recorded when it ends, and no other starts
+            older.stop(timeout=REPLACED_STOP_S)
+        older.unserve(read_s=REPLACED_READ_S)
+
+    def wait_read(self, timeout_s: float) -> None:
+        """Wait until no listener to all records is left, at most ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while self.publisher.has_complete_listeners() and time.monotonic() < deadline:
+            time.sleep(READ_POLL_S)
 
     def close(self) -> None:
         """Close sockets, end the control thread, remove the files. Idempotent."""
         self._finalizer()
 
 
-def _give_way(machine: Machine) -> None:
+def _take_name(machine: Machine, runtime_dir: Path, file: runtime.MachineFile) -> tuple[Path, Machine | None]:
+    """Write the runtime file; return its path and the machine that had the name before."""
     with _served_lock:
-        before = _served.get(machine.name)
-        _served[machine.name] = weakref.ref(machine)
-    other = before() if before is not None else None
-    if other is not None and other is not machine and other.endpoint is not None:
-        logger.warning(
-            "machine %r is replaced by a newer one of its name: it is stopped and no longer served", machine.name
-        )
-        other.unserve()
-        with contextlib.suppress(CallTimeout):  # a slow message is recorded when it ends, and no other starts
-            other.stop(timeout=REPLACED_STOP_S)
+        path = runtime.write_file(runtime_dir / f"machine-{os.getpid()}-{machine.name}.json", file)
+        before, _served[machine.name] = _served.get(machine.name), weakref.ref(machine)
+    older = before() if before is not None else None
+    return path, older if older is not machine else None
+
+
+def _give_name_back(path: Path, file: runtime.MachineFile) -> None:
+    """Remove the runtime file, unless a newer machine has its name."""
+    with _served_lock:
+        now = runtime.read_file(path, runtime.MachineFile)
+        if now is None or now.control == file.control:
+            path.unlink(missing_ok=True)
 
 
 def _bind_ipc(
@@ -164,11 +196,11 @@ def _bind_curve(
 
 def _close(
     context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher, control: ControlServer, path: Path,
-    leftovers: list[Path], keys: ThreadAuthenticator | None, pid: int,
+    leftovers: list[Path], keys: ThreadAuthenticator | None, file: runtime.MachineFile,
 ) -> None:  # fmt: skip
-    if os.getpid() != pid:
+    if os.getpid() != file.pid:
         return  # a forked child: sockets, threads and files are its parent's
-    path.unlink(missing_ok=True)
+    _give_name_back(path, file)
     control.close()
     publisher.close()
     if keys is not None:
