@@ -121,6 +121,11 @@ def described(error: BaseException) -> str:
     return class_and_text(class_name(error), message_of(error))
 
 
+def _with_log(text: str, log_tail: str) -> str:
+    """Return an error's text with the end of a log, which may tell more, and is not the reason."""
+    return f"{text}\nits log ends with:\n{log_tail}" if log_tail else text
+
+
 class RemoteError(TimbrError):
     """An error from another process for which this process has no class."""
 
@@ -873,7 +878,7 @@ class KernelStartFailed(TimbrError):
         self.reason, self.log_tail = reason, log_tail
 
     def __str__(self) -> str:
-        return f"the kernel did not start: {self.reason}" + (f"\n{self.log_tail}" if self.log_tail else "")
+        return _with_log(f"the kernel did not start: {self.reason}", self.log_tail)
 
 
 class KernelNotManaged(TimbrError):
@@ -1027,7 +1032,7 @@ class RouterStartFailed(TimbrError):
         self.reason, self.log_tail = reason, log_tail
 
     def __str__(self) -> str:
-        return f"the router did not start: {self.reason}" + (f"\n{self.log_tail}" if self.log_tail else "")
+        return _with_log(f"the router did not start: {self.reason}", self.log_tail)
 
 
 class PortBusy(TimbrError, OSError):
@@ -1082,7 +1087,7 @@ class ServiceEnded(TimbrError):
         self.what, self.reason, self.log_tail = what, reason, log_tail
 
     def __str__(self) -> str:
-        return f"{self.what} {self.reason}; all services were stopped" + (f"\n{self.log_tail}" if self.log_tail else "")
+        return _with_log(f"{self.what} {self.reason}; all services were stopped", self.log_tail)
 
 
 # --- page ------------------------------------------------------------------------------------

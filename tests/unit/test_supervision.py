@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from timbr_wamp import runtime
+from timbr_wamp.errors import NoRouter, PortBusy
 from timbr_wamp.processes import Process, RestartPolicy, Supervisor, lock, log_tail, process, spawn, unlock
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -122,8 +123,75 @@ def test_a_log_tells_only_what_the_current_process_wrote(tmp_path):
     assert supervisor.state == "given_up"
     assert supervisor.log == "no licence"
     assert supervisor.reason is not None
-    assert supervisor.reason.endswith("at last: no licence")
+    assert supervisor.reason.endswith("at last: it ended with status 3"), "its last line is a hint, not the reason"
     assert "of an earlier process" in log_tail(log)
+
+
+FAILS = [
+    sys.executable,
+    "-c",
+    "from timbr_wamp.errors import NoRouter, PortBusy\n"
+    "from timbr_wamp.processes import hand_over\n"
+    "hand_over(PortBusy(8080))\n"
+    "print('some other line, of another thread')\n"
+    "raise SystemExit(1)",
+]
+
+
+def test_the_reason_of_an_end_is_what_the_process_said_and_not_what_it_wrote_last(tmp_path):
+    log, reason = tmp_path / "log.txt", tmp_path / "log.reason"
+    commands = [SLEEP, FAILS]
+    supervisor = Supervisor(
+        "it",
+        lambda: spawn(commands.pop(), environment=dict(os.environ), log_file=log, reason_file=reason),
+        log_file=log,
+        reason_file=reason,
+    )
+    supervisor.start()
+    wait_for(lambda: not supervisor.alive)
+    assert str(supervisor.error) == str(PortBusy(8080))
+    supervisor.check()
+    assert supervisor.alive, "the next one was started"
+    assert supervisor.error is None, "which has not failed"
+    supervisor.process.signal(signal.SIGKILL)
+    wait_for(lambda: not supervisor.alive)
+    supervisor.check()
+    assert supervisor.reason == "it was killed (signal 9)"
+    assert supervisor.error is None
+    supervisor.end()
+
+
+@pytest.mark.parametrize("command", [["host"], ["bridge", "--kernel-id", "lab_0123456789ab"]], ids=["host", "bridge"])
+def test_a_service_that_cannot_start_hands_over_its_error(tmp_path, command):
+    folders = {f"TIMBR_WAMP_{kind}_DIR": str(tmp_path / kind) for kind in ("RUNTIME", "DATA", "CONFIG")}
+    supervisor = Supervisor(
+        "it",
+        lambda: spawn(
+            [sys.executable, "-W", "ignore", "-m", "timbr_wamp", *command],
+            environment={**os.environ, **folders},
+            log_file=tmp_path / "log.txt",
+            reason_file=tmp_path / "reason",
+        ),
+        reason_file=tmp_path / "reason",
+    )
+    supervisor.start()
+    wait_for(lambda: not supervisor.alive)
+    assert isinstance(supervisor.error, NoRouter)
+    supervisor.end()
+
+
+def test_a_process_does_not_speak_for_the_one_that_started_it(tmp_path):
+    reason, log = tmp_path / "reason", tmp_path / "log.txt"
+    outer = (
+        "import os, pathlib, sys\n"
+        "from timbr_wamp.processes import spawn\n"
+        f"child = spawn({FAILS!r}, environment=os.environ, log_file=pathlib.Path({str(log)!r}))\n"
+        "assert child.wait(20)\n"
+    )
+    child = spawn([sys.executable, "-c", outer], environment=dict(os.environ), log_file=log, reason_file=reason)
+    assert child.wait(30)
+    assert child.exit_status == 0
+    assert not reason.exists()
 
 
 def test_a_killed_process_is_restarted_and_what_somebody_else_started_is_adopted(tmp_path):

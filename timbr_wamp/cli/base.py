@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from timbr_wamp.errors import TimbrError
+from timbr_wamp.processes import hand_over
 from timbr_wamp.settings import working_folder
 from timbr_wamp.tables import terminal_text
 
@@ -95,6 +96,7 @@ class OneSentence(click.Command):
         try:
             return super().invoke(ctx)
         except TimbrError as error:
+            hand_over(error)
             if ctx.params.get("debug"):
                 if error.remote_traceback:
                     note(f"In the other process:\n{error.remote_traceback}")
@@ -106,10 +108,15 @@ class OneSentence(click.Command):
             give_up_stdout()  # its reader has closed it, as in `timbr-wamp tail | head`
             ctx.exit(0)
         except (OSError, UnicodeError) as error:
+            hand_over(error)
             problem = _problem(error)
             if ctx.params.get("debug"):
                 raise
             raise CommandFailed(problem) from error
+        except Exception as error:  # a bug: its traceback goes to stderr
+            if not isinstance(error, (click.ClickException, click.exceptions.Exit, click.Abort)):
+                hand_over(error)
+            raise
 
 
 class Commands(OneSentence, click.Group):

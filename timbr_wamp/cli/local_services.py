@@ -103,10 +103,13 @@ class LocalServices:
         """Find the host of this router, or start it; return when it answers on the router.
 
         Raises:
-            ServiceEnded: it ended or did not answer in time; the error has the end of its log.
+            ServiceEnded: it ended or did not answer in time, and why.
         """
         log = Path(self.router.node_dir) / "host.log"
-        self._host = Supervisor("the host", lambda: self._spawn_host(log), find=self._find_host, log_file=log)
+        self._host = Supervisor(
+            "the host", lambda: self._spawn_host(log), find=self._find_host, log_file=log,
+            reason_file=_reason_file(log),
+        )  # fmt: skip
         if (found := self._find_host()) is not None:
             self._report(f"taking over the host of an earlier run that was killed (process {found.pid})")
         self._host.start()
@@ -133,7 +136,8 @@ class LocalServices:
             "TIMBR_WAMP_TOKEN": self.router.host_token,
             "TIMBR_WAMP_HOST": self.router.host_token.partition(".")[0],
         }
-        return spawn([sys.executable, "-m", "timbr_wamp", "host"], environment=environ, log_file=log)
+        command = [sys.executable, "-m", "timbr_wamp", "host"]
+        return spawn(command, environment=environ, log_file=log, reason_file=_reason_file(log))
 
     def watch(self) -> None:
         """Restart router and host when they end by themselves; return when the router was stopped on request.
@@ -141,7 +145,7 @@ class LocalServices:
         Ended by `KeyboardInterrupt`.
 
         Raises:
-            ServiceEnded: one of them ended too often; the error has the end of its log.
+            ServiceEnded: one of them ended too often, and why.
         """
         while not self.router.stopped_on_request:
             if not self.router.alive:
@@ -245,6 +249,11 @@ class LocalServices:
 
     def _timeout_s(self, patience_s: float) -> float:
         return min(patience_s, SHORTENED_STOP_S) if self._shortened.is_set() else patience_s
+
+
+def _reason_file(log: Path) -> Path:
+    """Return where the process of a log says why it ends."""
+    return log.with_suffix(".reason")
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from timbr_wamp.errors import (
     TimbrError,
 )
 from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
+from timbr_wamp.processes import hand_over
 from timbr_wamp.tables import terminal_text
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ async def run_bridge(options: BridgeOptions) -> int:
         with identity.lock_kernel(options.runtime_dir, who.kernel_id, options.url) as old_subshell:
             await bridge.run(stop, old_subshell=old_subshell)
     except TimbrError as error:
+        hand_over(error)
         print(terminal_text(str(error)), file=sys.stderr)
         return 1
     finally:

@@ -73,9 +73,11 @@ class BridgeProcess:
         self._environment, self._kernel_id, self._hosted = environment, kernel_id, hosted
         self._path = runtime.bridge_file(environment.runtime_dir, kernel_id)
         self._log = environment.runtime_dir / f"log-bridge-{kernel_id}.txt"
+        self._reason = self._log.with_suffix(".reason")
         self.supervisor = Supervisor(
-            f"the bridge of kernel {kernel_id}", self._spawn, find=self._find, log_file=self._log, policy=policy
-        )
+            f"the bridge of kernel {kernel_id}", self._spawn, find=self._find, log_file=self._log,
+            reason_file=self._reason, policy=policy,
+        )  # fmt: skip
 
     @property
     def ready(self) -> bool:
@@ -86,6 +88,7 @@ class BridgeProcess:
     def forget(self) -> None:
         """Remove the files of an ended bridge."""
         self._log.unlink(missing_ok=True)
+        self._reason.unlink(missing_ok=True)
         file = runtime.read_file(self._path, BridgeFile)
         if file is None or not file.alive():
             self._path.unlink(missing_ok=True)
@@ -97,7 +100,9 @@ class BridgeProcess:
 
     def _spawn(self) -> Process:
         command = [sys.executable, "-m", "timbr_wamp", "bridge", "--kernel-id", self._kernel_id]
-        process = spawn(command, environment=self._environment.variables(), log_file=self._log)
+        process = spawn(
+            command, environment=self._environment.variables(), log_file=self._log, reason_file=self._reason
+        )
         before = runtime.read_file(self._path, BridgeFile)
         if before is None or not before.alive():  # at once, so that the next host finds a bridge that is starting
             content = BridgeFile(

@@ -56,7 +56,7 @@ class BridgeSupervisor:
         """Wait until the kernel answers on the router.
 
         Raises:
-            KernelStartFailed: the kernel or its bridge did not start; the error has the end of its log.
+            KernelStartFailed: the kernel or its bridge did not start, and why.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
         while self._info is None or self._info.state not in ("idle", "busy"):
@@ -65,7 +65,7 @@ class BridgeSupervisor:
                 await asyncio.wait_for(self._state_changed.wait(), POLL_INTERVAL_S)
             if not self._process.alive:
                 await asyncio.to_thread(self._process.check, may_start=False)
-                raise KernelStartFailed(self._process.log or self._process.reason or "its bridge ended")
+                raise self._failure()
             if time.monotonic() > deadline:
                 raise KernelStartFailed(f"no answer in {START_TIMEOUT_S:g} s", launcher.log_tail(self._file))
         return self._info
@@ -136,6 +136,13 @@ class BridgeSupervisor:
         self._bridge.forget()
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _failure(self) -> KernelStartFailed:
+        """Return why the bridge ended: its own error, if that is about the kernel's start."""
+        error = self._process.error
+        if isinstance(error, KernelStartFailed):
+            return error
+        return KernelStartFailed(f"its bridge: {self._process.reason or 'it ended'}", self._process.log)
 
     def _on_state(self, value: Any, *, details: object) -> None:
         try:

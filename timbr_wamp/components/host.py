@@ -56,6 +56,7 @@ class HostProcess:
             with _exclusive(environment):
                 asyncio.run(self._run(environment))
         except TimbrError as error:
+            processes.hand_over(error)
             print(terminal_text(str(error)), file=sys.stderr)
             return 1
         return 0

@@ -2,12 +2,13 @@
 
 `restarts` decides, and does nothing else: how long to wait, and when to give up. `process` is one process
 in a session of its own, by an identity that a reused pid cannot take. `supervisor` joins the two, and
-`waiting` waits in an event loop. `locks` keeps two processes from doing the same work. What a process is
-for is left to the callers.
+`waiting` waits in an event loop. By `reasons` a process says why it ends. `locks` keeps two processes from
+doing the same work. What a process is for is left to the callers.
 """
 
 from timbr_wamp.processes.locks import lock, locked, unlock
 from timbr_wamp.processes.process import Process, log_end, log_tail, spawn
+from timbr_wamp.processes.reasons import hand_over
 from timbr_wamp.processes.restarts import RestartPolicy, Restarts
 from timbr_wamp.processes.supervisor import Supervisor
 from timbr_wamp.processes.waiting import wait_ended
@@ -17,6 +18,7 @@ __all__ = [
     "RestartPolicy",
     "Restarts",
     "Supervisor",
+    "hand_over",
     "lock",
     "locked",
     "log_end",

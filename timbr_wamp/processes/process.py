@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from timbr_wamp import runtime
+from timbr_wamp.processes.reasons import VARIABLE
 
 #: Timeouts for a process to end after SIGTERM and after SIGKILL.
 TERM_TIMEOUT_S = 3.0
@@ -174,15 +175,25 @@ def _end_group(leader: int) -> None:
 
 
 def spawn(
-    command: Sequence[str], *, environment: Mapping[str, str], log_file: Path, cwd: str | Path | None = None
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log_file: Path,
+    cwd: str | Path | None = None,
+    reason_file: Path | None = None,
 ) -> Process:
     """Start a process in a session of its own, which outlives this one.
 
-    Its output is appended to ``log_file`` (mode 0600), which is begun anew when it has grown too large.
+    Its output is appended to ``log_file`` (mode 0600), which is begun anew when it has grown too large. In
+    ``reason_file`` it may say why it ends: see `timbr_wamp.processes.reasons`.
 
     Raises:
         OSError: it could not be started.
     """
+    environment = {name: value for name, value in environment.items() if name != VARIABLE}
+    if reason_file is not None:
+        reason_file.unlink(missing_ok=True)  # an earlier process's
+        environment[VARIABLE] = str(reason_file)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(log).st_size > LOG_LIMIT_BYTES:

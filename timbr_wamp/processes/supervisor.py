@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from timbr_wamp.errors import TimbrError
 from timbr_wamp.processes.process import KILL_TIMEOUT_S, TERM_TIMEOUT_S, Process, log_end, log_tail
+from timbr_wamp.processes.reasons import handed_over
 from timbr_wamp.processes.restarts import RestartPolicy, Restarts, State
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ class Supervisor:
         spawn: starts the process. An OSError counts as an end.
         find: returns the process when it already runs, by its runtime file; asked before each start, so
             that a process which somebody else started is adopted and never started twice.
-        log_file: where the process writes; the reason of an end is its last line.
+        log_file: where the process writes.
+        reason_file: where the process says why it ends; without a word, its exit status is the reason.
     """
 
     def __init__(
@@ -33,11 +36,12 @@ class Supervisor:
         *,
         find: Callable[[], Process | None] = lambda: None,
         log_file: Path | None = None,
+        reason_file: Path | None = None,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what, self._spawn, self._find = what, spawn, find
-        self._log_file, self._clock = log_file, clock
+        self._log_file, self._reason_file, self._clock = log_file, reason_file, clock
         self._log_from = 0
         self._restarts = Restarts(policy or RestartPolicy())
         #: The process that runs, or the last one; None before the first start.
@@ -59,9 +63,14 @@ class Supervisor:
         return self._restarts.reason
 
     @property
+    def error(self) -> TimbrError | None:
+        """The error that the ended process handed over; None while it runs, and when it said nothing."""
+        return None if self.alive else handed_over(self._reason_file)
+
+    @property
     def log(self) -> str:
-        """The end of what the current process wrote."""
-        return log_tail(self._log_file, after=self._log_from)
+        """The end of what the current process wrote; empty when it said itself why it ended."""
+        return "" if self.error is not None else log_tail(self._log_file, after=self._log_from)
 
     def start(self) -> None:
         """Find the process, or start it; forget earlier ends."""
@@ -115,9 +124,8 @@ class Supervisor:
 
     def _end_reason(self) -> str:
         assert self.process is not None
-        lines = self.log.splitlines()
-        if lines:
-            return lines[-1]
+        if (error := self.error) is not None:
+            return str(error).partition("\n")[0]
         status = self.process.exit_status
         if status is not None and status < 0:
             return f"it was killed (signal {-status})"
