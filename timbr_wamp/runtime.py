@@ -147,10 +147,12 @@ class MachineFile(ProcessFile, kw_only=True):
 
 
 class AttachedFile(msgspec.Struct, kw_only=True):
-    """The id of a kernel that timbr_wamp did not start, kept for its next bridge: ``attached-….json``."""
+    """Id and name of a kernel that timbr_wamp did not start, kept for its next bridge: ``attached-….json``."""
 
     kernel_id: str
     connection_file: str
+    #: Its name for people, as it was given to a bridge; None means the name of its connection file.
+    name: str | None = None
 
 
 F = TypeVar("F", bound=ProcessFile)

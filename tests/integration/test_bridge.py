@@ -490,34 +490,42 @@ def test_a_second_bridge_is_refused_in_one_sentence(
     run(work())
 
 
-def test_a_kernel_of_somebody_else_keeps_its_id_over_bridges(
+def test_a_kernel_of_somebody_else_keeps_its_id_and_name_over_bridges_and_its_end_is_told(
     settings: Settings, router: Router, tmp_path: Path
 ) -> None:
     connection_file = tmp_path / "theirs.json"
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(connection_file)]
     kernel = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    async def bridged() -> str:
-        with BridgeProcess(settings, router, str(connection_file)):
+    async def bridged(*options: str, ends: bool = False) -> str:
+        with BridgeProcess(settings, router, str(connection_file), *options) as bridge:
             async with connected(router, settings) as connection:
                 listed: list[Any] = []
                 deadline = time.monotonic() + 20
                 while not listed:
                     assert time.monotonic() < deadline
                     kernels = await connection.call("io.timbr.kernel.list")
-                    listed = [k for k in kernels if k["name"] == "theirs" and k["state"] == "idle"]
+                    listed = [k for k in kernels if k["name"] == "my tank" and k["state"] == "idle"]
                     await asyncio.sleep(0.05)
                 remote = Remote(connection, listed[0]["kernel_id"])
                 assert (await remote.call("execute", "1"))["status"] == "ok"
                 with pytest.raises(KernelNotManaged):
                     await remote.call("restart")
-                return remote.kernel_id
+            assert f"kernel {remote.kernel_id} (my tank) is on {router.unix_url}" in bridge.log
+            assert router.page_url in bridge.log
+            if ends:
+                kernel.terminate()
+                kernel.wait(5)
+                connection_file.unlink(missing_ok=True)
+                assert f"kernel {remote.kernel_id} is dead: no heartbeat" in await bridge.ended(30.0)
+                assert bridge.process.exit_status == 1
+        return remote.kernel_id
 
     async def work() -> None:
         await until(connection_file.exists)
-        first = await bridged()
+        first = await bridged("--name", "my tank")
         assert first.startswith("lab_")
-        assert await bridged() == first
+        assert await bridged(ends=True) == first
 
     try:
         run(work())

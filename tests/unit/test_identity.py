@@ -41,6 +41,21 @@ def test_another_token_gets_another_id(folder: Path, connection_file: Path) -> N
     assert len(ids) == 2
 
 
+def test_a_name_that_a_bridge_was_given_is_kept_for_later_bridges(folder: Path, connection_file: Path) -> None:
+    theirs = identity.of_connection_file(folder, connection_file, "lab")
+    assert theirs.name == "kernel-7"
+    identity.keep_name(folder, theirs, "tank")
+    again = identity.of_connection_file(folder, connection_file, "lab")
+    assert (again.kernel_id, again.name) == (theirs.kernel_id, "tank")
+    ours = KernelFile(
+        pid=1, process_started=0.0, kernel_id=KERNEL_ID, name=KERNEL_ID, connection_file="/nowhere", command=[],
+        environment={}, cwd="/", started_at=0.0,
+    )  # fmt: skip
+    runtime.write_file(runtime.kernel_file(folder, KERNEL_ID), ours)
+    identity.keep_name(folder, identity.of_kernel_id(folder, KERNEL_ID), "pump")
+    assert identity.of_kernel_id(folder, KERNEL_ID).name == "pump"
+
+
 def test_a_link_to_the_file_is_the_same_kernel(folder: Path, connection_file: Path, tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to(connection_file)
     first = identity.of_connection_file(folder, connection_file, "lab")

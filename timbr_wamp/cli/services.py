@@ -56,6 +56,9 @@ def bridge(
 ) -> None:
     """Put a running kernel on the router: FILE is its Jupyter connection file, or the id of a kernel.
 
+    It says when the kernel is there. Ctrl-C takes it off the router, and the kernel keeps running. When the
+    kernel is gone, it says why and ends with status 1. A --name is kept for the kernel's next bridges.
+
     The token (role host) is taken from TIMBR_WAMP_TOKEN, else from the router that runs on this computer.
     """
     if (file is None) == (kernel_id is None):
@@ -68,6 +71,7 @@ def bridge(
     from timbr_wamp import runtime
     from timbr_wamp.components.bridge import BridgeOptions, run_bridge
     from timbr_wamp.components.bridge_process import bridge_environment
+    from timbr_wamp.processes import is_supervised
 
     router = bridge_environment(settings)
     if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():
@@ -83,7 +87,19 @@ def bridge(
         name=name,
         shutdown_interval_s=settings.shutdown_interval_s or None,
     )
-    ctx.exit(asyncio.run(run_bridge(options)))
+    if is_supervised():
+        ctx.exit(asyncio.run(run_bridge(options)))
+    if (page_url := _page_of(settings.runtime_dir, router.url)) is not None:
+        note(f"timbr-wamp: the page of this router: {page_url}")
+    ctx.exit(asyncio.run(run_bridge(options, lambda text: note(f"timbr-wamp: {text}"))))
+
+
+def _page_of(runtime_dir: Path, url: str) -> str | None:
+    """Return the address of the local router's page, if ``url`` is that router."""
+    from timbr_wamp import runtime
+
+    node = runtime.read_file(runtime.node_file(runtime_dir), runtime.NodeFile)
+    return node.page_url if node is not None and node.alive() and url in (node.url, node.unix_url) else None
 
 
 def _wampify(file: str, **options: Any) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,14 @@ from timbr_wamp.errors import (
     NotConnected,
     TimbrError,
 )
-from timbr_wamp.names import DEFAULT_MACHINE, NODE_PREFIX, checked_component, host_of_kernel, kernel_uri
+from timbr_wamp.names import (
+    DEFAULT_MACHINE,
+    NODE_PREFIX,
+    checked_component,
+    checked_kernel_name,
+    host_of_kernel,
+    kernel_uri,
+)
 from timbr_wamp.processes import hand_over
 from timbr_wamp.tables import terminal_text
 
@@ -84,7 +92,7 @@ class BridgeOptions:
     host: str
     kernel_id: str | None = None
     connection_file: Path | None = None
-    #: Name of the kernel for people. None means its own name, or the name of the connection file.
+    #: Name of the kernel for people, kept for later bridges. None means the name that it has, else that of its file.
     name: str | None = None
     #: Idle seconds after which the kernel is ended; None means never.
     shutdown_interval_s: float | None = None
@@ -93,8 +101,10 @@ class BridgeOptions:
         """Return the identity of the kernel.
 
         Raises:
-            InvalidArgument, NoConnectionFile, UnknownKernel.
+            InvalidArgument, InvalidName, NoConnectionFile, UnknownKernel.
         """
+        if self.name is not None:
+            checked_kernel_name(self.name)
         if (self.kernel_id is None) == (self.connection_file is None):
             raise InvalidArgument("kernel", "pass either a kernel id or a connection file")
         if self.kernel_id is not None:
@@ -103,21 +113,30 @@ class BridgeOptions:
         return identity.of_connection_file(self.runtime_dir, self.connection_file, self.host)
 
 
-async def run_bridge(options: BridgeOptions) -> int:
+def _ignore(text: str) -> None:
+    """Report nothing."""
+
+
+async def run_bridge(options: BridgeOptions, report: Callable[[str], None] = _ignore) -> int:
     """Bridge a kernel until SIGTERM, SIGINT or its end; return the process's exit code.
 
     A host sends SIGUSR1 to restart the kernel, and SIGUSR2 to end it and the bridge. An error is
-    printed on stderr as one sentence.
+    printed on stderr as one sentence, and so is the end of a kernel that nobody asked for.
+
+    Args:
+        report: called with lines for people: that the kernel is on the router, and what became of it.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set}
     try:
         who = options.identity()
-        bridge = Bridge(options, who)
+        bridge = Bridge(options, who, report)
         handlers |= {signal.SIGUSR1: bridge.restart_kernel, signal.SIGUSR2: bridge.end_kernel}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         with identity.lock_kernel(options.runtime_dir, who.kernel_id, options.url) as old_subshell:
+            if options.name is not None:
+                identity.keep_name(options.runtime_dir, who, options.name)
             await bridge.run(stop, old_subshell=old_subshell)
     except TimbrError as error:
         hand_over(error)
@@ -132,8 +151,8 @@ async def run_bridge(options: BridgeOptions) -> int:
 class Bridge:
     """One kernel on the router. The loop's own thread only."""
 
-    def __init__(self, options: BridgeOptions, who: Identity) -> None:
-        self._options, self._kernel_id = options, who.kernel_id
+    def __init__(self, options: BridgeOptions, who: Identity, report: Callable[[str], None]) -> None:
+        self._options, self._kernel_id, self._report = options, who.kernel_id, report
         self._name = options.name or who.name
         self._connection = Connection(
             options.url, options.realm, options.token, on_join=self._joined, on_leave=self._left
@@ -159,6 +178,8 @@ class Bridge:
         self._folder_watch: FolderWatch | None = None
         #: Set when the kernel may be dead for good.
         self._kernel_gone = asyncio.Event()
+        #: The end of a kernel that nobody asked for, which ends the bridge.
+        self._gone: KernelDead | None = None
         self._last_call = time.monotonic()
 
     def _supervisor_for(self, who: Identity) -> Supervisor:
@@ -192,6 +213,9 @@ class Bridge:
             if self._connection.role != "host":
                 raise NotAuthorized("register", kernel_uri(self._kernel_id, "info"))
             logger.info("kernel %s is on %s", self._kernel_id, self._options.url)
+            self._report(
+                f"kernel {self._kernel_id} ({self._name}) is on {self._options.url}; Ctrl-C takes it off the router"
+            )
             self._folder_watch = FolderWatch(self._options.runtime_dir, self._look_for_machines)
             self._tasks.start(self._follow_machines(), "follow machines")
             self._tasks.start(self._publish_state_changes(), "publish state changes")
@@ -199,6 +223,7 @@ class Bridge:
             if (limit_s := self._options.shutdown_interval_s) is not None and not self._supervisor.headless:
                 self._tasks.start(self._watch_idle(limit_s), "watch idle")
             await self._wait_for_end()
+            self._report(f"kernel {self._kernel_id} {self._last_words()}")
         finally:
             if self._folder_watch is not None:
                 self._folder_watch.close()
@@ -215,8 +240,17 @@ class Bridge:
         await first_of(self._connection.wait_finished(), self._stop.wait())
         if self._error is not None:
             raise self._error
+        if self._gone is not None:
+            raise self._gone
         if not self._stop.is_set():
             raise self._connection.failed or NotConnected(self._options.url, "the connection was closed")
+
+    def _last_words(self) -> str:
+        """Return what became of the kernel."""
+        supervisor = self._supervisor
+        if supervisor.state == "dead":
+            return f"has ended: {supervisor.reason}"
+        return "is off the router, and keeps running"
 
     def _failed(self, error: Exception) -> None:
         """End the bridge because of an unexpected error. Its supervisor starts another one."""
@@ -374,15 +408,22 @@ class Bridge:
             await asyncio.sleep(0.005)
 
     async def _watch_gone(self) -> None:
-        """End the bridge when an unmanaged kernel is gone for good."""
+        """End the bridge when the kernel is gone for good."""
         supervisor = self._supervisor
         while True:
             await self._kernel_gone.wait()
             self._kernel_gone.clear()
-            deadline = time.monotonic() + supervisor.give_up_s
-            while supervisor.state == "dead" and not supervisor.managed:
-                if time.monotonic() >= deadline:
-                    logger.warning("kernel %s is gone", self._kernel_id)
+            dead_at = time.monotonic()
+            if supervisor.state == "dead" and POLL_INTERVAL_S < supervisor.give_up_s < math.inf:
+                self._report(
+                    f"kernel {self._kernel_id}: {supervisor.reason}; "
+                    f"the bridge waits {supervisor.give_up_s:g} s for it to come back"
+                )
+            while supervisor.state == "dead" and not self._stop.is_set():
+                if time.monotonic() - dead_at >= supervisor.give_up_s:
+                    logger.info("kernel %s is gone", self._kernel_id)
+                    if not supervisor.ended_in_order:
+                        self._gone = KernelDead(self._kernel_id, supervisor.reason or "it is gone")
                     self._stop.set()
                     return
                 await asyncio.sleep(POLL_INTERVAL_S)

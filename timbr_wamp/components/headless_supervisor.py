@@ -69,7 +69,7 @@ class HeadlessSupervisor:
         self.state: KernelStateName = "starting"
         self.reason: str | None = None
         self._tasks = Tasks(on_error)
-        self._left = False
+        self._left = self._asked = False
 
     @property
     def channels(self) -> KernelChannels:
@@ -114,6 +114,7 @@ class HeadlessSupervisor:
         Raises:
             CallTimeout: it still runs after `SHUTDOWN_TIMEOUT_S`.
         """
+        self._asked = True
         if (process := Process.of(self.file)) is not None:
             process.signal(signal.SIGTERM)
         deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
@@ -122,6 +123,11 @@ class HeadlessSupervisor:
                 raise CallTimeout("shutdown", SHUTDOWN_TIMEOUT_S)
             await asyncio.sleep(0.05)
         self._set("dead", reason)
+
+    @property
+    def ended_in_order(self) -> bool:
+        """Whether the process took its leave before it ended, or somebody asked it to end."""
+        return self.state == "dead" and (self._asked or self.reason == ENDED_IN_ORDER)
 
     def leave(self) -> None:
         """Count the process as ended, because it waits for nothing but the end of its bridge."""

@@ -7,17 +7,18 @@ of its connection file. The id is stored beside the runtime files, so that a lat
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from timbr_wamp import processes, runtime
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
-from timbr_wamp.names import checked_kernel_id, host_of_kernel, kernel_name_from, new_kernel_id
-from timbr_wamp.runtime import BridgeFile, HeadlessFile, KernelFile
+from timbr_wamp.names import checked_kernel_id, checked_kernel_name, host_of_kernel, kernel_name_from, new_kernel_id
+from timbr_wamp.runtime import AttachedFile, BridgeFile, HeadlessFile, KernelFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Identity:
     file: KernelFile | None
     #: Runtime file of a headless process; None for a kernel.
     headless: HeadlessFile | None = None
+    #: Path and content of the file of a kernel that timbr_wamp did not start; None for others.
+    attached: tuple[Path, AttachedFile] | None = None
 
     @property
     def name(self) -> str:
@@ -38,6 +41,8 @@ class Identity:
         known = self.file or self.headless
         if known is not None:
             return known.name
+        if self.attached is not None and self.attached[1].name is not None:
+            return self.attached[1].name
         assert self.connection_file is not None
         return kernel_name_from(self.connection_file.stem)
 
@@ -71,7 +76,22 @@ def of_connection_file(runtime_dir: Path, connection_file: Path, host: str) -> I
         file = runtime.read_file(kernel_path, KernelFile)
         if file is not None and os.path.realpath(file.connection_file) == str(path):
             return Identity(file.kernel_id, path, file)
-    return Identity(_stored_id(runtime_dir, path, host), path, None)
+    memory, attached = _stored(runtime_dir, path, host)
+    return Identity(attached.kernel_id, path, None, attached=(memory, attached))
+
+
+def keep_name(runtime_dir: Path, who: Identity, name: str) -> None:
+    """Write a kernel's name into its runtime file, so that later bridges use it too."""
+    if who.attached is not None:
+        path, attached = who.attached
+        attached.name = name
+        runtime.replace_file(path, msgspec.json.encode(attached))
+    elif who.headless is not None:
+        who.headless.name = name
+        runtime.write_file(runtime.headless_file(runtime_dir, who.kernel_id), who.headless)
+    elif who.file is not None:
+        who.file.name = name
+        runtime.write_file(runtime.kernel_file(runtime_dir, who.kernel_id), who.file)
 
 
 def _resolved(connection_file: Path) -> Path:
@@ -86,29 +106,29 @@ def _resolved(connection_file: Path) -> Path:
     raise NoConnectionFile(str(connection_file), "no such file")
 
 
-def _stored_id(runtime_dir: Path, connection_file: Path, host: str) -> str:
+def _stored(runtime_dir: Path, connection_file: Path, host: str) -> tuple[Path, AttachedFile]:
     _remove_stale_ids(runtime_dir)
     digest = hashlib.sha256(os.fsencode(connection_file)).hexdigest()[:16]
     memory = runtime.private_folder(runtime_dir) / f"attached-{host}-{digest}.json"
     try:
-        kernel_id = checked_kernel_id(json.loads(memory.read_bytes())["kernel_id"])
-        if host_of_kernel(kernel_id) == host:
-            return kernel_id
-    except (OSError, ValueError, KeyError, TypeError, InvalidName):
+        attached = msgspec.json.decode(memory.read_bytes(), type=AttachedFile)
+        if host_of_kernel(attached.kernel_id) == host:
+            attached.name = None if attached.name is None else checked_kernel_name(attached.name)
+            return memory, attached
+    except (OSError, msgspec.MsgspecError, InvalidName):
         memory.unlink(missing_ok=True)  # missing or invalid: create a new id
-    kernel_id = new_kernel_id(host)
-    descriptor = os.open(memory, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"kernel_id": kernel_id, "connection_file": str(connection_file)}, file)
-    return kernel_id
+    attached = AttachedFile(kernel_id=new_kernel_id(host), connection_file=str(connection_file))
+    runtime.replace_file(memory, msgspec.json.encode(attached))
+    return memory, attached
 
 
 def _remove_stale_ids(runtime_dir: Path) -> None:
     """Remove stored ids of connection files that no longer exist."""
     for memory in runtime_dir.glob("attached-*.json"):
         try:
-            gone = not os.path.exists(json.loads(memory.read_bytes())["connection_file"])
-        except (OSError, ValueError, KeyError, TypeError):
+            attached = msgspec.json.decode(memory.read_bytes(), type=AttachedFile)
+            gone = not os.path.exists(attached.connection_file)
+        except (OSError, msgspec.MsgspecError):
             gone = True
         if gone:
             memory.unlink(missing_ok=True)

@@ -11,11 +11,13 @@ import ast
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from timbr_wamp import runtime
 from timbr_wamp.client.tasks import Tasks
 from timbr_wamp.components import launcher, machine_files
 from timbr_wamp.components.heartbeat import SILENT_S
@@ -36,8 +38,9 @@ START_TIMEOUT_S = 60.0
 ATTACH_TIMEOUT_S = 10.0
 #: Timeout for a kernel to end after a shutdown request, before its process gets a signal.
 SHUTDOWN_TIMEOUT_S = 3.0
-#: Seconds after which the bridge of a dead, unmanaged kernel ends.
-GIVE_UP_S = 60.0
+#: Seconds after which the bridge of a dead, unmanaged kernel ends; and of a kernel whose file is gone as well, so
+#: that it does not come back: time for publishing its state.
+GIVE_UP_S, GONE_S = 60.0, 0.5
 
 
 class KernelSupervisor:
@@ -51,7 +54,6 @@ class KernelSupervisor:
     """
 
     headless = False
-    give_up_s = GIVE_UP_S
 
     def __init__(
         self,
@@ -85,6 +87,23 @@ class KernelSupervisor:
         self._replaced = asyncio.Event()
         #: Set when the kernel is being ended, or this supervisor closed: nothing restarts it any more.
         self._ending = asyncio.Event()
+
+    @property
+    def give_up_s(self) -> float:
+        """Seconds after which a dead kernel counts as gone for good.
+
+        A managed one can be restarted on request as long as it has its runtime file, any other one comes back with
+        its connection file if at all.
+        """
+        if self.file is not None:
+            here = runtime.kernel_file(self._runtime_dir, self.kernel_id).exists()
+            return math.inf if here else GONE_S
+        return GIVE_UP_S if self._connection_file.exists() else GONE_S
+
+    @property
+    def ended_in_order(self) -> bool:
+        """Whether the kernel ended because somebody asked for it."""
+        return self.state == "dead" and self._ending.is_set()
 
     @property
     def managed(self) -> bool:
@@ -275,6 +294,11 @@ class KernelSupervisor:
 
     async def _died(self) -> None:
         reason = "its process ended"
+        if not runtime.kernel_file(self._runtime_dir, self.kernel_id).exists():
+            reason = "it was ended"  # by whoever removed the file
+            self._channels.fail(reason)
+            self._set("dead", reason)
+            return
         self._channels.fail(reason)
         while self._restarts.ended(reason, now=time.monotonic()) == "waiting":
             logger.warning("kernel %s: %s; restarting it", self.kernel_id, reason)

@@ -8,7 +8,7 @@ doing the same work. What a process is for is left to the callers.
 
 from timbr_wamp.processes.locks import lock, locked, unlock
 from timbr_wamp.processes.process import Process, log_end, log_tail, spawn
-from timbr_wamp.processes.reasons import hand_over
+from timbr_wamp.processes.reasons import hand_over, is_supervised
 from timbr_wamp.processes.restarts import RestartPolicy, Restarts
 from timbr_wamp.processes.supervisor import Supervisor
 from timbr_wamp.processes.waiting import wait_ended
@@ -19,6 +19,7 @@ __all__ = [
     "Restarts",
     "Supervisor",
     "hand_over",
+    "is_supervised",
     "lock",
     "locked",
     "log_end",

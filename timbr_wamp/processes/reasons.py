@@ -18,6 +18,11 @@ from timbr_wamp.errors import TimbrError, from_wire, to_wire
 VARIABLE = "TIMBR_WAMP_REASON_FILE"
 
 
+def is_supervised() -> bool:
+    """Return whether another process supervises this one, and no person reads what it prints."""
+    return bool(os.environ.get(VARIABLE))
+
+
 def hand_over(error: BaseException) -> None:
     """Tell who supervises this process, if anybody does, that it ends because of ``error``."""
     if path := os.environ.get(VARIABLE):
@@ -36,4 +41,4 @@ def handed_over(path: Path | None) -> TimbrError | None:
         return None
 
 
-__all__ = ["VARIABLE", "hand_over", "handed_over"]
+__all__ = ["VARIABLE", "hand_over", "handed_over", "is_supervised"]
