@@ -27,7 +27,7 @@ FLOORS = {
 
 #: Neighbours on one floor that may be used all the same, each with its reason.
 ALLOWED = {
-    ("settings", "names"): "a setting that becomes a name is checked as one",
+    ("settings", "names"): "a setting that becomes a name or a router's URL is checked as one",
     ("settings", "consent"): "what a project's file sets may want the user's consent",
     ("codecs", "plugins"): "codecs of other packages are found by entry point",
     ("values", "codecs"): "values are walked here, and written there",

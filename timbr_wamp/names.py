@@ -12,8 +12,9 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
+from urllib.parse import SplitResult, urlsplit
 
-from timbr_wamp.errors import InvalidName
+from timbr_wamp.errors import InvalidArgument, InvalidName
 
 PREFIX = "io.timbr"
 KERNEL_PREFIX = f"{PREFIX}.kernel"
@@ -23,6 +24,14 @@ NODE_PREFIX = f"{PREFIX}.node"
 #: Default name of a machine.
 DEFAULT_MACHINE = "machine"
 DEFAULT_REALM = "timbr"
+
+UNIX_SCHEME = "rs+unix://"
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+#: Where `timbr-wamp up` puts the router and its websocket.
+ROUTER_PORT, ROUTER_PATH = 8080, "/ws"
+#: Schemes of a router's addresses, and those of its page.
+_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+_URL_FORM = f"write ws://HOST:PORT{ROUTER_PATH}, as ws://127.0.0.1:{ROUTER_PORT}{ROUTER_PATH}; or wss://… for TLS"
 
 #: First bytes of the topics of batches on a machine's publishing socket: of all records, and of a sample of them. No
 #: message id begins with a zero byte.
@@ -56,6 +65,63 @@ def checked_realm(text: str) -> str:
     if not _REALM.fullmatch(text):
         raise InvalidName(text, "a realm: a letter, and 2 to 254 of A-Z, a-z, 0-9, _, -, @ and .")
     return text
+
+
+def router_url(text: str) -> str:
+    """Return a router's URL as clients use it; what is missing is added where there is only one choice.
+
+    The address of the router's page is also taken; its fragment, which may hold a token, is dropped.
+
+    >>> router_url("localhost:8080"), router_url("http://127.0.0.1:8080/#token=…"), router_url("wss://example.org")
+    ('ws://localhost:8080/ws', 'ws://127.0.0.1:8080/ws', 'wss://example.org/ws')
+
+    Raises:
+        InvalidArgument: it is not the address of a router; the error has the right form.
+    """
+    url = text.strip()
+    if url.lower().startswith(UNIX_SCHEME):
+        path = url[len(UNIX_SCHEME) :]
+        if not path.startswith("/"):
+            raise InvalidArgument("url", f"{url!r} has no absolute path; write {UNIX_SCHEME}/PATH")
+        return UNIX_SCHEME + path
+    shown = url.partition("#")[0]
+    if not shown or not shown.isprintable() or " " in shown:
+        raise InvalidArgument("url", f"{shown!r} is not a router's address; {_URL_FORM}")
+    has_scheme = "://" in shown
+    parts = _split(url if has_scheme else f"ws://{url}", shown)
+    if not has_scheme:
+        parts = _with_scheme(parts, shown)
+    scheme = _SCHEMES.get(parts.scheme)
+    if scheme is None or not parts.hostname:
+        raise InvalidArgument("url", f"{shown!r} is not a router's address; {_URL_FORM}")
+    if parts.scheme != scheme:
+        parts = parts._replace(path=parts.path.rstrip("/") + ROUTER_PATH, query="", fragment="")
+    if parts.fragment:
+        raise InvalidArgument("url", f"{shown!r} was given with a fragment, which only the page's address has")
+    return parts._replace(scheme=scheme, path=parts.path or ROUTER_PATH).geturl()
+
+
+def _split(url: str, shown: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # or the resolver raises it
+        if parts.port == 0:
+            raise ValueError("port 0")
+    except ValueError as error:
+        raise InvalidArgument("url", f"{shown!r} is not a router's address ({error}); {_URL_FORM}") from None
+    return parts
+
+
+def _with_scheme(parts: SplitResult, shown: str) -> SplitResult:
+    """Return an address that was given without a scheme with one: this computer's router needs no TLS."""
+    if parts.hostname in LOOPBACK_HOSTS:
+        netloc = parts.netloc if parts.port is not None else f"{parts.netloc}:{ROUTER_PORT}"
+        return parts._replace(netloc=netloc, path=parts.path.removesuffix("/"))
+    if parts.port is not None and parts.hostname:
+        full = parts._replace(path=parts.path or ROUTER_PATH, query="", fragment="").geturl()
+        problem = f"{shown!r} has no scheme; write {full}, or wss://… for TLS"
+        raise InvalidArgument("url", problem)
+    raise InvalidArgument("url", f"{shown!r} is not a router's address; {_URL_FORM}")
 
 
 def authid_from(text: str) -> str:

@@ -19,10 +19,10 @@ from typing import TypeVar
 import msgspec
 
 from timbr_wamp.errors import UnsafeFolder
+from timbr_wamp.names import UNIX_SCHEME
 
 #: ``sun_path`` of ``sockaddr_un`` has 108 bytes on Linux and 104 on macOS.
 SOCKET_PATH_LIMIT_BYTES = 100
-UNIX_SCHEME = "rs+unix://"
 _HAS_PROC = Path("/proc/self/stat").is_file()
 #: Two measurements of the start time of one process differ by less than this.
 START_TOLERANCE_S = 0.005 if _HAS_PROC else 1.0

@@ -23,7 +23,7 @@ import platformdirs
 
 from timbr_wamp.consent import Question, is_own_file, question_of
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting
-from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid
+from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid, router_url
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +148,10 @@ def same_router(one: str | None, other: str | None) -> bool:
 
 def _address(url: str) -> tuple[object, ...]:
     try:
-        parts = urlsplit(url)
-        port = parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
-    except ValueError:
+        parts = urlsplit(router_url(url))
+    except InvalidArgument:
         return (url,)
+    port = parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
     return parts.scheme, parts.username, parts.hostname, port, parts.path.rstrip("/"), parts.query
 
 
@@ -315,9 +315,13 @@ def _converted(name: str, value: object, origin: str) -> object:
             return seconds
         if name == "host":
             return checked_authid(str(value))
+        if name == "url":
+            router_url(str(value))  # completed where it is used, so that it stays what the user wrote
     except InvalidSetting:
         raise
-    except (InvalidName, InvalidArgument) as error:
+    except InvalidArgument as error:
+        raise InvalidSetting(name, origin, error.problem) from None
+    except InvalidName as error:
         raise InvalidSetting(name, origin, str(error)) from None
     except ValueError:
         raise InvalidSetting(name, origin, f"{value!r} is not a number") from None

@@ -255,13 +255,12 @@ def connecting(function: Callable[..., T]) -> Callable[..., T]:
     @click.option(
         "--connect-timeout",
         "connect_timeout_s",
-        type=float,
-        default=10.0,
-        show_default=True,
-        help="Timeout for connecting, in seconds.",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help="Timeout for connecting, also to a router that is not there yet; default: 10, at once if nothing listens.",
     )
     @functools.wraps(function)
-    def run(*args: Any, url: str | None, realm: str | None, connect_timeout_s: float, **kwargs: Any) -> T:
+    def run(*args: Any, url: str | None, realm: str | None, connect_timeout_s: float | None, **kwargs: Any) -> T:
         with connected(settings_from(url=url, realm=realm), connect_timeout_s) as client:
             return function(client, *args, **kwargs)
 
@@ -269,14 +268,18 @@ def connecting(function: Callable[..., T]) -> Callable[..., T]:
 
 
 @contextmanager
-def connected(settings: Settings, timeout_s: float = 10.0) -> Iterator[Client]:
-    """Connect to the router of ``settings``, else to the local one; close the client at the end."""
+def connected(settings: Settings, timeout_s: float | None = None) -> Iterator[Client]:
+    """Connect to the router of ``settings``, else to the local one; close the client at the end.
+
+    With ``timeout_s`` it waits so long for a router that is not there yet.
+    """
     from timbr_wamp.client import connect
+    from timbr_wamp.client.async_client import CONNECT_TIMEOUT_S
     from timbr_wamp.client.client import UnencryptedConnection
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnencryptedConnection)
-        client = connect(settings=settings, timeout_s=timeout_s)
+        client = connect(settings=settings, timeout_s=timeout_s or CONNECT_TIMEOUT_S, wait=bool(timeout_s))
     for warning in caught:
         note(f"timbr-wamp: {warning.message}")
     try:

@@ -156,7 +156,7 @@ def _port(settings: Settings) -> Finding:
 
 def _connection(settings: Settings) -> Finding:
     try:
-        with connected(settings, timeout_s=5.0) as client:
+        with connected(settings) as client:
             found = client.kernels()
             return Finding("connection", "ok", f"{client.url} as {client.authid} ({client.role}), {len(found)} kernels")
     except TimbrError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from timbr_wamp.client.async_client import CONNECT_TIMEOUT_S, AsyncClient, LinkState
 from timbr_wamp.client.blocking import Blocking, blocking
@@ -13,9 +14,10 @@ from timbr_wamp.client.remote_kernel import RemoteKernel
 from timbr_wamp.client.shared_connection import SharedConnection
 from timbr_wamp.client.statistics import Unfinished
 from timbr_wamp.client.transport import is_local
-from timbr_wamp.errors import InvalidToken, NoRouter
+from timbr_wamp.errors import NoRouter
+from timbr_wamp.names import router_url
 from timbr_wamp.runtime import NodeFile, node_file, read_file
-from timbr_wamp.settings import TOKENS_RULE, Settings, load_settings, same_router
+from timbr_wamp.settings import Settings, load_settings, same_router
 
 
 def connect(
@@ -23,6 +25,7 @@ def connect(
     token: str | None = None,
     *,
     realm: str | None = None,
+    wait: bool = False,
     timeout_s: float = CONNECT_TIMEOUT_S,
     settings: Settings | None = None,
 ) -> Client:
@@ -31,15 +34,21 @@ def connect(
     Arguments that are not given are taken from the settings (environment, ``timbr.toml``, the
     user's file), else from the router that runs on this computer.
 
+    Args:
+        url: ``ws://HOST:PORT/ws``, ``wss://…`` or ``rs+unix:///PATH``; see `timbr_wamp.names.router_url`.
+        wait: try again until ``timeout_s`` has passed when nothing listens at the address, as while a router starts.
+
     Raises:
         NoRouter: no URL was given, configured or found.
+        InvalidArgument: the URL is not the address of a router.
         InvalidToken: no token was given, configured or found, or it is malformed.
         TokenRejected: the router does not know the token.
-        NotConnected: the router did not answer within ``timeout_s``, or has no such realm.
+        NotConnected: nothing listens at the address, or no router; it did not answer within ``timeout_s``; it has
+            no such realm.
     """
     target = find_router(url, token, realm, settings or load_settings())
     shared = SharedConnection(target.url, target.realm, target.token)
-    shared.open(timeout_s)
+    shared.open(timeout_s, wait=wait)
     return Client(shared, target.runtime_dir)
 
 
@@ -48,13 +57,14 @@ async def connect_async(
     token: str | None = None,
     *,
     realm: str | None = None,
+    wait: bool = False,
     timeout_s: float = CONNECT_TIMEOUT_S,
     settings: Settings | None = None,
 ) -> AsyncClient:
     """Connect to a router without blocking the running loop; otherwise like `connect`."""
     target = find_router(url, token, realm, settings or load_settings())
     shared = SharedConnection(target.url, target.realm, target.token)
-    await shared.open_async(timeout_s)
+    await shared.open_async(timeout_s, wait=wait)
     return AsyncClient(shared, target.runtime_dir)
 
 
@@ -68,7 +78,8 @@ class Target:
 
     url: str
     realm: str
-    token: str
+    #: None: there is none for this URL.
+    token: str | None
     runtime_dir: Path
 
     def __repr__(self) -> str:
@@ -79,27 +90,36 @@ def find_router(url: str | None, token: str | None, realm: str | None, settings:
     """Return the router to connect to, from the arguments, the settings, or the local router's runtime file.
 
     Raises:
-        NoRouter, InvalidToken: see `connect`.
+        NoRouter, InvalidArgument: see `connect`.
     """
     path = node_file(settings.runtime_dir)
     node = read_file(path, NodeFile)
     if node is not None and not node.alive():
         node = None
-    wanted = url or settings.url
+    asked = url or settings.url
+    wanted = None if asked is None else router_url(asked)
     # A token is sent to its own router only: the local router's, and that of the settings.
-    local = node if node is not None and wanted in (None, node.url, node.unix_url) else None
+    local = node if node is not None and (wanted is None or _is_of(node, wanted)) else None
     if wanted is None:
         if local is None:
             raise NoRouter(f"no url was passed or configured, and {path} names no running router")
         wanted = local.local_url
+    elif local is not None and wanted != local.unix_url:
+        wanted = local.url  # not a `localhost` that is another process's on the other loopback address
     configured = same_router(wanted, settings.url) or (settings.url is None and local is not None)
     token = token or (settings.token if configured else None) or (local.token if local is not None else None)
-    if token is None:
-        raise InvalidToken(f"none was passed or configured for {wanted}; {TOKENS_RULE}")
     warn_if_readable(wanted)
     if realm is None:
         realm = local.realm if local is not None else settings.realm
     return Target(wanted, realm, token, settings.runtime_dir)
+
+
+def _is_of(node: NodeFile, url: str) -> bool:
+    """Return whether a URL is one of the local router's; a loopback address has several names."""
+    parts = urlsplit(url)
+    if parts.hostname == "localhost":
+        url = parts._replace(netloc=parts.netloc.lower().replace("localhost", "127.0.0.1")).geturl()
+    return same_router(url, node.url) or url == node.unix_url
 
 
 def warn_if_readable(url: str) -> None:

@@ -19,7 +19,15 @@ from typing import Any
 from autobahn.wamp.types import CallOptions, CallResult, PublishOptions
 
 from timbr_wamp.client.backoff import Backoff
-from timbr_wamp.client.session import FATAL_REFUSALS, JoinRefused, SafeSession, split_token, to_timbr_error
+from timbr_wamp.client.reasons import reason_of, where, wrong_address
+from timbr_wamp.client.session import (
+    FATAL_REFUSALS,
+    NO_TOKEN,
+    JoinRefused,
+    SafeSession,
+    split_token,
+    to_timbr_error,
+)
 from timbr_wamp.client.subscriptions import (
     CallInfo,
     Endpoint,
@@ -36,12 +44,14 @@ from timbr_wamp.errors import (
     CallTimeout,
     ConnectionLost,
     InvalidName,
+    InvalidToken,
     NotConnected,
     TimbrError,
     TokenRejected,
     TokenRevoked,
 )
 from timbr_wamp.names import checked_realm
+from timbr_wamp.settings import TOKENS_RULE
 
 __all__ = ["CallInfo", "Connection", "EventInfo", "Registration", "Several", "Subscription"]
 
@@ -63,8 +73,6 @@ SEND_LIMIT_BYTES = 16 * 1024 * 1024
 #: Poll interval while a session is ending.
 ENDING_PAUSE_S = 0.01
 
-#: autobahn's text for an answer that opens no websocket.
-_HTTP_STATUS = re.compile(r"upgrade failed \[(\d{3})\]")
 _URI = re.compile(r"[^\s.#]+(\.[^\s.#]+)*")
 
 
@@ -87,14 +95,15 @@ class Connection:
         self,
         url: str,
         realm: str,
-        token: str,
+        token: str | None,
         *,
         on_join: Callable[[], Awaitable[None]] | None = None,
         on_leave: Callable[[str], None] | None = None,
     ) -> None:
         self.url = url
         self._realm = checked_realm(realm)
-        self._name, self._secret = split_token(token)
+        self._credentials = None if token is None else split_token(token)
+        self._name = "nobody" if self._credentials is None else self._credentials[0]
         self._on_join, self._on_leave = on_join, on_leave
         self._retry_cap_s = RETRY_CAP_LOCAL_S if is_local(url) else RETRY_CAP_S
         self._backoff = Backoff(self._retry_cap_s)
@@ -108,6 +117,8 @@ class Connection:
         self._problem = "not opened yet"
         #: It has joined before. A realm that was there may come back; one that never was is a mistake.
         self._has_joined = False
+        #: A router that is not there may come; see `open`.
+        self._waits = True
         #: Called when there is a session again, and with the reason when it was lost. Must not block or fail.
         self.link_listeners: set[Callable[[bool, str], None]] = set()
         #: How often it joined again; calls without an answer; calls that waited for room in the transport's buffer.
@@ -157,13 +168,17 @@ class Connection:
 
     # --- opening and closing -------------------------------------------------------------------------------
 
-    async def open(self, timeout_s: float = 10.0) -> None:
+    async def open(self, timeout_s: float = 10.0, *, wait: bool = True) -> None:
         """Connect and join; retry until ``timeout_s`` has passed.
 
+        Without ``wait`` it does not retry when nothing listens at the address. Once joined, it always does.
+
         Raises:
+            InvalidToken: a router answers, and there is no token for it.
             TokenRejected: the router does not know the token.
             NotConnected: no router answered in time, or it has no such realm; the connection is closed.
         """
+        self._waits = wait
         if self._supervisor is None:
             self._finished.clear()
             self._supervisor = asyncio.create_task(self._supervise(), name=f"wamp {self._name}")
@@ -330,7 +345,10 @@ class Connection:
                     self._fail(fatal.error)
                     return
                 except (OSError, TimeoutError, JoinRefused) as error:
-                    self._problem = _reason(error)
+                    self._problem = reason_of(error, self.url)
+                    if isinstance(error, OSError) and not isinstance(error, TimeoutError) and not self._may_come:
+                        self._fail(NotConnected(self.url, self._problem))
+                        return
                 wait_s = self._backoff.next_s()
                 logger.info("%s: %s; next attempt in %.1f s", self.url, self._problem, wait_s)
                 await asyncio.sleep(wait_s)
@@ -347,11 +365,12 @@ class Connection:
 
     def _fail(self, error: TimbrError) -> None:
         self.failed, self._problem = error, str(error)
-        logger.warning("%s: %s", self.url, error)
+        # an error of opening is raised to whoever opens
+        logger.log(logging.WARNING if self._has_joined else logging.INFO, "%s: %s", self.url, error)
 
     async def _run_session(self) -> None:
         """Join, restore registrations and subscriptions, and return when the session has ended."""
-        session = SafeSession(self._realm, self._name, self._secret)
+        session = SafeSession(self._realm, self._credentials)
         loop = asyncio.get_running_loop()
         try:
             await self._join(session)
@@ -373,15 +392,25 @@ class Connection:
                 self._peers_back_at = math.inf
             await self._discard(session)
 
+    @property
+    def _may_come(self) -> bool:
+        """A router that is not there may come."""
+        return self._waits or self._has_joined
+
     async def _join(self, session: SafeSession) -> None:
+        if not self._has_joined:
+            self._problem = f"no answer from {where(self.url)}"
         try:
             async with asyncio.timeout(JOIN_TIMEOUT_S):
                 await open_transport(self.url, session)
                 await session.joined
         except JoinRefused as refused:
+            if refused.reason == NO_TOKEN:
+                problem = f"none was passed or configured for {self.url}; {TOKENS_RULE}"
+                raise _PermanentFailure(InvalidToken(problem)) from None
             if refused.reason in FATAL_REFUSALS:
                 raise _PermanentFailure(TokenRejected(self._name, refused.message or refused.reason)) from None
-            mistake = None if self._has_joined else self._mistake(refused)
+            mistake = None if self._has_joined else self._mistake(refused, session.opened)
             if mistake is not None:
                 raise _PermanentFailure(NotConnected(self.url, mistake)) from None
             raise
@@ -390,13 +419,11 @@ class Connection:
         except TimeoutError:
             raise TimeoutError(f"no answer within {JOIN_TIMEOUT_S:g} s") from None
 
-    def _mistake(self, refused: JoinRefused) -> str | None:
+    def _mistake(self, refused: JoinRefused, opened: bool) -> str | None:
         """Return what is wrong with realm or address; None for a refusal that may end by itself."""
         if refused.reason == "wamp.error.no_such_realm":
             return f"it has no realm {self._realm!r}"
-        status = _HTTP_STATUS.search(refused.message)
-        # 5xx is what a proxy answers while the router behind it starts
-        return f"no router has this address: HTTP status {status[1]}" if status and int(status[1]) < 500 else None
+        return None if opened else wrong_address(refused.message, self.url, may_come=self._may_come)
 
     async def _notify_joined(self, session: SafeSession) -> None:
         """Await ``on_join`` while the session lasts, then set the connection's state to joined."""
@@ -457,9 +484,3 @@ def _checked_uri(uri: str) -> str:
     if not _URI.fullmatch(uri):
         raise InvalidName(uri, "a WAMP URI: components without spaces or #, joined by dots")
     return uri
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, JoinRefused):
-        return error.message or error.reason
-    return str(error) or type(error).__name__

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 #: Calls wait before they are sent while more bytes than this are in the transport's buffer.
 SEND_BUFFER_BYTES = 4 * 1024 * 1024
+#: The reason of a session without a token, when the router answers.
+NO_TOKEN = "no token"
 #: Reasons for a refused join that a retry cannot change. ``authentication_failed`` is not among them,
 #: because Crossbar uses it when its authenticator itself failed.
 FATAL_REFUSALS = frozenset(
@@ -86,12 +88,19 @@ CLOSED_TRANSPORT = _ClosedTransport()
 
 
 class SafeSession(ApplicationSession):  # type: ignore[misc]
-    """One wamp session. Loop's own thread only."""
+    """One wamp session. Loop's own thread only.
 
-    def __init__(self, realm: str, name: str, secret: str) -> None:
+    Args:
+        credentials: name and secret of the token; without them it only finds out whether a router answers, and then
+            fails with `JoinRefused` of `NO_TOKEN`.
+    """
+
+    def __init__(self, realm: str, credentials: tuple[str, str] | None) -> None:
         super().__init__(ComponentConfig(realm))
         self.log = QUIET
-        self._name, self._secret = name, secret
+        self._credentials = credentials
+        #: The transport was open: what is at the address speaks the transport's protocol.
+        self.opened = False
         loop = asyncio.get_running_loop()
         #: Done when the session has joined; fails with `JoinRefused`.
         self.joined: asyncio.Future[None] = loop.create_future()
@@ -105,15 +114,20 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
 
     def onConnect(self) -> None:
         """Send HELLO."""
+        self.opened = True
         if (socket_transport := self._socket_transport()) is not None:
             socket_transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES)
-        self.join(self.config.realm, authmethods=["ticket"], authid=self._name)
+        if self._credentials is not None:
+            self.join(self.config.realm, authmethods=["ticket"], authid=self._credentials[0])
+        elif not self.joined.done():
+            self.joined.set_exception(JoinRefused(NO_TOKEN, ""))
 
     def onChallenge(self, challenge: Any) -> str:
         """Return the token's secret."""
         if challenge.method != "ticket":
             raise RuntimeError(f"the router asks for {challenge.method} authentication; only tickets are supported")
-        return self._secret
+        assert self._credentials is not None  # or nothing was joined
+        return self._credentials[1]
 
     def onJoin(self, details: object) -> None:
         """Handle WELCOME."""

@@ -64,7 +64,7 @@ class Counts:
 class SharedConnection:
     """The connection of one client in the background loop. Any thread, any loop."""
 
-    def __init__(self, url: str, realm: str, token: str) -> None:
+    def __init__(self, url: str, realm: str, token: str | None) -> None:
         self.connection = Connection(url, realm, token, on_join=self._on_join)
         self.callbacks = CallbackThread()
         #: Called in the loop's thread after each (re)connection.
@@ -88,18 +88,18 @@ class SharedConnection:
 
     # --- opening and closing -------------------------------------------------------------------------------
 
-    def open(self, timeout_s: float) -> None:
+    def open(self, timeout_s: float, *, wait: bool) -> None:
         """Connect; see `Connection.open`. Blocks."""
         try:
-            self._loop.call(self.connection.open, timeout_s, timeout_s=timeout_s + 10.0)
+            self._loop.call(partial(self.connection.open, timeout_s, wait=wait), timeout_s=timeout_s + 10.0)
         except BaseException:
             self._release()
             raise
 
-    async def open_async(self, timeout_s: float) -> None:
+    async def open_async(self, timeout_s: float, *, wait: bool) -> None:
         """Connect; see `Connection.open`."""
         try:
-            await self._loop.run(self.connection.open, timeout_s)
+            await self._loop.run(partial(self.connection.open, timeout_s, wait=wait))
         except BaseException:
             await asyncio.to_thread(self._release)
             raise

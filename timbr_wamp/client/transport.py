@@ -28,12 +28,10 @@ from autobahn.wamp.serializer import MsgPackObjectSerializer, MsgPackSerializer 
 
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES  # noqa: E402
 from timbr_wamp.errors import InvalidArgument, PayloadTooLarge, message_of, to_wire  # noqa: E402
+from timbr_wamp.names import LOOPBACK_HOSTS, UNIX_SCHEME  # noqa: E402
 from timbr_wamp.values import json_safe  # noqa: E402
 
 logger = logging.getLogger(__name__)
-
-UNIX_SCHEME = "rs+unix://"
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 #: Interval and timeout of websocket pings.
 PING_INTERVAL_S = 10.0
@@ -269,6 +267,8 @@ class WebSocketTransport(_Sender, WampWebSocketClientProtocol):  # type: ignore[
         """Inform the session, also when the handshake was not finished."""
         super().connection_lost(exc)
         reason = str(exc or getattr(self, "wasNotCleanReason", None) or "closed by the router")
+        if reason.startswith("Unsupported HTTP version"):
+            reason = str(self.http_status_line)  # a web server of the old protocol: what it said
         self.factory.wamp_session.transport_gone(reason)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from timbr_wamp import runtime
 from timbr_wamp.errors import InvalidToken, NoRouter
+from timbr_wamp.names import router_url
 from timbr_wamp.processes import Process, RestartPolicy, Supervisor, spawn
 from timbr_wamp.runtime import BridgeFile, NodeFile
 from timbr_wamp.settings import ENV_PREFIX, TOKENS_RULE, Settings, same_router
@@ -46,11 +47,13 @@ def bridge_environment(settings: Settings) -> BridgeEnvironment:
 
     Raises:
         NoRouter: none is configured, and none runs on this computer.
+        InvalidArgument: the URL is not the address of a router.
         InvalidToken: no token is configured for this router.
     """
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
     here = node if node is not None and node.alive() else None
-    url = settings.url or (here.unix_url if here is not None else None)
+    asked = settings.url or (here.unix_url if here is not None else None)
+    url = None if asked is None else router_url(asked)
     local = here if here is not None and any(same_router(url, its) for its in (here.url, here.unix_url)) else None
     token = settings.token or (local.host_token if local is not None else None)  # the local host's stays here
     if url is None:

@@ -23,12 +23,13 @@ import psutil
 
 from timbr_wamp import runtime
 from timbr_wamp.errors import AlreadyUp, NoFreePort, PortBusy, RouterStartFailed
+from timbr_wamp.names import UNIX_SCHEME
 from timbr_wamp.processes import Process, locked, spawn
 from timbr_wamp.router.environment import clean_environment, find_crossbar
 from timbr_wamp.router.folder import tail
 from timbr_wamp.router.plan import NodePlan, local_tokens
 from timbr_wamp.router.probe import http_answers, node_answers
-from timbr_wamp.runtime import UNIX_SCHEME, NodeFile, private_folder
+from timbr_wamp.runtime import NodeFile, private_folder
 from timbr_wamp.settings import Settings
 
 logger = logging.getLogger(__name__)
