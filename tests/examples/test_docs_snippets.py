@@ -232,7 +232,7 @@ def test_a_page_does_what_it_says_on_a_node(
 
 
 def is_for_notebooks(page: Path) -> bool:
-    """Tell whether people take a page's cells into a notebook: a tutorial's, a how-to's, the README's, IPython's own."""
+    """Tell whether a page is for notebooks: tutorial, how-to, README, or with IPython's own cells."""
     wanted = ("ipython",) if page.parent.name == "reference" else ("ipython", "python")
     return any(block.language in wanted for block in blocks_of(page) if block.run)
 
