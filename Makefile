@@ -55,10 +55,13 @@ lint: $(TOOLS)  ## layout, mistakes, types
 bench: $(TOOLS) router-env  ## measure; prints ratios
 	$(BIN)/python -m benchmarks
 
-docs: $(TOOLS)  ## write the generated pages anew, check names and links
+docs: $(TOOLS)  ## write the generated pages anew, check names and links, build a web site of the documentation
 	$(BIN)/python -m timbr_wamp.contract.exports
 	$(BIN)/python -m timbr_wamp.cli.reference
 	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_generated.py
+	rm -rf build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --builder html --doctree-dir build/doctrees docs build/docs
+	@echo "the documentation: build/docs/index.html; a web server needs nothing but the folder build/docs"
 
 page: | $(INSTALLED)  ## build the page into the package, unless it is up to date
 	@$(BIN)/python -m timbr_wamp.dashboard.build
@@ -73,7 +76,7 @@ wheel: $(TOOLS) page  ## dist/timbr_wamp-….whl, with page, router configuratio
 
 lock:  ## bring the locks in step with setup.cfg; versions that they name stay where they can
 	$(LOCK) setup.cfg -o locks/runtime.txt
-	$(LOCK) setup.cfg --extra test --extra lint --extra bench -c locks/runtime.txt -o locks/develop.txt
+	$(LOCK) setup.cfg --extra test --extra lint --extra bench --extra docs -c locks/runtime.txt -o locks/develop.txt
 	$(LOCK) locks/node.in -o locks/node.txt
 	$(LOCK) locks/build.in -o locks/build.txt
 	$(LOCK) locks/uv.in -o locks/uv.txt
@@ -88,7 +91,7 @@ upgrade: | $(INSTALLED)  ## renew every version in the locks, the npm packages' 
 	$(BIN)/python -m timbr_wamp.dashboard.build --upgrade tests/node
 
 clean:  ## remove what was built; keep the environments
-	rm -rf build dist timbr_wamp.egg-info timbr_wamp/dashboard/static .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist timbr_wamp.egg-info timbr_wamp/dashboard/static docs/reference/api .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environments too

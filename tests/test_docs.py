@@ -81,6 +81,21 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a page's headings have, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"\]\([^)]*\)", "]", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
+    targets = re.findall(r"\]\(((?![a-z]+:)[^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert not [
+        (file, anchor) for file, anchor in targets if anchor not in anchors(page.parent / file if file else page)
+    ]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_in_the_documentation_compiles(page: Path) -> None:
     for snippet in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCKS = [*sorted((ROOT / "locks").glob("*.txt")), ROOT / "router-config" / "requirements.txt"]
-#: Extras that `make test`, `make lint` and `make bench` install beside what everybody needs.
-DEVELOP_EXTRAS = ("test", "lint", "bench")
+#: Extras that `make test`, `make lint`, `make bench` and `make docs` install beside what everybody needs.
+DEVELOP_EXTRAS = ("test", "lint", "bench", "docs")
 SYSTEMS = [
     {"sys_platform": system, "python_version": version, "python_full_version": f"{version}.0"}
     for system in ("linux", "darwin")

@@ -25,6 +25,8 @@ from timbr_wamp.consent import Question, is_own_file, question_of
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting
 from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid, router_url
 
+__all__ = ["ConsentWanted", "Settings", "load_settings"]
+
 logger = logging.getLogger(__name__)
 
 APP = "timbr_wamp"

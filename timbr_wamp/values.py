@@ -29,6 +29,8 @@ from timbr_wamp.codecs.plain import big_int
 from timbr_wamp.codecs.registry import is_ours
 from timbr_wamp.errors import clean_text, is_users_interrupt
 
+__all__ = ["VALUE_LIMIT_BYTES", "JsonValue", "to_json"]
+
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 #: One value's JSON text may have this many bytes; a larger one is published as its size.

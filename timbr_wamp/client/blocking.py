@@ -112,5 +112,6 @@ def _marked(call: Any, method: Callable[..., object], make: Callable[..., object
     if make is not None:
         made = make if isinstance(make, type) else make.__annotations__.get("return", "object")
         name = made.__name__ if isinstance(made, type) else made
+        call.__annotations__ = {**method.__annotations__, "return": made}
         call.__signature__ = inspect.signature(method).replace(return_annotation=name)
     return call

@@ -135,7 +135,7 @@ class Record(Sequence[Any]):
 
     @property
     def meta(self) -> RecordMeta:
-        """What the record's third frame says: run, number, attempt, revision, times, policies."""
+        """What the record's third frame says, such as run, number, attempt, revision, times, policies."""
         meta = self._meta
         if not isinstance(meta, RecordMeta):
             meta = self._meta = _decode_meta(meta)

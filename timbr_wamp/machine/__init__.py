@@ -12,13 +12,26 @@ if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
     from timbr_wamp.machine.protocols import EndOfSource, Executor, Hook, Journal, Sink, Source
     from timbr_wamp.machine.running.aliases import AliasedValues
+    from timbr_wamp.machine.running.executors.processes import ProcessesExecutor
     from timbr_wamp.machine.slots.table import identity
 
-__all__ = ["AliasedValues", "EndOfSource", "Executor", "Hook", "Journal", "Machine", "Sink", "Source", "identity"]
+__all__ = [
+    "AliasedValues",
+    "EndOfSource",
+    "Executor",
+    "Hook",
+    "Journal",
+    "Machine",
+    "ProcessesExecutor",
+    "Sink",
+    "Source",
+    "identity",
+]
 
 _MODULES = {
     "AliasedValues": "running.aliases",
     "Machine": "machine",
+    "ProcessesExecutor": "running.executors.processes",
     "identity": "slots.table",
     **dict.fromkeys(("EndOfSource", "Executor", "Hook", "Journal", "Sink", "Source"), "protocols"),
 }
