@@ -168,6 +168,12 @@ class InvalidArgument(TimbrError, ValueError):
         return f"argument {self.name}: {self.problem}"
 
 
+class WrongArguments(InvalidArgument, TypeError):
+    """A method of the client was called with an argument of the wrong type, an unknown one, or without one."""
+
+    uri = ERROR_PREFIX + "wrong_arguments"
+
+
 class InvalidSetting(TimbrError, ValueError):
     """A setting with an unusable value; the error says where the value came from."""
 
@@ -648,7 +654,7 @@ class CalledFromLoop(TimbrError, RuntimeError):
 
 
 class LoopClosed(TimbrError, RuntimeError):
-    """The background loop was closed before the call finished."""
+    """The event loop in which something ran was closed before it ended."""
 
     uri = ERROR_PREFIX + "loop_closed"
 
@@ -657,7 +663,20 @@ class LoopClosed(TimbrError, RuntimeError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"{self.what}: the client was closed; call connect() for a new one"
+        return f"{self.what} did not end: its event loop was closed"
+
+
+class AlreadyClosed(LoopClosed):
+    """A client, or a reader of records, was used after it was closed."""
+
+    uri = ERROR_PREFIX + "already_closed"
+
+    def __init__(self, what: str, again: str) -> None:
+        TimbrError.__init__(self, what, again)
+        self.what, self.again = what, again
+
+    def __str__(self) -> str:
+        return f"{self.what} was closed; open a new one with {self.again}"
 
 
 class ForkedClient(TimbrError, RuntimeError):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from timbr_wamp.client.arguments import sendable
 from timbr_wamp.client.async_machine import AsyncMachine
+from timbr_wamp.client.checks import checked_methods
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
@@ -40,6 +41,7 @@ CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 120.0
 
 
+@checked_methods
 class LinkState:
     """What a client tells of its connection without waiting. Any thread."""
 
@@ -81,6 +83,7 @@ class LinkState:
         return f"<{type(self).__name__} {self._shared!r}>"
 
 
+@checked_methods
 class AsyncClient(LinkState):
     """A connection to a router, with coroutines usable from any loop. Created by `connect_async` or `Client.aio`."""
 
@@ -200,6 +203,7 @@ class AsyncClient(LinkState):
         return hosts[0]
 
 
+@checked_methods
 class AsyncKernel:
     """A kernel on the router. Any loop."""
 

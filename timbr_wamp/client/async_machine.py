@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from timbr_wamp.client.async_topics import AsyncTopics
+from timbr_wamp.client.checks import checked_methods
 from timbr_wamp.client.functions import as_source, function_ref
 from timbr_wamp.client.functions import reference as module_reference
 from timbr_wamp.client.records import AsyncRecords, RecordStream
@@ -62,6 +63,7 @@ WATCH_STEP_S = 2.0
 WAIT_STEP_S, PROGRESS_STEP_S = 0.05, 0.25
 
 
+@checked_methods
 class AsyncMachine(AsyncTopics):
     """A machine in a kernel on the router. Usable from any loop."""
 
@@ -135,12 +137,10 @@ class AsyncMachine(AsyncTopics):
             status: also yield each new `Status`.
 
         Raises:
-            InvalidArgument: ``after_seq`` is no number of a record, or ``run`` no text.
+            InvalidArgument: ``after_seq`` is negative.
         """
         if after_seq is not None:
             after_seq = _checked_seq(after_seq)
-        if run is not None and not isinstance(run, str):
-            raise InvalidArgument("run", f"{run!r} is not the id of a run")
         stream = RecordStream(self._shared, self.kernel_id, self.name, run=run, after_seq=after_seq, status=status)
         return AsyncRecords(self._shared, stream, timeout_s)
 
@@ -178,9 +178,10 @@ class AsyncMachine(AsyncTopics):
         self, messages: Sequence[Any], oids: Sequence[str] | None = None, timeout_s: float = 0.0
     ) -> PutResult:
         """Queue messages in order, waiting at most ``timeout_s`` for space. Messages without space are refused."""
+        messages = list(messages)
         oids = [new_oid() for _ in messages] if oids is None else [checked_oid(oid) for oid in oids]
         self._shared.put_to.add((self.kernel_id, self.name))
-        return await self._put_some(list(messages), list(oids), timeout_s)
+        return await self._put_some(messages, oids, timeout_s)
 
     async def _put_some(self, messages: list[Any], oids: list[str], timeout_s: float) -> PutResult:
         call_s = timeout_s + CALL_TIMEOUT_S
@@ -411,12 +412,9 @@ def _as_text(ref: FunctionRef) -> FunctionRef | None:
     return ref if ref.kind != "cloudpickle" else as_source(ref)
 
 
-def _checked_seq(after_seq: object) -> int:
+def _checked_seq(after_seq: int) -> int:
     """Return a number after which records are read. With another value the reader would wait for ever."""
-    try:
-        seq = operator.index(after_seq)  # type: ignore[arg-type]
-    except TypeError:
-        seq = -1
+    seq = operator.index(after_seq)
     if seq < 0:
         raise InvalidArgument("after_seq", f"{after_seq!r} is not the number of a record, nor 0 or None")
     return seq

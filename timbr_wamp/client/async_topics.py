@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from timbr_wamp.client.checks import checked_methods
 from timbr_wamp.client.connection import Several, Subscription
 from timbr_wamp.client.kernel_life import KERNEL_EVENT_KINDS, KernelEvent, KernelLife
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
@@ -30,6 +31,7 @@ from timbr_wamp.names import DEFAULT_MACHINE, checked_component, kernel_uri
 T = TypeVar("T")
 
 
+@checked_methods
 class AsyncTopics:
     """Calls and subscriptions of one machine, by kernel id and name. Usable from any loop."""
 

@@ -85,7 +85,7 @@ class BackgroundLoop:
     def result(self, future: concurrent.futures.Future[T], what: str, timeout_s: float | None) -> T:
         """Wait for the result of a future from `submit`; errors as for `call`."""
         try:
-            return future.result(timeout_s)
+            return future.result(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
         except concurrent.futures.CancelledError:
             raise LoopClosed(what) from None
         except TimeoutError:

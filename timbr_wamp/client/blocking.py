@@ -1,7 +1,8 @@
 """The blocking classes are made from the async ones: each method is written, typed and documented once.
 
 ``start = blocking(AsyncMachine.start)`` in a class body is a method with the signature and the docstring of the
-coroutine function; it runs it in the client's loop and waits. Type checkers and ``help()`` see both.
+coroutine function; it runs it in the client's loop and waits. Type checkers and ``help()`` see both. Arguments
+are checked in the calling thread, see `timbr_wamp.client.checks`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Concatenate, Generic, Never, ParamSpec, TypeVar, overload
 
+from timbr_wamp.client.checks import check_of, checked_methods, with_check
 from timbr_wamp.client.shared_connection import SharedConnection
 
 P = ParamSpec("P")
@@ -39,6 +41,7 @@ class Blocking(Generic[A]):
                     f"{cls.__qualname__}.{name}",
                     cls.__module__,
                 )
+        checked_methods(cls)
 
     def __repr__(self) -> str:
         return repr(self.aio)
@@ -53,12 +56,15 @@ def blocking(
 def blocking(method: Callable[..., Awaitable[Any]], make: Callable[[SharedConnection, Any], Any] | None = None) -> Any:
     """Return the blocking method of an async one. ``make(shared, result)`` makes the result's own blocking object."""
 
+    check, unchecked = check_of(method)
+
     @wraps(method)
     def call(self: Blocking[Any], /, *args: Any, **kwargs: Any) -> Any:
-        result = self._shared.wait(partial(method, self.aio), *args, **kwargs)
+        check((self, *args), kwargs)
+        result = self._shared.wait(partial(unchecked, self.aio), *args, **kwargs)
         return result if make is None else make(self._shared, result)
 
-    return _marked(call, method, make)
+    return with_check(_marked(call, method, make), check)
 
 
 def converted(
@@ -70,7 +76,7 @@ def converted(
     def call(self: Blocking[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return make(self._shared, method(self.aio, *args, **kwargs))
 
-    made: Callable[Concatenate[Any, P], R] = _marked(call, method, make)
+    made: Callable[Concatenate[Any, P], R] = with_check(_marked(call, method, make), check_of(method)[0])
     return made
 
 
@@ -80,7 +86,14 @@ def like(
     """Give a method that is written out, because it calls back in the caller's thread, the async one's face."""
 
     def decorate(function: Callable[..., T]) -> Callable[Concatenate[Any, P], T]:
-        made: Callable[Concatenate[Any, P], T] = _marked(wraps(method)(function), method, None)
+        check, _ = check_of(method)
+
+        @wraps(method)
+        def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            check((self, *args), kwargs)
+            return function(self, *args, **kwargs)
+
+        made: Callable[Concatenate[Any, P], T] = with_check(_marked(call, method, None), check)
         return made
 
     return decorate

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from timbr_wamp.client.async_client import CONNECT_TIMEOUT_S, AsyncClient, LinkState
 from timbr_wamp.client.blocking import Blocking, blocking
+from timbr_wamp.client.checks import checked
 from timbr_wamp.client.live_subscription import LiveSubscription
 from timbr_wamp.client.remote_kernel import RemoteKernel
 from timbr_wamp.client.shared_connection import SharedConnection
@@ -20,6 +21,7 @@ from timbr_wamp.runtime import NodeFile, node_file, read_file
 from timbr_wamp.settings import Settings, load_settings, same_router
 
 
+@checked
 def connect(
     url: str | None = None,
     token: str | None = None,
@@ -52,6 +54,7 @@ def connect(
     return Client(shared, target.runtime_dir)
 
 
+@checked
 async def connect_async(
     url: str | None = None,
     token: str | None = None,

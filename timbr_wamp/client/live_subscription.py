@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.shared_connection import SharedConnection
 from timbr_wamp.contract import Progress
+from timbr_wamp.errors import LoopClosed
 
 T = TypeVar("T")
 
@@ -33,7 +35,8 @@ class LiveSubscription:
 
     def unsubscribe(self) -> None:
         """Unsubscribe. Idempotent. Events that are already queued may still be delivered."""
-        self._shared.wait(self._subscription.unsubscribe)
+        with suppress(LoopClosed):  # the client is closed, and with it the subscription
+            self._shared.wait(self._subscription.unsubscribe)
 
     def __call__(self) -> None:
         self.unsubscribe()

@@ -8,6 +8,10 @@ fetched later. A `Gap` stands for records that the machine no longer keeps by th
 A record leaves the buffer only when it was handed over: the consumer says how much it has handed over
 when it asks for what follows, and the same question gets the same answer. So nothing is lost when the
 consumer is cancelled or interrupted, wherever it is.
+
+Several threads, or tasks, may share one iterator: each item goes to one of them. There is no lock, because an
+interrupt between an assignment and the lock's release would lose a record. Instead whoever has an item makes its
+place the current one only if the current one is still that from which it began; see `_RecordIterator`.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from timbr_wamp.client.feed import Deliver, Feed, Gap, Instruction, Refill, RunC
 from timbr_wamp.client.shared_connection import SharedConnection
 from timbr_wamp.client.tasks import Tasks, as_timbr_error, first_of
 from timbr_wamp.contract import MACHINE, Record, RecordsBatch, Status, records_from_batch
-from timbr_wamp.errors import LoopClosed, RunMismatch, TimbrError
+from timbr_wamp.errors import AlreadyClosed, LoopClosed, RunMismatch, TimbrError
 from timbr_wamp.names import kernel_uri
 
 __all__ = ["AsyncRecords", "Item", "RecordStream", "Records"]
@@ -87,9 +91,12 @@ class RecordStream:
         It goes on when the caller is cancelled, whose next call waits for the same.
 
         Raises:
+            AlreadyClosed: the stream was closed.
             TimbrError: there is no such machine, or the role may not read it.
         """
-        if self._task is not None or self._closing is not None:
+        if self._closing is not None:
+            raise self._closed()
+        if self._task is not None:
             return
         if self._starting is None or self._starting.done():
             self._starting = asyncio.create_task(self._start(), name=f"start records of {self.kernel_id}")
@@ -118,7 +125,7 @@ class RecordStream:
         a part.
 
         Raises:
-            LoopClosed: the stream or its client was closed.
+            AlreadyClosed: the stream or its client was closed.
             TokenRevoked, TokenRejected: the connection failed for good.
             InternalError: reading failed unexpectedly.
         """
@@ -133,7 +140,7 @@ class RecordStream:
                 except TimeoutError:
                     return []
         if not self._buffer and self._ended():
-            raise self._failed or self._shared.connection.failed or LoopClosed("records")
+            raise self._failed or self._shared.connection.failed or self._closed()
         parts: list[_Part] = []
         rows = 0
         for part, count, _ in self._buffer:
@@ -143,6 +150,11 @@ class RecordStream:
             rows += count
         self._shown = max(self._shown, self._handed_over + len(parts))
         return parts
+
+    def _closed(self) -> TimbrError:
+        if self._closing is None:
+            return self._shared.already_closed()
+        return AlreadyClosed("this reader of records", "machine.records()")
 
     def _ended(self) -> bool:
         return self._closing is not None or self._failed is not None or self._task is None or self._task.done()
@@ -337,7 +349,12 @@ class _Place(NamedTuple):
 
 
 class _RecordIterator:
-    """Base of both iterators: the stream, and what was handed over of what was taken from it."""
+    """Base of both iterators: the stream, and what was handed over of what was taken from it.
+
+    ``if self._place is seen: self._place = place; return item`` hands an item over. Between the comparison and the
+    return CPython, with its global lock, delivers no interrupt and switches to no other thread: it does so after
+    calls, at jumps back and at the entry of a function only.
+    """
 
     def __init__(self, shared: SharedConnection, stream: RecordStream, timeout_s: float | None) -> None:
         self._shared, self._stream, self._timeout_s = shared, stream, timeout_s
@@ -353,13 +370,9 @@ class _RecordIterator:
         before, _, part, row = self._place
         return before + part, row
 
-    def _next(self) -> tuple[Item | None, _Place]:
-        """Return the next item, and the place after it; None when more must be taken.
-
-        The item is handed over when ``__next__`` makes this its place and returns at once: Python delivers no
-        interrupt between the two.
-        """
-        before, parts, at, row = self._place
+    def _next(self, seen: _Place) -> tuple[Item | None, _Place]:
+        """Return the item at a place, and the place after it; None when more must be taken."""
+        before, parts, at, row = seen
         while at < len(parts):
             part = parts[at]
             if not isinstance(part, Deliver):
@@ -368,6 +381,14 @@ class _RecordIterator:
                 return self._records_of(part)[row], _Place(before, parts, at, row + 1)
             at, row = at + 1, 0
         return None, _Place(before + at, [], 0, 0)
+
+    def _is_end(self, seen: _Place, place: _Place, parts: list[_Part]) -> bool:
+        """Go on with the parts that follow; return whether there were none for too long. Not if another came first."""
+        taken = place._replace(parts=parts)
+        if self._place is not seen:
+            return False
+        self._place = taken
+        return not parts
 
     def _records_of(self, part: Deliver) -> list[Record]:
         """Return the records of a part, all of which are parsed when the first is handed over."""
@@ -387,10 +408,11 @@ class _RecordIterator:
 
 
 class Records(_RecordIterator):
-    """An iterator over all records; see `RemoteMachine.records`. One consumer; any thread.
+    """An iterator over all records; see `RemoteMachine.records`. Any thread.
 
     It ends by `close`, at the end of ``with``, or when it is garbage-collected. Ctrl-C loses no record: the
-    next one is that which was not handed over.
+    next one is that which was not handed over. Threads that share it get every item once, in all; `close` ends the
+    iteration of all of them.
     """
 
     @staticmethod
@@ -400,7 +422,11 @@ class Records(_RecordIterator):
         return Records(shared, records._stream, records._timeout_s).start()
 
     def start(self) -> Records:
-        """Subscribe now, if it has not. Messages that are put afterwards are included."""
+        """Subscribe now, if it has not. Messages that are put afterwards are included.
+
+        Raises:
+            AlreadyClosed: it was closed.
+        """
         self._shared.wait(self._stream.start)
         return self
 
@@ -409,15 +435,25 @@ class Records(_RecordIterator):
 
     def __next__(self) -> Item:
         while not self._closed:
-            item, place = self._next()
-            if item is not None:
+            seen = self._place
+            item, place = self._next(seen)
+            if item is None:
+                self._take(seen, place)
+            elif self._place is seen:
                 self._place = place
                 return item
-            parts = self._shared.wait(self._stream.take, place.before, self._timeout_s)
-            if not parts:
-                self.close()
-            self._place = place._replace(parts=parts)
         raise StopIteration
+
+    def _take(self, seen: _Place, place: _Place) -> None:
+        """Wait for what follows a place; close when nothing came in time."""
+        try:
+            parts = self._shared.wait(self._stream.take, place.before, self._timeout_s)
+        except AlreadyClosed:
+            if not self._closed:
+                raise
+            return  # another thread closed this iterator
+        if self._is_end(seen, place, parts):
+            self.close()
 
     def close(self) -> None:
         """Unsubscribe. Idempotent."""
@@ -428,17 +464,18 @@ class Records(_RecordIterator):
             self._released = True
 
     def __enter__(self) -> Records:
-        return self
+        return self.start()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
 
 class AsyncRecords(_RecordIterator):
-    """An asynchronous iterator over all records, for any loop. One consumer.
+    """An asynchronous iterator over all records, for any loop.
 
     It subscribes at `start`, at ``async with``, or when the first item is requested. ``anext`` may be cancelled,
-    by `asyncio.wait_for` for example: the next one gives what was not handed over.
+    by `asyncio.wait_for` for example: the next one gives what was not handed over. Tasks that share it get every
+    item once, in all; `aclose` ends the iteration of all of them.
     """
 
     async def start(self) -> AsyncRecords:
@@ -451,15 +488,25 @@ class AsyncRecords(_RecordIterator):
 
     async def __anext__(self) -> Item:
         while not self._closed:
-            item, place = self._next()
-            if item is not None:
+            seen = self._place
+            item, place = self._next(seen)
+            if item is None:
+                await self._take(seen, place)
+            elif self._place is seen:
                 self._place = place
                 return item
-            parts = await self._shared.run(self._stream.take, place.before, self._timeout_s)
-            if not parts:
-                await self.aclose()
-            self._place = place._replace(parts=parts)
         raise StopAsyncIteration
+
+    async def _take(self, seen: _Place, place: _Place) -> None:
+        """Wait for what follows a place; close when nothing came in time."""
+        try:
+            parts = await self._shared.run(self._stream.take, place.before, self._timeout_s)
+        except AlreadyClosed:
+            if not self._closed:
+                raise
+            return  # another task closed this iterator
+        if self._is_end(seen, place, parts):
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Unsubscribe. Idempotent."""

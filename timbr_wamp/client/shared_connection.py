@@ -10,8 +10,8 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -23,7 +23,7 @@ from timbr_wamp.client.connection import Connection, Subscription
 from timbr_wamp.client.statistics import ConnectionStatistics, LinkChange, Unfinished
 from timbr_wamp.contract import NODE, KernelInfo, Procedure
 from timbr_wamp.contract.exports import NODE_URIS
-from timbr_wamp.errors import CalledFromLoop, LoopClosed, NoSuchProcedure
+from timbr_wamp.errors import AlreadyClosed, CalledFromLoop, LoopClosed, NoSuchProcedure, NotConnected
 from timbr_wamp.names import kernel_of_uri, kernel_uri
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class SharedConnection:
         #: Kernel id and name of the machines to which messages were put.
         self.put_to: set[tuple[str, str]] = set()
         self._loop = acquire_loop()
-        self._released = False
+        self._closing = self._released = False
 
     def __repr__(self) -> str:
         return repr(self.connection)
@@ -109,6 +109,7 @@ class SharedConnection:
         self._loop.check()
         if self._released:
             return Unfinished()
+        self._closing = True
         left = self._unfinished()
         self._loop.call(self.connection.close, timeout_s=10.0)
         self._release()
@@ -118,10 +119,32 @@ class SharedConnection:
         """Close the connection and release the loop; return what was left. Idempotent."""
         if self._released:
             return Unfinished()
+        self._closing = True
         left = self._unfinished()
         await self._loop.run(self.connection.close)
         await asyncio.to_thread(self._release)  # joins threads
         return left
+
+    def already_closed(self) -> AlreadyClosed:
+        """Return the error of whatever is called after the client was closed."""
+        return AlreadyClosed(f"the connection to {self.connection.url}", "timbr_wamp.connect()")
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Raise `AlreadyClosed` for what begins, or ends without a result, after the client was closed."""
+        self._loop.check()
+        if self._released:
+            raise self.already_closed()
+        try:
+            yield
+        except AlreadyClosed:  # of a reader
+            raise
+        except LoopClosed:
+            raise self.already_closed() from None
+        except NotConnected:
+            if not self._closing:
+                raise
+            raise self.already_closed() from None
 
     def _unfinished(self) -> Unfinished:
         now = self.statistics()
@@ -193,15 +216,18 @@ class SharedConnection:
         """Run a coroutine function in the background loop and wait for its result.
 
         Raises:
-            CalledFromLoop, LoopClosed, ForkedClient: see `BackgroundLoop.call`.
+            AlreadyClosed: the client was closed.
+            CalledFromLoop, ForkedClient: see `BackgroundLoop.call`.
         """
-        return self._loop.call(partial(function, *args, **kwargs), timeout_s=None)
+        with self._open():
+            return self._loop.call(partial(function, *args, **kwargs), timeout_s=None)
 
     def submit(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """Start a coroutine function in the background loop; return a future."""
-        return self._loop.submit(partial(function, *args, **kwargs))
+        with self._open():
+            return self._loop.submit(partial(function, *args, **kwargs))
 
     def check_caller(self, what: str) -> None:
         """Raise `CalledFromLoop` when called in the client's own thread, where waiting would deadlock."""
@@ -210,11 +236,13 @@ class SharedConnection:
 
     def result(self, future: concurrent.futures.Future[T], what: str) -> T:
         """Wait for the result of a future from `submit`."""
-        return self._loop.result(future, what, None)
+        with self._open():
+            return self._loop.result(future, what, None)
 
     async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a coroutine function in the background loop; awaitable in any loop."""
-        return await self._loop.run(partial(function, *args, **kwargs))
+        with self._open():
+            return await self._loop.run(partial(function, *args, **kwargs))
 
     # --- calls and subscriptions ------------------------------------------------------------------------------
 
