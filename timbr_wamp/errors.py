@@ -530,6 +530,22 @@ class RecordNotFound(TimbrError, LookupError):
         return f"no record {self.what}: records {self.first} to {self.last} are kept"
 
 
+class RecordTooLarge(TimbrError, LookupError):
+    """The values of a record that came without them, because its text is too large to be sent with others."""
+
+    uri = ERROR_PREFIX + "record_too_large"
+
+    def __init__(self, run: str, seq: int, size_bytes: int) -> None:
+        super().__init__(run, seq, size_bytes)
+        self.run, self.seq, self.size_bytes = run, seq, size_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"record {self.seq} came without its values, because they have {self.size_bytes:,} bytes; "
+            f"fetch them with machine.record({self.run!r}, {self.seq})"
+        )
+
+
 class RunMismatch(TimbrError):
     """Records of an earlier run were requested."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from timbr_wamp.client.feed import Deliver, Gap
 from timbr_wamp.client.records import AsyncRecords, Records, RecordStream
 from timbr_wamp.client.shared_connection import Counts
 from timbr_wamp.contract import Record, RecordMeta, RecordsBatch
-from timbr_wamp.errors import InternalError, InvalidArgument, NotConnected, TimbrError
+from timbr_wamp.errors import AlreadyClosed, InternalError, InvalidArgument, NotConnected, TimbrError
 
 LIMIT_S = 20.0
 RUN = "r" * 8
@@ -279,7 +281,15 @@ class Reading:
 
     def read(self) -> None:
         for item in self.records:
-            self.seen.append(item.seq if isinstance(item, Record) else (item.first, item.last))
+            self._keep(item)
+
+    def read_one(self) -> None:
+        for item in self.records:
+            self._keep(item)
+            return
+
+    def _keep(self, item: Any) -> None:
+        self.seen.append(item.seq if isinstance(item, Record) else (item.first, item.last))
 
 
 def test_an_interrupt_at_every_point_of_next_loses_and_repeats_no_record():
@@ -296,9 +306,110 @@ def test_an_interrupt_at_every_point_of_next_loses_and_repeats_no_record():
 
     def check(reading: Reading) -> None:
         reading.read()
-        assert reading.seen == [*range(1, 6), (6, 6), *range(7, 13)]
+        assert reading.seen == EVERY_ITEM
 
     assert use_everywhere(make, read, interrupt, check, modules=["timbr_wamp.client.records"]) > 50
+
+
+# --- several who share one reader ----------------------------------------------------------------
+
+EVERY_ITEM = [*range(1, 6), (6, 6), *range(7, 13)]
+
+
+def test_another_reader_at_every_point_of_next_gets_what_this_one_does_not():
+    """At each place where CPython may switch threads, another one takes an item: deterministic, unlike real threads."""
+    other: list[Any] = []
+
+    def make() -> Reading:
+        shared: Any = InterruptedStream()
+        other.clear()
+        return Reading(Records(shared, shared, None))
+
+    def read_one(reading: Reading) -> None:
+        beside = Reading(reading.records, other)
+        beside.read_one()
+
+    def check(reading: Reading) -> None:
+        assert len(other) <= 1
+        assert sorted([*reading.seen, *other], key=EVERY_ITEM.index) == EVERY_ITEM
+
+    points = use_everywhere(make, Reading.read, read_one, check, modules=["timbr_wamp.client.records"])
+    assert points > 50
+
+
+def test_threads_that_share_a_reader_get_each_record_once(monkeypatch: pytest.MonkeyPatch):
+    stream: Any = InterruptedStream()
+    stream.parts = [Deliver(RUN, delivered(first, first + 6)) for first in range(1, 7_001, 7)]
+    records = Records(stream, stream, None)
+    readings = [Reading(records) for _ in range(4)]
+    threads = [threading.Thread(target=reading.read) for reading in readings]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT_S)
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(seq for reading in readings for seq in reading.seen) == list(range(1, 7_001))
+    assert all(reading.seen == sorted(reading.seen) for reading in readings)
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_tasks_that_share_a_reader_get_each_record_once_and_end_together(steps: int):
+    async def test() -> None:
+        shared = FakeShared()
+        shared.connection.steps = steps
+        seen: list[list[int]] = [[], [], []]
+        async with AsyncRecords(shared, stream_of(shared), None) as records:  # type: ignore[arg-type]
+
+            async def read(into: list[int]) -> None:
+                async for record in records:
+                    assert isinstance(record, Record)
+                    into.append(record.seq)
+                    await asyncio.sleep(0)
+
+            tasks = [asyncio.create_task(read(into)) for into in seen]
+            for first in range(1, 101, 5):
+                shared.connection.publish(first, first + 4)
+                for _ in range(first % 7):
+                    await asyncio.sleep(0)
+            while sum(map(len, seen)) < 100:
+                await asyncio.sleep(0)
+            await records.aclose()
+            await asyncio.gather(*tasks)  # those that wait end, without an error
+        assert sorted(seq for each in seen for seq in each) == list(range(1, 101))
+
+    in_loop(test)
+
+
+def test_a_task_that_waited_in_vain_does_not_end_what_another_one_reads():
+    async def test() -> None:
+        shared = FakeShared()
+        async with AsyncRecords(shared, stream_of(shared), 0.2) as records:  # type: ignore[arg-type]
+            waiting = asyncio.create_task(anext(records))
+            for number in range(1, 8):
+                await asyncio.sleep(0.05)
+                shared.connection.publish(2 * number - 1, 2 * number)
+                assert isinstance(await anext(records), Record)
+            assert isinstance(await waiting, Record)
+
+    in_loop(test)
+
+
+def test_a_reader_that_was_closed_says_so_and_gives_nothing_more():
+    async def test() -> None:
+        shared = FakeShared()
+        async with AsyncRecords(shared, stream_of(shared), None) as records:  # type: ignore[arg-type]
+            shared.connection.publish(1, 3)
+            await anext(records)
+        with pytest.raises(StopAsyncIteration):
+            await anext(records)
+        with pytest.raises(AlreadyClosed, match=r"reader of records was closed; .* machine\.records\(\)"):
+            await records.start()
+
+    in_loop(test)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import msgspec
 import orjson
@@ -11,7 +12,7 @@ import pytest
 from timbr_wamp import contract
 from timbr_wamp.contract import MACHINE, PROCEDURES, RESERVED_NAMES, TOPICS, Access, Record, RecordMeta, RecordRow
 from timbr_wamp.contract.exports import access_table, typescript, uri_text, wire_reference
-from timbr_wamp.errors import InvalidArgument, TimbrError
+from timbr_wamp.errors import InvalidArgument, RecordTooLarge, TimbrError
 from timbr_wamp.machine import Machine
 
 ALL = [procedure for table in PROCEDURES.values() for procedure in table.values()]
@@ -166,17 +167,76 @@ def test_a_record_survives_pickling():
     assert record.values == (2,)
 
 
-def test_a_row_too_large_for_the_wire_gives_a_record_with_its_size():
-    meta = orjson.dumps({**contract.to_builtins(META), "text_bytes": 5_000_000}).decode()
-    record = contract.record_from_row(RecordRow(7, "a" * 24, None, meta))
-    assert record.oid == "a" * 24
-    assert record.values == ()
+LARGE = {**contract.to_builtins(META), "text_bytes": 5_000_000}
+
+
+def without_text(form: str) -> contract.Record:
+    """A record whose text was too large to travel, as each of the ways on the wire gives it."""
+    if form == "row":
+        return contract.record_from_row(RecordRow(7, "a" * 24, None, orjson.dumps(LARGE).decode()))
+    block = orjson.dumps([[7, "a" * 24, None, LARGE]]).decode()
+    batch = contract.RecordsBatch(run="r", first_seq=7, last_seq=7, count=1, layout=[1, 2], block=block)
+    (record,) = contract.records_from_batch(batch)
+    return record if form == "batch" else pickle.loads(pickle.dumps(record))
+
+
+#: What can be asked of a record, and needs its values.
+ASKED: dict[str, Callable[[contract.Record], object]] = {
+    "input": lambda record: record.input,
+    "values": lambda record: record.values,
+    "outcomes": lambda record: record.outcomes,
+    "texts": lambda record: record.texts,
+    "an item": lambda record: record[2],
+    "a slice": lambda record: record[1:],
+    "len": len,
+    "iteration": list,
+    "unpacking": lambda record: dict(zip(("oid", "in"), record, strict=False)),
+    "in": lambda record: 5 in record,
+    "index": lambda record: record.index(5),
+    "count": lambda record: record.count(5),
+    "reversed": lambda record: list(reversed(record)),
+    "+": lambda record: record.__add__((1,)),
+    "+ before": lambda record: record.__radd__((1,)),
+    "*": lambda record: (*record, 1),
+}
+
+
+@pytest.mark.parametrize("form", ["row", "batch", "pickled"])
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_record_too_large_to_travel_says_its_size_and_how_to_fetch_it_whatever_is_asked(asked: str, form: str):
+    record = without_text(form)
+    for _ in range(2):
+        with pytest.raises(RecordTooLarge, match=r"5,000,000 bytes.*machine\.record\('r', 7\)") as raised:
+            ASKED[asked](record)
+        assert raised.value.args == ("r", 7, 5_000_000)
+
+
+@pytest.mark.parametrize("form", ["row", "batch", "pickled"])
+def test_a_record_too_large_to_travel_has_its_name_and_shows_and_compares(form: str):
+    record, other = without_text(form), without_text("batch")
+    assert (record.oid, record.run, record.seq, record.attempt, record.errored) == ("a" * 24, "r", 7, 2, True)
     assert record.meta.text_bytes == 5_000_000
+    assert record
+    assert record == other
+    assert len({record, other}) == 1
+    assert record != record_of([1, 2])
+    assert record != ("a" * 24, 1, 2)
+    assert "5,000,000 bytes" in repr(record)
+    assert "5,000,000 bytes" in str(record)
+    assert "5,000,000 bytes" in record._repr_html_()
+
+
+def test_a_record_that_was_fetched_whole_is_like_any_other():
+    row = RecordRow(7, "a" * 24, "[1,2,3]", orjson.dumps(LARGE).decode())
+    record = contract.record_from_row(row)
+    assert record == ("a" * 24, 1, 2, 3)
+    assert record.meta.text_bytes is None
+    assert "bytes" not in str(record)
 
 
 def test_a_record_of_a_batch_is_the_tuple_that_it_was_and_parsed_when_it_is_looked_at():
     meta = b'{"run":"r","seq":7,"attempt":1,"revision":2,"received_at":1.0,"finished_at":2.0,"errored":false}'
-    block = b'[[7,"oid",[1,{"a":[2]}],%b],[8,"too",null,%b]]' % (meta, meta)
+    block = b'[[7,"oid",[1,{"a":[2]}],%b],[8,"too",null,%b]]' % (meta, meta[:-1] + b',"text_bytes":9}')
     batch = contract.RecordsBatch(run="r", first_seq=7, last_seq=8, count=2, layout=[1, 2], block=block.decode())
     record, without = contract.records_from_batch(batch)
     whole = ("oid", 1, {"a": [2]}, {"a": [2]})
@@ -191,4 +251,5 @@ def test_a_record_of_a_batch_is_the_tuple_that_it_was_and_parsed_when_it_is_look
     assert record in [whole]
     again = pickle.loads(pickle.dumps(record))
     assert (again, again.meta, again.values) == (whole, record.meta, record.values)
-    assert tuple(without) == ("too",)
+    with pytest.raises(RecordTooLarge):
+        tuple(without)

@@ -128,7 +128,7 @@ class AsyncMachine(AsyncTopics):
         bridge or kernel. The iterator yields a `Gap` for records that are no longer kept, and
         `RunChanged` before the first record of a new run. A record whose text is too large for a
         batch has no values and ``meta.text_bytes``; `record` fetches it. Cancelling or interrupting the
-        reading loses no record.
+        reading loses no record. Threads or tasks that share the iterator get each record once, in all.
 
         Args:
             after_seq: start after this number; 0 starts with the oldest kept record, None with the next one.

@@ -45,7 +45,7 @@ class Check:
             problem = f"{error}; it takes {self._signature_text}"
             raise WrongArguments(self._function.__name__, problem) from None
         for name, value in bound.arguments.items():
-            hint = self._hints.get(name, Any)
+            hint = self.hints.get(name, Any)
             if hint is not Any and not fits(value, hint):
                 raise WrongArguments(name, f"expected {self._annotations[name]}, got {_named(value)}")
 
@@ -56,7 +56,7 @@ class Check:
         return {each.name: each.annotation for each in annotated if each.kind not in (each.VAR_KEYWORD,)}
 
     @cached_property
-    def _hints(self) -> dict[str, Any]:
+    def hints(self) -> dict[str, Any]:
         """The types by name. A name that is imported for type checkers only is no type here, and is not checked."""
         found = {}
         for name, annotation in self._annotations.items():

@@ -174,7 +174,8 @@ class RemoteMachine(Blocking[AsyncMachine]):
 def _first_of(slots: slice, functions: object) -> int:
     """Return the first slot of ``m[first:end] = functions`` after checking that the lengths match."""
     first = 0 if slots.start is None else slots.start
-    if slots.step not in (None, 1) or not isinstance(first, int) or first < 0:
+    whole = isinstance(first, int) and isinstance(slots.stop, (int, type(None)))
+    if slots.step not in (None, 1) or not whole or first < 0:
         raise InvalidArgument("slot", "a slice of slots must have the form m[first:end], without a step")
     if not isinstance(functions, (list, tuple)) or not functions:
         raise InvalidArgument("function", "assign a list of functions to a slice of slots")

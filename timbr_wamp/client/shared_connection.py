@@ -212,7 +212,7 @@ class SharedConnection:
 
     # --- running coroutines ------------------------------------------------------------------------------
 
-    def wait(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    def wait(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a coroutine function in the background loop and wait for its result.
 
         Raises:
@@ -223,7 +223,7 @@ class SharedConnection:
             return self._loop.call(partial(function, *args, **kwargs), timeout_s=None)
 
     def submit(
-        self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """Start a coroutine function in the background loop; return a future."""
         with self._open():
@@ -239,7 +239,7 @@ class SharedConnection:
         with self._open():
             return self._loop.result(future, what, None)
 
-    async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a coroutine function in the background loop; awaitable in any loop."""
         with self._open():
             return await self._loop.run(partial(function, *args, **kwargs))

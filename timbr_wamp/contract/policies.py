@@ -16,7 +16,7 @@ from timbr_wamp.contract.structs import Policy, SourceOptions, Verdict
 from timbr_wamp.errors import InvalidArgument, clean_text
 from timbr_wamp.values import DEPTH_LIMIT, json_safe, placeholder
 
-PolicyLike: TypeAlias = "Policy | str | Mapping[str, object]"
+PolicyLike: TypeAlias = Policy | str | Mapping[str, object]
 
 RETRIES_LIMIT = 1_000
 

@@ -12,6 +12,7 @@ import orjson
 
 from timbr_wamp.contract.displayable import Printer, render
 from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow, RecordsBatch
+from timbr_wamp.errors import RecordTooLarge
 
 T = TypeVar("T")
 
@@ -52,11 +53,15 @@ class Record(Sequence[Any]):
 
     A record that came over the wire is parsed when it is first looked at, its ``meta`` apart. Until then it keeps
     the text of its batch, at most 256 KB, in memory. Any thread.
+
+    One whose text was too large to be sent has ``meta.text_bytes``, its oid and what `meta` says. It equals itself
+    alone, and whatever else is asked of it raises `RecordTooLarge`; `RemoteMachine.record` fetches it whole.
     """
 
     __slots__ = ("_items", "_meta", "_oid", "_unparsed", "_whole", "_width")
 
     _oid: str
+    #: None while it is not parsed, and when it came without text.
     _items: tuple[Any, ...] | None
     _meta: RecordMeta | msgspec.Raw
     #: Of a record that is not parsed: its values as they were made, and what repeats those of unset slots.
@@ -66,10 +71,11 @@ class Record(Sequence[Any]):
 
     @classmethod
     def make(cls, oid: str, values: Sequence[Any], meta: RecordMeta, texts: list[str] | None = None) -> Record:
-        """Return a record of ``values`` = ``[in, f0, …]``."""
+        """Return a record of ``values`` = ``[in, f0, …]``; without any when ``meta`` has the size of their text."""
         record = cls()
         record._oid, record._meta, record._width = oid, meta, len(values)
-        record._items = (oid, *values, *((oid, *texts) if texts else ()))
+        without = meta.text_bytes is not None and not values
+        record._items = None if without else (oid, *values, *((oid, *texts) if texts else ()))
         record._unparsed = record._whole = None
         return record
 
@@ -86,15 +92,29 @@ class Record(Sequence[Any]):
         items = self._items
         if items is None:
             text, whole = self._unparsed, self._whole
-            if text is None or whole is None:  # another thread has parsed it meanwhile
-                assert self._items is not None
-                return self._items
+            if text is None or whole is None:
+                if (items := self._items) is not None:  # another thread has parsed it meanwhile
+                    return items
+                raise self._too_large()
             made = _decode_values(text)
-            values = () if made is None else whole(made)
+            if made is None:
+                self._unparsed = self._whole = None
+                raise self._too_large()
+            values = whole(made)
             self._width = len(values)
             self._items = items = (self._oid, *values)
             self._unparsed = self._whole = None
         return items
+
+    def _too_large(self) -> RecordTooLarge:
+        return RecordTooLarge(self.run, self.seq, self.meta.text_bytes or 0)
+
+    def _known(self) -> tuple[Any, ...]:
+        """Return what makes it equal to another one: its items, or what names it when it came without."""
+        try:
+            return self._all()
+        except RecordTooLarge:
+            return RecordTooLarge, self._oid, self.run, self.seq
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Any: ...
@@ -106,16 +126,19 @@ class Record(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._all())
 
+    def __bool__(self) -> bool:
+        return True
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self._all())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Record):
-            return self._all() == other._all()
-        return self._all() == other if isinstance(other, tuple) else NotImplemented
+            return self._known() == other._known()
+        return self._known() == other if isinstance(other, tuple) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._all())
+        return hash(self._known())
 
     def __add__(self, other: tuple[Any, ...]) -> tuple[Any, ...]:
         return self._all() + tuple(other)
@@ -124,8 +147,10 @@ class Record(Sequence[Any]):
         return tuple(other) + self._all()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        items = self._all()
-        return Record._of_items, (items, self.meta, self._width)
+        try:
+            return Record._of_items, (self._all(), self.meta, self._width)
+        except RecordTooLarge:
+            return Record.make, (self._oid, (), self.meta)
 
     @classmethod
     def _of_items(cls, items: tuple[Any, ...], meta: RecordMeta, width: int) -> Record:
@@ -202,7 +227,10 @@ class Record(Sequence[Any]):
         return self.meta.errored
 
     def __repr__(self) -> str:
-        return f"Record{self._all()!r}"
+        try:
+            return f"Record{self._all()!r}"
+        except RecordTooLarge as error:
+            return f"<Record {self._oid} without its {error.size_bytes:,} bytes of values>"
 
     def __str__(self) -> str:
         return render("record_text", self)
@@ -222,20 +250,18 @@ def outcome_kind(value: Any) -> OutcomeKind:
 
 
 def record_from_row(row: RecordRow, *, include_serialized: bool = False) -> Record:
-    """Return the record of a wire row. A row without text gives a record without values; ``meta`` has its size."""
+    """Return the record of a wire row; see `Record` for one without text."""
     meta = _decode_meta(row.meta)
     if row.text is None:
         return Record.make(row.oid, [], meta)
+    meta.text_bytes = None  # it came apart
     values = orjson.loads(row.text)
     texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
     return Record.make(row.oid, values, meta, texts)
 
 
 def records_from_batch(batch: RecordsBatch) -> list[Record]:
-    """Return all records of a batch, not parsed yet.
-
-    One whose values were too large has none; ``meta`` has their size.
-    """
+    """Return all records of a batch, not parsed yet; see `Record` for one without text."""
     whole, unparsed = _whole(batch.layout), Record.unparsed
     return [unparsed(oid, values, meta, whole) for _, oid, values, meta in _decode_rows(batch.block)]
 
