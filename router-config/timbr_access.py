@@ -24,6 +24,10 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTS = r"[a-z0-9_]+(?:\.[a-z0-9_]+)*"
 _KERNEL = re.compile(rf"io\.timbr\.kernel\.(?P<id>[a-z0-9_]{{1,32}}_[0-9a-f]{{12}})(?:\.(?P<rest>{_PARTS}))?")
 _OWNED = re.compile(rf"io\.timbr\.(?P<scope>host|stream)\.[a-z0-9_]{{1,32}}\.(?P<rest>{_PARTS})")
+#: A URI that the router takes; it answers others itself.
+_URI = re.compile(r"[^\s.#]+(?:\.[^\s.#]+)*")
+#: A kernel's, host's or stream's URI, whether there can be one of that name or not.
+_ANY = re.compile(r"io\.timbr\.(?P<scope>kernel|host|stream)\.[^.]+\.(?P<rest>.+)")
 
 #: The router's own procedures that an administrator may call: reading only.
 ADMIN_CALLS = re.compile(
@@ -142,6 +146,23 @@ class Access:
             return False
         return self._class_of("procedures" if action == "call" else "topics", uri) in CLASSES[role]
 
+    def may_be_missing(self, role: str, uri: str) -> bool:
+        """Return whether a procedure may be told to be missing, if nobody answers it: the role alone is not too low.
+
+        The contract has none of that name, or the role may call it, of another kernel or host.
+        """
+        if role not in CLASSES or not uri.startswith("io.timbr.") or not _URI.fullmatch(uri):
+            return False
+        table = self._table
+        found = _ANY.fullmatch(uri)
+        if uri in table["node"]["procedures"] or found is None:
+            access = table["node"]["procedures"].get(uri)
+        elif found["scope"] == "kernel":
+            access = self._class_in_kernel("procedures", found["rest"])
+        else:
+            access = table.get(found["scope"], {}).get("procedures", {}).get(found["rest"])
+        return access is None or access in CLASSES[role]
+
     def _admin_allows(self, action: str, uri: str, match: str) -> bool:
         if action == "subscribe":
             return match in ("prefix", "wildcard") or uri.startswith("wamp.") or _is_under_a_host(uri)
@@ -167,7 +188,11 @@ class Access:
         kernel = _KERNEL.fullmatch(uri)
         if not kernel or not kernel["rest"]:
             return None
-        first, *rest = kernel["rest"].split(".", 1)
+        return self._class_in_kernel(kind, kernel["rest"])
+
+    def _class_in_kernel(self, kind: str, name: str) -> str | None:
+        table = self._table
+        first, *rest = name.split(".", 1)
         if not rest and first in table["kernel"][kind]:
             return str(table["kernel"][kind][first])
         if first in self._reserved:

@@ -121,6 +121,7 @@ class NodeComponent(ApplicationSession):
         self._tokens = Tokens(folder / "tokens.json")
         table = json.loads((folder / "access.json").read_text(encoding="utf-8"))
         self._access = Access(table)
+        timbr_transports.GuardedSession.may_be_missing = staticmethod(self._access.may_be_missing)
         self._presence = Presence()
         self._interest = Interest(table["kernel"]["topics"], table["machine"]["topics"])
         self._asking = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -239,6 +240,8 @@ class GuardedSession(RouterSession):
 
     log = log
     _expelled = False
+    #: Whether a caller of a role may be told that nobody answers a procedure; the node component sets it.
+    may_be_missing: Callable[[str, str], bool] = staticmethod(lambda role, procedure: False)
 
     def onJoin(self, details: Any) -> None:
         """Lift the limits of the transport."""
@@ -264,7 +267,22 @@ class GuardedSession(RouterSession):
             return
         if getattr(message, "forward_for", None) is not None and not isinstance(message, _AUTHORIZED):
             message.forward_for = None
+        if isinstance(message, wamp.Call) and message.forward_for is None and self._is_missing(message.procedure):
+            text = f"no callee registered for procedure <{message.procedure}>"
+            error = wamp.Error(wamp.Call.MESSAGE_TYPE, message.request, "wamp.error.no_such_procedure", [text])
+            self._transport.send(error)
+            return
         super().onMessage(message)
+
+    def _is_missing(self, procedure: str) -> bool:
+        """Return whether nobody answers a procedure, and the caller may be told so.
+
+        The authorizer refuses whatever the contract does not have, which reads as if another role could call it.
+        """
+        if self._session_id is None or not self.may_be_missing(self._authrole, procedure):
+            return False
+        registrations = self._router._dealer._registration_map
+        return registrations.best_matching_observation(procedure) is None
 
     def expel(self, reason: str, message: str) -> None:
         """Send GOODBYE and close the transport. Nothing comes in or goes out any more, whatever the peer does."""

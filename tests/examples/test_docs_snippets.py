@@ -307,6 +307,34 @@ def test_the_javascript_page_runs_in_node(
             check_output(block.prints, done.stdout, f"{page}:{block.line}")
 
 
+@pytest.mark.parametrize(
+    ("kernel_id", "token", "said"),
+    [
+        ("lab_0123456789ab", None, "wamp.error.no_such_procedure"),
+        ("lab_0123456789ab", "admin.wrong", "wamp.error.not_authorized"),
+    ],
+)
+@pytest.mark.integration
+def test_the_javascript_page_says_what_is_wrong(
+    router: Router, beside_packages: Path, kernel_id: str, token: str | None, said: str
+) -> None:
+    page = DOCS / "how-to" / "use-from-javascript.md"
+    for number, block in enumerate(block for block in blocks_of(page) if block.language == "js" and block.run):
+        script = beside_packages / f"wrong{number}.mjs"
+        script.write_text(block.text, encoding="utf-8")
+        done = subprocess.run(
+            ["node", script, router.url, kernel_id],
+            env={**os.environ, "TIMBR_WAMP_TOKEN": token or router.admin_token},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert said in done.stderr
+        assert "UnhandledPromise" not in done.stderr
+
+
 # --- commands ----------------------------------------------------------------------------------
 
 

@@ -76,7 +76,8 @@ def names_of(owner: str) -> list[Name]:
     return list(names.values())
 
 
-#: What no role may do anything with, except follow it or, for reading, administrators.
+#: What no role may do anything with, except follow it or, for reading, administrators. Nobody answers those of
+#: our own prefix but the first, so who calls them is told that.
 OTHERS = (
     "io.timbr.node.authorize", "io.timbr.node.no_such", "io.timbr.no_such", "com.example.anything",
     "wamp.session.kill", "wamp.session.kill_by_authid", "wamp.session.kill_by_authrole", "wamp.session.kill_all",
@@ -103,6 +104,9 @@ def expected(role: str, authid: str, action: str, name: Name, match: Match) -> b
         return match != "exact" or bool(name.owner) or access in CLASSES[role] or name.uri.startswith("wamp.")
     if match != "exact":
         return False
+    unknown = not access and name.uri.startswith("io.timbr.") and name.uri != "io.timbr.node.authorize"
+    if action == "call" and unknown:
+        return True  # to nobody
     return access in CLASSES[role] or (role == "admin" and bool(name.owner))
 
 
@@ -169,6 +173,58 @@ async def test_nobody_else_joins(router: Router, form: str) -> None:
     with pytest.raises(Refused):
         async with session(router.url, token):
             pass
+
+
+@pytest.mark.parametrize("role", CLASSES)
+@in_loop
+async def test_who_may_call_a_procedure_is_told_when_nobody_answers_it(router: Router, role: str) -> None:
+    """A role that is too low is told that, whether the kernel is there or not."""
+    authid, store = f"missing_{role}", TokenStore(router.node_dir)
+    kernel = f"io.timbr.kernel.{new_kernel_id(authid)}"
+    token = store.create(authid, role)
+    by_class = {"read": "machine.status", "operate": "machine.put", "admin": "execute"}
+    try:
+        async with session(router.url, token) as caller:
+            for prefix in (kernel, "io.timbr.kernel.lab", "io.timbr.kernel.My-Kernel!", "io.timbr.kernel.ü"):
+                for access, name in by_class.items():
+                    allowed = access in CLASSES[role]
+                    reason = "wamp.error.no_such_procedure" if allowed else "wamp.error.not_authorized"
+                    assert await reason_of(caller, f"{prefix}.{name}") == reason, f"{prefix}.{name}"
+            for uri in (f"{kernel}.no_such", f"{kernel}.machine.no_such", f"{kernel}.log.put", f"{kernel}",
+                        "io.timbr.host.No-Host.list", "io.timbr.host.lab.no_such", "io.timbr.no_such"):  # fmt: skip
+                assert await reason_of(caller, uri) == "wamp.error.no_such_procedure", uri
+            for uri in ("com.example.anything", "io.timbrel.kernel.x.ping", "wamp.session.kill"):
+                assert await reason_of(caller, uri) == "wamp.error.not_authorized", uri
+    finally:
+        store.revoke(authid)
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator"])
+@in_loop
+async def test_what_a_host_answers_beyond_the_contract_is_refused_and_not_told_to_be_missing(
+    router: Router, role: str
+) -> None:
+    store, names = TokenStore(router.node_dir), (f"beyond_{role}", f"beyond_{role}_host")
+    tokens = store.create(names[0], role), store.create(names[1], "host")
+    uri = f"io.timbr.kernel.{new_kernel_id(names[1])}.of_its_own"
+    try:
+        async with (
+            session(router.url, tokens[1]) as host,
+            session(router.url, tokens[0]) as caller,
+            session(router.url, router.admin_token) as admin,
+        ):
+            await host.register(lambda: 1, uri)
+            assert await reason_of(caller, uri) == "wamp.error.not_authorized"
+            assert await admin.call(uri) == 1
+    finally:
+        for name in names:
+            store.revoke(name)
+
+
+async def reason_of(caller: PlainSession, uri: str) -> str:
+    """Call, and return the URI of the error."""
+    (outcome,) = await asyncio.gather(caller.call(uri), return_exceptions=True)
+    return str(getattr(outcome, "error", outcome))
 
 
 def test_the_contract_has_all_that_is_tried() -> None:

@@ -167,6 +167,11 @@ it, and its `meta` has the size; `record(run, seq)` sends it in parts. The route
 {structs.ROUTER_LIMIT_BYTES:,} bytes: a larger one ends the connection, without a reason, and calls under way get no
 answer. Serializers are JSON and MsgPack; keys of objects are texts.
 
+**Who answers.** A call that nobody answers fails with `wamp.error.no_such_procedure`: the kernel's id is wrong, it is
+not on the router, or it has no such machine or procedure. For names that begin with `io.timbr.`, a call that fails with
+`wamp.error.not_authorized` means that the token's role is too low, whether the kernel is there or not. Other names are
+refused with it, too, and topics of a kernel id that no kernel can have.
+
 """.split("\n")[:-1]
 
 
