@@ -19,6 +19,9 @@ ROLES = ("viewer", "operator", "admin", "host")
 #: Access classes that each role includes. For further rights of admin see `Access`.
 CLASSES = {"viewer": {"read"}, "operator": {"read", "operate"}, "admin": {"read", "operate", "admin"}}
 
+#: File with the SHA-256 of the content of the tokens file that the router uses.
+APPLIED_FILE = "tokens-applied"
+
 AUTHID = re.compile(r"[a-z0-9_]{1,32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTS = r"[a-z0-9_]+(?:\.[a-z0-9_]+)*"
@@ -44,6 +47,8 @@ class Tokens:
         self._path = path
         self._seen: tuple[int, ...] | None = None
         self._tokens: dict[str, dict[str, Any]] = {}
+        #: SHA-256 of the file's content that is used, and of that for which `confirm` was called.
+        self._used = self._confirmed = ""
         #: Why the file could not be read, as a sentence; None when it was read.
         self.problem: str | None = None
         self.refresh()
@@ -59,15 +64,31 @@ class Tokens:
             if seen == self._seen:
                 return []
             self._seen = seen
-            tokens = _parsed_tokens(self._path.read_bytes())
+            content = self._path.read_bytes()
+            tokens = _parsed_tokens(content)
         except FileNotFoundError:
-            self._seen, tokens = None, {}
+            self._seen, content, tokens = None, b"", {}
         except (OSError, ValueError, RecursionError) as error:
             self.problem = f"the tokens file {self._path} cannot be used: {error}"
             return []
         self.problem = None
         before, self._tokens = self._tokens, tokens
+        self._used = hashlib.sha256(content).hexdigest()
         return [name for name, token in before.items() if tokens.get(name) != token]
+
+    def confirm(self) -> None:
+        """Say in a file beside the tokens which content of theirs is used: who changed them may wait for it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._used == self._confirmed:
+            return
+        new = self._path.with_name(APPLIED_FILE + ".new")
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(self._used)
+        new.replace(self._path.with_name(APPLIED_FILE))
+        self._confirmed = self._used
 
     def role(self, name: str) -> str | None:
         """Return the role of the token with that name; None if there is none."""

@@ -154,13 +154,18 @@ class NodeComponent(ApplicationSession):
 
     async def _watch_tokens(self) -> None:
         revoked = self._tokens.refresh()
-        if self._tokens.problem != self._told_problem:
-            self._told_problem = self._tokens.problem
-            if self._told_problem is not None:
-                self.log.error("{problem}; the previous tokens stay valid", problem=self._told_problem)
+        problem = self._tokens.problem and f"{self._tokens.problem}; the previous tokens stay valid"
         for session, name in list(self._sessions.items()):
             if name in revoked:
                 self._end(session, name)
+        try:
+            self._tokens.confirm()  # nothing comes out of or into their sessions any more
+        except OSError as error:
+            problem = problem or f"changes of tokens cannot be confirmed: {error}"
+        if problem != self._told_problem:
+            self._told_problem = problem
+            if problem is not None:
+                self.log.error("{problem}", problem=problem)
 
     def _end(self, session: int, name: str) -> None:
         """End a wamp session whose token was revoked, and its transport: it is asked to leave, and not waited for."""

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from command_home import COMMAND_LIMIT_S, UP_LIMIT_S, Home, first_line, wait_for
 
+import timbr_wamp
 from timbr_wamp.cli import main
 from timbr_wamp.errors import NoRouter
 from timbr_wamp.router import free_port as pick_free_port
@@ -399,6 +400,19 @@ def test_ctrl_c_in_exec_interrupts_the_code(home: Home) -> None:
     assert home.run("exec", "lab", "1 + 1") == "2\n"
 
 
+def subscribers_of(home: Home, topic: str) -> int:
+    """Return how many follow a topic of the machine of ``lab``; the bridge itself follows none."""
+    kernel_id = next(each["kernel_id"] for each in home.json("list") if each["name"] == "lab")
+    with timbr_wamp.connect(*router_of(home)) as client:
+        found = client.call("wamp.subscription.match", f"io.timbr.kernel.{kernel_id}.machine.{topic}")
+        return sum(client.call("wamp.subscription.count_subscribers", each) for each in found or [])
+
+
+def router_of(home: Home) -> tuple[str, str]:
+    """Return the router's URL and the local administrator's token."""
+    return home.json("router", "status")["url"], f"admin.{runtime_file_token(home)}"
+
+
 def test_tokens_are_made_listed_and_revoked(home: Home) -> None:
     token = home.run("token", "create", "--role", "viewer", "--name", "ada").strip()
     assert {"name": "ada", "role": "viewer"}.items() <= next(
@@ -410,8 +424,15 @@ def test_tokens_are_made_listed_and_revoked(home: Home) -> None:
     assert "lab" in home.run("list", **as_viewer)
     assert "may not" in home.run("set", "lab", "0", "lambda x: x", status=1, **as_viewer)
     assert "exists" in home.run("token", "create", "--role", "viewer", "--name", "ada", status=1)
+    tail = home.popen("tail", "lab", **as_viewer)
+    wait_for(lambda: subscribers_of(home, "records"))
     home.run("token", "revoke", "ada")
-    assert "rejected" in home.run("list", status=1, **as_viewer)
+    _, said = tail.communicate(timeout=COMMAND_LIMIT_S)
+    assert (tail.returncode, said.count("was revoked"), said.count("\n")) == (1, 1, 1)
+    rejected = home.run("list", status=1, **as_viewer)
+    assert (rejected.count("rejected"), rejected.count("\n")) == (1, 1)
+    rejected = home.run("host", status=1, TIMBR_WAMP_RUNTIME_DIR=str(home.folder / "other"), **as_viewer)
+    assert (rejected.count("rejected"), rejected.count("\n")) == (1, 1)
     assert "no token named" in home.run("token", "revoke", "ada", status=1)
 
 

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,6 +122,22 @@ async def test_revoking_a_token_ends_its_sessions_with_the_reason(router: Router
     with pytest.raises(Refused):
         async with session(router.url, text):
             pass
+
+
+@in_loop
+async def test_when_the_revoke_command_returns_nothing_is_answered_any_more(
+    router: Router, token: Callable[..., str]
+) -> None:
+    command = [sys.executable, "-m", "timbr_wamp", "token", "revoke", "revoked_now"]
+    async with session(router.url, token("admin", "revoked_now"), kind=Deaf) as deaf:
+        await deaf.call("io.timbr.kernel.list")
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=30.0)
+        assert done.returncode == 0, done.stderr
+        if deaf.is_attached():
+            late = deaf.call("io.timbr.kernel.list")
+            late.add_done_callback(lambda done: done.exception())
+        assert await asyncio.wait_for(deaf.left, 5.0) == "wamp.close.transport_lost"
+        assert deaf.after == []
 
 
 @in_loop

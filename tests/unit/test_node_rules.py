@@ -170,6 +170,22 @@ def test_a_router_that_starts_with_an_invalid_tokens_file_has_no_tokens(modules:
     assert tokens.role_of("ada", "secret") is None
 
 
+def test_a_change_is_applied_when_the_router_says_so_of_this_content(modules: Any, tmp_path: Path) -> None:
+    store = TokenStore(tmp_path / "node")
+    store.create("ada", "viewer")
+    assert not store.wait_applied(0.0)
+    tokens = modules["timbr_access"].Tokens(tmp_path / "node" / "tokens.json")
+    assert not store.wait_applied(0.0)
+    tokens.confirm()
+    assert store.wait_applied(5.0)
+    store.revoke("ada")
+    assert not store.wait_applied(0.0)
+    assert tokens.refresh() == ["ada"]
+    assert not store.wait_applied(0.0)
+    tokens.confirm()
+    assert store.wait_applied(5.0)
+
+
 def test_a_missing_tokens_file_revokes_all(modules: Any, tmp_path: Path) -> None:
     secret = TokenStore(tmp_path / "node").create("ada", "viewer").partition(".")[2]
     path = tmp_path / "node" / "tokens.json"
@@ -295,3 +311,24 @@ def test_the_newest_session_that_spoke_is_the_one_that_is_listed(modules: Any, s
         assert [kernel["name"] for kernel in listed] == ([str(speaker)] if speaker else [])
         online = speaker in here.values()
         assert all((kernel["state"] == "offline") is not online for kernel in listed)
+
+
+@pytest.mark.parametrize(
+    ("uri", "roles"),
+    [
+        ("io.timbr.kernel.bogus.machine.status", {"viewer", "operator", "admin"}),
+        ("io.timbr.kernel.Bo-gus.machine.put", {"operator", "admin"}),
+        ("io.timbr.kernel.lab_0123456789ab.execute", {"admin"}),
+        ("io.timbr.kernel.lab_0123456789ab.no_such", {"viewer", "operator", "admin"}),
+        ("io.timbr.kernel.lab_0123456789ab", {"viewer", "operator", "admin"}),
+        ("io.timbr.host.nobody.list", {"viewer", "operator", "admin"}),
+        ("io.timbr.host.Nobody.start", {"admin"}),
+        ("io.timbr.node.announce", set()),
+        ("com.example.no_such", set()),
+        ("wamp.session.no_such", set()),
+        ("io.timbr..list", set()),
+        ("io.timbr.kernel.a b.ping", set()),
+    ],
+)
+def test_only_who_may_call_a_procedure_may_hear_that_it_is_missing(access: Any, uri: str, roles: set[str]) -> None:
+    assert {role for role in (*ROLES, "trusted", "") if access.may_be_missing(role, uri)} == roles

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from timbr_wamp import runtime
+from timbr_wamp.cli import main
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting, TokenExists, UnknownToken
 from timbr_wamp.router import TokenInfo, TokenStore
 
@@ -98,3 +103,28 @@ def test_a_file_that_cannot_be_read_is_named(store: TokenStore, tmp_path: Path, 
         with pytest.raises(InvalidSetting, match="repair or remove it"):
             attempt()
     assert path.read_text() == content
+
+
+# --- the router's word ---------------------------------------------------------------------------
+
+
+def test_the_revoke_command_says_when_the_router_does_not_confirm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIMBR_WAMP_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr("timbr_wamp.cli.tokens.APPLIED_LIMIT_S", 0.05)
+    own, gone = (os.getpid(), runtime.own_process_started()), (2**22 - 7, 1.0)
+    for (pid, started), status in ((own, 1), (gone, 0)):
+        node = runtime.NodeFile(
+            pid=pid, process_started=started, url="ws://127.0.0.1:1/ws", unix_url="rs+unix:///run/r.sock",
+            page_url="http://127.0.0.1:1/", realm="timbr", node_dir=str(tmp_path / "node"), token="a.b",
+            host_token="c.d",
+        )  # fmt: skip
+        runtime.write_file(runtime.node_file(tmp_path / "run"), node)
+        monkeypatch.setenv("TIMBR_WAMP_DATA_DIR", str(tmp_path / "data"))
+        for folder in (tmp_path / "node", tmp_path / "data" / "node"):
+            with suppress(TokenExists):
+                TokenStore(folder).create("ada", "viewer")
+        done = CliRunner().invoke(main, ["token", "revoke", "ada"])
+        assert done.exit_code == status, done.output
+        assert ("did not confirm" in done.stderr) is bool(status)

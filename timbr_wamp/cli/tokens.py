@@ -20,8 +20,12 @@ def token() -> None:
     """Create, list and revoke tokens of the router on this computer."""
 
 
-def _store() -> TokenStore:
-    """Return the token store of the running router, else of the folder in which it would run."""
+#: Longest wait for the router's word that it has applied a change; usually a quarter of a second.
+APPLIED_LIMIT_S = 5.0
+
+
+def _store() -> tuple[TokenStore, bool]:
+    """Return the token store of the running router and True, else of the folder in which it would run and False."""
     from timbr_wamp import runtime
     from timbr_wamp.router import TokenStore
     from timbr_wamp.router.node import NODE_FOLDER
@@ -29,8 +33,8 @@ def _store() -> TokenStore:
     settings = settings_from()
     running = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
     if running is not None and running.alive():
-        return TokenStore(Path(running.node_dir))
-    return TokenStore(runtime.private_folder(settings.data_dir / NODE_FOLDER))
+        return TokenStore(Path(running.node_dir)), True
+    return TokenStore(runtime.private_folder(settings.data_dir / NODE_FOLDER)), False
 
 
 @token.command()
@@ -39,7 +43,7 @@ def _store() -> TokenStore:
 @json_option
 def create(role: str, name: str, as_json: bool) -> None:
     """Create a token and print it. It cannot be shown again, because only its hash is stored."""
-    text = _store().create(name, role)
+    text = _store()[0].create(name, role)
     if as_json:
         print_json({"name": name, "role": role, "token": text})
         return
@@ -50,7 +54,7 @@ def create(role: str, name: str, as_json: bool) -> None:
 @json_option
 def list_tokens(as_json: bool) -> None:
     """Print names and roles of the tokens. The tokens themselves are not stored."""
-    found = _store().list()
+    found = _store()[0].list()
     if as_json:
         print_json([{"name": entry.name, "role": entry.role, "created_at": entry.created_at} for entry in found])
         return
@@ -62,7 +66,18 @@ def list_tokens(as_json: bool) -> None:
 
 @token.command()
 @click.argument("name")
-def revoke(name: str) -> None:
-    """Revoke a token and end its wamp sessions."""
-    _store().revoke(name)
+@click.pass_context
+def revoke(ctx: click.Context, name: str) -> None:
+    """Revoke a token and end its wamp sessions.
+
+    With a router that runs on this computer it returns when the router has done so.
+    """
+    store, running = _store()
+    store.revoke(name)
+    if running and not store.wait_applied(APPLIED_LIMIT_S):
+        note(
+            f"timbr-wamp: token {name} is revoked, but the router did not confirm within {APPLIED_LIMIT_S:g} s that "
+            "its sessions have ended; see `timbr-wamp router status`"
+        )
+        ctx.exit(1)
     note(f"revoked token {name}")

@@ -365,8 +365,7 @@ class Connection:
 
     def _fail(self, error: TimbrError) -> None:
         self.failed, self._problem = error, str(error)
-        # an error of opening is raised to whoever opens
-        logger.log(logging.WARNING if self._has_joined else logging.INFO, "%s: %s", self.url, error)
+        logger.info("%s: %s", self.url, error)  # whoever uses the connection gets the error
 
     async def _run_session(self) -> None:
         """Join, restore registrations and subscriptions, and return when the session has ended."""

@@ -25,6 +25,10 @@ from timbr_wamp.runtime import private_folder
 
 ROLES = ("viewer", "operator", "admin", "host")
 TOKENS_FILE = "tokens.json"
+#: Written by the router: SHA-256 of the content of the tokens file that it uses.
+APPLIED_FILE = "tokens-applied"
+#: The router looks at the tokens file each quarter of a second.
+APPLIED_STEP_S = 0.02
 SECRET_BYTES = 32
 LOCK_LIMIT_S = 10.0
 
@@ -56,7 +60,11 @@ class TokenInfo:
 
 
 class TokenStore:
-    """The tokens of one node folder. Any thread, any process. Changes take effect in the router at once."""
+    """The tokens of one node folder. Any thread, any process.
+
+    The router looks for changes each quarter of a second, and when somebody joins: a new token is known at once,
+    and `wait_applied` waits until a revoked one opens nothing any more.
+    """
 
     def __init__(self, node_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = node_dir / TOKENS_FILE
@@ -83,7 +91,7 @@ class TokenStore:
         return f"{name}.{secret}"
 
     def revoke(self, name: str) -> None:
-        """Revoke a token; the router ends its wamp sessions.
+        """Revoke a token; the router ends its wamp sessions. It does not wait for that, see `wait_applied`.
 
         Raises:
             UnknownToken: there is no token with that name.
@@ -91,6 +99,25 @@ class TokenStore:
         with self._changing() as tokens:
             if tokens.pop(name, None) is None:
                 raise UnknownToken(name, sorted(tokens))
+
+    def wait_applied(self, timeout_s: float) -> bool:
+        """Wait until a running router has applied the newest change; return False at the timeout.
+
+        Then the sessions of revoked tokens are answered nothing any more.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._applied():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(APPLIED_STEP_S)
+        return True
+
+    def _applied(self) -> bool:
+        try:
+            applied = self._path.with_name(APPLIED_FILE).read_text(encoding="ascii")
+            return applied == hashlib.sha256(self._path.read_bytes()).hexdigest()
+        except (OSError, ValueError):
+            return False
 
     def list(self) -> list[TokenInfo]:
         """Return the tokens, sorted by name."""
