@@ -14,7 +14,8 @@ from twisted.web import server
 
 server.version = b"timbr"  # else the Server header of static pages contains Twisted's version
 
-#: The page's own policy, in index.html, is the same except for what only the router knows or a header can say.
+#: The page has the same policy in index.html, for where something else serves it, except for what only a header can
+#: say: who may frame it, and the websocket by name, for browsers in which 'self' is no websocket. Both hold.
 POLICY = (
     "default-src 'self'; connect-src 'self' {websocket}; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
