@@ -596,12 +596,12 @@ class NoRouter(TimbrError, ConnectionError):
 
     uri = ERROR_PREFIX + "no_router"
 
-    def __init__(self, looked: str) -> None:
-        super().__init__(looked)
-        self.looked = looked
+    def __init__(self, looked: str, cure: str = "start one with `timbr-wamp up`, or pass a url") -> None:
+        super().__init__(looked, cure)
+        self.looked, self.cure = looked, cure
 
     def __str__(self) -> str:
-        return f"no router found ({self.looked}); start one with `timbr-wamp up`, or pass a url"
+        return f"no router found ({self.looked}); {self.cure}"
 
 
 class ConnectionLost(TimbrError, ConnectionError):
@@ -953,6 +953,19 @@ class AlreadyBridged(TimbrError):
 
     def __str__(self) -> str:
         return f"kernel {self.kernel} already has a bridge (process {self.pid})"
+
+
+class ShareFailed(TimbrError):
+    """A kernel could not be put on the router, or taken off it, from itself."""
+
+    uri = ERROR_PREFIX + "share_failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class NoConnectionFile(TimbrError, FileNotFoundError):

@@ -51,8 +51,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "project": "timbr_wamp.projects.saving:save",
         "record_html": "timbr_wamp.faces.tables:record_html",
         "record_text": "timbr_wamp.faces.tables:record_text",
+        "share": "timbr_wamp.components.sharing:share",
         "struct_html": "timbr_wamp.faces.tables:html_of",
         "struct_text": "timbr_wamp.faces.tables:text_of",
+        "unshare": "timbr_wamp.components.sharing:unshare",
     },
 }
 

@@ -3,7 +3,7 @@
 A file identifies its process by pid *and* start time, because pids are reused. Whoever reads the
 file of a dead process removes it. The folder must belong to this user and have mode 0700, because
 access to its sockets allows running code; a file in it that belongs to somebody else is not read. Kinds
-of files: ``node``, ``host``, ``kernel``, ``headless``, ``bridge``, ``machine``. Those of processes on a
+of files: ``node``, ``host``, ``kernel``, ``headless``, ``shared``, ``bridge``, ``machine``. Those of processes on a
 router name it by its URL, so that whoever ends or adopts processes takes only those of the own router.
 """
 
@@ -113,6 +113,22 @@ class HeadlessFile(ProcessFile, kw_only=True):
     router: str = ""
 
 
+class SharedFile(ProcessFile, kw_only=True):
+    """A kernel that put itself on the router (`Machine.share`). Its bridge ends with this process."""
+
+    kernel_id: str
+    name: str
+    connection_file: str
+    started_at: float
+    router: str = ""
+    #: Token in the link to the page, and the node folder that knows it. It is revoked with this file.
+    page_token: str | None = None
+    node_dir: str | None = None
+
+    def __repr__(self) -> str:
+        return f"SharedFile(kernel_id={self.kernel_id!r}, name={self.name!r}, pid={self.pid})"
+
+
 class BridgeFile(ProcessFile, kw_only=True):
     """The bridge of one kernel. Who starts a bridge writes the file first, and the bridge writes it again."""
 
@@ -124,6 +140,8 @@ class BridgeFile(ProcessFile, kw_only=True):
     ready: bool = False
     #: Id of the bridge's subshell in the kernel. The next bridge deletes it if this one could not.
     subshell_id: str | None = None
+    #: ``name → run`` of the machines that the router lists and that answer; None while it does not list the kernel.
+    machines: dict[str, str] | None = None
 
 
 class MachineFile(ProcessFile, kw_only=True):
@@ -322,6 +340,11 @@ def kernel_file(runtime_dir: Path, kernel_id: str) -> Path:
 def headless_file(runtime_dir: Path, kernel_id: str) -> Path:
     """Return the path of a headless process's file."""
     return runtime_dir / f"headless-{kernel_id}.json"
+
+
+def shared_file(runtime_dir: Path, kernel_id: str) -> Path:
+    """Return the path of the file of a kernel that put itself on the router."""
+    return runtime_dir / f"shared-{kernel_id}.json"
 
 
 def kernel_ids_of(runtime_dir: Path, connection_file: str) -> frozenset[str]:

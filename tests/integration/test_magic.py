@@ -10,18 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import nbformat
 import pytest
 import zmq
 from jupyter_client.session import Session
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from notebooks import Notebook, wait_until
 
 import timbr_wamp
 from timbr_wamp import runtime
@@ -36,51 +32,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 STARTUP = """
 import timbr_wamp
+from notebooks import Notebook, wait_until
 m = timbr_wamp.Machine(4)
 m.start()
 """
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
-    """Wait for a condition, with a limit that fails loudly."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
-
-
-class Notebook:
-    """A notebook with a live kernel; cells are added and run one by one."""
-
-    def __init__(self) -> None:
-        self.notebook = nbformat.v4.new_notebook()
-        self.client = NotebookClient(self.notebook, kernel_name="python3", timeout=60)
-        self.cell: Any = None
-
-    def __call__(self, source: str) -> str:
-        """Run a new cell; return the texts of its output. Raises CellExecutionError as "Run All" would."""
-        self.cell = nbformat.v4.new_code_cell(source)
-        self.notebook.cells.append(self.cell)
-        self.client.execute_cell(self.cell, len(self.notebook.cells) - 1)
-        return self.text()
-
-    def text(self, cell: Any = None) -> str:
-        """Return the texts of a cell's output so far, the last one's when none is given."""
-        cell = self.cell if cell is None else cell
-        texts = []
-        for output in cell.outputs:
-            texts += [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
-        return "\n".join(text for text in texts if text)
-
-    def fails(self, source: str) -> CellExecutionError:
-        """Run a cell that fails; return the error."""
-        with pytest.raises(CellExecutionError) as caught:
-            self(source)
-        return caught.value
-
-    def kinds(self) -> list[str]:
-        """Return the last cell's outputs' types."""
-        return [output["output_type"] for output in self.cell.outputs]
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +298,7 @@ def test_help_is_shown_and_start_bridge_says_what_replaced_it(notebook):
     assert "usage: %wamp set" in notebook("%wamp set -h")
     assert "%wamp subscribe" in notebook("%wamp help")
     assert notebook.fails("%juno start_bridge").ename == "UsageError"
-    assert "timbr-wamp bridge /" in notebook.text()
+    assert "%wamp share" in notebook.text()
 
 
 # --- callbacks ---------------------------------------------------------------------------------

@@ -116,12 +116,13 @@ class Headless:
 
     def run(self) -> int:
         """Run until a signal or until done; return the exit status."""
-        from timbr_wamp.components.own_bridge import OwnBridge
+        from timbr_wamp.components.own_bridge import HeadlessPresence, OwnBridge
 
         machine = self._machine
-        bridge = (
-            None if self._offline else OwnBridge(self._settings, self._name, lambda text: note(f"timbr-wamp: {text}"))
-        )
+        bridge = None
+        if not self._offline:
+            presence = HeadlessPresence(self._settings, self._name)
+            bridge = OwnBridge(self._settings, presence, lambda text: note(f"timbr-wamp: {text}"))
         with _stop_at_signal(self._stop):
             try:
                 if self._until_done and machine.source.state == "none":

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import zmq
@@ -24,6 +24,7 @@ import zmq
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.client.tasks import Tasks, first_of
 from timbr_wamp.components import kernel_identity as identity
+from timbr_wamp.components import shared_kernel
 from timbr_wamp.components.folder_watch import FolderWatch
 from timbr_wamp.components.headless_supervisor import HeadlessSupervisor, Supervisor
 from timbr_wamp.components.kernel_identity import Identity
@@ -32,7 +33,15 @@ from timbr_wamp.components.kernel_supervisor import KernelSupervisor
 from timbr_wamp.components.machine_connection import MachineConnection
 from timbr_wamp.components.machine_relay import MachineRelay, send
 from timbr_wamp.components.relay import SubscribedTopics, split_to_fit
-from timbr_wamp.contract import KERNEL, RESERVED_NAMES, Interest, IopubMessage, KernelInfo, to_builtins
+from timbr_wamp.contract import (
+    KERNEL,
+    RESERVED_NAMES,
+    Interest,
+    IopubMessage,
+    KernelInfo,
+    KernelStateName,
+    to_builtins,
+)
 from timbr_wamp.errors import (
     InvalidArgument,
     InvalidName,
@@ -50,7 +59,8 @@ from timbr_wamp.names import (
     host_of_kernel,
     kernel_uri,
 )
-from timbr_wamp.processes import hand_over
+from timbr_wamp.processes import Process, hand_over, wait_ended
+from timbr_wamp.runtime import SharedFile
 from timbr_wamp.tables import terminal_text
 
 logger = logging.getLogger(__name__)
@@ -78,6 +88,10 @@ LAST_STATE_TIMEOUT_S = 2.0
 GONE_STATES = ("dead", "restarting")
 #: Announces a kernel's state to the node component, and the topic on which it tells of subscribers.
 ANNOUNCE, INTEREST_TOPIC = f"{NODE_PREFIX}.announce", f"{NODE_PREFIX}.interest"
+
+
+#: What a bridge's file says of it: its subshell, and ``name → run`` of the machines that the router lists.
+_Noted: TypeAlias = tuple[str | None, dict[str, str] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +185,9 @@ class Bridge:
         self._tasks = Tasks(self._failed)
         #: The unexpected error that ends the bridge; its supervisor then starts another one.
         self._error: Exception | None = None
-        #: Why the bridge leaves the kernel, which keeps running; None for any other end.
-        self._let_go: str | None = None
+        #: State and reason to announce at the end, other than the supervisor's; None without any.
+        self._last_state: tuple[KernelStateName, str] | None = None
+        self._shared = who.shared
         self._state_changed = asyncio.Event()
         self._machines_due = asyncio.Event()
         self._folder_watch: FolderWatch | None = None
@@ -220,6 +235,8 @@ class Bridge:
             self._tasks.start(self._follow_machines(), "follow machines")
             self._tasks.start(self._publish_state_changes(), "publish state changes")
             self._tasks.start(self._watch_gone(), "watch gone")
+            if self._shared is not None:
+                self._tasks.start(self._end_with_kernel(self._shared), "end with its kernel")
             if (limit_s := self._options.shutdown_interval_s) is not None and not self._supervisor.headless:
                 self._tasks.start(self._watch_idle(limit_s), "watch idle")
             await self._wait_for_end()
@@ -228,8 +245,11 @@ class Bridge:
             if self._folder_watch is not None:
                 self._folder_watch.close()
             await self._tasks.close()
+            if self._shared is not None and not shared_kernel.is_shared(self._options.runtime_dir, self._shared):
+                self._last_state = self._last_state or ("dead", shared_kernel.TAKEN_OFF)
             await self._say_last_state()
             await self._connection.close()
+            shared_kernel.forget_ended(self._options.runtime_dir)
             for relay in self._machines.values():
                 await relay.use(None)
             await self._supervisor.close()
@@ -326,11 +346,12 @@ class Bridge:
 
     async def _say_last_state(self) -> None:
         """Say why the kernel ended, or was let go; the node component says of any other end that the bridge left."""
-        if not self._connection.joined or (self._let_go is None and self._supervisor.state != "dead"):
+        if not self._connection.joined or (self._last_state is None and self._supervisor.state != "dead"):
             return
         info = self.info()
-        if self._let_go is not None:
-            info = msgspec.structs.replace(info, state="offline", reason=self._let_go)
+        if self._last_state is not None:
+            state, reason = self._last_state
+            info = msgspec.structs.replace(info, state=state, reason=reason)
         with contextlib.suppress(TimbrError):  # it does not answer, or the connection is lost: nobody to tell
             await self._connection.call(ANNOUNCE, to_builtins(info), timeout_s=LAST_STATE_TIMEOUT_S)
             self._connection.publish(kernel_uri(self._kernel_id, "state"), to_builtins(info), retain=True)
@@ -338,16 +359,16 @@ class Bridge:
     async def _publish_state_changes(self) -> None:
         """Announce and publish the kernel's state at each change."""
         topic = kernel_uri(self._kernel_id, "state")
-        noted: str | None = None
+        noted: _Noted = (None, None)
+        machines: dict[str, str] | None = None
         while True:
             await self._state_changed.wait()
             self._state_changed.clear()
-            if (subshell_id := self._supervisor.subshell_id) != noted:
-                noted = subshell_id
-                identity.write_bridge_file(self._options.runtime_dir, self._kernel_id, noted, self._options.url)
+            noted = self._note_in_file(noted, machines)
             try:
                 await self._connection.wait_joined(JOIN_TIMEOUT_S)
-                info = to_builtins(self.info())
+                described = self.info()
+                info = to_builtins(described)
                 # announce first, so that the kernel is in the list when a host's `start` sees its state
                 self._on_interest(await self._connection.call(ANNOUNCE, info, timeout_s=10.0))
             except TimbrError as error:
@@ -357,8 +378,19 @@ class Bridge:
                 await asyncio.sleep(ANNOUNCE_RETRY_S if joined else STATE_INTERVAL_S)
                 self._state_changed.set()
                 continue
+            machines = {machine.name: machine.run for machine in described.machines}
+            noted = self._note_in_file(noted, machines)
             self._connection.publish(topic, info, retain=True)
             await asyncio.sleep(STATE_INTERVAL_S)
+
+    def _note_in_file(self, noted: _Noted, machines: dict[str, str] | None) -> _Noted:
+        """Write the bridge's file when its content changed: the subshell, and the machines that the router lists."""
+        now = (self._supervisor.subshell_id, machines)
+        if now != noted:
+            identity.write_bridge_file(
+                self._options.runtime_dir, self._kernel_id, self._options.url, subshell_id=now[0], machines=machines
+            )
+        return now
 
     async def _joined(self) -> None:
         for relay in self._machines.values():
@@ -428,6 +460,14 @@ class Bridge:
                     return
                 await asyncio.sleep(POLL_INTERVAL_S)
 
+    async def _end_with_kernel(self, shared: SharedFile) -> None:
+        """End the bridge with the process of a kernel that put itself on the router, also when it is restarted."""
+        process = Process.of(shared)
+        if process is not None:
+            await wait_ended(process)
+        self._last_state = ("dead", "its process ended")
+        self._stop.set()
+
     async def _watch_idle(self, limit_s: float) -> None:
         """End a kernel that is idle for too long."""
         while True:
@@ -447,7 +487,7 @@ class Bridge:
             await self._supervisor.shutdown(reason)
         else:
             logger.warning("kernel %s: %s; letting it go: it keeps running", self._kernel_id, reason)
-            self._let_go = f"{reason}, and its bridge let it go; it keeps running"
+            self._last_state = ("offline", f"{reason}, and its bridge let it go; it keeps running")
         self._stop.set()
 
     def _leave_headless(self, limit_s: float) -> None:

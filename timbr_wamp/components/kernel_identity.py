@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import msgspec
 from timbr_wamp import processes, runtime
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
 from timbr_wamp.names import checked_kernel_id, checked_kernel_name, host_of_kernel, kernel_name_from, new_kernel_id
-from timbr_wamp.runtime import AttachedFile, BridgeFile, HeadlessFile, KernelFile
+from timbr_wamp.runtime import AttachedFile, BridgeFile, HeadlessFile, KernelFile, SharedFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,13 @@ class Identity:
     headless: HeadlessFile | None = None
     #: Path and content of the file of a kernel that timbr_wamp did not start; None for others.
     attached: tuple[Path, AttachedFile] | None = None
+    #: Runtime file of a kernel that put itself on the router.
+    shared: SharedFile | None = None
 
     @property
     def name(self) -> str:
         """Default name for people: its given name, or the name of its connection file."""
-        known = self.file or self.headless
+        known = self.file or self.headless or self.shared
         if known is not None:
             return known.name
         if self.attached is not None and self.attached[1].name is not None:
@@ -56,6 +58,9 @@ def of_kernel_id(runtime_dir: Path, kernel_id: str) -> Identity:
     headless = runtime.read_file(runtime.headless_file(runtime_dir, checked_kernel_id(kernel_id)), HeadlessFile)
     if headless is not None:
         return Identity(kernel_id, None, None, headless)
+    shared = runtime.read_file(runtime.shared_file(runtime_dir, kernel_id), SharedFile)
+    if shared is not None:
+        return Identity(kernel_id, Path(shared.connection_file), None, shared=shared)
     file = runtime.read_file(runtime.kernel_file(runtime_dir, checked_kernel_id(kernel_id)), KernelFile)
     if file is None:
         known = [path.stem.removeprefix("kernel-") for path in runtime_dir.glob("kernel-*.json")]
@@ -77,7 +82,10 @@ def of_connection_file(runtime_dir: Path, connection_file: Path, host: str) -> I
         if file is not None and os.path.realpath(file.connection_file) == str(path):
             return Identity(file.kernel_id, path, file)
     memory, attached = _stored(runtime_dir, path, host)
-    return Identity(attached.kernel_id, path, None, attached=(memory, attached))
+    shared = runtime.read_file(runtime.shared_file(runtime_dir, attached.kernel_id), SharedFile)
+    if shared is not None and not shared.alive():
+        shared = None
+    return Identity(attached.kernel_id, path, None, attached=(memory, attached), shared=shared)
 
 
 def keep_name(runtime_dir: Path, who: Identity, name: str) -> None:
@@ -150,15 +158,26 @@ def lock_kernel(runtime_dir: Path, kernel_id: str, router: str) -> Iterator[str 
     if descriptor is None:
         raise AlreadyBridged(kernel_id, before.pid if before is not None else 0)
     try:
-        write_bridge_file(runtime_dir, kernel_id, None, router)
+        write_bridge_file(runtime_dir, kernel_id, router)
         yield before.subshell_id if before is not None else None
     finally:
         path.unlink(missing_ok=True)
         processes.unlock(lock, descriptor)
 
 
-def write_bridge_file(runtime_dir: Path, kernel_id: str, subshell_id: str | None, router: str) -> None:
-    """Write the runtime file of this process as the kernel's bridge."""
+def write_bridge_file(
+    runtime_dir: Path,
+    kernel_id: str,
+    router: str,
+    *,
+    subshell_id: str | None = None,
+    machines: Mapping[str, str] | None = None,
+) -> None:
+    """Write the runtime file of this process as the kernel's bridge.
+
+    Args:
+        machines: ``name → run`` of the machines that the router lists; None while it does not list the kernel.
+    """
     path = runtime.bridge_file(runtime_dir, kernel_id)
     before = runtime.read_file(path, BridgeFile)
     runtime.write_file(
@@ -171,5 +190,6 @@ def write_bridge_file(runtime_dir: Path, kernel_id: str, subshell_id: str | None
             hosted=before is not None and before.pid == os.getpid() and before.hosted,
             ready=True,
             subshell_id=subshell_id,
+            machines=None if machines is None else dict(machines),
         ),
     )

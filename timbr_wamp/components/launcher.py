@@ -33,7 +33,7 @@ from timbr_wamp.settings import ENV_PREFIX, expanded
 _SOCKET_NAME_BYTES = 14
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 #: Variables that a kernel does not inherit: tokens, and those that would end it with its parent.
-_NOT_INHERITED = frozenset({"TIMBR_WAMP_TOKEN", "JUNO_AUTH_TOKEN", "JPY_PARENT_PID", "JPY_SESSION_NAME"})
+NOT_INHERITED = frozenset({"TIMBR_WAMP_TOKEN", "JUNO_AUTH_TOKEN", "JPY_PARENT_PID", "JPY_SESSION_NAME"})
 
 
 def start_kernel(
@@ -84,7 +84,7 @@ def start_kernel(
         name=name or kernel_id,
         connection_file=str(connection_file),
         command=[*command, "-f", str(connection_file)],
-        environment={key: value for key, value in source.items() if key not in _NOT_INHERITED}
+        environment={key: value for key, value in source.items() if key not in NOT_INHERITED}
         | {f"{ENV_PREFIX}RUNTIME_DIR": str(runtime_dir)},  # where bridges look for the files of its machines
         cwd=str(where),
         started_at=time.time(),

@@ -34,6 +34,7 @@ from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_opti
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, is_users_interrupt
 from timbr_wamp.faces.cards import machine_html, machine_line, machine_text
 from timbr_wamp.faces.plot import Plot
+from timbr_wamp.faces.shared import Shared
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.machine.assembly import assemble
@@ -709,6 +710,44 @@ class Machine:
             opened.wait_read(read_s)
             self.recorder.replace_sinks(lambda sinks: tuple(sink for sink in sinks if sink is not opened.publisher))
             opened.close()
+
+    def share(
+        self,
+        name: str | None = None,
+        *,
+        role: str | None = None,
+        url: str | None = None,
+        token: str | None = None,
+        start_router: bool = False,
+    ) -> Shared:
+        """Put the kernel of this notebook on the router, with this and its other machines.
+
+        Return when they are listed and answer. The result shows a link to the page. The kernel's end, its restart
+        and `unshare` take it off the router; what is shared already stays as it is.
+
+        Args:
+            name: the kernel's name for people; by default the notebook's.
+            role: what the link allows: ``"admin"`` (default), ``"operator"`` or ``"viewer"``.
+            url, token: the router and a token of role host; by default as configured, else the router that runs here.
+            start_router: start one (``timbr-wamp up``) if none is configured and none runs; it outlives the notebook.
+
+        Raises:
+            ShareFailed: this is no kernel, or it is not on the router; the error has the reason.
+            NoRouter, InvalidToken, InvalidArgument, InvalidName.
+        """
+        self.serve()
+        share: Any = plugins.load(plugins.FACES, "share")
+        shared: Shared = share(name=name, role=role, url=url, token=token, start_router=start_router)
+        return shared
+
+    def unshare(self) -> bool:
+        """Take the kernel of this notebook off the router; return whether `share` had put it there. Machines go on.
+
+        Raises:
+            ShareFailed: this is no kernel, or somebody else keeps it on the router.
+        """
+        unshare: Any = plugins.load(plugins.FACES, "unshare")
+        return bool(unshare())
 
     @property
     def namespace(self) -> dict[str, object]:

@@ -21,6 +21,9 @@ Offer = Literal["kernel", "slot", "target", "policy", "handler", "topic", "name"
 #: Word for the machine in place of a slot.
 MACHINE = "machine"
 
+#: Roles that the link to the page may have.
+LINK_ROLES = ("viewer", "operator", "admin")
+
 #: Short names of the topics of a kernel and of a machine.
 KERNEL_TOPICS = ("state", "iopub")
 MACHINE_TOPICS = ("machine", "records", "status", "event", "error")
@@ -124,6 +127,16 @@ _VERBS = (
             _switch("--reconnect", "close an open connection first"),
         ),
     ),
+    Verb(
+        "share",
+        "put this notebook's kernel and its machines on the router, and show a link to the page",
+        (
+            _optional("--name", "the kernel's name; the notebook's by default"),
+            _optional("--role", f"what the link allows: {', '.join(LINK_ROLES)}; admin by default"),
+            _switch("--up", "start a router if none runs; it keeps running"),
+        ),
+    ),
+    Verb("unshare", "take this notebook's kernel off the router; its machines go on"),
     Verb("disconnect", "end subscriptions and close the connection"),
     Verb(
         "list",
@@ -254,7 +267,6 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in _VERBS}
 
 #: Verbs of juno-magic without a counterpart, and what to do instead.
 REPLACED: dict[str, str] = {
-    "start_bridge": "run `timbr-wamp bridge {connection_file}` in a terminal of this computer: the bridge is a "
-    "separate process, so that it answers while a cell runs and keeps running when this notebook is closed",
-    "stop_bridge": "end the `timbr-wamp bridge` process of this kernel with Ctrl-C in its terminal",
+    "start_bridge": "use `%wamp share`: it starts the bridge as a separate process, which answers while a cell runs",
+    "stop_bridge": "use `%wamp unshare`",
 }

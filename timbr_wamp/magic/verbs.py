@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
+from timbr_wamp import plugins
 from timbr_wamp.contract import Policy, Record, Status
 from timbr_wamp.contract.policy_syntax import parse_options, parse_policy
 from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, TimbrError, UnknownKernel
@@ -25,7 +26,6 @@ from timbr_wamp.magic.parser import Command, parser_of
 from timbr_wamp.magic.remote_cell import run_cell
 from timbr_wamp.magic.shell_state import ShellState
 from timbr_wamp.names import KERNEL_PREFIX
-from timbr_wamp.plugins import own_kernel
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -60,9 +60,7 @@ class Verbs:
             TimbrError: the command failed.
         """
         if command.verb in REPLACED:
-            kernel = own_kernel()
-            file = "FILE" if kernel is None else kernel.connection_file()
-            raise UsageError(REPLACED[command.verb].format(connection_file=file))
+            raise UsageError(REPLACED[command.verb])
         arguments = dict(command.arguments)
         method: Callable[..., object] = getattr(self, f"verb_{command.verb}")
         if getattr(method, "takes_code", False):
@@ -125,6 +123,16 @@ class Verbs:
         kernel = f"{selected.name} ({selected.id})" if selected else "none; `%wamp list`, `%wamp select <name>`"
         facts: dict[str, object] = {"url": client.url, "authid": client.authid, "role": client.role, "kernel": kernel}
         return views.Facts("connected" if client.connected else "connection lost; reconnecting", facts)
+
+    # --- this notebook ------------------------------------------------------------------------
+
+    def verb_share(self, name: str | None, role: str | None, up: bool) -> object:
+        share: Any = plugins.load(plugins.FACES, "share")
+        return share(name=name, role=role, start_router=up)
+
+    def verb_unshare(self) -> views.Text:
+        unshare: Any = plugins.load(plugins.FACES, "unshare")
+        return views.Text("taken off the router; its machines go on" if unshare() else "was not shared")
 
     # --- callbacks ----------------------------------------------------------------------------
 
