@@ -8,6 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -52,3 +53,12 @@ class Notebook:
     def kinds(self) -> list[str]:
         """Return the last cell's outputs' types."""
         return [output["output_type"] for output in self.cell.outputs]
+
+    def restart(self) -> None:
+        """Restart the kernel, as the button does: another process with the same connection file."""
+        run_sync(self.client.km.restart_kernel)(now=True)
+        run_sync(self.client.kc.wait_for_ready)(timeout=30)
+
+    def end(self) -> None:
+        """End the kernel, as the button does."""
+        run_sync(self.client.km.shutdown_kernel)(now=True)

@@ -23,12 +23,14 @@ DEMO_SOURCES = ("metrics", "earthquakes")
 @port_options
 @click.option("--stop-kernels", is_flag=True, help="End the kernels when this ends; default: they keep running.")
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and token as one line of JSON for programs.")
-def up(port: int | None, next_free_port: bool, stop_kernels: bool, as_json: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Print no addresses and no token, for a log that others read.")
+def up(port: int | None, next_free_port: bool, stop_kernels: bool, as_json: bool, quiet: bool) -> None:
     """Start router, page and host on this computer; Ctrl-C ends them in order.
 
     Kernels keep running when it ends, unless --stop-kernels is given, and the next `up` adopts them.
     """
-    _run(settings_from(port=port), next_free_port=next_free_port, stop_kernels=stop_kernels, as_json=as_json)
+    settings = settings_from(port=port)
+    _run(settings, next_free_port=next_free_port, stop_kernels=stop_kernels, as_json=as_json, quiet=quiet)
 
 
 @click.command()
@@ -44,7 +46,13 @@ def demo(port: int | None, next_free_port: bool, source: str, as_json: bool) -> 
 
 
 def _run(
-    settings: Settings, *, next_free_port: bool, stop_kernels: bool, as_json: bool, source: str | None = None
+    settings: Settings,
+    *,
+    next_free_port: bool,
+    stop_kernels: bool,
+    as_json: bool,
+    quiet: bool = False,
+    source: str | None = None,
 ) -> None:
     """Start, announce, watch and end the services; with ``source`` also the demo's kernel."""
     demo_kernels: set[str] = set()
@@ -62,7 +70,8 @@ def _run(
                 demo_kernels.add(client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id)
             kernels = [kernel.name for kernel in client.kernels()]
         ending = "everything" if stop_kernels or source else "router and host; kernels keep running"
-        _announce(services, kernels, ending, as_json)
+        if not quiet:
+            _announce(services, kernels, ending, as_json)
         services.watch()
 
 

@@ -99,7 +99,9 @@ class BridgeProcess:
 
     def _find(self) -> Process | None:
         file = runtime.read_file(self._path, BridgeFile)
-        return Process.of(file) if file is not None and file.router in ("", self._environment.url) else None
+        if file is None or not _is_router(self._environment.runtime_dir, file.router, self._environment.url):
+            return None
+        return Process.of(file)
 
     def _spawn(self) -> Process:
         command = [sys.executable, "-m", "timbr_wamp", "bridge", "--kernel-id", self._kernel_id]
@@ -115,6 +117,12 @@ class BridgeProcess:
             )  # fmt: skip
             runtime.write_file(self._path, content)
         return process
+
+
+def _is_router(runtime_dir: Path, url: str, other: str) -> bool:
+    """Return whether two URLs are of one router; the router on this computer has two. Empty is any."""
+    node = runtime.read_file(runtime.node_file(runtime_dir), NodeFile)
+    return url in ("", other) or (node is not None and {url, other} == {node.url, node.unix_url})
 
 
 __all__ = ["BridgeEnvironment", "BridgeProcess", "bridge_environment"]

@@ -31,8 +31,6 @@ POLICY = RestartPolicy(limit=None)
 REPORT_LIMIT = 20
 #: Timeout for the bridge to end by itself when the process leaves the router.
 BRIDGE_END_TIMEOUT_S = 2.0
-#: Ends of the bridge after which `OwnBridge.wait_ready` fails. An adopted one may end with its earlier process.
-READY_ENDS = 2
 READY_POLL_S = 0.02
 
 
@@ -105,8 +103,8 @@ class OwnBridge:
         self._environment: BridgeEnvironment | None = None
         self._joined_at = 0.0
         self._reported: set[str] = set()
-        #: Number of ends of the bridge, and the reason of the last one.
-        self._ends, self._reason = 0, ""
+        #: Number of bridges that could not work, as they said or as they were started, and the last reason.
+        self._failures, self._reason = 0, ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="timbr-own-bridge", daemon=True)
 
@@ -128,9 +126,9 @@ class OwnBridge:
         Raises:
             ShareFailed: the bridge does not start, or not in time.
         """
-        deadline, ends = time.monotonic() + timeout_s, self._ends
+        deadline, failures = time.monotonic() + timeout_s, self._failures
         while not _lists(self.bridge_file, machines()):
-            if self._ends >= ends + READY_ENDS:
+            if self._failures > failures:
                 raise ShareFailed(self._reason)
             if time.monotonic() > deadline:
                 raise ShareFailed(self._reason or f"the router does not list it after {timeout_s:g} s")
@@ -175,7 +173,7 @@ class OwnBridge:
             except NoRouter:
                 self._report_once("no router found: the machine runs, and joins a router when one starts")
             except (OSError, TimbrError) as error:  # a folder that is not ours, a full disk: reported and retried
-                self._note_end(f"starting the bridge failed: {error}")
+                self._note_failure(f"starting the bridge failed: {error}")
                 self._report_once(self._reason)
 
     def _keep(self, environment: BridgeEnvironment) -> None:
@@ -184,15 +182,16 @@ class OwnBridge:
         if environment != self._environment:  # the first router, or another one, or another token
             self._end_bridge(0.0)
             self._presence.remove()
+            self._presence.write(environment, kernel_id)
             self.kernel_id, self._environment = kernel_id, environment
             self._bridge = BridgeProcess(environment, kernel_id, hosted=False, policy=POLICY)
-            self._presence.write(environment, kernel_id)
             self._bridge.supervisor.start()
         assert self._bridge is not None
         bridge = self._bridge.supervisor
         ran = bridge.state == "running"
-        if ran and not bridge.alive:
-            self._note_end((bridge.log.splitlines() or ["its bridge ended"])[-1])
+        # one that was adopted, or killed, says nothing about the next one
+        if ran and bridge.process is not None and bridge.process.exit_status == 1:
+            self._note_failure((bridge.log.splitlines() or ["its bridge ended"])[-1])
         started = bridge.check()
         if ran and bridge.reason is not None:
             if time.monotonic() - self._joined_at > POLICY.stable_s:
@@ -202,9 +201,9 @@ class OwnBridge:
             self._joined_at = time.monotonic()
             self._report_once(f"joining {environment.url} as {kernel_id} ({self._presence.name})")
 
-    def _note_end(self, reason: str) -> None:
+    def _note_failure(self, reason: str) -> None:
         self._reason = reason
-        self._ends += 1
+        self._failures += 1
 
     def _report_once(self, text: str) -> None:
         if text not in self._reported and len(self._reported) < REPORT_LIMIT:

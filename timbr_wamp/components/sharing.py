@@ -71,11 +71,11 @@ def share(
         InvalidArgument, InvalidName, InvalidToken: an argument, or no token for that URL.
     """
     global _shared
+    if role is not None and role not in ROLES:
+        raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}")
     kernel = plugins.own_kernel()
     if kernel is None:
         raise ShareFailed(NO_KERNEL)
-    if role is not None and role not in ROLES:
-        raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}")
     settings = load_settings(url=url, token=token)
     with _lock:
         if (managed := _managed(settings, kernel.connection_file())) is not None:
@@ -191,7 +191,7 @@ def _start_router(settings: Settings) -> None:
     folders = {"RUNTIME_DIR": settings.runtime_dir, "DATA_DIR": settings.data_dir}
     environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     environment |= {ENV_PREFIX + name: str(path) for name, path in folders.items()}
-    command = [sys.executable, "-m", "timbr_wamp", "up", "--next-free-port"]
+    command = [sys.executable, "-m", "timbr_wamp", "up", "--next-free-port", "--quiet"]
     try:
         process = spawn(command, environment=environment, log_file=log)
     except OSError as error:
