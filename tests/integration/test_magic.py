@@ -32,7 +32,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 STARTUP = """
 import timbr_wamp
-from notebooks import Notebook, wait_until
 m = timbr_wamp.Machine(4)
 m.start()
 """
