@@ -103,8 +103,8 @@ class OwnBridge:
         self._environment: BridgeEnvironment | None = None
         self._joined_at = 0.0
         self._reported: set[str] = set()
-        #: Number of bridges that could not work, as they said or as they were started, and the last reason.
-        self._failures, self._reason = 0, ""
+        #: Why the last bridge could not work, as it said or as it was started; each time another object.
+        self._failure: Exception | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="timbr-own-bridge", daemon=True)
 
@@ -124,14 +124,15 @@ class OwnBridge:
         """Wait until the router lists this process with ``machines()``, ``name → run``, and they answer.
 
         Raises:
-            ShareFailed: the bridge does not start, or not in time.
+            ShareFailed: not in time.
+            TimbrError, OSError: the bridge cannot work, for instance because the token is not of the role host.
         """
-        deadline, failures = time.monotonic() + timeout_s, self._failures
+        deadline, before = time.monotonic() + timeout_s, self._failure
         while not _lists(self.bridge_file, machines()):
-            if self._failures > failures:
-                raise ShareFailed(self._reason)
+            if (failure := self._failure) is not None and failure is not before:
+                raise failure
             if time.monotonic() > deadline:
-                raise ShareFailed(self._reason or f"the router does not list it after {timeout_s:g} s")
+                raise ShareFailed(f"the router does not list it after {timeout_s:g} s")
             time.sleep(READY_POLL_S)
 
     def leave(self, limit_s: float) -> None:
@@ -173,8 +174,8 @@ class OwnBridge:
             except NoRouter:
                 self._report_once("no router found: the machine runs, and joins a router when one starts")
             except (OSError, TimbrError) as error:  # a folder that is not ours, a full disk: reported and retried
-                self._note_failure(f"starting the bridge failed: {error}")
-                self._report_once(self._reason)
+                self._failure = error
+                self._report_once(f"starting the bridge failed: {error}")
 
     def _keep(self, environment: BridgeEnvironment) -> None:
         """Start the bridge, or restart it when that is due."""
@@ -189,9 +190,8 @@ class OwnBridge:
         assert self._bridge is not None
         bridge = self._bridge.supervisor
         ran = bridge.state == "running"
-        # one that was adopted, or killed, says nothing about the next one
-        if ran and bridge.process is not None and bridge.process.exit_status == 1:
-            self._note_failure((bridge.log.splitlines() or ["its bridge ended"])[-1])
+        if ran and not bridge.alive:  # one that was adopted, or killed, says nothing about the next one
+            self._failure = bridge.error or self._failure
         started = bridge.check()
         if ran and bridge.reason is not None:
             if time.monotonic() - self._joined_at > POLICY.stable_s:
@@ -200,10 +200,6 @@ class OwnBridge:
         elif started or ran:
             self._joined_at = time.monotonic()
             self._report_once(f"joining {environment.url} as {kernel_id} ({self._presence.name})")
-
-    def _note_failure(self, reason: str) -> None:
-        self._reason = reason
-        self._failures += 1
 
     def _report_once(self, text: str) -> None:
         if text not in self._reported and len(self._reported) < REPORT_LIMIT:

@@ -108,7 +108,7 @@ class SharedKernel:
         """Wait until the router lists the kernel and all of its machines; return what to show.
 
         Raises:
-            ShareFailed: the bridge does not start, or not in time.
+            ShareFailed, TimbrError, OSError: see `OwnBridge.wait_ready`.
         """
         machines = self._names_and_runs
         self._bridge.wait_ready(machines, timeout_s)

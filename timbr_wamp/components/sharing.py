@@ -66,7 +66,9 @@ def share(
         start_router: start ``timbr-wamp up`` when none is configured and none runs; it outlives this process.
 
     Raises:
-        ShareFailed: this process is no kernel; or the kernel is not on the router, with the reason.
+        ShareFailed: this process is no kernel, or the kernel is not on the router in time.
+        TokenRejected, NotAuthorized, NotConnected: the router does not know the token, its role is not host, or the
+            router does not answer.
         NoRouter: none is configured, none runs, and none was to be started.
         InvalidArgument, InvalidName, InvalidToken: an argument, or no token for that URL.
     """

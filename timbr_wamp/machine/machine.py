@@ -732,8 +732,11 @@ class Machine:
             start_router: start one (``timbr-wamp up``) if none is configured and none runs; it outlives the notebook.
 
         Raises:
-            ShareFailed: this is no kernel, or it is not on the router; the error has the reason.
-            NoRouter, InvalidToken, InvalidArgument, InvalidName.
+            ShareFailed: this is no kernel, or it is not on the router in time.
+            NoRouter: none is configured, none runs, and none was to be started.
+            TokenRejected, NotAuthorized, NotConnected: the router does not know the token, its role is not host, or
+                the router does not answer.
+            InvalidToken, InvalidArgument, InvalidName.
         """
         self.serve()
         share: Any = plugins.load(plugins.FACES, "share")
