@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import psutil
+from wait_kit import wait_until
 
 import timbr_wamp
-from tests.integration.test_end_to_end import prepared, reader, up, wait_until
+from tests.integration.test_end_to_end import prepared, reader, up
 from timbr_wamp import Gap, Record, runtime
 from timbr_wamp.client import Client, RemoteMachine
 from timbr_wamp.errors import TimbrError
@@ -103,7 +104,8 @@ class Chaos:
         self, settings: Settings, client: Client, services: dict[str, Any], count: int, pause_s: float
     ) -> None:
         self._settings, self._services, self._count = settings, services, count
-        self._hurry = settings.data_dir / "hurry"
+        #: Both end the pauses between messages: of the source in the kernel, and of who puts here.
+        self._hurry, self._over = settings.data_dir / "hurry", threading.Event()
         self._notes = settings.data_dir / "client.txt"
         self.machine: RemoteMachine = prepared(client)
         self._kernel_id = client.kernel().id
@@ -122,6 +124,7 @@ class Chaos:
                 self.harm(victim, way, chance)
             self._wait_for_more(seen)
             self._hurry.touch()
+            self._over.set()
             putter.join(2 * RECOVERY_S)
             assert not putter.is_alive(), "not all messages could be put"
         return seen
@@ -165,7 +168,7 @@ class Chaos:
     def _processes(self, victim: str) -> list[Process]:
         """Return the victim's processes; wait for it when it is just being restarted."""
         found: list[Process] = []
-        wait_until(lambda: found.extend(self._find(victim)) or found, RECOVERY_S, f"the {victim} runs")
+        wait_until(lambda: found.extend(self._find(victim)) or found, f"the {victim} runs", RECOVERY_S)
         return found
 
     def _find(self, victim: str) -> Iterator[Process]:
@@ -188,15 +191,14 @@ class Chaos:
 
     def _wait_for_more(self, seen: list[Any]) -> None:
         before = _last(seen)
-        wait_until(lambda: _last(seen) > before or _last(seen) >= 2 * self._count, RECOVERY_S, "records flow again")
+        wait_until(lambda: _last(seen) > before or _last(seen) >= 2 * self._count, "records flow again", RECOVERY_S)
 
     def _put_all(self) -> None:
         for first in range(1, self._count + 1, CHUNK):
             numbers = range(first, min(first + CHUNK, self._count + 1))
             messages, oids = [["put", number] for number in numbers], [new_oid() for _ in numbers]
             self._until_accepted(lambda m=messages, o=oids: self.machine.put_many(m, o, timeout_s=5.0))
-            if not self._hurry.exists():
-                time.sleep(0.2)
+            self._over.wait(0.2)
 
     @staticmethod
     def _until_accepted(put: Callable[[], Any]) -> None:

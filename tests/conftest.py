@@ -13,7 +13,6 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import hypothesis
 import psutil
 import pytest
 from machine_kit import must_end
+from wait_kit import wait_until
 
 import timbr_wamp.dashboard
 from timbr_wamp.dashboard.build import packages_installed
@@ -132,11 +132,9 @@ def test_folder() -> Iterator[Path]:
     yield folder
     os.environ.clear()
     os.environ.update(before)
-    deadline = time.monotonic() + LEAK_LIMIT_S
-    while strays := _strays(folder.name):
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(0.02)
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not _strays(folder.name), "they end", LEAK_LIMIT_S)
+    strays = _strays(folder.name)
     names = [_command(process) for process in strays]
     for process in strays:
         process.kill()  # ours: its environment bears this session's mark
@@ -217,17 +215,20 @@ def _nothing_is_left_behind(test_folder: Path) -> Iterator[None]:
     threads_before, processes_before = set(threading.enumerate()), _children()
     yield
     commands: dict[psutil.Process, str] = {}
-    deadline = time.monotonic() + LEAK_LIMIT_S
-    while True:
+    threads, processes = list[threading.Thread](), set[psutil.Process]()
+
+    def all_ended() -> bool:
+        nonlocal threads, processes
         threads = [thread for thread in threading.enumerate() if thread not in threads_before and must_end(thread)]
         processes = _children() - processes_before
-        if not threads and not processes:
-            return
         for process in processes - commands.keys():
             commands[process] = _command(process)  # one that ended meanwhile has none
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(0.02)
+        return not threads and not processes
+
+    with contextlib.suppress(AssertionError):
+        wait_until(all_ended, "they end", LEAK_LIMIT_S)
+    if not threads and not processes:
+        return
     names = [f"{commands[process]} ({_status(process)})" for process in processes]
     for process in processes:
         process.kill()  # ours: a child of this process that was not there before

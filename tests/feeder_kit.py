@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from machine_kit import LIMIT_S, ManualClock, assert_counts_add_up, wait_until
+from machine_kit import LIMIT_S, ManualClock, assert_counts_add_up
+from wait_kit import wait_until
 
 from timbr_wamp.contract import SourceOptions, SourceStatus
 from timbr_wamp.machine.intake.feeder import Feeder

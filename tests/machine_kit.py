@@ -5,11 +5,13 @@ Nothing here sleeps: every wait is for the event itself, and fails when its limi
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
+from wait_kit import wait_until
 
 from timbr_wamp.contract import Event, Record, Status, record_from_row
 from timbr_wamp.machine import Machine
@@ -46,6 +48,37 @@ class Gate:
     def open(self) -> None:
         """Let all messages pass from now on."""
         self._open.set()
+
+
+class AsyncGate:
+    """An async slot in which messages wait until the test opens it."""
+
+    def __init__(self) -> None:
+        self.entered: list[object] = []
+        self.cancelled: list[object] = []
+        self._open: dict[object, asyncio.Event] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, message: object) -> object:
+        self._loop = asyncio.get_running_loop()
+        event = self._open.setdefault(message, asyncio.Event())
+        self.entered.append(message)
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(message)
+            raise
+        return message
+
+    def open(self, *messages: object) -> None:
+        """Let messages pass that have entered."""
+        assert self._loop is not None
+        for message in messages:
+            self._loop.call_soon_threadsafe(self._open[message].set)
+
+    def wait_until_entered(self, *messages: object) -> None:
+        """Wait until these have come."""
+        wait_until(lambda: set(messages) <= set(self.entered), f"only {self.entered} entered")
 
 
 class ManualClock:
@@ -159,16 +192,6 @@ def assert_counts_add_up(status: Status | Counts) -> None:
 def must_end(thread: threading.Thread) -> bool:
     """Whether a test must not leave a thread: it holds up the exit, or is a machine's, which has none when closed."""
     return not thread.daemon or thread.name.startswith("timbr ")
-
-
-def wait_until(true: Callable[[], object], what: str, timeout_s: float = LIMIT_S) -> None:
-    """Wait for a condition that nothing announces, by polling it every 5 ms."""
-    tick = threading.Event()
-    for _ in range(int(timeout_s / 0.005)):
-        if true():
-            return
-        tick.wait(0.005)
-    raise AssertionError(f"{what}: not within {timeout_s} s")
 
 
 def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Running:

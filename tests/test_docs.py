@@ -100,7 +100,7 @@ def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
 def test_python_in_the_documentation_compiles(page: Path) -> None:
     for snippet in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         if not re.search(r"^\s*[%!]|^>>>", snippet, re.MULTILINE):  # IPython's own lines are no Python
-            compile(snippet, str(page), "exec")
+            assert compile(snippet, str(page), "exec")
 
 
 # --- names of the code -------------------------------------------------------------------------

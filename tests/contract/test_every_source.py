@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 import pytest
-from machine_kit import wait_until
+from wait_kit import wait_until
 
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.protocols import EndOfSource

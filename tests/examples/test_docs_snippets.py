@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,6 +32,7 @@ import msgspec
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from wait_kit import wait_until
 
 from timbr_wamp import plugins, runtime
 from timbr_wamp.cli import main
@@ -113,7 +113,7 @@ def blocks_of(page: Path) -> list[Block]:
     return blocks
 
 
-def run_page(page: Path) -> None:
+def check_page(page: Path) -> None:
     """Run a page's Python in order, in one namespace; compare what it prints, close what it leaves open."""
     namespace: dict[str, object] = {"__name__": "__main__"}
     with contextlib.ExitStack() as opened:
@@ -162,7 +162,7 @@ def connects(page: Path) -> bool:
 @pytest.mark.parametrize("page", [page for page in PAGES if not connects(page)], ids=name_of)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_page(page)
+    check_page(page)
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +189,10 @@ def host(router: Router, settings: Settings, tmp_path_factory: pytest.TempPathFa
     log = tmp_path_factory.mktemp("host") / "host.log"
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], stdout=file, stderr=file)
-    path, deadline = runtime.host_file(settings.runtime_dir, router.unix_url), time.monotonic() + HOST_START_S
+    path = runtime.host_file(settings.runtime_dir, router.unix_url)
     try:
-        while not path.exists():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, f"no host in {HOST_START_S:g} s: {log.read_text()}"
-            time.sleep(0.02)
+        wait_until(lambda: path.exists() or process.poll() is not None, "the host is there", HOST_START_S)
+        assert path.exists(), log.read_text()
         yield
     finally:
         process.terminate()
@@ -225,7 +223,7 @@ def test_a_page_does_what_it_says_on_a_node(
     page: Path, unchanged_demo: RemoteKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run_page(page)
+    check_page(page)
 
 
 # --- notebooks ---------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from wait_kit import wait_until
 
 import timbr_wamp
 from timbr_wamp import runtime
@@ -26,13 +27,6 @@ from timbr_wamp.router import free_port as pick_free_port
 from timbr_wamp.settings import ENV_PREFIX, Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
 
 
 class LocalServices:
@@ -54,7 +48,7 @@ class LocalServices:
             wait_until(runtime.host_file(settings.runtime_dir, self.router.unix_url).exists)
             self.client = timbr_wamp.connect(settings=settings)
             self.kernel = self.client.start_kernel("spring", str(startup))
-            wait_until(lambda: self.machine_is_there())
+            wait_until(self.machine_is_there)
             self.machine = self.kernel.machine()
             self.machine.start()
         except BaseException:
@@ -62,10 +56,9 @@ class LocalServices:
             raise
 
     def machine_is_there(self) -> bool:
-        try:
+        with suppress(TimbrError):
             return bool(self.kernel and self.kernel.machines())
-        except TimbrError:
-            return False
+        return False
 
     def kill_bridge(self, by: signal.Signals = signal.SIGKILL) -> None:
         assert self.kernel is not None
@@ -87,12 +80,18 @@ class LocalServices:
         return False
 
     def restart_router(self) -> None:
+        self.kill_router()
+        self.start_router()
+
+    def kill_router(self) -> None:
         processes = [*psutil.Process(self.router.pid).children(recursive=True), psutil.Process(self.router.pid)]
         for process in processes:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(processes[:-1], timeout=10.0)
         self.router.stop()
+
+    def start_router(self) -> None:
         self.router = Router.start(self.settings, port=self.port)
 
     def close(self) -> None:
@@ -165,14 +164,25 @@ def test_a_killed_kernel_is_told_to_who_follows_its_machine(services: LocalServi
     subscription.unsubscribe()
 
 
-def test_a_killed_router_costs_no_record_and_puts_are_repeated(services: LocalServices):
+#: Gives twenty messages, and 280 more when there is a file.
+GATED_SOURCE = """
+def numbers():
+    import os, time
+    yield from range(20)
+    while not os.path.exists({gate!r}):
+        time.sleep(0.005)
+    yield from range(20, 300)
+"""
+
+
+def test_a_killed_router_costs_no_record_and_puts_are_repeated(services: LocalServices, tmp_path: Path):
     machine = services.machine
     with machine.records(timeout_s=60.0) as records:
-        machine.set_source(
-            "def numbers():\n    import time\n    for n in range(300):\n        time.sleep(0.01)\n        yield n"
-        )
+        machine.set_source(GATED_SOURCE.format(gate=str(tmp_path / "gate")))
         first = [next(records) for _ in range(20)]
-        services.restart_router()
+        services.kill_router()
+        (tmp_path / "gate").touch()  # the rest is made while there is no router
+        services.start_router()
         oid = machine.put("after")
         seen = first + [next(records) for _ in range(281)]
     assert all(isinstance(record, Record) for record in seen)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import zmq
+from wait_kit import until
 
 from timbr_wamp import runtime
 from timbr_wamp.client.connection import Connection
@@ -37,14 +38,6 @@ MACHINE_STARTUP = "from timbr_wamp.machine import Machine\nm = Machine()\n"
 
 def run(work: Coroutine[Any, Any, T], limit_s: float = 50.0) -> T:
     return asyncio.run(asyncio.wait_for(work, limit_s))
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    """Wait until the condition holds; fail loudly when it does not."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        await asyncio.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -95,7 +88,7 @@ class BridgeProcess:
 
     async def ended(self, timeout_s: float = 15.0) -> str:
         """Wait until it ended by itself; return what it said."""
-        await until(lambda: not self.alive, timeout_s)
+        await until(lambda: not self.alive, "the bridge ended", timeout_s)
         return self.log
 
     def __enter__(self) -> BridgeProcess:
@@ -130,32 +123,30 @@ class Remote:
 
     async def there(self, timeout_s: float = 20.0) -> Any:
         """Wait until the kernel is on the router and answers; return its info."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                info = await self.call("info")
-                if info["state"] in ("idle", "busy"):
-                    return info
-            except (NoSuchProcedure, NotConnected, ConnectionLost):  # the last: a bridge that was just killed
-                pass
-            assert time.monotonic() < deadline, f"{self.kernel_id} never came to the router"
-            await asyncio.sleep(0.05)
 
-    async def listed(self, timeout_s: float = 10.0) -> None:
+        async def info() -> Any:
+            found = await self.call("info")
+            return found if found["state"] in ("idle", "busy") else None
+
+        absent = (NoSuchProcedure, NotConnected, ConnectionLost)  # the last: a bridge that was just killed
+        return await until(info, f"{self.kernel_id} is on the router", timeout_s, not_yet=absent)
+
+    async def listed(self) -> None:
         """Wait until the router's list names the kernel: it answers a little before it is announced."""
-        deadline = time.monotonic() + timeout_s
-        while self.kernel_id not in [
-            kernel["kernel_id"] for kernel in await self.connection.call("io.timbr.kernel.list")
-        ]:
-            assert time.monotonic() < deadline, f"{self.kernel_id} is not in the list"
-            await asyncio.sleep(0.05)
+
+        async def named() -> bool:
+            kernels = await self.connection.call("io.timbr.kernel.list")
+            return self.kernel_id in [kernel["kernel_id"] for kernel in kernels]
+
+        await until(named, f"{self.kernel_id} is in the list")
 
     async def machine_there(self, name: str = "machine") -> None:
         """Wait until the kernel's state names the machine."""
-        deadline = time.monotonic() + 15.0
-        while name not in [brief["name"] for brief in (await self.there())["machines"]]:
-            assert time.monotonic() < deadline, f"no machine {name}"
-            await asyncio.sleep(0.05)
+
+        async def named() -> bool:
+            return name in [brief["name"] for brief in (await self.there())["machines"]]
+
+        await until(named, f"there is a machine {name}")
 
     async def subscribe(self, name: str, *, get_retained: bool = False) -> list[Any]:
         """Return a list that grows by the first argument of each event."""

@@ -20,8 +20,8 @@ from bridging import (
     a_kernel,
     connected,
     run,
-    until,
 )
+from wait_kit import BUSY_CELL, until
 
 from timbr_wamp import runtime
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES
@@ -130,7 +130,7 @@ def test_completion_answers_and_interrupt_works_while_a_cell_runs(
             remote = Remote(connection, plain_kernel.kernel_id)
             await remote.there()
             states = await remote.subscribe("state", get_retained=True)
-            cell = asyncio.create_task(remote.call("execute", "import time\nwhile True: time.sleep(0.01)"))
+            cell = asyncio.create_task(remote.call("execute", BUSY_CELL))
             await until(lambda: states and states[-1]["state"] == "busy")
             assert "print" in (await remote.call("complete", "pri"))["matches"]
             assert (await remote.call("is_complete", "if x:"))["status"] == "incomplete"
@@ -164,13 +164,11 @@ def test_iopub_is_published_to_who_subscribes(settings: Settings, router: Router
             await remote.there()
             messages = await remote.subscribe("iopub")
 
-            async def heard() -> bool:
+            async def heard() -> bool:  # the bridge learns of a subscription by and by
                 await remote.call("execute", "print('hello')")
                 return any(message["content"].get("text") == "hello\n" for message in messages)
 
-            deadline = time.monotonic() + 10
-            while not await heard():  # the bridge learns of a subscription by and by
-                assert time.monotonic() < deadline
+            await until(heard, "output is published")
             # the parts of what is too large for one event have numbers of their own
             await remote.call("execute", f"print('x' * {2 * PAYLOAD_LIMIT_BYTES}); print('end')")
             await until(lambda: any("end" in str(message["content"].get("text"))[-5:] for message in messages))
@@ -246,10 +244,10 @@ async def called_for_ever(remote: Remote, name: str) -> None:
 
 
 async def until_restarted(remote: Remote, restarts: int) -> None:
-    deadline = time.monotonic() + 15
-    while (await remote.there())["restarts"] != restarts:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
+    async def restarted() -> bool:
+        return bool((await remote.there())["restarts"] == restarts)
+
+    await until(restarted, f"it was restarted {restarts} times")
 
 
 # --- its machines ----------------------------------------------------------------------------
@@ -271,18 +269,20 @@ def test_a_machine_is_called_over_the_router_and_knows_its_caller(
             statuses = await remote.subscribe("machine.status", get_retained=True)
             await until(lambda: statuses)
             await remote.call("machine.start")
-            before = 0
-            while not records:  # until the bridge reads the machine's records
+
+            async def heard() -> bool:  # the bridge learns of a subscription by and by
                 await remote.call("machine.put", 0)
-                before += 1
-                await asyncio.sleep(0.05)
+                return bool(records)
+
+            await until(heard, "records are published")
+            before = (await remote.call("machine.status"))["put"]
             oids = [await remote.call("machine.put", n) for n in range(20)]
-            await until(lambda: records[-1]["last_seq"] == before + 20)
+            await until(lambda: records[-1]["last_seq"] == before + 20, "all records came")
             rows = rows_of(records)[-20:]
             assert [row[1] for row in rows] == oids
             assert [row[2] for row in rows] == [[n, 2 * n] for n in range(20)]
             assert {tuple(batch["layout"]) for batch in records} == {(1, 8)}
-            await until(lambda: statuses[-1]["last_seq"] == before + 20)
+            await until(lambda: statuses[-1]["last_seq"] == before + 20, "the status says so")
 
     run(work())
 
@@ -384,7 +384,7 @@ async def main():
     connection = Connection(sys.argv[1], "timbr", sys.argv[2])
     await connection.open()
     await connection.subscribe(sys.argv[3], lambda *args, **kwargs: None)
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 asyncio.run(main())
 """
 
@@ -500,14 +500,13 @@ def test_a_kernel_of_somebody_else_keeps_its_id_and_name_over_bridges_and_its_en
     async def bridged(*options: str, ends: bool = False) -> str:
         with BridgeProcess(settings, router, str(connection_file), *options) as bridge:
             async with connected(router, settings) as connection:
-                listed: list[Any] = []
-                deadline = time.monotonic() + 20
-                while not listed:
-                    assert time.monotonic() < deadline
+
+                async def theirs() -> list[Any]:
                     kernels = await connection.call("io.timbr.kernel.list")
-                    listed = [k for k in kernels if k["name"] == "my tank" and k["state"] == "idle"]
-                    await asyncio.sleep(0.05)
-                remote = Remote(connection, listed[0]["kernel_id"])
+                    return [k for k in kernels if k["name"] == "my tank" and k["state"] == "idle"]
+
+                (listed,) = await until(theirs, "their kernel is in the list")
+                remote = Remote(connection, listed["kernel_id"])
                 assert (await remote.call("execute", "1"))["status"] == "ok"
                 with pytest.raises(KernelNotManaged):
                     await remote.call("restart")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from command_home import COMMAND_LIMIT_S, UP_LIMIT_S, Home, first_line, wait_for
+from wait_kit import BUSY_CELL
 
 import timbr_wamp
 from timbr_wamp.cli import main
@@ -383,20 +384,20 @@ def test_kernel_restart_runs_the_startup_file_again(home: Home) -> None:
 
 
 def test_kernel_interrupt_ends_a_cell(home: Home) -> None:
-    sleeping = home.popen("exec", "lab", "print('asleep', flush=True)\nimport time\ntime.sleep(60)")
-    assert first_line(sleeping, COMMAND_LIMIT_S) == "asleep\n"
+    waiting = home.popen("exec", "lab", f"print('busy', flush=True)\n{BUSY_CELL}")
+    assert first_line(waiting, COMMAND_LIMIT_S) == "busy\n"
     home.run("kernel", "interrupt", "lab")
-    _, stderr = sleeping.communicate(timeout=COMMAND_LIMIT_S)
-    assert sleeping.returncode == 1
+    _, stderr = waiting.communicate(timeout=COMMAND_LIMIT_S)
+    assert waiting.returncode == 1
     assert "KeyboardInterrupt" in stderr
 
 
 def test_ctrl_c_in_exec_interrupts_the_code(home: Home) -> None:
-    sleeping = home.popen("exec", "lab", "print('asleep', flush=True)\nimport time\ntime.sleep(60)")
-    assert first_line(sleeping, COMMAND_LIMIT_S) == "asleep\n"
-    sleeping.send_signal(signal.SIGINT)
-    sleeping.communicate(timeout=COMMAND_LIMIT_S)
-    assert sleeping.returncode == 130
+    waiting = home.popen("exec", "lab", f"print('busy', flush=True)\n{BUSY_CELL}")
+    assert first_line(waiting, COMMAND_LIMIT_S) == "busy\n"
+    waiting.send_signal(signal.SIGINT)
+    waiting.communicate(timeout=COMMAND_LIMIT_S)
+    assert waiting.returncode == 130
     assert home.run("exec", "lab", "1 + 1") == "2\n"
 
 

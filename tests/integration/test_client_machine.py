@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from wait_kit import wait_until
 
 import timbr_wamp
 from timbr_wamp import runtime
@@ -43,13 +44,6 @@ import timbr_wamp
 m = timbr_wamp.Machine(stages=3, bufsize=2000)
 small = timbr_wamp.Machine(stages=1, bufsize=2, name="small")
 """
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +395,6 @@ def test_callbacks_may_call_the_client(machine: RemoteMachine):
 
         def heard() -> bool:  # K.machine is live only: what comes before the bridge noticed us is not repeated
             oids.append(machine.put("live"))
-            time.sleep(0.1)
             return any(isinstance(item, tuple) and item[0] in oids for item in seen)
 
         wait_until(heard)

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from wait_kit import wait_until
 
 import timbr_wamp
 from tests.conftest import require_service
@@ -103,14 +103,6 @@ def reader(machine: RemoteMachine, expected: int, timeout_s: float = 120.0) -> I
     assert not thread.is_alive(), f"only {len(seen)} of {expected}"
 
 
-def wait_until(condition: Any, timeout_s: float, what: str) -> None:
-    """Wait for a condition, with a limit that fails loudly."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
-
-
 def check_complete(seen: list[Any], revisions: tuple[int, int]) -> None:
     """Check: every record once, in order, each value made by the revision that the record names."""
     strange = [item for item in seen if not isinstance(item, Record)]
@@ -143,7 +135,7 @@ def prepared(client: Client) -> RemoteMachine:
     """Return the machine of a new kernel, with one slot and nothing else."""
     kernel = client.start_kernel(name="flow", host="lab")
     kernel.execute("import timbr_wamp; m = timbr_wamp.Machine()", timeout_s=30)
-    wait_until(lambda: [brief.name for brief in kernel.machines()] == ["machine"], 10, "the bridge sees the machine")
+    wait_until(lambda: [brief.name for brief in kernel.machines()] == ["machine"], "the bridge sees the machine")
     machine = kernel.machine()
     machine[0] = 'lambda number: ["before", number]'
     return machine
@@ -159,7 +151,7 @@ def test_python_and_javascript_see_every_record_once_while_a_slot_changes(own_se
         with reader(machine, MESSAGES) as seen:
             machine.source = SOURCE.format(pause=0.003)
             machine.start()
-            wait_until(lambda: len(seen) > MESSAGES // 3, 60, "a third of the records")
+            wait_until(lambda: len(seen) > MESSAGES // 3, "a third of the records", 60)
             machine[0] = 'lambda number: ["after", number]'
         after = machine.status.revision
         output, _ = script.communicate(timeout=90)
@@ -182,18 +174,18 @@ def test_no_record_is_lost_when_router_and_bridge_are_killed(own_settings: Setti
         with reader(machine, MESSAGES) as seen:
             machine.source = SOURCE.format(pause=0.018)
             machine.start()
-            wait_until(lambda: len(seen) > MESSAGES // 10, 60, "the first records")
+            wait_until(lambda: len(seen) > MESSAGES // 10, "the first records", 60)
             family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
             for process in family:
                 process.kill()  # ours: the router that `up` above started
             count = len(seen)
-            wait_until(lambda: len(seen) > count + 100, 60, "records after the router came back")
+            wait_until(lambda: len(seen) > count + 100, "records after the router came back", 60)
             machine[0] = 'lambda number: ["after", number]'
             bridge = runtime.read_file(runtime.bridge_file(own_settings.runtime_dir, kernel_id), runtime.BridgeFile)
             assert bridge is not None
             os.kill(bridge.pid, signal.SIGKILL)
             count = len(seen)
-            wait_until(lambda: len(seen) > count + 100, 60, "records after the bridge came back")
+            wait_until(lambda: len(seen) > count + 100, "records after the bridge came back", 60)
         after = machine.status.revision
         status = machine.status
     check_complete(seen, (before, after))
@@ -247,7 +239,7 @@ def test_the_thirty_first_message_over_wamp(own_settings: Settings) -> None:
     with up(own_settings) as services, timbr_wamp.connect(services["url"], services["token"]) as client:
         kernel = client.start_kernel(name="quakes", host="lab")
         kernel.execute("import timbr_wamp; m = timbr_wamp.Machine()", timeout_s=30)
-        wait_until(lambda: len(kernel.machines()) == 1, 10, "the bridge sees the machine")
+        wait_until(lambda: len(kernel.machines()) == 1, "the bridge sees the machine")
         machine = kernel.machine()
         machine[0] = (
             "import itertools\n"
@@ -261,7 +253,7 @@ def test_the_thirty_first_message_over_wamp(own_settings: Settings) -> None:
         with reader(machine, 320) as seen:
             machine.source = f"import json; json.load(open({str(features)!r}))['features'][:310]"
             machine.start()
-            wait_until(lambda: machine.status.source.state == "exhausted" and len(seen) >= 310, 30, "310 records")
+            wait_until(lambda: machine.status.source.state == "exhausted" and len(seen) >= 310, "310 records", 30)
             status = machine.status
             assert machine.running
             assert (status.put, status.processed, status.errored) == (310, 300, 10)

@@ -13,6 +13,7 @@ from autobahn.wamp.exception import ApplicationError
 from bridging import BridgeProcess, Remote, a_kernel, connected, run
 from odd_calls import answer_of, json_serializer, msgpack_serializer
 from plain_wamp import session
+from wait_kit import until
 
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES
 from timbr_wamp.errors import ControlBusy
@@ -33,7 +34,7 @@ async def slow(x):
         return x
     m.event_log.add("entered")
     try:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
     except asyncio.CancelledError:
         m.event_log.add("ended")
         raise
@@ -63,8 +64,11 @@ def operator(router: Router) -> Iterator[str]:
 
 async def event(remote: Remote, kind: str) -> None:
     """Wait until the machine has an event of a kind."""
-    while kind not in [each["kind"] for each in await remote.call("machine.events")]:
-        await asyncio.sleep(0.02)
+
+    async def there() -> bool:
+        return kind in [each["kind"] for each in await remote.call("machine.events")]
+
+    await until(there, f"the machine has an event {kind!r}")
 
 
 def test_calls_end_with_their_caller_and_keep_nobody_out(
@@ -94,12 +98,18 @@ def test_calls_end_with_their_caller_and_keep_nobody_out(
                 assert (await remote.call("machine.call", 1))["text"]
                 caller.cut()  # as a killed process does
             async with session(router.url, operator, serializer=json_serializer()) as caller:
-                while await answer_of(caller, f"{prefix}.progress", [30.0, 0.1], {}) == ControlBusy.uri:
-                    await asyncio.sleep(0.02)  # the places come back
+
+                async def has_place() -> bool:
+                    return await answer_of(caller, f"{prefix}.progress", [30.0, 0.1], {}) != ControlBusy.uri
+
+                await until(has_place, "the places come back")
             await remote.call("machine.resume")
-            while (status := await remote.call("machine.status"))["processed"] < 4:
-                await asyncio.sleep(0.02)
-            assert status["put"] == 4  # none of those that had gone was put
+
+            async def finished() -> Any:
+                status = await remote.call("machine.status")
+                return status if status["processed"] >= 4 else None
+
+            assert (await until(finished, "four are processed"))["put"] == 4  # none of those that had gone was put
 
     run(work())
 

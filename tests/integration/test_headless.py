@@ -225,22 +225,28 @@ def test_one_that_is_killed_leaves_the_list(home):
     assert len(list((home.folder / "run").glob("headless-*.json"))) == 1
 
 
+#: A machine whose source begins when there is a file.
+JOB = """
+import os, time
+from timbr_wamp import Machine
+
+def make():
+    def source():
+        while not os.path.exists({gate!r}):
+            time.sleep(0.005)
+        yield from range({count})
+
+    machine = Machine(1)
+    machine[0] = lambda number: "x" * 9_000
+    machine.source = source
+    return machine
+"""
+
+
 def test_a_process_that_is_done_ends_after_its_readers_have_all(home):
     """What a reader has not read is kept by the process alone, and is gone with it."""
     gate = home.folder / "gate"
-    (home.folder / "job.py").write_text(
-        "import os, time\n"
-        "from timbr_wamp import Machine\n\n"
-        "def make():\n"
-        "    def source():\n"
-        f"        while not os.path.exists({str(gate)!r}):\n"
-        "            time.sleep(0.02)\n"
-        f"        yield from range({JOB_MESSAGES})\n\n"
-        "    machine = Machine(1)\n"
-        "    machine[0] = lambda number: 'x' * 9_000\n"
-        "    machine.source = source\n"
-        "    return machine\n"
-    )
+    (home.folder / "job.py").write_text(JOB.format(gate=str(gate), count=JOB_MESSAGES))
     process = home.popen("machine", "job.py:make", "--until-done", "--name", "job", "--drain", "20")
     wait_for(lambda: listed(home, "job"))
     with a_client(home) as client:

@@ -26,6 +26,7 @@ from raw_sockets import (
     raw_connection,
     upgrade,
 )
+from wait_kit import until
 
 from timbr_wamp.router import Router
 
@@ -48,15 +49,14 @@ async def served(router: Router) -> AsyncIterator[Callable[[], int]]:
         while True:
             await asyncio.wait_for(client.call(LIST), CALL_LIMIT_S)
             answered += 1
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a pace, not a wait
 
     async with session(router.url, router.admin_token) as client:
         calling = asyncio.create_task(call())
         try:
             yield lambda: answered
             before = answered
-            while answered < before + 3 and not calling.done():
-                await asyncio.sleep(0.01)
+            await until(lambda: answered >= before + 3 or calling.done(), "three more calls are answered")
             assert not calling.done(), calling.exception()
         finally:
             calling.cancel()
@@ -172,8 +172,7 @@ async def test_the_log_of_a_running_router_is_kept_small(router: Router) -> None
     path = router.node_dir / "router.log"
     with open(path, "ab") as log:
         log.write(b"a line of a flood\n" * 250_000)  # 4.5 MB
-    while log_size(router) > 1_000_000:
-        await asyncio.sleep(0.05)  # the test has a limit
+    await until(lambda: log_size(router) <= 1_000_000, "the log is small again", 60.0)
     older = path.with_name("router.log.1")
     assert 4_000_000 < older.stat().st_size <= 4 * 1024 * 1024
     assert b"\0" not in path.read_bytes()  # the router goes on at the new end

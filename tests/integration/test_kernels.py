@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from wait_kit import BUSY_CELL, until
 
 from timbr_wamp import runtime
 from timbr_wamp.components import launcher
@@ -43,14 +43,6 @@ def folder() -> Iterator[Path]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, 50))
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    """Wait until the condition holds; fail loudly when it does not."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
@@ -105,12 +97,14 @@ async def value_of(supervisor: KernelSupervisor, expression: str) -> str:
 
 def test_a_kernel_outlives_the_kill_of_its_starter_and_is_adopted(folder: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from timbr_wamp.components import launcher\n"
+        "import sys; from pathlib import Path; from timbr_wamp.components import launcher\n"
         f"launcher.start_kernel(Path({str(folder)!r}), 'lab_0123456789ab', name='pump')\n"
-        "print('started', flush=True); time.sleep(60)"
+        "print('started', flush=True); sys.stdin.read()"
     )
     environment = {**os.environ, "JPY_PARENT_PID": str(os.getpid()), "TIMBR_WAMP_TOKEN": "lab.s3cret"}
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as starter:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as starter:
         assert starter.stdout is not None
         assert starter.stdout.readline() == b"started\n"
         starter.send_signal(signal.SIGKILL)
@@ -121,8 +115,9 @@ def test_a_kernel_outlives_the_kill_of_its_starter_and_is_adopted(folder: Path) 
     async def work() -> None:
         async with supervised(folder, file) as supervisor:
             assert await value_of(supervisor, "6 * 7") == "42"
-            # ipykernel looks for its parent once a second; it is asked again after that
-            await asyncio.sleep(1.5)
+            # ipykernel would look for its parent once a second, in this thread
+            poller = "__import__('ipykernel.kernelapp').kernelapp.IPKernelApp.instance().poller"
+            assert await value_of(supervisor, poller) == "None"
             assert await value_of(supervisor, "__import__('os').environ.get('TIMBR_WAMP_TOKEN')") == "None"
         async with supervised(folder, file) as supervisor:
             assert (supervisor.state, supervisor.restarts) == ("idle", 0)
@@ -155,7 +150,7 @@ def test_a_cell_over_its_time_is_interrupted_and_the_kernel_free_again(folder: P
 def test_completion_and_inspection_answer_while_a_cell_runs(folder: Path) -> None:
     async def work(supervisor: KernelSupervisor) -> None:
         await supervisor.channels.execute("apples = 5")
-        cell = asyncio.create_task(supervisor.channels.execute("import time\nwhile True: time.sleep(0.01)"))
+        cell = asyncio.create_task(supervisor.channels.execute(BUSY_CELL))
         await until(lambda: supervisor.state == "busy")
         assert "apples" in (await supervisor.channels.complete("app"))["matches"]
         assert (await supervisor.channels.inspect("apples"))["found"]
@@ -196,8 +191,9 @@ def test_the_handshake_succeeds_with_a_kernel_that_prints_all_the_time(folder: P
         async with supervised(folder, file) as supervisor:
             await supervisor.channels.execute(CHATTER)
         outputs: list[IopubMessage] = []
-        async with supervised(folder, file, outputs):  # raises when it cannot attach within its limit
-            await until(lambda: sum(message.msg_type == "stream" for message in outputs) > 5)
+        async with supervised(folder, file, outputs) as supervisor:  # raises when it cannot attach within its limit
+            await until(lambda: sum(message.msg_type == "stream" for message in outputs) > 5, "it prints")
+            assert await value_of(supervisor, "6 * 7") == "42"
 
     run(work())
 
@@ -206,7 +202,7 @@ def test_a_bridge_that_comes_while_a_cell_runs_sees_it_busy(folder: Path) -> Non
     async def work() -> None:
         file = launcher.start_kernel(folder, new_kernel_id("lab"))
         async with supervised(folder, file) as first:
-            cell = asyncio.create_task(first.channels.execute("import time\nwhile True: time.sleep(0.01)"))
+            cell = asyncio.create_task(first.channels.execute(BUSY_CELL))
             await until(lambda: first.state == "busy")
             async with supervised(folder, file) as second:
                 assert second.state == "busy"
@@ -222,7 +218,7 @@ def test_restart_keeps_the_id_and_file_and_forgets_the_rest(folder: Path) -> Non
         assert supervisor.file is not None
         pid = supervisor.file.pid
         await supervisor.channels.execute("kept = 1")
-        waiting = asyncio.create_task(supervisor.channels.execute("import time\nwhile True: time.sleep(0.01)"))
+        waiting = asyncio.create_task(supervisor.channels.execute(BUSY_CELL))
         await until(lambda: supervisor.state == "busy")
         await supervisor.restart()
         with pytest.raises(KernelDead):
@@ -287,9 +283,8 @@ def test_exit_detaches_and_the_kernel_stays(folder: Path) -> None:
         for verb in ("exit", "quit()", "exit(keep_kernel=False)"):
             reply = await supervisor.channels.execute(verb)
             assert reply["payload"] == [{"source": "ask_exit", "keepkernel": True}]
-        # the plain kernel's loop would end 0.1 s later
-        await asyncio.sleep(0.5)
-        assert await value_of(supervisor, "1") == "1"
+        # by this the plain kernel's loop learns that it shall end, 0.1 s later
+        assert await value_of(supervisor, "get_ipython().exit_now") == "False"
         assert supervisor.restarts == 0
 
     in_kernel(folder, work)
@@ -356,7 +351,7 @@ def test_a_kernel_of_somebody_else_is_neither_restarted_nor_ended(folder: Path) 
         with pytest.raises(KernelNotManaged):
             await theirs.shutdown()
         # its owner restarts it behind our back: what waits ends, what comes later works
-        waiting = asyncio.create_task(theirs.channels.execute("import time\nwhile True: time.sleep(0.01)"))
+        waiting = asyncio.create_task(theirs.channels.execute(BUSY_CELL))
         await until(lambda: theirs.state == "busy")
         await asyncio.to_thread(launcher.restart_kernel, folder, file)
         with pytest.raises(KernelDead):

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import zmq
 from jupyter_client.session import Session
-from notebooks import Notebook, wait_until
+from notebooks import Notebook
+from wait_kit import wait_until
 
 import timbr_wamp
 from timbr_wamp import runtime
@@ -51,7 +52,7 @@ def kernel_of_demo(client: Client, settings: Settings) -> Iterator[RemoteKernel]
     (folder / "startup.py").write_text(STARTUP)
     kernel_id = new_kernel_id("lab")
     with on_router(settings, kernel_id, "demo", startup=str(folder / "startup.py")):
-        wait_until(lambda: machines_of(client, kernel_id), 30, "the kernel's machine is on the router")
+        wait_until(lambda: machines_of(client, kernel_id), "the kernel's machine is on the router", 30)
         yield client.kernel(kernel_id)
     shutil.rmtree(folder)
 
@@ -150,7 +151,7 @@ def test_kernels_are_listed_selected_and_found_by_what_people_know(notebook, dem
 def test_with_two_kernels_one_must_be_chosen(notebook, settings, client):
     other = new_kernel_id("lab")
     with on_router(settings, other, "other"):
-        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == other], 30, "two kernels")
+        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == other], "two kernels", 30)
         notebook("%wamp disconnect")
         error = notebook.fails("%wamp slots")
         assert error.ename == "AmbiguousKernel"
@@ -197,7 +198,7 @@ def test_messages_are_put_recorded_and_their_failures_shown(notebook, demo):
     notebook("%wamp set 0 lambda x: 1 / x['n']")
     notebook("n = 4\noid = %wamp put {'n': n}")
     notebook("%wamp put {'n': 0}")
-    wait_until(lambda: machine.status.processed + machine.status.errored >= before + 2, 10, "both are done")
+    wait_until(lambda: machine.status.processed + machine.status.errored >= before + 2, "both are done")
     assert "0.25" in notebook("%wamp records")
     assert notebook("rows = %wamp records 2\nrows[0].oid == oid, rows[0].values[0], len(rows)") == "(True, 0.25, 2)"
     assert "ZeroDivisionError" in notebook("%wamp errors")
@@ -245,7 +246,7 @@ def test_failures_are_grouped_retried_and_values_tapped(notebook, demo):
     assert machine.recent(1)[0].values[1] == 8
     notebook("groups = %wamp groups\n[g.resolved for g in groups if g.exc_class == 'IndexError']")
     assert notebook.text() == "[True]"
-    wait_until(lambda: notebook("values[-1:]") == "[8]", 10, "the tap has the newest value")
+    wait_until(lambda: notebook("values[-1:]") == "[8]", "the tap has the newest value")
     notebook("values.close()\n%wamp delete 1")
 
 
@@ -325,7 +326,7 @@ def heard(notebook: Notebook) -> Iterator[list[tuple[str, str]]]:
     thread = threading.Thread(target=listen)
     thread.start()
     notebook("print('connected')")
-    wait_until(lambda: notebook("print('connected')") and texts, 10, "the listener is connected")
+    wait_until(lambda: notebook("print('connected')") and texts, "the listener is connected")
     try:
         yield texts
     finally:
@@ -344,7 +345,6 @@ while True:
         break
     assert time.monotonic() < deadline
     get_ipython().run_line_magic("wamp", "put 'm'")
-    time.sleep(0.05)
 print("mine")
 """
 MSG_ID = "get_ipython().get_parent()['header']['msg_id']"
@@ -355,7 +355,7 @@ def test_callbacks_print_into_the_cell_that_subscribed(notebook):
         notebook("def show(record): print('record', record.input)")
         cell = notebook(f"w = %wamp subscribe records show\n{MSG_ID}").strip("'")
         assert notebook(UNTIL.format(condition="calls >= 3")) == "mine\n"
-        wait_until(lambda: notebook("0") and any("record m" in text for _, text in texts), 10, "it is printed")
+        wait_until(lambda: notebook("0") and any("record m" in text for _, text in texts), "it is printed")
         notebook("%wamp unsubscribe")
     assert {parent for parent, text in texts if "record" in text} == {cell}
 
@@ -367,7 +367,7 @@ def test_a_failing_callback_is_shown_in_its_cell_and_counted(notebook):
         notebook(UNTIL.format(condition="failures"))
         assert "failed, last with ZeroDivisionError" in notebook("%wamp status")
         shown = lambda: [parent for parent, text in texts if "bad for machine failed" in text]  # noqa: E731
-        wait_until(lambda: notebook("0") and shown(), 10, "it is shown")
+        wait_until(lambda: notebook("0") and shown(), "it is shown")
         assert shown() == [cell]
     assert "1 subscription ended" in notebook("%wamp unsubscribe machine bad")
     assert notebook.fails("%wamp unsubscribe machine bad").ename == "UsageError"
@@ -400,7 +400,7 @@ def test_ones_own_kernel_is_not_chosen_and_runs_no_cell_of_its_own(notebook, dem
     before = {kernel.kernel_id for kernel in client.kernels()}
     bridge = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "bridge", file, "--name", "me"])
     try:
-        wait_until(lambda: "idle" in states(client, before), 30, "the notebook's kernel is on the router")
+        wait_until(lambda: "idle" in states(client, before), "the notebook's kernel is on the router", 30)
         mine = next(kernel.kernel_id for kernel in client.kernels() if kernel.kernel_id not in before)
         notebook("%wamp disconnect")
         assert demo.id in notebook("%juno connect")  # of two kernels the other one
@@ -480,12 +480,13 @@ def test_interrupting_the_local_cell_interrupts_the_remote_one(notebook):
     last = notebook.cell
 
     def interrupt() -> None:
-        wait_until(lambda: notebook.cell is not last and "ready" in notebook.text(), 20, "the remote cell runs")
+        wait_until(lambda: notebook.cell is not last and "ready" in notebook.text(), "the remote cell runs")
         os.kill(pid, signal.SIGINT)
 
     with meanwhile(interrupt):
         error = notebook.fails(
-            "%%wamp\nimport time\nprint('ready', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('finally')"
+            "%%wamp\nimport threading\nprint('ready', flush=True)\n"
+            "try:\n    threading.Event().wait()\nfinally:\n    print('finally')"
         )
     assert error.ename == "KeyboardInterrupt"
     assert "finally" in notebook.text()
@@ -494,12 +495,12 @@ def test_interrupting_the_local_cell_interrupts_the_remote_one(notebook):
 
 #: Ends at the second interrupt.
 STUBBORN = """%%wamp
-import time
+import threading
 ignored = 0
 print("ready", flush=True)
 while ignored < 2:
     try:
-        time.sleep(30)
+        threading.Event().wait()
     except KeyboardInterrupt:
         ignored += 1
         print("ignored", flush=True)
@@ -512,9 +513,9 @@ def test_a_second_interrupt_stops_waiting(notebook, demo):
     last = notebook.cell
 
     def interrupt_twice() -> None:
-        wait_until(lambda: notebook.cell is not last and "ready" in notebook.text(), 20, "the remote cell runs")
+        wait_until(lambda: notebook.cell is not last and "ready" in notebook.text(), "the remote cell runs")
         os.kill(pid, signal.SIGINT)
-        wait_until(lambda: "ignored" in notebook.text(), 20, "the first interrupt arrived")
+        wait_until(lambda: "ignored" in notebook.text(), "the first interrupt arrived")
         os.kill(pid, signal.SIGINT)
 
     with meanwhile(interrupt_twice):
@@ -522,13 +523,13 @@ def test_a_second_interrupt_stops_waiting(notebook, demo):
     assert error.ename == "KeyboardInterrupt"
     assert "may still be running" in notebook.cell.outputs[-1]["traceback"][0]
     assert "interrupted demo" in notebook("%wamp interrupt")
-    wait_until(lambda: demo.info().state == "idle", 20, "it ended")
+    wait_until(lambda: demo.info().state == "idle", "it ended")
 
 
 def test_a_restarted_kernel_keeps_its_id_and_stays_selected(notebook, settings, client):
     kernel_id = new_kernel_id("lab")
     with on_router(settings, kernel_id, "again"):  # not the others' one: they find no new process left behind
-        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == kernel_id], 30, "it is there")
+        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == kernel_id], "it is there", 30)
         notebook("%wamp select again")
         before = client.kernel(kernel_id).info().pid
         assert notebook("%wamp restart") == f"restarted again ({kernel_id})"

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wait_kit import wait_until
 
 import timbr_wamp
 from tests.conftest import require_service
@@ -128,7 +128,8 @@ def stack(crossbar: Path, lasting_routers: list[Router]) -> Iterator[Stack]:
     startup = folder / "startup.py"
     startup.write_text(STARTUP)
     with timbr_wamp.connect(router.url, router.admin_token, settings=settings) as client:
-        kernel_id = until(lambda: client.start_kernel("ticker", startup=str(startup))).id
+        starting = lambda: client.start_kernel("ticker", startup=str(startup))  # noqa: E731
+        kernel_id = wait_until(starting, "the host is on the router", not_yet=(TimbrError,)).id
     made = Stack(settings, router, tokens, kernel_id)
     yield made
     host.terminate()
@@ -163,18 +164,6 @@ def start_host(settings: Settings, router: Router) -> subprocess.Popen[bytes]:
         "TIMBR_WAMP_DATA_DIR": str(settings.data_dir),
     }
     return subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], env=environ, stdin=subprocess.DEVNULL)
-
-
-def until(attempt: Any, timeout_s: float = 30.0) -> Any:
-    """Return what ``attempt`` returns as soon as it does not raise an error of ours."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return attempt()
-        except TimbrError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def number(browser: Browser, name: str) -> int:
@@ -287,6 +276,7 @@ def test_without_a_token_that_is_known_the_page_asks_for_one(stack, browser):
     browser("wait", selector=RUNNING)
     browser("reload")  # the token is kept for this tab
     browser("wait", selector=RUNNING)
+    assert browser("count", selector="#token") == 0
 
 
 def test_a_script_with_another_wamp_library_reads_complete_records(stack):
@@ -314,7 +304,8 @@ def test_the_connection_light_shows_when_the_router_is_lost_and_back(stack, brow
     for name in ("Start", "Pause", "Resume", "Stop"):
         assert not browser("enabled", selector=f'role=button[name="{name}"]'), name
     stack.router.stop()
-    stack.router = until(lambda: Router.start(stack.settings, port=port, page_dir=page_dir()))
+    starting = lambda: Router.start(stack.settings, port=port, page_dir=page_dir())  # noqa: E731
+    stack.router = wait_until(starting, "the port is free again", not_yet=(TimbrError,))
     lasting_routers.append(stack.router)
     browser("wait", selector=RUNNING, timeout_ms=30_000)
     before = number(browser, "put")

@@ -13,6 +13,7 @@ import pytest
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import PublishOptions, RegisterOptions
 from plain_wamp import PlainSession, in_loop, kernel_info, session
+from wait_kit import until
 
 from timbr_wamp.names import new_kernel_id
 from timbr_wamp.router import Router, TokenStore
@@ -239,14 +240,9 @@ async def test_a_second_host_with_the_same_token_is_refused_until_the_first_has_
             if how == "cut":
                 first.cut()
                 await first.left
-        deadline = asyncio.get_running_loop().time() + 10.0
-        while True:  # the router notices a moment later that the first one is gone
-            try:
-                await second.register(lambda: "the second", start, options=replacing)
-                break
-            except ApplicationError:
-                assert asyncio.get_running_loop().time() < deadline
-                await asyncio.sleep(0.02)
+        # the router notices a moment later that the first one is gone
+        registering = lambda: second.register(lambda: "the second", start, options=replacing)  # noqa: E731
+        await until(registering, "the name is free", not_yet=(ApplicationError,))
         assert await person.call(start) == "the second"
 
 
@@ -260,9 +256,11 @@ async def test_retained_events_of_a_kernel_that_is_gone_are_released(lab: Lab) -
             await bridge.publish(status, {"state": "stopped"}, options=RETAINED)
             assert await kept(reader, status, lab.state_topic) == [True, True]
         assert (await lab.retained())["reason"] == "it ended in order"  # for a while it can still be asked for
-        async with asyncio.timeout(20):
-            while await kept(reader, status, lab.state_topic) != [False, False]:
-                await asyncio.sleep(0.1)
+
+        async def released() -> bool:
+            return await kept(reader, status, lab.state_topic) == [False, False]
+
+        assert await until(released, "both are released")
 
 
 async def kept(asker: PlainSession, *topics: str) -> list[bool]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from autobahn.wamp.types import PublishOptions, SubscribeOptions
-from bridging import BridgeProcess, SocketMachine, a_kernel, run, until
+from bridging import BridgeProcess, SocketMachine, a_kernel, run
 from plain_wamp import PlainSession, in_loop, kernel_info, session
+from wait_kit import until
 
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.names import kernel_uri, new_kernel_id
@@ -180,7 +181,7 @@ def test_bridges_know_what_is_wanted_after_the_router_or_they_themselves_were_ki
             with BridgeProcess(own_settings, second, "--kernel-id", file.kernel_id):
                 await until(lambda: len(machine.listeners) == 1, 30.0)
                 await viewer.close()
-                await until(lambda: not machine.listeners)
+                assert await until(lambda: not machine.listeners)
 
     async def viewing(file: KernelFile, bridge: BridgeProcess, machine: SocketMachine) -> None:
         viewer = Connection(first.unix_url, own_settings.realm, first.admin_token)

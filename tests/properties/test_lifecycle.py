@@ -58,8 +58,8 @@ class World:
         }  # fmt: skip
         return events.get(name)
 
-    def do(self, name: str) -> None:
-        """Let an event happen; a refused one changes nothing."""
+    def check_event(self, name: str) -> None:
+        """Let an event happen, and check what must hold then; a refused one changes nothing."""
         if name == "dies":  # a fork's child, or a thread that was killed: nothing reports it
             self.thread_lives = False
             return
@@ -121,21 +121,21 @@ def test_no_sequence_of_four_events_forgets_anything(first: str) -> None:
     for names in itertools.product(NAMES, repeat=3):
         world = World()
         for name in (first, *names):
-            world.do(name)
+            world.check_event(name)
 
 
 @given(st.lists(st.sampled_from(NAMES), max_size=60))
 def test_no_sequence_of_any_length_forgets_anything(names: list[str]) -> None:
     world = World()
     for name in names:
-        world.do(name)
+        world.check_event(name)
 
 
 @pytest.mark.parametrize("way", [["pause"], ["kept"], ["halt"], ["stop"], ["fail"], ["drain"], ["close"]])
 def test_each_way_out_of_running_holds_the_source(way: list[str]) -> None:
     world = World()
     for name in ["start", *way]:
-        world.do(name)
+        world.check_event(name)
     assert not world.source_reads
 
 

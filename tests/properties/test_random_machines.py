@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machine_kit import Recorder, assert_counts_add_up, in_thread, wait_until
+from machine_kit import Recorder, assert_counts_add_up, in_thread
+from wait_kit import wait_until
 
 from tests.random_machine_kit import KINDS, BrokenNode, Observed, RecordChecker, SlotError, Spec, Table, make_function
 from timbr_wamp.contract import Policy

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from machine_kit import Gate, Machines, ManualClock, Recorder, must_end, wait_until
+from machine_kit import Gate, Machines, ManualClock, Recorder, must_end
+from wait_kit import wait_until
 from wire_kit import Peer, file_of
 
 from timbr_wamp.machine import Machine

@@ -6,7 +6,8 @@ import asyncio
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, assert_counts_add_up, in_thread, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up, in_thread
+from wait_kit import wait_until
 
 
 class SecondTry:

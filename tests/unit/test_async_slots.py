@@ -7,7 +7,8 @@ import functools
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
+from machine_kit import LIMIT_S, AsyncGate, assert_counts_add_up
+from wait_kit import wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineRunning
 
@@ -27,34 +28,6 @@ class Meeting:
         await asyncio.wait_for(self._all.wait(), LIMIT_S)
         self._here -= 1
         return message
-
-
-class AsyncGate:
-    """An async slot in which messages wait until the test opens it."""
-
-    def __init__(self) -> None:
-        self.entered: list[object] = []
-        self.cancelled: list[object] = []
-        self._open: dict[object, asyncio.Event] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def __call__(self, message: object) -> object:
-        self._loop = asyncio.get_running_loop()
-        event = self._open.setdefault(message, asyncio.Event())
-        self.entered.append(message)
-        try:
-            await event.wait()
-        except asyncio.CancelledError:
-            self.cancelled.append(message)
-            raise
-        return message
-
-    def open(self, *messages: object) -> None:
-        for message in messages:
-            self._loop.call_soon_threadsafe(self._open[message].set)
-
-    def wait_until_entered(self, *messages: object) -> None:
-        wait_until(lambda: set(messages) <= set(self.entered), f"only {self.entered} entered")
 
 
 def run(machine, messages):
@@ -147,7 +120,7 @@ def test_a_timeout_is_retried_as_any_failure(machine):
     async def slow_once(message):
         calls.append(message)
         if len(calls) == 1:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return message
 
     machine.set(0, slow_once, policy={"timeout_s": 0.02, "retries": 1})

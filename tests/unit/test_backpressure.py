@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from feeder_kit import Rig, rigs
-from machine_kit import LIMIT_S, ManualClock, assert_counts_add_up, in_thread, wait_until
+from machine_kit import LIMIT_S, ManualClock, assert_counts_add_up, in_thread
+from wait_kit import wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull
 from timbr_wamp.machine.intake.message_queue import FULL_REPORT_S, Droppable, MessageQueue

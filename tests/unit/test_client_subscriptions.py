@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from wait_kit import until
 
 from timbr_wamp.client import subscriptions as module
 from timbr_wamp.client.subscriptions import Subscriptions
@@ -56,12 +57,6 @@ class FakeSession:
         for uri, handler in self.there:
             if uri == topic:
                 handler(*args, **{module._DETAILS: details})
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -6,7 +6,8 @@ import itertools
 import time
 
 import pytest
-from machine_kit import LIMIT_S, MemoryJournal, in_thread, wait_until
+from machine_kit import LIMIT_S, MemoryJournal, in_thread
+from wait_kit import wait_until
 
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.events.hooks import POINTS

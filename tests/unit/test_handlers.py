@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, wait_until
+from machine_kit import LIMIT_S
+from wait_kit import wait_until
 
 import timbr_wamp
 from timbr_wamp import plugins

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up
+from wait_kit import wait_until
 from wire_kit import Peer
 
 from timbr_wamp import runtime

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, Machines, ManualClock, assert_counts_add_up, wait_until
+from machine_kit import LIMIT_S, Machines, ManualClock, assert_counts_add_up
+from wait_kit import wait_until
 
 from timbr_wamp.contract import ErrorRow, Event, RevisionInfo, SourceStatus
 from timbr_wamp.errors import MachineFull

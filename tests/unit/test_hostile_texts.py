@@ -89,17 +89,17 @@ def on_console(*renderables: Any) -> str:
     return out.getvalue()
 
 
-def assert_harmless(text: str) -> None:
+def check_harmless(text: str) -> None:
     found = OBEYED.search(re.sub("\x1b\\[[0-9;]*m", "", text.replace("\x1b[?25l", "")))
     assert found is None, text[max(0, found.start() - 40) : found.end() + 40]
 
 
-def assert_plain(text: str) -> None:
+def check_plain(text: str) -> None:
     assert OBEYED.search(text) is None, text
 
 
-def assert_inert(html: str) -> None:
-    assert_plain(html)
+def check_inert(html: str) -> None:
+    check_plain(html)
     assert "<script" not in html
     assert not re.search(r"<[^>]*\"[^>]*<", html.replace("&quot;", ""))
 
@@ -108,12 +108,12 @@ def assert_inert(html: str) -> None:
 def test_every_struct_is_shown_as_text(kind: type) -> None:
     value = hostile(kind)
     if isinstance(value, Displayable):
-        assert_plain(str(value))
-        assert_inert(value._repr_html_())
+        check_plain(str(value))
+        check_inert(value._repr_html_())
     base_json = io.StringIO()
     with contextlib.redirect_stdout(base_json):
         base.print_json(value)
-    assert_plain(base_json.getvalue())
+    check_plain(base_json.getvalue())
     json.loads(base_json.getvalue())
 
 
@@ -132,7 +132,7 @@ def command_tables() -> Iterator[Any]:
 @pytest.mark.parametrize("renderable", list(command_tables()), ids=lambda one: type(one).__name__)
 def test_every_table_of_the_commands_shows_texts_as_they_are(renderable: Any) -> None:
     shown = on_console(renderable)
-    assert_harmless(shown)
+    check_harmless(shown)
     assert "[/x]" in shown
     assert "[red]" in shown  # markup is no markup
 
@@ -151,7 +151,7 @@ def test_a_commands_error_and_notes_are_text() -> None:
 
     result = CliRunner().invoke(group, ["failing"], color=True)
     assert result.exit_code == 1
-    assert_plain(result.output)
+    check_plain(result.output)
     assert "[/x]" in result.stderr
 
 
@@ -166,7 +166,7 @@ def test_what_a_command_logs_is_text(capsys: pytest.CaptureFixture[str]) -> None
         root.handlers[:] = before
         root.setLevel(level)
     assert "a host says [/x]" in said
-    assert_plain(said)
+    check_plain(said)
 
 
 def test_the_output_of_a_cell_keeps_its_colours_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,36 +204,36 @@ def magic_views() -> Iterator[Any]:
 
 @pytest.mark.parametrize("view", list(magic_views()), ids=lambda one: type(one).__name__)
 def test_every_view_of_a_notebook_shows_texts_as_they_are(view: Any) -> None:
-    assert_plain(repr(view))
-    assert_inert(view._repr_html_())
+    check_plain(repr(view))
+    check_inert(view._repr_html_())
 
 
 def test_the_card_of_a_machine_shows_texts_as_they_are() -> None:
     arguments = hostile(structs.Status), [hostile(structs.SlotInfo)], [hostile(structs.ErrorRow)]
     for draw in (cards.machine_text, cards.machine_line):
-        assert_plain(draw(arguments[0]))
-    assert_inert(cards.machine_html(*arguments))
+        check_plain(draw(arguments[0]))
+    check_inert(cards.machine_html(*arguments))
 
 
 def test_an_error_in_a_cell_is_text() -> None:
     reply = structs.ExecuteReply(status="error", ename=HOSTILE, evalue=HOSTILE, traceback=[HOSTILE])
     for line in failures.cell_error(reply)._render_traceback_():
-        assert_harmless(line)
+        check_harmless(line)
     error = RemoteError(HOSTILE, HOSTILE)
     error.remote_traceback = f'  File "/home/ada/job.py", line 1\n{HOSTILE}'
     for line in failures.shortened(error)._render_traceback_():  # type: ignore[attr-defined]
-        assert_plain(line)
+        check_plain(line)
 
 
 def test_a_graph_is_drawn_from_its_nodes_and_each_id_is_one_word() -> None:
     graph = hostile(structs.Graph)
     plot = Plot(graph, find=lambda program: None)
-    assert_plain(str(plot))
-    assert_plain(plot.mermaid)
+    check_plain(str(plot))
+    check_plain(plot.mermaid)
     assert "<script" not in plot.mermaid
     quoted = re.compile(r'"(?:[^"\\]|\\.)*"')
     outside = quoted.sub("", dot_text(graph))
-    assert_plain(dot_text(graph))
+    check_plain(dot_text(graph))
     assert set(outside) <= set("digraph machine {rankdir=LR;node [shape=box];label=->}\n ")
 
 

@@ -79,16 +79,16 @@ EVERY = 41
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_interrupted_at_some_points_leaves_the_machine_whole(verb: str) -> None:
-    interrupt_verb(verb, every=EVERY, first=random.randrange(1, EVERY))
+    check_interrupted(verb, every=EVERY, first=random.randrange(1, EVERY))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_interrupted_anywhere_leaves_the_machine_whole(verb: str) -> None:
-    interrupt_verb(verb, every=1, first=1)
+    check_interrupted(verb, every=1, first=1)
 
 
-def interrupt_verb(verb: str, *, every: int, first: int) -> None:
+def check_interrupted(verb: str, *, every: int, first: int) -> None:
     """Interrupt a verb at its points; check after each that the machine is whole and can continue."""
 
     def check(machine: Machine, number: int) -> None:
@@ -147,7 +147,7 @@ def test_an_interrupt_ends_a_change_of_slots_that_takes_long_and_leaves_them_as_
     class HangsInLoop(Hangs):
         async def prep(self) -> None:  # type: ignore[override]
             interrupt_soon()
-            await asyncio.sleep(30.0)
+            await asyncio.Event().wait()
 
     with Machine(1, serve=False, namespace={"hang": hang}) as machine:
         given: object = {"prep": Hangs(), "text": "hang()\nlambda x: x", "async prep": HangsInLoop()}[how]

@@ -15,7 +15,8 @@ import msgspec
 import orjson
 import pytest
 import zmq
-from machine_kit import LIMIT_S, MemoryJournal, in_thread, wait_until
+from machine_kit import LIMIT_S, MemoryJournal, in_thread
+from wait_kit import wait_until
 from wire_kit import Peer, file_of
 
 from timbr_wamp import runtime

@@ -15,7 +15,8 @@ import weakref
 
 import cloudpickle
 import pytest
-from machine_kit import LIMIT_S, MemoryJournal, assert_counts_add_up, in_thread, seqs, wait_until
+from machine_kit import LIMIT_S, MemoryJournal, assert_counts_add_up, in_thread, seqs
+from wait_kit import wait_until
 
 from timbr_wamp.errors import (
     CallTimeout,
@@ -194,8 +195,9 @@ def test_a_blocking_put_waits_for_room(machines, records):
     machine.put(1)
     putting = in_thread(machine.put, 2, block=True)
     machine.start()
-    putting.result()
-    records.wait_for(2)
+    oid = putting.result()
+    assert [record.input for record in records.wait_for(2)] == [1, 2]
+    assert records.records[-1].oid == oid
 
 
 def test_a_blocking_put_gets_in_when_one_message_is_stepped(machines):
@@ -204,7 +206,8 @@ def test_a_blocking_put_gets_in_when_one_message_is_stepped(machines):
         machine.put(n)
     putting = in_thread(machine.put, "late", block=True)
     machine.get()
-    putting.result()
+    assert putting.result()
+    assert machine.status.queue_size == 10
 
 
 def test_a_known_id_is_put_once_and_its_second_put_returns_it(machine, records):
@@ -841,6 +844,7 @@ def test_an_unreferenced_machine_that_never_ran_is_collected():
     del machine
     gc.collect()
     wait_until(lambda: gc.collect() is not None and gone() is None, "it is gone")
+    assert gone() is None
 
 
 def test_a_stopped_machine_is_collected(machines):
@@ -852,6 +856,7 @@ def test_a_stopped_machine_is_collected(machines):
     gone = weakref.ref(machine)
     del machine
     wait_until(lambda: gc.collect() is not None and gone() is None, "it is gone")
+    assert gone() is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -6,7 +6,8 @@ import asyncio
 import contextvars
 
 import pytest
-from machine_kit import assert_counts_add_up, in_thread, wait_until
+from machine_kit import assert_counts_add_up, in_thread
+from wait_kit import wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
 from timbr_wamp.machine.intake.message_queue import KNOWN_OIDS, Droppable, MessageQueue

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, Machines, Recorder, assert_counts_add_up, in_thread, wait_until
+from machine_kit import LIMIT_S, AsyncGate, Machines, Recorder, assert_counts_add_up, in_thread
+from wait_kit import wait_until
 
 from tests.executor_kit import START_S, beside
 from tests.slot_kit import context_of, process
@@ -149,12 +150,15 @@ def policy_of(backoff_s: float) -> Any:
 
 
 def test_a_lower_concurrency_holds_for_the_next_messages(machines: Machines, records: Recorder) -> None:
-    released, most = threading.Event(), [0]
+    gate, here, most = AsyncGate(), set[int](), dict[int, int]()
 
     async def slot(message: int) -> int:
-        most.append(m.status.in_flight)
-        while message < 4 and not released.is_set():
-            await asyncio.sleep(0.005)
+        here.add(message)
+        most[message] = len(here)
+        if message < 4:
+            await gate(message)
+        await asyncio.sleep(0)
+        here.remove(message)
         return message
 
     m = machines(1, sinks=[records], concurrency=4)
@@ -162,10 +166,11 @@ def test_a_lower_concurrency_holds_for_the_next_messages(machines: Machines, rec
     for n in range(8):
         m.put(n)
     m.start()
-    wait_until(lambda: len(most) == 5, "four messages are under way")
+    gate.wait_until_entered(*range(4))
     m.configure(concurrency=1)
-    released.set()
+    gate.open(*range(4))
     assert [record.input for record in records.wait_for(8)] == list(range(8))
+    assert list(most.values()) == [1, 2, 3, 4, 1, 1, 1, 1]
 
 
 # --- plain slots beside async ones ---
@@ -186,23 +191,25 @@ def test_a_plain_slot_beside_an_async_one_may_run_an_event_loop(machines: Machin
 
 
 def test_while_a_plain_slot_blocks_async_slots_of_other_messages_continue(machines: Machines) -> None:
-    gate, awaited = machines.gate(), threading.Event()
+    plain, awaits, awaited = machines.gate(), AsyncGate(), threading.Event()
 
     async def wait(message: int) -> int:
-        for _ in range(100 * message):
-            await asyncio.sleep(0.001)
         if message:
+            await awaits(message)
             awaited.set()
         return message
 
     m = machines(2, concurrency=2)
     m[0] = wait
-    m[1] = lambda f0: gate(f0) if f0 == 0 else f0
+    m[1] = lambda f0: plain(f0) if f0 == 0 else f0
     m.put(0)
     m.put(1)
     m.start()
-    gate.wait_until_entered()
+    plain.wait_until_entered()
+    awaits.wait_until_entered(1)
+    awaits.open(1)
     assert awaited.wait(LIMIT_S)
+    plain.open()
 
 
 # --- errors that would end a thread, a loop or the process ---
@@ -276,7 +283,7 @@ def test_pending_calls_into_a_closed_loop_fail() -> None:
     held = threading.Event()
     blocked = in_thread(lambda: loop.run(block()))
     assert started.wait(LIMIT_S)
-    waiting = in_thread(lambda: loop.run(asyncio.sleep(60)))
+    waiting = in_thread(lambda: loop.run(asyncio.Event().wait()))
     loop.close()
     for future in (blocked, waiting):
         with pytest.raises(LoopClosed):

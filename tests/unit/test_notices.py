@@ -11,7 +11,8 @@ import urllib.error
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from machine_kit import LIMIT_S, ManualClock, wait_until
+from machine_kit import LIMIT_S, ManualClock
+from wait_kit import wait_until
 
 from timbr_wamp.contract import Event
 from timbr_wamp.errors import InvalidArgument
@@ -97,7 +98,7 @@ def test_an_event_too_large_for_a_variable_is_whole_on_stdin(tmp_path):
 
 
 def test_a_command_need_not_read_its_input():
-    RunCommand(python("pass")).tell(event(text="x" * 1_000_000))
+    assert RunCommand(python("pass")).tell(event(text="x" * 1_000_000)) is None
 
 
 def test_a_command_that_fails_says_what_it_wrote():

@@ -6,7 +6,8 @@ import asyncio
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, Gate, wait_until
+from machine_kit import LIMIT_S, Gate
+from wait_kit import wait_until
 
 from timbr_wamp.errors import PrepFailed
 from timbr_wamp.machine.running.executors.inline import InlineExecutor

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up
+from wait_kit import wait_until
 
 from timbr_wamp import BaseEventHandler, Machine, RetryHandler
 from timbr_wamp.contract import Policy

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from machine_kit import LIMIT_S, Machines, Recorder, wait_until
+from machine_kit import LIMIT_S, Machines, Recorder
+from wait_kit import wait_until
 
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine import Machine
@@ -313,4 +314,5 @@ def test_children_end_when_their_parent_is_killed(tmp_path):
     finally:
         parent.kill()
         parent.communicate()
-    wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), "they end")
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
+    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []

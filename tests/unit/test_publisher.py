@@ -16,7 +16,8 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
-from machine_kit import LIMIT_S, Machines, wait_until
+from machine_kit import LIMIT_S, Machines
+from wait_kit import wait_until
 
 from timbr_wamp.contract import ROW_LIMIT_BYTES, BatchHead, RecordsBatch, records_from_batch, texts_from_batch
 from timbr_wamp.machine import Machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -108,7 +109,7 @@ def test_a_text_that_not_every_reader_can_parse_is_refused(text):
 
 @pytest.mark.parametrize("text", READABLE)
 def test_a_text_that_every_reader_can_parse_is_taken(text):
-    Raw(text).parsed()
+    assert Raw(text).parsed() == json.loads(text)
 
 
 @pytest.mark.parametrize("takes", [True, False])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from machine_kit import LIMIT_S, assert_counts_add_up, wait_until
+from machine_kit import LIMIT_S, assert_counts_add_up
+from wait_kit import wait_until
 
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine.messages import Entry

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import zmq
 from machine_kit import LIMIT_S, Machines
+from wait_kit import until
 
 from timbr_wamp import runtime
 from timbr_wamp.components.control_client import ControlClient
@@ -39,6 +39,8 @@ class Reading:
         self.batches: list[RecordsBatch] = []
         self.can_send = True
         self.pages: list[Any] = []
+        #: Bytes that had come when the first page was asked for.
+        self.before_pages_bytes = 0
 
     @property
     def numbers(self) -> list[int]:
@@ -59,6 +61,8 @@ def read(machine: Machine, test: Callable[[Reading, RecordsSubscriber], Coroutin
         request = control.request
 
         async def noted(name: str, *args: Any, **options: Any) -> Any:
+            if not reading.pages:
+                reading.before_pages_bytes = sum(batch.size_bytes for batch in reading.batches)
             reading.pages.append(args)
             return await request(name, *args, **options)
 
@@ -83,13 +87,6 @@ def has_listeners(machine: Machine) -> bool:
     return machine._sockets.publisher.has_listeners()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        await asyncio.sleep(0.005)
-
-
 def test_small_batches_are_joined_and_nobody_is_asked_for_more(served):
     async def test(reading: Reading, subscriber: RecordsSubscriber) -> None:
         served.source = range(3_000)
@@ -111,17 +108,17 @@ def test_while_the_router_is_slow_a_window_of_bytes_is_held_and_the_rest_is_fetc
             served.put(f"{number}" + "x" * size)
         served.start()
         assert await asyncio.to_thread(served.wait, LIMIT_S)
-        await asyncio.sleep(0.3)
-        subscriber.on_status(served.run, count)
-        held = subscriber._held_bytes()
-        assert BATCHES_WINDOW_BYTES // 2 < held < BATCHES_WINDOW_BYTES + 2**20
+        await until(lambda: subscriber.held_bytes > BATCHES_WINDOW_BYTES // 2, "the window fills")
         assert not reading.batches
         reading.can_send = True
-        while not reading.batches or reading.batches[-1].last_seq < count:
+
+        def all_came() -> bool:
             subscriber.on_status(served.run, count)
-            await asyncio.sleep(0.05)
+            return bool(reading.batches) and reading.batches[-1].last_seq >= count
+
+        await until(all_came, "the rest is fetched")
         assert reading.numbers == list(range(1, count + 1))
-        assert reading.pages
+        assert BATCHES_WINDOW_BYTES // 2 < reading.before_pages_bytes < BATCHES_WINDOW_BYTES + 2**20
         # and then the machine sends again
         asked = len(reading.pages)
         for number in range(200):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, wait_until
+from machine_kit import LIMIT_S
+from wait_kit import wait_until
 
 from timbr_wamp.errors import WouldDeadlock
 from timbr_wamp.machine import Machine
@@ -170,4 +171,5 @@ def test_a_callback_may_wait_for_its_machine(machines):
     machine.on("started", lambda event: waited.append(machine.wait(LIMIT_S)))
     machine.put(1)
     machine.start()
-    wait_until(lambda: waited == [True], "it waited")
+    wait_until(lambda: waited, "it waited")
+    assert waited == [True]

@@ -14,7 +14,8 @@ from unittest.mock import MagicMock, Mock
 
 import pytest
 from feeder_kit import Rig, rigs
-from machine_kit import LIMIT_S, wait_until
+from machine_kit import LIMIT_S
+from wait_kit import wait_until
 
 from timbr_wamp.errors import NotASource
 from timbr_wamp.machine.intake import async_reader, feeder
@@ -163,6 +164,7 @@ def test_a_deleted_source_ends_its_thread(rig, short_limits, source):
     one.take_until(lambda: one.processed)
     one.feeder.close(0.1)
     wait_until(lambda: not one.reading, "its thread ended")
+    assert one.status.state != "reading"
 
 
 # --- what sources raise ---

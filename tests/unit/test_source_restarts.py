@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from feeder_kit import Rig, rigs
-from machine_kit import LIMIT_S, wait_until
+from machine_kit import LIMIT_S
+from wait_kit import wait_until
 
 from timbr_wamp.contract import SourceOptions
 from timbr_wamp.errors import NotASource

@@ -10,7 +10,8 @@ import time
 from collections import deque
 
 import pytest
-from machine_kit import LIMIT_S, in_thread, wait_until
+from machine_kit import LIMIT_S, in_thread
+from wait_kit import wait_until
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, NotASource, SourceActive
 from timbr_wamp.machine.protocols import EndOfSource
@@ -289,8 +290,8 @@ def test_an_error_text_that_utf_8_cannot_carry_is_written_out(machine, records):
 
     machine.source = source
     machine.start()
-    records.wait_for_event("source_failed").data["error"].encode()
-    machine.status.source.error.encode()
+    told = records.wait_for_event("source_failed").data["error"]
+    assert told.encode() == machine.status.source.error.encode() == b"OSError: \\udcff"
 
 
 def test_a_source_is_not_replaced_by_accident(machine):
@@ -331,7 +332,7 @@ def test_reading_begins_at_once_with_start_and_ends_at_once_with_the_source(mach
 def test_a_source_set_while_running_is_read_at_once(machine, records):
     machine.start()
     machine.source = generator
-    records.wait_for(3)
+    assert [record.input for record in records.wait_for(3)] == [1, 2, 3]
 
 
 def test_deleting_keeps_what_was_read_and_is_an_event(machine, records, gate):

@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from wait_kit import wait_until
 
 from timbr_wamp import runtime
 from timbr_wamp.errors import NoRouter, PortBusy
@@ -48,13 +47,6 @@ def start(tmp_path: Path, command: list[str] = SLEEP) -> Process:
     return spawn(command, environment=dict(os.environ), log_file=tmp_path / "log.txt")
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.usefixtures("identity")
 def test_a_process_is_ended_and_says_how(tmp_path):
     child = start(tmp_path)
@@ -69,7 +61,7 @@ def test_a_process_is_ended_and_says_how(tmp_path):
 @pytest.mark.usefixtures("identity")
 def test_one_that_ignores_sigterm_is_killed_and_a_frozen_one_too(tmp_path):
     deaf = start(tmp_path, IGNORES_SIGTERM)
-    wait_for(lambda: "ready" in log_tail(tmp_path / "log.txt"))
+    wait_until(lambda: "ready" in log_tail(tmp_path / "log.txt"))
     frozen = start(tmp_path)
     assert frozen.signal(signal.SIGSTOP)
     for child in (deaf, frozen):
@@ -81,10 +73,10 @@ def test_one_that_ignores_sigterm_is_killed_and_a_frozen_one_too(tmp_path):
 @pytest.mark.usefixtures("identity")
 def test_the_children_of_a_process_end_with_it_deaf_ones_too(tmp_path):
     parent = start(tmp_path, WITH_A_CHILD)
-    wait_for(lambda: "child" in log_tail(tmp_path / "log.txt") and "1\n" in log_tail(tmp_path / "log.txt") + "\n")
+    wait_until(lambda: "child" in log_tail(tmp_path / "log.txt") and "1\n" in log_tail(tmp_path / "log.txt") + "\n")
     (child,) = psutil.Process(parent.pid).children()
     assert parent.end(term_s=20)
-    wait_for(lambda: not runtime.process_alive(child.pid, runtime.process_started(child.pid) or -1.0))
+    wait_until(lambda: not runtime.process_alive(child.pid, runtime.process_started(child.pid) or -1.0))
 
 
 @pytest.mark.usefixtures("identity")
@@ -118,7 +110,7 @@ def test_a_log_tells_only_what_the_current_process_wrote(tmp_path):
         policy=RestartPolicy(limit=0),
     )
     supervisor.start()
-    wait_for(lambda: not supervisor.alive)
+    wait_until(lambda: not supervisor.alive)
     assert not supervisor.check()
     assert supervisor.state == "given_up"
     assert supervisor.log == "no licence"
@@ -210,7 +202,7 @@ def test_a_killed_process_is_restarted_and_what_somebody_else_started_is_adopted
     for _ in range(2):
         assert supervisor.process is not None
         supervisor.process.signal(signal.SIGKILL)
-        wait_for(lambda: not supervisor.alive)
+        wait_until(lambda: not supervisor.alive)
         if supervisor.check():  # the first restart is made at once
             continue
         assert (supervisor.state, supervisor.reason) == ("waiting", "it was killed (signal 9)")

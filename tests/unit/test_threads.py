@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, Gate, Machines, Recorder, in_thread, wait_until
+from machine_kit import LIMIT_S, Gate, Machines, Recorder, in_thread
+from wait_kit import wait_until
 
 from tests.slot_kit import context_of, process
 from timbr_wamp.errors import SlotTimeout
@@ -359,7 +360,7 @@ def test_an_async_slot_over_its_time_is_cancelled(threaded, records):
 
     async def slow(message: object) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             cancelled.set()
 

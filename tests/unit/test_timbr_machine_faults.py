@@ -8,7 +8,8 @@ import threading
 import dask
 import pytest
 from dask.callbacks import Callback
-from machine_kit import LIMIT_S, wait_until
+from machine_kit import LIMIT_S
+from wait_kit import wait_until
 
 from timbr_wamp import names
 from timbr_wamp.machine import Machine

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from machine_kit import LIMIT_S, wait_until
+from machine_kit import LIMIT_S
+from wait_kit import wait_until
 
 from timbr_wamp.machine.intake.timers import Timers
 
@@ -43,15 +44,17 @@ def test_the_function_due_first_is_called_first():
 
 
 def test_a_forgotten_function_is_not_called_again_and_the_thread_ends_at_once():
-    watcher = Timers()
+    watcher, looks = Timers(), []
 
     def look():
+        looks.append(1)
         return 3600.0
 
     watcher.watch(look, 3600.0)
     watcher.forget(look)
     watcher.forget(look)
     wait_until(lambda: ended(watcher), "its thread ended")
+    assert looks == []
 
 
 def test_a_failing_function_does_not_affect_the_others(caplog):

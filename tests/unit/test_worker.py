@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from machine_kit import LIMIT_S, ManualClock, wait_until
+from machine_kit import LIMIT_S, ManualClock
+from wait_kit import wait_until
 
 from timbr_wamp import Machine
 from timbr_wamp.machine.running.worker import STALLED_S, Stall

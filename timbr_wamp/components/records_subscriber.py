@@ -65,7 +65,9 @@ class RecordsSubscriber:
         self._backlog_bytes = 0
         self._release: asyncio.TimerHandle | None = None
         self._refills: set[asyncio.Task[None]] = set()
-        self._socket = BatchSocket(context, file, control, BATCHES, on_batch=self._receive, held_bytes=self._held_bytes)
+        self._socket = BatchSocket(
+            context, file, control, BATCHES, on_batch=self._receive, held_bytes=lambda: self.held_bytes
+        )
 
     def on_status(self, run: str, last_seq: int) -> None:
         """Handle the machine's newest number, to notice that the last records were lost."""
@@ -135,7 +137,9 @@ class RecordsSubscriber:
     def _has_room(self) -> bool:
         return self._backlog_bytes < BACKLOG_BYTES
 
-    def _held_bytes(self) -> int:
+    @property
+    def held_bytes(self) -> int:
+        """Size of the batches that wait: for the router, for more to be joined with, or for records before them."""
         return self._batcher.size_bytes + self._backlog_bytes + self._feed.pending_bytes
 
     # --- missing records -----------------------------------------------------------------
