@@ -235,7 +235,7 @@ def is_for_notebooks(page: Path) -> bool:
     return any(block.language in wanted for block in blocks_of(page) if block.run)
 
 
-def run_as_notebook(page: Path, folder: Path) -> None:
+def check_notebook(page: Path, folder: Path) -> None:
     """Make a notebook of a page's cells and do what "Run All" does, in a kernel with this working folder.
 
     Raises:
@@ -260,14 +260,14 @@ def text_of(cell: nbformat.NotebookNode) -> str:
 @pytest.mark.integration
 @pytest.mark.parametrize("page", [page for page in PAGES if is_for_notebooks(page) and not connects(page)], ids=name_of)
 def test_a_page_runs_as_a_notebook(page: Path, tmp_path: Path) -> None:
-    run_as_notebook(page, tmp_path)
+    check_notebook(page, tmp_path)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("page", [page for page in PAGES if is_for_notebooks(page) and connects(page)], ids=name_of)
 @pytest.mark.usefixtures("unchanged_demo")
 def test_a_page_runs_as_a_notebook_on_a_node(page: Path, tmp_path: Path) -> None:
-    run_as_notebook(page, tmp_path)
+    check_notebook(page, tmp_path)
 
 
 # --- JavaScript --------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 import pytest
 from bridging import a_kernel
+from wait_kit import wait_until
 
 from timbr_wamp.client import RemoteKernel, connect
 from timbr_wamp.contract import (
@@ -248,11 +248,14 @@ def test_every_result_has_the_form_that_the_page_says(node, kernel):
 
 def until_seen(node: NodeClient, topic: str, action: Callable[[], object]) -> None:
     """Repeat an action until an event of the topic comes: who publishes may hear of the subscription a moment later."""
-    deadline = time.monotonic() + ANSWER_LIMIT_S
-    while not node.result(seen=topic):
-        assert time.monotonic() < deadline, f"no event of {topic}"
-        action()
-        time.sleep(0.02)
+
+    def seen() -> Any:
+        found = node.result(seen=topic)
+        if not found:
+            action()
+        return found
+
+    wait_until(seen, f"an event of {topic}", ANSWER_LIMIT_S)
 
 
 def values_of(row: list[Any], layout: list[int]) -> list[Any]:

@@ -267,7 +267,7 @@ def test_a_kernel_that_dies_at_once_is_not_restarted_and_the_reason_is_reported(
         (folder / "bomb").touch()
         with pytest.raises(KernelDead):
             await supervisor.channels.execute("import os; os._exit(3)")
-        await until(lambda: "not restarted" in (supervisor.reason or ""), 40)
+        await until(lambda: "not restarted" in (supervisor.reason or ""), "it is given up", 40.0)
         assert (supervisor.state, supervisor.restarts) == ("dead", POLICY.limit)
         with pytest.raises(KernelDead):
             await supervisor.channels.execute("1")

@@ -171,15 +171,15 @@ def test_bridges_know_what_is_wanted_after_the_router_or_they_themselves_were_ki
         topic = kernel_uri(file.kernel_id, "machine", "records")
         await viewer.open(20.0)
         await viewer.subscribe(topic, lambda *_, **__: None)
-        await until(lambda: len(machine.listeners) == 1, 30.0)
+        await until(lambda: len(machine.listeners) == 1, "the bridge reads", 30.0)
         os.killpg(first.pid, signal.SIGKILL)
         await until(lambda: not machine.listeners)  # nobody can be subscribed without a router
         with await asyncio.to_thread(Router.start, own_settings, port=free_port) as second:
-            await until(lambda: len(machine.listeners) == 1, 30.0)
+            await until(lambda: len(machine.listeners) == 1, "the bridge reads", 30.0)
             bridge.kill()
             await until(lambda: not machine.listeners)
             with BridgeProcess(own_settings, second, "--kernel-id", file.kernel_id):
-                await until(lambda: len(machine.listeners) == 1, 30.0)
+                await until(lambda: len(machine.listeners) == 1, "the bridge reads", 30.0)
                 await viewer.close()
                 assert await until(lambda: not machine.listeners)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Callable
 
 import pytest
 from machine_kit import LIMIT_S, assert_counts_add_up
+from wait_kit import wait_until
 
 from timbr_wamp.errors import MachineClosed, MachineForked
 from timbr_wamp.machine.intake.message_queue import MessageQueue
@@ -34,15 +34,13 @@ def in_child(call: Callable[[], object]) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)  # ours
-    os.waitpid(pid, 0)
-    raise AssertionError("the child hung")
+    try:
+        _, status = wait_until(lambda: (ended := os.waitpid(pid, os.WNOHANG))[0] and ended, "the child ends", LIMIT_S)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)  # ours
+        os.waitpid(pid, 0)
+        raise
+    return os.waitstatus_to_exitcode(status)
 
 
 CALLS = [

@@ -140,13 +140,13 @@ def test_the_reason_of_an_end_is_what_the_process_said_and_not_what_it_wrote_las
         reason_file=reason,
     )
     supervisor.start()
-    wait_for(lambda: not supervisor.alive)
+    wait_until(lambda: not supervisor.alive)
     assert str(supervisor.error) == str(PortBusy(8080))
     supervisor.check()
     assert supervisor.alive, "the next one was started"
     assert supervisor.error is None, "which has not failed"
     supervisor.process.signal(signal.SIGKILL)
-    wait_for(lambda: not supervisor.alive)
+    wait_until(lambda: not supervisor.alive)
     supervisor.check()
     assert supervisor.reason == "it was killed (signal 9)"
     assert supervisor.error is None
@@ -167,7 +167,7 @@ def test_a_service_that_cannot_start_hands_over_its_error(tmp_path, command):
         reason_file=tmp_path / "reason",
     )
     supervisor.start()
-    wait_for(lambda: not supervisor.alive)
+    wait_until(lambda: not supervisor.alive)
     assert isinstance(supervisor.error, NoRouter)
     supervisor.end()
 
