@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from bridging import BridgeProcess
-from notebooks import Notebook, wait_until
+from notebooks import Notebook
+from wait_kit import wait_until
 
 import timbr_wamp
 from timbr_wamp import runtime
@@ -126,7 +127,7 @@ def test_unshare_takes_it_off_and_ends_the_link_and_the_machine_goes_on(router, 
     assert "taken off" in notebook("%wamp unshare")
     assert listed(client) == {}
     assert bridge_of(settings, kernel_id) is None
-    wait_until(lambda: not accepts(router, settings, token), 5, "the token in the link is revoked")
+    wait_until(lambda: not accepts(router, settings, token), "the token in the link is revoked")
     assert notebook("m.put(1)\nm.wait(5), m.running") == "(True, True)"
     assert notebook("m.unshare()") == "False"
     assert "was not shared" in notebook("%wamp unshare")
@@ -139,7 +140,7 @@ def test_a_killed_bridge_is_back_by_itself(client, settings, notebook):
     kernel_id = listed(client)["mine"]
     pid = bridge_of(settings, kernel_id).pid
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: (file := bridge_of(settings, kernel_id)) and file.pid != pid, 10, "another bridge runs")
+    wait_until(lambda: (file := bridge_of(settings, kernel_id)) and file.pid != pid, "another bridge runs")
     notebook("%wamp share")
     assert client.kernel(kernel_id).machine()(3)[2] == 4
 
@@ -161,9 +162,9 @@ def test_the_bridge_ends_with_its_kernel_and_a_restarted_one_is_shared_again(
     kernel_id = listed(client)["mine"]
     pid = bridge_of(settings, kernel_id).pid
     passing_notebook.restart()
-    wait_until(lambda: listed(client) == {}, 10, "the router lists it no more")
-    wait_until(lambda: not runtime.process_started(pid), 10, "its bridge ended")
-    wait_until(lambda: not accepts(router, settings, token), 5, "the token in the link is revoked")
+    wait_until(lambda: listed(client) == {}, "the router lists it no more")
+    wait_until(lambda: not runtime.process_started(pid), "its bridge ended")
+    wait_until(lambda: not accepts(router, settings, token), "the token in the link is revoked")
     passing_notebook("import timbr_wamp\nm = timbr_wamp.Machine(2)\nm.share('mine')")
     assert listed(client) == {"mine": kernel_id}
     assert client.kernel(kernel_id).machine()(3)[1] == 3
@@ -172,14 +173,14 @@ def test_the_bridge_ends_with_its_kernel_and_a_restarted_one_is_shared_again(
 def test_a_kernel_that_is_killed_is_off_the_router(router, client, settings, passing_notebook):
     token = token_of(passing_notebook("%wamp share --name mine"))
     os.kill(int(passing_notebook("import os; print(os.getpid())")), signal.SIGKILL)
-    wait_until(lambda: listed(client) == {}, 10, "the router lists it no more")
-    wait_until(lambda: not accepts(router, settings, token), 5, "the token in the link is revoked")
+    wait_until(lambda: listed(client) == {}, "the router lists it no more")
+    wait_until(lambda: not accepts(router, settings, token), "the token in the link is revoked")
 
 
 def test_a_bridge_that_somebody_started_by_hand_is_taken_over(router, client, settings, notebook):
     file = notebook("from ipykernel.connect import get_connection_file\nprint(get_connection_file())").strip()
     with BridgeProcess(settings, router, file, "--name", "by hand") as bridge:
-        wait_until(lambda: "by hand" in listed(client), 20, "the bridge is there")
+        wait_until(lambda: "by hand" in listed(client), "the bridge is there")
         assert "not put there by share" in str(notebook.fails("%wamp unshare"))
         notebook("m.share()")
         assert bridge_of(settings, listed(client)["by hand"]).pid == bridge.pid
@@ -212,8 +213,8 @@ def test_without_a_router_it_says_how_and_starts_one_if_told(crossbar, passing_n
     assert "token=" not in (folder / "run/log-up.txt").read_text()
     passing_notebook.end()
     with timbr_wamp.connect(settings=settings) as client:  # the router lives on
-        wait_until(lambda: listed(client) == {}, 10, "the router lists it no more")
+        wait_until(lambda: listed(client) == {}, "the router lists it no more")
     command = [sys.executable, "-m", "timbr_wamp", "router", "stop"]
     subprocess.run(command, env=os.environ | folders, check=True, timeout=30)
-    wait_until(lambda: not list((folder / "run").glob("host-*")), 20, "the host ended with it")
+    wait_until(lambda: not list((folder / "run").glob("host-*")), "the host ended with it")
     shutil.rmtree(folder)
