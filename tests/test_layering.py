@@ -14,9 +14,9 @@ PACKAGE = ROOT / "timbr_wamp"
 
 #: Room → floor. A room imports from lower floors, and from its own room.
 FLOORS = {
-    "errors": 1,
+    "errors": 1, "frames": 1,
     "names": 2, "values": 2, "settings": 2, "consent": 2, "plugins": 2, "tables": 2, "codecs": 2, "places": 2,
-    "examples": 2,
+    "examples": 2, "literals": 2,
     "contract": 3, "runtime": 3, "streams": 3,
     "faces": 4, "display": 4, "processes": 4,
     "machine": 5, "client": 5, "kernel": 5, "router": 5,
@@ -28,6 +28,7 @@ FLOORS = {
 #: Neighbours on one floor that may be used all the same, each with its reason.
 ALLOWED = {
     ("settings", "names"): "a setting that becomes a name or a router's URL is checked as one",
+    ("errors", "frames"): "an error says in a notebook where in the user's code it arose",
     ("settings", "consent"): "what a project's file sets may want the user's consent",
     ("codecs", "plugins"): "codecs of other packages are found by entry point",
     ("values", "codecs"): "values are walked here, and written there",

@@ -3,20 +3,24 @@
 All errors form one class tree. An error's ``args`` are the arguments of its constructor and are
 JSON-safe, so an error survives pickling (Dask), WAMP and the local control socket: `to_wire`
 returns URI, arguments and texts, `from_wire` rebuilds the same class and keeps the remote
-traceback. This module imports no other module of timbr_wamp.
+traceback. In a notebook an error is shown as its sentence, see `brief_lines`. Of timbr_wamp, this
+module imports only `timbr_wamp.frames`.
 """
 
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 ERROR_PREFIX = "io.timbr.error."
 #: Characters of an error's message.
 MESSAGE_LIMIT = 2000
+#: Characters of a name that is compared with known ones.
+NAME_LIMIT = 100
 
 #: Asked of `type` itself: a metaclass may answer otherwise.
 _qualname = type.__dict__["__qualname__"].__get__
@@ -37,6 +41,10 @@ class TimbrError(Exception):
         if cls.uri in ERRORS:
             raise TypeError(f"{cls.__name__} and {ERRORS[cls.uri].__name__} share the URI {cls.uri}")
         ERRORS[cls.uri] = cls
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython shows in place of a traceback: see `brief_lines`."""
+        return brief_lines(self)
 
 
 ERRORS[TimbrError.uri] = TimbrError
@@ -126,6 +134,73 @@ def _with_log(text: str, log_tail: str) -> str:
     return f"{text}\nits log ends with:\n{log_tail}" if log_tail else text
 
 
+#: Files in the text of a traceback; and those of timbr_wamp and of the standard library.
+_FILE = re.compile(r'^ *File "([^"]+)", line \d+', re.MULTILINE)
+_INTERNAL = re.compile(
+    r"[/\\]timbr_wamp[/\\](client|components|contract|kernel|machine|router)[/\\]"
+    r"|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
+)
+
+
+def brief_lines(error: BaseException, *, of_cells: bool = False) -> list[str]:
+    """Return an error in lines for a notebook: its class and sentence, and where in the user's own code it arose.
+
+    With ``of_cells`` this is only told of cells, as for a magic.
+
+    A traceback of another process follows if there is users' code in it. No control characters. The whole
+    traceback is still there: ``%wamp debug last`` shows it.
+    """
+    from timbr_wamp.frames import own_frames
+
+    lines = [*described(error).splitlines(), *own_frames(error, of_cells=of_cells)]
+    remote = getattr(error, "remote_traceback", None) or ""
+    if any(not _INTERNAL.search(file) for file in _FILE.findall(remote)):
+        lines += ["", "remote traceback:", *remote.rstrip().splitlines()]
+    return [_without_controls(line) for line in lines]
+
+
+def _without_controls(line: str) -> str:
+    return "".join(one if one.isprintable() or one == "\t" else one.encode("unicode_escape").decode() for one in line)
+
+
+def nearest(word: object, known: Iterable[object]) -> str | None:
+    """Return the known name that ``word`` may be a mistyping or an abbreviation of; None if there is none.
+
+    >>> nearest("Pausse", ["resume", "pause"]), nearest("Retry", ["RetryHandler"]), nearest("x", ["pause"])
+    ('pause', 'RetryHandler', None)
+    """
+    import difflib
+
+    names = {str(name).casefold(): str(name) for name in known}
+    asked = str(word)[:NAME_LIMIT].casefold()
+    found = difflib.get_close_matches(asked, names, n=1)
+    if not found and len(asked) >= 3:
+        found = [name for name in names if name.startswith(asked)]
+    return names[found[0]] if found else None
+
+
+def did_you_mean(word: object, known: Iterable[object]) -> str:
+    """Return ``"; did you mean 'name'?"`` for the known name that ``word`` is near to; empty if there is none.
+
+    >>> did_you_mean("conect", ["connect", "list"])
+    "; did you mean 'connect'?"
+    """
+    near = nearest(word, known)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def what_there_is(word: object, kind: str, known: Iterable[object]) -> str:
+    """Return the end of an error's text about an unknown name: the known ones, and the one that may be meant.
+
+    >>> "no slot 'cleen'" + what_there_is("cleen", "named slots", ["clean"])
+    "no slot 'cleen'; named slots: clean; did you mean 'clean'?"
+    >>> what_there_is("x", "tokens", [])
+    '; tokens: none'
+    """
+    names = list(map(str, known))
+    return f"; {kind}: {', '.join(names) or 'none'}{did_you_mean(word, names)}"
+
+
 class RemoteError(TimbrError):
     """An error from another process for which this process has no class."""
 
@@ -210,7 +285,7 @@ class UnknownPlugin(TimbrError, LookupError):
         self.group, self.name, self.known = group, name, tuple(known)
 
     def __str__(self) -> str:
-        return f"no plugin {self.name!r} in {self.group}; known plugins: {', '.join(self.known) or 'none'}"
+        return f"no plugin {self.name!r} in {self.group}{what_there_is(self.name, 'known plugins', self.known)}"
 
 
 class PluginNotInstalled(TimbrError, ImportError):
@@ -361,7 +436,7 @@ class UnknownSlot(TimbrError, KeyError):
         self.name, self.known = name, tuple(known)
 
     def __str__(self) -> str:
-        return f"no slot named {self.name!r}; named slots: {', '.join(self.known) or 'none'}"
+        return f"no slot named {self.name!r}{what_there_is(self.name, 'named slots', self.known)}"
 
 
 class PrepFailed(TimbrError):
@@ -427,12 +502,18 @@ class NotCallable(TimbrError, TypeError):
 
     uri = ERROR_PREFIX + "not_callable"
 
-    def __init__(self, slot: int, type_name: str, problem: str = "is not callable") -> None:
-        super().__init__(slot, type_name, problem)
-        self.slot, self.type_name, self.problem = slot, type_name, problem
+    def __init__(
+        self,
+        slot: int,
+        type_name: str,
+        problem: str = "is not callable",
+        advice: str = "assign a function, or del the slot",
+    ) -> None:
+        super().__init__(slot, type_name, problem, advice)
+        self.slot, self.type_name, self.problem, self.advice = slot, type_name, problem, advice
 
     def __str__(self) -> str:
-        return f"slot {self.slot}: {self.type_name} {self.problem}; assign a function, or del the slot"
+        return f"slot {self.slot}: {self.type_name} {self.problem}; {self.advice}"
 
 
 class InvalidSource(TimbrError, ValueError):
@@ -757,7 +838,7 @@ class UnknownToken(TimbrError, LookupError):
         self.name, self.known = name, tuple(known)
 
     def __str__(self) -> str:
-        return f"no token named {self.name!r}; known tokens: {', '.join(self.known) or 'none'}"
+        return f"no token named {self.name!r}{what_there_is(self.name, 'known tokens', self.known)}"
 
 
 class TokenExists(TimbrError):
@@ -778,16 +859,21 @@ class NotAuthorized(TimbrError, PermissionError):
 
     uri = ERROR_PREFIX + "not_authorized"
 
-    def __init__(self, action: str, name: str) -> None:
+    def __init__(self, action: str, name: str, role: str | None = None, needed: str | None = None) -> None:
         super().__init__(action, name)
-        self.action, self.name = action, name
+        self.args = action, name, role, needed  # an OSError keeps no more than two
+        #: ``role`` is that of the token, and ``needed`` the lowest role that may; None where it is not known.
+        self.action, self.name, self.role, self.needed = action, name, role, needed
 
     def __str__(self) -> str:
-        if self.action == "register":
+        whose = "this token's role" if self.role is None else f"this token's role {self.role!r}"
+        if self.action == "register" or self.needed == "host":
             advice = "that takes a token of the role host: timbr-wamp token create --role host --name NAME"
+        elif self.needed is not None:
+            advice = f"that takes a token of the role {self.needed}"
         else:
             advice = "ask for one with a higher role"
-        return f"this token's role may not {self.action} {self.name}; {advice}"
+        return f"{whose} may not {self.action} {self.name}; {advice}"
 
 
 #: `UnknownKernel.kernel` when none was named, and when the only one is the kernel that asks.
@@ -799,14 +885,17 @@ class UnknownKernel(TimbrError, LookupError):
 
     uri = ERROR_PREFIX + "unknown_kernel"
 
-    def __init__(self, kernel: str, known: Sequence[str]) -> None:
-        super().__init__(kernel, list(known))
-        self.kernel, self.known = kernel, tuple(known)
+    def __init__(self, kernel: str, known: Sequence[str], near: str | None = None) -> None:
+        super().__init__(kernel, list(known), near)
+        #: ``near`` is the name or id that may be meant.
+        self.kernel, self.known, self.near = kernel, tuple(known), near
 
     def __str__(self) -> str:
         unnamed = {ANY_KERNEL: "kernel", OTHER_KERNEL: "kernel but this one"}
         which = unnamed.get(self.kernel) or f"kernel {self.kernel!r}"
-        return f"no {which} on the router; known kernels: {', '.join(self.known) or 'none'}"
+        known = ", ".join(self.known) or "none"
+        near = "" if self.near is None else f"; did you mean {self.near!r}?"
+        return f"no {which} on the router; known kernels: {known}{near}"
 
 
 class OwnKernel(TimbrError, RuntimeError):
@@ -882,12 +971,16 @@ class NoMachine(TimbrError, LookupError):
 
     uri = ERROR_PREFIX + "no_machine"
 
-    def __init__(self, kernel: str, name: str) -> None:
-        super().__init__(kernel, name)
-        self.kernel, self.name = kernel, name
+    def __init__(self, kernel: str, name: str, known: Sequence[str] = ()) -> None:
+        super().__init__(kernel, name, list(known))
+        #: ``known`` are the machines that the kernel has.
+        self.kernel, self.name, self.known = kernel, name, tuple(known)
 
     def __str__(self) -> str:
-        return f"kernel {self.kernel} has no machine {self.name!r}; create one there: m = timbr_wamp.Machine()"
+        text = f"kernel {self.kernel} has no machine {self.name!r}"
+        if self.known:
+            return text + what_there_is(self.name, "its machines", self.known)
+        return f"{text}; create one there: m = timbr_wamp.Machine()"
 
 
 class KernelDead(TimbrError):

@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from timbr_wamp.errors import InvalidArgument, PluginNotInstalled, UnknownPlugin
+from timbr_wamp.errors import InvalidArgument, PluginNotInstalled, UnknownPlugin, did_you_mean
 
 SOURCES = "timbr_wamp.sources"
 SINKS = "timbr_wamp.sinks"
@@ -111,7 +111,8 @@ def instantiate(plugin: Callable[..., object], options: Mapping[str, object]) ->
     except TypeError as error:
         known = ", ".join(signature.parameters) or "no options"
         name = getattr(plugin, "__name__", type(plugin).__name__)
-        raise InvalidArgument("options", f"{name} takes {known}: {error}") from None
+        near = "".join(did_you_mean(option, signature.parameters) for option in options if option not in known)
+        raise InvalidArgument("options", f"{name} takes {known}: {error}{near}") from None
     return plugin(**options)
 
 

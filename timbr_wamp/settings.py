@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from timbr_wamp.consent import Question, is_own_file, question_of
-from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting
+from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting, what_there_is
 from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid, router_url
 
 __all__ = ["ConsentWanted", "Settings", "load_settings"]
@@ -115,7 +115,7 @@ def load_settings(
     given = {}
     for name, value in explicit.items():
         if name not in NAMES:
-            raise InvalidSetting(name, "arguments", f"unknown setting; known settings: {', '.join(NAMES)}")
+            raise InvalidSetting(name, "arguments", f"unknown setting{what_there_is(name, 'known settings', NAMES)}")
         if value is not None:
             given[name] = _converted(name, value, "arguments")
     users = {} if user_file is None else _of_own_file(user_file)
@@ -300,7 +300,8 @@ def settings_of_file(path: Path) -> dict[str, Any]:
         raise InvalidSetting("settings", str(path), "is not a table; write [settings]")
     unknown = sorted(set(table) - set(NAMES))
     if unknown:
-        raise InvalidSetting(unknown[0], str(path), f"unknown setting; known settings: {', '.join(NAMES)}")
+        known = what_there_is(unknown[0], "known settings", NAMES)
+        raise InvalidSetting(unknown[0], str(path), f"unknown setting{known}")
     return {name: _converted(name, value, str(path)) for name, value in table.items()}
 
 

@@ -252,6 +252,15 @@ def terminal_text(text: str, *, styles: bool = False) -> str:
     return "".join(parts)
 
 
+def without_styles(text: str) -> str:
+    r"""Return a text without colours and styles (SGR sequences), where they cannot be shown.
+
+    >>> without_styles("\x1b[31mred\x1b[0m")
+    'red'
+    """
+    return _STYLE.sub("", text)
+
+
 def html_text(text: str, limit: int = CELL_LIMIT, *, lines: bool = False) -> str:
     """Return `printable` text, escaped for HTML text and attribute values."""
     return html.escape(printable(text, limit, lines=lines))

@@ -199,6 +199,11 @@ def test_put_reads_lines_from_stdin(home: Home) -> None:
     assert home.json("status", "lab")["put"] == before + 300
 
 
+def test_put_takes_python_literals_too(home: Home) -> None:
+    home.run("put", "lab", "{'n': None, 'ok': True}")
+    assert home.run("put", "lab", "-", stdin="[True, null]\n").split()
+
+
 def test_put_of_what_is_not_json_is_refused(home: Home) -> None:
     assert "not JSON" in home.run("put", "lab", "{broken", status=2)
     assert "line 2" in home.run("put", "lab", "-", stdin="1\n{broken\n", status=2)

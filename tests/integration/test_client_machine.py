@@ -114,8 +114,11 @@ def test_code_runs_and_its_output_comes_to_the_caller(kernel: RemoteKernel):
     assert reply.status == "ok"
     assert "stream" in {kind for kind, _ in seen}
     assert {thread for _, thread in seen} == {threading.get_ident()}
-    failed = kernel.execute("1/0")
-    assert (failed.status, failed.ename) == ("error", "ZeroDivisionError")
+    done = kernel.execute("print('one'); display('two'); 3")
+    assert (done.ok, done.stdout, done.displays[0]["text/plain"], done.result) == (True, "one\n", "'two'", "3")
+    failed = kernel.execute("print('before'); 1/0")
+    assert (failed.status, failed.ename, failed.stdout) == ("error", "ZeroDivisionError", "before\n")
+    assert failed.error == "ZeroDivisionError: division by zero"
     assert "upper" in " ".join(kernel.complete("'x'.upp").matches)
     assert kernel.is_complete("for i in x:").status == "incomplete"
 
@@ -152,7 +155,17 @@ def test_slots_are_set_read_and_deleted_like_a_machines(machine: RemoteMachine):
     assert machine(9).values[-1] == 3.0
 
 
-def test_bad_input_is_answered_by_name(machine: RemoteMachine, kernel: RemoteKernel):
+def test_what_code_did_to_machines_is_known_when_execute_returns(kernel: RemoteKernel):
+    for _ in range(3):
+        assert kernel.execute("extra = timbr_wamp.Machine(1, name='extra')").ok
+        assert kernel.machine("extra")("there")[-1] == "there"
+        assert kernel.execute("extra.close()").ok
+        with pytest.raises(NoMachine):
+            kernel.machine("extra")
+        assert "extra" not in [brief.name for brief in kernel.machines()]
+
+
+def test_bad_input_is_answered_by_name(machine: RemoteMachine, kernel: RemoteKernel, client: Client):
     with pytest.raises(SlotOutOfRange) as raised:
         machine[7] = lambda x: x
     assert raised.value.slot_count == 3
@@ -169,8 +182,14 @@ def test_bad_input_is_answered_by_name(machine: RemoteMachine, kernel: RemoteKer
         machine.put(object())
     with pytest.raises(PayloadTooLarge):
         machine.put("x" * 50_000_000)
-    with pytest.raises(NoMachine):
-        _ = kernel.machine("absent").status
+    with pytest.raises(NoMachine, match="its machines: machine, small"):
+        kernel.machine("absent")
+    with pytest.raises(NoMachine, match="did you mean 'small'"):
+        kernel.machine("smal")
+    with pytest.raises(InvalidArgument, match="no host 'laab' is on the router; known hosts: lab; did you mean 'lab'"):
+        client.start_kernel(host="laab")
+    with pytest.raises(UnknownKernel, match="did you mean 'pump'"):
+        client.kernel("pmup")
     assert machine.running
 
 
@@ -267,9 +286,9 @@ def test_a_viewer_may_look_but_not_touch(machine: RemoteMachine, router: Router,
         with timbr_wamp.connect(token=token, settings=settings) as viewer:
             theirs = viewer.kernel("pump").machine()
             assert theirs.status.run == machine.status.run
-            with pytest.raises(NotAuthorized):
+            with pytest.raises(NotAuthorized, match=r"role 'viewer' may not call .*slot_set; that takes .* role admin"):
                 theirs[0] = lambda x: x
-            with pytest.raises(NotAuthorized):
+            with pytest.raises(NotAuthorized, match="role operator"):
                 theirs.put(1)
             with theirs.records(timeout_s=10.0) as records:
                 machine.put("seen")

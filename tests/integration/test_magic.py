@@ -25,6 +25,7 @@ from timbr_wamp import runtime
 from timbr_wamp.client import Client, RemoteKernel
 from timbr_wamp.components import launcher
 from timbr_wamp.contract import Policy
+from timbr_wamp.errors import NoMachine
 from timbr_wamp.names import new_kernel_id
 from timbr_wamp.router import Router
 from timbr_wamp.settings import Settings
@@ -299,6 +300,73 @@ def test_help_is_shown_and_start_bridge_says_what_replaced_it(notebook):
     assert "%wamp subscribe" in notebook("%wamp help")
     assert notebook.fails("%juno start_bridge").ename == "UsageError"
     assert "%wamp share" in notebook.text()
+
+
+# --- the first hour ------------------------------------------------------------------------------
+
+
+def test_a_comment_ends_a_line_of_any_verb(notebook, demo):
+    notebook("%wamp list  # kernels\n%wamp connect # the router on this computer\n%wamp select demo # it's the one")
+    notebook("%wamp set 0 lambda x: x['#'] # what is under '#'")
+    assert notebook("rows = %wamp call {'#': 3}  # a dry run\nrows.values[0]") == "3"
+    assert notebook("%%wamp # there\n6 * 7") == "42"
+    assert notebook.fails("%wamp put # nothing").ename == "UsageError"
+    notebook("%wamp delete 0 # again")
+
+
+def test_what_a_cell_made_is_there_for_the_next_line_and_what_it_closed_is_gone(notebook, settings, client):
+    kernel_id = new_kernel_id("lab")
+    with on_router(settings, kernel_id, "fresh"):
+        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == kernel_id], 30, "it is there")
+        notebook("%wamp select fresh")
+        notebook("%wamp execute import timbr_wamp")
+        for round_ in range(3):
+            notebook(f"%%wamp\nm = timbr_wamp.Machine(2, name='lab{round_}')\nm.start()")
+            assert len(notebook("%wamp put 1")) == 24
+            assert f"lab{round_}" in notebook("%wamp list")
+            notebook("%wamp execute m.close()")
+            assert "NoMachine" in notebook.fails("%wamp put 1").ename
+            assert machines_of(client, kernel_id) == []
+        remote = client.kernel("fresh")
+        remote.execute("m = timbr_wamp.Machine(2)")
+        assert remote.machine().put(1)
+
+
+def test_names_that_are_not_there_fail_at_once_with_those_that_are(notebook, demo):
+    error = notebook.fails("%wamp select demo --machine machin")
+    assert error.ename == "NoMachine"
+    assert "its machines: machine; did you mean 'machine'?" in error.evalue
+    assert "did you mean 'demo'?" in notebook.fails("%wamp select dmeo").evalue
+    assert notebook("%wamp slots")  # the selection was not changed
+    with pytest.raises(NoMachine, match="did you mean 'machine'"):
+        demo.machine("machine2")
+
+
+def test_json_and_python_are_both_values(notebook):
+    notebook("x = 2")
+    for text, value in (('{"x": true}', "{'x': True}"), ("{'x': null}", "{'x': None}"), ("[x, True]", "[2, True]")):
+        assert notebook(f"r = %wamp call {text}\nr.input") == value
+    assert "neither JSON nor a Python expression" in notebook.fails("%wamp put {oh no}").evalue
+    assert notebook.fails("%wamp put 1 / 0").ename == "ZeroDivisionError"
+    assert notebook.cell.outputs[-1]["traceback"] == ["ZeroDivisionError: division by zero"]
+
+
+def test_an_error_is_its_sentence_and_the_whole_traceback_is_kept(notebook):
+    notebook("from timbr_wamp import Machine\nimport re")
+    assert notebook.fails("Machine(2, serve=False)[0] = re.compile('a')").ename == "NotCallable"
+    (line,) = notebook.cell.outputs[-1]["traceback"]
+    assert "assign one of its methods: .match" in line
+    assert "m[slot]" not in line
+    whole = notebook("%wamp debug last")
+    assert "NotCallable" in whole
+    assert "table.py" in whole
+
+
+def test_an_error_says_on_which_line_of_a_longer_cell_it_arose(notebook):
+    cell = "def fill(m):\n    m[9] = str\nm = Machine(2, serve=False)\nfill(m)"
+    notebook("from timbr_wamp import Machine")
+    assert notebook.fails(cell).ename == "SlotOutOfRange"
+    assert notebook.cell.outputs[-1]["traceback"][1:] == ["  line 4: fill(m)", "  line 2, in fill: m[9] = str"]
 
 
 # --- callbacks ---------------------------------------------------------------------------------

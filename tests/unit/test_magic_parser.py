@@ -70,6 +70,57 @@ def test_python_text_needs_no_quoting(line, arguments, code):
     assert (command.arguments, command.code) == (arguments, code)
 
 
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("connect   # the router; else: %wamp token", "connect"),
+        ("list  # kernels", "list"),
+        ("# nothing to do", ""),
+        ("set 0 clean  # it's ours", "set 0 clean"),
+        ("set 0 lambda x: x['#']  # what is under '#'", "set 0 lambda x: x['#']"),
+        ("set 0  # the cell", "set 0"),
+        ("set 0 --name a # the cell", "set 0 --name a"),
+        ('put {"#": "# no"}# yes', 'put {"#": "# no"}'),
+        ("put # nothing", "put"),
+        ("records 5 # rows", "records 5"),
+        ("policy clean drop retries=3 # thrice", "policy clean drop retries=3"),
+        ("--kernel lab  # there", "--kernel lab"),
+        ("execute # nothing", "execute"),
+    ],
+)
+def test_a_comment_ends_the_line_of_every_verb(line, same):
+    commented, plain = parse(line, cell=True), parse(same, cell=True)
+    assert (commented, commented.code) == (plain, plain.code)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS.values() if verb.name != "help"], ids=lambda verb: verb.name)
+def test_no_verb_takes_a_comment_for_an_argument(verb):
+    words = " ".join([verb.name, *("1" for argument in verb.positionals if argument.required)])
+    assert parse(f"{words} # a b --c 'd") == parse(words)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("execute !curl http://x/#part # all of it", "!curl http://x/#part # all of it"),
+        ("put 'an open # quote", "'an open # quote"),
+        ("set 0 --policy 'drop retries=3' f", "f"),
+        ("set 0 --policy \"default='a b'\" f", "f"),
+    ],
+)
+def test_what_is_no_comment_stays(line, code):
+    assert parse(line).code == code
+
+
+def test_a_fragment_of_an_address_is_no_comment():
+    assert parse("connect ws://h:1/ws#x --token a.b").arguments["url"] == "ws://h:1/ws#x"
+
+
+def test_a_mistyped_option_gets_a_suggestion():
+    with pytest.raises(UsageError, match="did you mean '--token'"):
+        parse("connect --toke x")
+
+
 def test_a_single_word_after_subscribe_is_the_callback():
     assert parse("subscribe show").arguments == {"topic": "machine", "callback": "show"}
     assert parse("subscribe records show").arguments == {"topic": "records", "callback": "show"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from timbr_wamp.errors import (
@@ -249,3 +251,38 @@ def test_counts_belong_to_a_function_in_its_place(machine, records):
     assert [(c.slot, c.calls, c.errors, c.skipped) for c in counts] == [(0, 4, 0, 0), (1, 4, 1, 0)]
     machine[1] = double
     assert machine.status.slots[1].calls == 0
+
+
+class Model:
+    """Looks like a trained model."""
+
+    def fit(self, rows): ...
+    def predict(self, rows): ...
+
+
+class Table:
+    """Looks like a data frame."""
+
+    loc = iloc = None
+
+    def transform(self): ...
+
+
+@pytest.mark.parametrize(
+    ("thing", "advice"),
+    [
+        (Model(), r"Model is not callable; assign its method \.predict$"),
+        (re.compile("a"), r"Pattern is not callable; assign one of its methods: \.match, \.search, \.findall$"),
+        ({"a": 1}, r"dict is not callable; assign its method \.get$"),
+        (Table(), r"a table is looked up by a function: m\[1\] = lambda key: table\.loc\[key\]$"),
+        ([str, int], r"fill several slots with a slice: m\[1:3\] = \[f, g\]$"),
+        (iter("ab"), r"m\.source = "),
+        (re, r"module is not callable; assign one of its functions$"),
+        (5, r"int is not callable; assign a function, or del the slot$"),
+        (b"text", r"bytes is not callable; assign a function, or del the slot$"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_object_that_cannot_be_called_is_refused_with_what_it_is_good_for(thing, advice):
+    with Machine(2, serve=False) as machine, pytest.raises(NotCallable, match=advice):
+        machine[1] = thing

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import queue
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,7 +25,8 @@ from timbr_wamp.cli.base import (
     print_json,
 )
 from timbr_wamp.cli.failures import parse_words, print_revision
-from timbr_wamp.errors import MachineFull
+from timbr_wamp.errors import InvalidArgument, MachineFull
+from timbr_wamp.literals import literal
 from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
@@ -203,9 +203,9 @@ def record_as_json(record: Record) -> dict[str, Any]:
 @json_option
 @connecting
 def put(client: Client, kernel: str, message: str, machine: str, oid: str | None, as_json: bool) -> None:
-    """Queue MESSAGE, a JSON text, in a machine and print its id; `-` queues each line of stdin.
+    """Queue MESSAGE, JSON or a Python literal, in a machine and print its id; `-` queues each line of stdin.
 
-    What is not JSON is refused; of stdin with its line, after the lines before it were queued.
+    What is neither is refused; of stdin with its line, after the lines before it were queued.
     """
     remote = machine_of(client, kernel, machine)
     if message != "-":
@@ -222,35 +222,18 @@ def put(client: Client, kernel: str, message: str, machine: str, oid: str | None
     note(f"timbr-wamp: {total:,} messages queued")
 
 
-def _parsed(text: str | bytes, where: str) -> Any:
-    """Return the value of a JSON text, refusing what no text of ours could carry as it is.
+def _parsed(text: str | bytes, where: str) -> object:
+    """Return the value of a text, JSON or a Python literal.
 
     Raises:
-        UsageError: not UTF-8, not JSON, or a number or text that JSON parsers would change.
+        UsageError: not UTF-8, neither of them, or a number or text that JSON cannot carry.
     """
     try:
-        if isinstance(text, bytes):
-            text = text.decode()
-        value = json.loads(text, parse_constant=_not_json, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode()
-        return value
+        return literal(text.decode() if isinstance(text, bytes) else text, where)
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
-    except UnicodeEncodeError:
-        raise click.UsageError(f"{where} has half of a surrogate pair, which is no character") from None
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{where} is not JSON: {error}; a text needs quotes: '\"text\"'") from None
-
-
-def _not_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits} is out of the range of numbers")
-    return number
+    except InvalidArgument as error:
+        raise click.UsageError(f"{where} {error.problem}") from None
 
 
 def _stdin_batches() -> Iterator[list[Any]]:

@@ -3,6 +3,7 @@
 from timbr_wamp.client.async_client import AsyncClient, AsyncKernel
 from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.client import Client, connect, connect_async
+from timbr_wamp.client.execution import Execution
 from timbr_wamp.client.feed import Gap, RunChanged
 from timbr_wamp.client.kernel_life import KernelEvent
 from timbr_wamp.client.kernel_list import KernelList
@@ -19,6 +20,7 @@ __all__ = [
     "AsyncRecords",
     "Client",
     "ConnectionStatistics",
+    "Execution",
     "Gap",
     "KernelEvent",
     "KernelList",

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 from timbr_wamp.client.arguments import sendable
 from timbr_wamp.client.async_machine import AsyncMachine
+from timbr_wamp.client.async_topics import absence
 from timbr_wamp.client.checks import checked_methods
 from timbr_wamp.client.connection import Subscription
+from timbr_wamp.client.execution import Execution, OutputCollector
 from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
 from timbr_wamp.client.statistics import ConnectionStatistics, LinkChange, Unfinished
@@ -29,7 +31,15 @@ from timbr_wamp.contract import (
 )
 from timbr_wamp.contract.exports import NODE_URIS
 from timbr_wamp.contract.keywords import keywords_taken
-from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, OwnKernel
+from timbr_wamp.errors import (
+    AmbiguousKernel,
+    InvalidArgument,
+    KernelDead,
+    NoMachine,
+    NoSuchProcedure,
+    OwnKernel,
+    what_there_is,
+)
 from timbr_wamp.names import DEFAULT_MACHINE, checked_kernel_id, host_uri, kernel_uri
 from timbr_wamp.plugins import own_kernel
 from timbr_wamp.runtime import kernel_ids_of, local_host
@@ -136,10 +146,16 @@ class AsyncClient(LinkState):
 
         Raises:
             KernelStartFailed: the kernel did not start; the error has the end of its log.
-            InvalidArgument, AmbiguousKernel: no host or several hosts are known.
+            InvalidArgument, AmbiguousKernel: no host or several hosts are known, or none of that name is there.
         """
-        uri = host_uri(host or await self._default_host(), "start")
-        info = await self._shared.call(uri, HOST["start"], name, startup, cwd, timeout_s=START_TIMEOUT_S)
+        host = host or await self._default_host()
+        try:
+            uri = host_uri(host, "start")
+            info = await self._shared.call(uri, HOST["start"], name, startup, cwd, timeout_s=START_TIMEOUT_S)
+        except NoSuchProcedure:
+            others = [one for one in await self.hosts() if one != host]
+            known = what_there_is(host, "known hosts", others)
+            raise InvalidArgument("host", f"no host {host!r} is on the router{known}") from None
         return AsyncKernel(self._shared, info.kernel_id, info.name)
 
     async def on(self, topic: str, callback: Callable[..., object], *, get_retained: bool = False) -> Subscription:
@@ -251,8 +267,10 @@ class AsyncKernel:
 
     async def execute(
         self, code: str, timeout_s: float | None = None, *, silent: bool = False, store_history: bool = True
-    ) -> ExecuteReply:
-        """Run code and return its ``execute_reply``. Output is published on the kernel's topic ``iopub``.
+    ) -> Execution:
+        """Run code and return its reply with what it printed, displayed and returned. What it raises is in the reply.
+
+        Machines that the code made or closed are known when it returns.
 
         Without ``timeout_s`` there is no limit other than the connection. Ctrl-C or cancelling
         ends the waiting, not the cell; use `interrupt` for that.
@@ -260,7 +278,9 @@ class AsyncKernel:
         Raises:
             OwnKernel: it is the kernel in which this code runs.
         """
-        return await self._execute("execute", code, timeout_s, silent, store_history, None)
+        output = OutputCollector()
+        reply = await self._execute("execute_interactive", code, timeout_s, silent, store_history, output.add)
+        return output.execution(reply)
 
     async def run(
         self,
@@ -311,8 +331,31 @@ class AsyncKernel:
         """Return whether the code is a complete cell."""
         return await self._call(IsCompleteReply, "is_complete", code)
 
-    def machine(self, name: str = DEFAULT_MACHINE) -> AsyncMachine:
-        """Return the machine of that name. Calls raise `NoMachine` if it does not exist."""
+    def machine(self, name: str | None = None) -> AsyncMachine:
+        """Return the kernel's machine of that name; None means the one named ``machine``, else the only one.
+
+        The blocking method asks the kernel whether there is one. The async method does not wait, so there None
+        always means ``machine``, and the first call raises what this method would raise.
+
+        Raises:
+            NoMachine: there is none; the error has the names of those that there are.
+            KernelDead: the kernel has no process.
+        """
+        return AsyncMachine(self._shared, self.id, DEFAULT_MACHINE if name is None else name)
+
+    async def _find_machine(self, name: str | None = None) -> AsyncMachine:
+        """Return what `machine` of the blocking class returns."""
+        try:
+            info = await self.info()
+        except NoSuchProcedure:
+            raise await absence(self._shared, self.id, name or DEFAULT_MACHINE) from None
+        if info.state in ("dead", "restarting"):
+            raise KernelDead(self.id, info.reason or f"it is {info.state}")
+        names = [machine.name for machine in info.machines]
+        if name is None:
+            name = names[0] if len(names) == 1 else DEFAULT_MACHINE
+        if name not in names:
+            raise NoMachine(self.id, name, names)
         return AsyncMachine(self._shared, self.id, name)
 
     async def machines(self) -> list[MachineBrief]:

@@ -24,7 +24,7 @@ from timbr_wamp.contract import (
     Status,
     texts_from_batch,
 )
-from timbr_wamp.errors import InvalidArgument, KernelDead, NoMachine, NoSuchProcedure, TimbrError
+from timbr_wamp.errors import InvalidArgument, KernelDead, NoMachine, NoSuchProcedure, TimbrError, did_you_mean
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, kernel_uri
 
@@ -55,19 +55,8 @@ class AsyncTopics:
         try:
             value: T = await self._shared.call(uri, MACHINE[verb], *args, timeout_s=timeout_s, on_progress=on_progress)
         except NoSuchProcedure:
-            raise await self._absence() from None
+            raise await absence(self._shared, self.kernel_id, self.name) from None
         return value
-
-    async def _absence(self) -> TimbrError:
-        """Return why the machine's procedures are not there: the kernel is dead, or gone, or has no such machine."""
-        gone: NoSuchProcedure | None = None
-        try:
-            info: KernelInfo | None = await self._shared.call(kernel_uri(self.kernel_id, "info"), KERNEL["info"])
-        except NoSuchProcedure as error:
-            gone, info = error, await self._shared.known_kernel(self.kernel_id)
-        if info is not None and info.state == "dead":
-            return KernelDead(self.kernel_id, info.reason or "its process ended")
-        return gone or NoMachine(self.kernel_id, self.name)
 
     # --- live topics ------------------------------------------------------------------------
 
@@ -109,9 +98,8 @@ class AsyncTopics:
         if kind in KERNEL_EVENT_KINDS:
             return await self._on_kernel(lambda event: callback(event) if event.kind == kind else None)
         if kind not in kinds:
-            raise InvalidArgument(
-                "kind", f"{kind!r} is not one of *, error, {', '.join((*kinds, *KERNEL_EVENT_KINDS))}"
-            )
+            known = ("*", "error", *kinds, *KERNEL_EVENT_KINDS)
+            raise InvalidArgument("kind", f"{kind!r} is not one of {', '.join(known)}{did_you_mean(kind, known)}")
         return await self.on_event(lambda event: callback(event) if event.kind == kind else None)
 
     async def _on_kernel(self, callback: Callable[[KernelEvent], object]) -> Subscription:
@@ -159,3 +147,15 @@ class AsyncTopics:
         return await self._shared.subscribe(
             kernel_uri(self.kernel_id, self.name, name), take, get_retained=get_retained
         )
+
+
+async def absence(shared: SharedConnection, kernel_id: str, name: str) -> TimbrError:
+    """Return why a machine's procedures are not there: the kernel is dead, or gone, or has no such machine."""
+    gone: NoSuchProcedure | None = None
+    try:
+        info: KernelInfo | None = await shared.call(kernel_uri(kernel_id, "info"), KERNEL["info"])
+    except NoSuchProcedure as error:
+        gone, info = error, await shared.known_kernel(kernel_id)
+    if info is not None and info.state == "dead":
+        return KernelDead(kernel_id, info.reason or "its process ended")
+    return gone or NoMachine(kernel_id, name, [machine.name for machine in info.machines] if info else ())

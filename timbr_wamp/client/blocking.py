@@ -51,20 +51,30 @@ class Blocking(Generic[A]):
 def blocking(method: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[Concatenate[Any, P], T]: ...
 @overload
 def blocking(
-    method: Callable[Concatenate[Any, P], Awaitable[T]], make: Callable[[SharedConnection, T], R]
+    method: Callable[Concatenate[Any, P], Awaitable[T]],
+    make: Callable[[SharedConnection, T], R],
+    *,
+    face: Callable[..., object] | None = None,
 ) -> Callable[Concatenate[Any, P], R]: ...
-def blocking(method: Callable[..., Awaitable[Any]], make: Callable[[SharedConnection, Any], Any] | None = None) -> Any:
-    """Return the blocking method of an async one. ``make(shared, result)`` makes the result's own blocking object."""
+def blocking(
+    method: Callable[..., Awaitable[Any]],
+    make: Callable[[SharedConnection, Any], Any] | None = None,
+    *,
+    face: Callable[..., object] | None = None,
+) -> Any:
+    """Return the blocking method of an async one. ``make(shared, result)`` makes the result's own blocking object.
 
-    check, unchecked = check_of(method)
+    ``face`` is the async class's method of the same name and docstring, where that one does not wait.
+    """
+    check, unchecked = check_of(face or method)[0], check_of(method)[1]
 
-    @wraps(method)
+    @wraps(face or method)
     def call(self: Blocking[Any], /, *args: Any, **kwargs: Any) -> Any:
         check((self, *args), kwargs)
         result = self._shared.wait(partial(unchecked, self.aio), *args, **kwargs)
         return result if make is None else make(self._shared, result)
 
-    return with_check(_marked(call, method, make), check)
+    return with_check(_marked(call, face or method, make), check)
 
 
 def converted(

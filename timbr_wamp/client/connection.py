@@ -40,11 +40,13 @@ from timbr_wamp.client.subscriptions import (
 )
 from timbr_wamp.client.tasks import as_timbr_error, first_of
 from timbr_wamp.client.transport import is_local, open_transport
+from timbr_wamp.contract.roles import needed_role
 from timbr_wamp.errors import (
     CallTimeout,
     ConnectionLost,
     InvalidName,
     InvalidToken,
+    NotAuthorized,
     NotConnected,
     TimbrError,
     TokenRejected,
@@ -268,7 +270,7 @@ class Connection:
         except TimeoutError:
             raise CallTimeout(uri, timeout_s or 0.0) from None
         except Exception as error:  # autobahn's errors have no common base
-            raise to_timbr_error("call", uri, error) from None
+            raise self._with_role(to_timbr_error("call", uri, error)) from None
         finally:
             self.calls -= 1
         return list(result.results) if isinstance(result, CallResult) else result
@@ -284,7 +286,10 @@ class Connection:
             NotAuthorized: the role may not subscribe to the topic.
             CallTimeout: the router did not answer.
         """
-        return await self._subscriptions.subscribe(self._attached(), _checked_uri(topic), handler, get_retained)
+        try:
+            return await self._subscriptions.subscribe(self._attached(), _checked_uri(topic), handler, get_retained)
+        except NotAuthorized as error:
+            raise self._with_role(error) from None
 
     async def register(self, uri: str, endpoint: Endpoint) -> Registration:
         """Register a procedure that is answered with ``await endpoint(args, kwargs, CallInfo)``.
@@ -299,7 +304,16 @@ class Connection:
             InvalidArgument: this connection already registered it.
             CallTimeout: the router did not answer.
         """
-        return await self._subscriptions.register(self._attached(), _checked_uri(uri), endpoint)
+        try:
+            return await self._subscriptions.register(self._attached(), _checked_uri(uri), endpoint)
+        except NotAuthorized as error:
+            raise self._with_role(error) from None
+
+    def _with_role(self, error: TimbrError) -> TimbrError:
+        """Return the error; one about rights says which role the token has, and which one it takes."""
+        if not isinstance(error, NotAuthorized) or error.role is not None:
+            return error
+        return NotAuthorized(error.action, error.name, self.role, needed_role(error.action, error.name))
 
     def publish(self, topic: str, /, *args: Any, retain: bool = False, **kwargs: Any) -> bool:
         """Publish an event; return False when there is no wamp session or no room to send. Never blocks.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Container, Iterable, Sequence
 
 from timbr_wamp.contract import KernelInfo
-from timbr_wamp.errors import ANY_KERNEL, OTHER_KERNEL, AmbiguousKernel, UnknownKernel
+from timbr_wamp.errors import ANY_KERNEL, OTHER_KERNEL, AmbiguousKernel, UnknownKernel, nearest
 from timbr_wamp.faces.tables import Rows
 from timbr_wamp.names import is_kernel_id
 from timbr_wamp.tables import duration, state_cell
@@ -65,7 +65,8 @@ def _without_predecessors(named: list[KernelInfo]) -> list[KernelInfo]:
 
 def _only(matching: list[KernelInfo], wanted: str, kernels: list[KernelInfo]) -> KernelInfo:
     if not matching:
-        raise UnknownKernel(wanted, [_label(kernel) for kernel in kernels])
+        names = [name for kernel in kernels for name in (kernel.name, kernel.kernel_id)]
+        raise UnknownKernel(wanted, [_label(kernel) for kernel in kernels], nearest(wanted, names))
     if len(matching) > 1:
         raise AmbiguousKernel(wanted, [_label(kernel) for kernel in matching])
     return matching[0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from timbr_wamp.client.async_client import AsyncKernel
-from timbr_wamp.client.blocking import Blocking, blocking, converted, like
+from timbr_wamp.client.blocking import Blocking, blocking, like
 from timbr_wamp.client.remote_machine import RemoteMachine
 from timbr_wamp.contract import ExecuteReply, IopubMessage
 
@@ -63,7 +63,7 @@ class RemoteKernel(Blocking[AsyncKernel]):
     complete = blocking(AsyncKernel.complete)
     inspect = blocking(AsyncKernel.inspect)
     is_complete = blocking(AsyncKernel.is_complete)
-    machine = converted(AsyncKernel.machine, RemoteMachine)
+    machine = blocking(AsyncKernel._find_machine, RemoteMachine, face=AsyncKernel.machine)
     machines = blocking(AsyncKernel.machines)
 
 

@@ -80,6 +80,8 @@ PACE_TIMEOUT_S = 5.0
 #: Time for sending the reply to ``shutdown`` before the bridge ends.
 REPLY_GRACE_S = 0.2
 JOIN_TIMEOUT_S = 15.0
+#: Longest wait of an answer for the router's list to have the machines that are known here.
+ANNOUNCED_TIMEOUT_S = 1.0
 #: A process that is about to end waits until no reader has asked for records for so long.
 READERS_QUIET_S = 0.5
 #: Timeout for announcing the kernel's last state.
@@ -190,6 +192,8 @@ class Bridge:
         self._shared = who.shared
         self._state_changed = asyncio.Event()
         self._machines_due = asyncio.Event()
+        #: The router's list has the machines that are known here.
+        self._machines_announced = asyncio.Event()
         self._folder_watch: FolderWatch | None = None
         #: Set when the kernel may be dead for good.
         self._kernel_gone = asyncio.Event()
@@ -226,7 +230,7 @@ class Bridge:
             await self._update_machines()
             await self._connection.open(JOIN_TIMEOUT_S)
             if self._connection.role != "host":
-                raise NotAuthorized("register", kernel_uri(self._kernel_id, "info"))
+                raise NotAuthorized("register", kernel_uri(self._kernel_id, "info"), self._connection.role, "host")
             logger.info("kernel %s is on %s", self._kernel_id, self._options.url)
             self._report(
                 f"kernel {self._kernel_id} ({self._name}) is on {self._options.url}; Ctrl-C takes it off the router"
@@ -340,7 +344,8 @@ class Bridge:
         """Return why there is no machine of that name."""
         supervisor = self._supervisor
         if supervisor.state not in GONE_STATES:
-            return NoMachine(self._kernel_id, machine)
+            present = [relay.name for relay in self._machines.values() if relay.machine is not None]
+            return NoMachine(self._kernel_id, machine, present)
         reason = supervisor.reason or "it has no process"
         return KernelDead(self._kernel_id, reason if supervisor.state == "dead" else f"{reason}; it is restarting")
 
@@ -367,10 +372,12 @@ class Bridge:
             noted = self._note_in_file(noted, machines)
             try:
                 await self._connection.wait_joined(JOIN_TIMEOUT_S)
-                described = self.info()
+                runs, described = self._runs(), self.info()
                 info = to_builtins(described)
                 # announce first, so that the kernel is in the list when a host's `start` sees its state
                 self._on_interest(await self._connection.call(ANNOUNCE, info, timeout_s=10.0))
+                if runs == self._runs():
+                    self._machines_announced.set()
             except TimbrError as error:
                 if joined := self._connection.joined:
                     logger.warning("announcing kernel %s failed: %s", self._kernel_id, error)
@@ -399,13 +406,14 @@ class Bridge:
 
     def _left(self, reason: str) -> None:
         logger.info("kernel %s lost the router: %s", self._kernel_id, reason)
+        self._machines_announced.clear()
         if self._subscribed.clear():
             self._refresh_machines()
 
     # --- kernel ------------------------------------------------------------------------------
 
     async def _register_kernel(self) -> None:
-        service = KernelService(self._supervisor, self.info, self._update_machines, self._ended)
+        service = KernelService(self._supervisor, self.info, self._see_machines, self._ended)
         for name, procedure in KERNEL.items():
             method = getattr(service, name)
 
@@ -529,6 +537,24 @@ class Bridge:
                 await asyncio.sleep(POLL_INTERVAL_S)
                 self._machines_due.set()
 
+    async def _see_machines(self) -> None:
+        """Return when the machines that there are now are known here and in the router's list, and no others.
+
+        So an answer that comes after it is in order with what a cell did to its machines.
+        """
+        if self._machines_lock.locked() or self._machines_due.is_set() or self._supervisor.machine_files.changed():
+            try:
+                await self._update_machines()
+            except TimbrError as error:  # the router did not answer; `_follow_machines` tries again
+                logger.warning("kernel %s: updating its machines failed: %s", self._kernel_id, error)
+                self._machines_due.set()
+        with contextlib.suppress(TimeoutError):  # a router that is slow to take it does not delay the answer further
+            await asyncio.wait_for(self._machines_announced.wait(), ANNOUNCED_TIMEOUT_S)
+
+    def _runs(self) -> list[str]:
+        """Return the runs of the machines that are known here."""
+        return [relay.machine.brief.run for relay in self._machines.values() if relay.machine is not None]
+
     async def _update_machines(self) -> None:
         """Connect to new machines and disconnect from machines that are gone."""
         async with self._machines_lock:
@@ -548,6 +574,7 @@ class Bridge:
             if file is None and name != DEFAULT_MACHINE:
                 await self._remove_machine(name)
         if changed:
+            self._machines_announced.clear()
             self._changed()
 
     def _connect_machine(self, relay: MachineRelay, file: Any) -> MachineConnection:
@@ -568,7 +595,7 @@ class Bridge:
             return
         relay = MachineRelay(
             self._kernel_id, name, self._connection, self._subscribed,
-            on_brief=self._changed, called=self._called, absent=self._absent,
+            on_brief=self._changed, called=self._called, absent=self._absent, look=self._see_machines,
         )  # fmt: skip
         self._machines[name], self._registrations[name] = relay, []
         try:

@@ -106,7 +106,7 @@ class Host:
         try:
             await self._connection.open(JOIN_TIMEOUT_S)
             if self._connection.role != "host":
-                raise NotAuthorized("register", host_uri(self._authid, "start"))
+                raise NotAuthorized("register", host_uri(self._authid, "start"), self._connection.role, "host")
             await self._register()  # before the kernels of this host get bridges, in case there is such a host
             await self._adopt()
             self._adopted.set()

@@ -175,7 +175,7 @@ class KernelChannels:
             if self._cell == message["header"]["msg_id"]:
                 with contextlib.suppress(CallTimeout, KernelDead):
                     await self.interrupt()
-            raise CallTimeout("execute", timeout_s or 0.0) from None
+            raise CallTimeout(f"execute on kernel {self._kernel_id}", timeout_s or 0.0) from None
         else:
             with contextlib.suppress(TimeoutError):  # "idle" was dropped, but there is a reply
                 await asyncio.wait_for(request.done.wait(), OUTPUT_TAIL_S)
@@ -239,7 +239,7 @@ class KernelChannels:
                 await self._send(self._control if control else self._shell, message)
                 return await request.reply
         except TimeoutError:
-            raise CallTimeout(what, timeout_s) from None
+            raise CallTimeout(f"{what} on kernel {self._kernel_id}", timeout_s) from None
         finally:
             self._requests.pop(message["header"]["msg_id"], None)
 

@@ -43,7 +43,8 @@ class KernelService:
 
     Args:
         info: returns the kernel's state and description.
-        restarted: awaited after a restart, to update the list of machines.
+        see_machines: awaited before the answer to what may have made or ended machines: when it returns, they are
+            known here, so that the caller's next call finds them.
         ended: called when the kernel was ended on request, to end the bridge.
     """
 
@@ -51,12 +52,13 @@ class KernelService:
         self,
         supervisor: Supervisor,
         info: Callable[[], KernelInfo],
-        restarted: Callable[[], Awaitable[None]],
+        see_machines: Callable[[], Awaitable[None]],
         ended: Callable[[], None],
     ) -> None:
-        self._supervisor, self._info, self._restarted, self._ended = supervisor, info, restarted, ended
+        self._supervisor, self._info, self._see_machines, self._ended = supervisor, info, see_machines, ended
 
     async def info(self, call: CallInfo) -> KernelInfo:
+        await self._see_machines()
         return self._info()
 
     async def ping(self, call: CallInfo) -> float:
@@ -67,7 +69,7 @@ class KernelService:
 
     async def restart(self, call: CallInfo) -> KernelInfo:
         await self._supervisor.restart()
-        await self._restarted()
+        await self._see_machines()
         return self._info()
 
     async def shutdown(self, call: CallInfo) -> None:
@@ -85,6 +87,7 @@ class KernelService:
         reply = await self._supervisor.channels.execute(
             code, silent=silent, store_history=store_history, timeout_s=timeout_s
         )
+        await self._see_machines()
         return msgspec.convert(reply, ExecuteReply, strict=False)
 
     async def execute_interactive(
@@ -103,6 +106,7 @@ class KernelService:
         reply = await self._supervisor.channels.execute(
             code, silent=silent, store_history=store_history, timeout_s=timeout_s, on_output=on_output
         )
+        await self._see_machines()
         return msgspec.convert(reply, ExecuteReply, strict=False)
 
     async def complete(self, call: CallInfo, code: str, cursor_pos: int | None = None) -> CompleteReply:

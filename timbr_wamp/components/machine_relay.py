@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -57,6 +57,7 @@ class MachineRelay(MachineSink):
         on_brief: called when the machine's run or state changed.
         called: called at each call, to measure idle time.
         absent: returns the error of calls while there is no machine: why there is none.
+        look: awaited before such an error, to look for a machine that was just made.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class MachineRelay(MachineSink):
         on_brief: Callable[[], None],
         called: Callable[[], None],
         absent: Callable[[str], TimbrError],
+        look: Callable[[], Awaitable[None]],
     ) -> None:
         self._kernel_id, self.name, self._connection, self._subscribed = kernel_id, name, connection, subscribed
-        self._on_brief, self._called, self._absent = on_brief, called, absent
+        self._on_brief, self._called, self._absent, self._look = on_brief, called, absent, look
         self._topics = {topic: self._uri(topic) for topic in TOPICS["machine"]}
         self._brief: MachineBrief | None = None
         self._status: Status | None = None
@@ -167,6 +169,8 @@ class MachineRelay(MachineSink):
             if procedure.name in READING:
                 self.read_at = time.monotonic()
             procedure.bind(args, kwargs)  # only checked; the arguments are passed on unchanged
+            if self.machine is None:
+                await self._look()
             if self.machine is None:
                 raise self._absent(self.name)
             return await self.machine.request(

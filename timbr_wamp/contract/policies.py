@@ -13,7 +13,7 @@ import msgspec
 
 from timbr_wamp.codecs.base import class_name
 from timbr_wamp.contract.structs import Policy, SourceOptions, Verdict
-from timbr_wamp.errors import InvalidArgument, clean_text
+from timbr_wamp.errors import InvalidArgument, clean_text, did_you_mean, what_there_is
 from timbr_wamp.values import DEPTH_LIMIT, json_safe, placeholder
 
 PolicyLike: TypeAlias = Policy | str | Mapping[str, object]
@@ -34,7 +34,9 @@ def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
     """
     if isinstance(policy, str):
         if policy not in get_args(Verdict):
-            raise InvalidArgument(name, f"{policy!r} is not one of {', '.join(get_args(Verdict))}")
+            verdicts = get_args(Verdict)
+            near = did_you_mean(policy, verdicts)
+            raise InvalidArgument(name, f"{policy!r} is not one of {', '.join(verdicts)}{near}")
         policy = {"on_error": policy}
     if isinstance(policy, Policy):
         policy = msgspec.structs.asdict(policy)  # a struct does not check what it is made of
@@ -43,7 +45,7 @@ def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
     fields = dict(policy)
     unknown = sorted(str(key) for key in fields if key not in Policy.__struct_fields__)
     if unknown:
-        known = ", ".join(Policy.__struct_fields__)
+        known = ", ".join(Policy.__struct_fields__) + did_you_mean(unknown[0], Policy.__struct_fields__)
         raise InvalidArgument(name, f"{', '.join(map(repr, unknown))} is unknown; a policy has {known}")
     default = checked_json(fields.pop("default", None), f"{name}.default")
     try:
@@ -112,6 +114,6 @@ def source_options(options: Mapping[str, Any]) -> SourceOptions:
     """
     unknown = sorted(set(options) - set(SourceOptions.__struct_fields__))
     if unknown:
-        known = ", ".join(SourceOptions.__struct_fields__)
-        raise InvalidArgument("source options", f"{', '.join(map(repr, unknown))} is unknown; known options: {known}")
+        known = what_there_is(unknown[0], "known options", SourceOptions.__struct_fields__)
+        raise InvalidArgument("source options", f"{', '.join(map(repr, unknown))} is unknown{known}")
     return SourceOptions(**options)

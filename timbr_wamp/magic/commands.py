@@ -59,6 +59,8 @@ class Verb:
     arguments: tuple[Argument, ...] = ()
     #: Description of the Python text at the end of the line; None if the verb takes none.
     code: str | None = None
+    #: That text is a cell of IPython, in which ``#`` may be anything.
+    takes_cell: bool = False
 
     @property
     def options(self) -> tuple[Argument, ...]:
@@ -95,6 +97,14 @@ def policy(text: str) -> object:
         raise ArgumentTypeError(str(error)) from None  # argparse shows the text of this error
 
 
+def _last(text: str) -> str:
+    """Parse which error is meant; there is one."""
+    if text != "last":
+        raise ValueError(text)
+    return text
+
+
+_last.__name__ = "error (last)"
 count.__name__ = "count (1 or more)"  # argparse names the converter in its message
 seconds.__name__ = "duration in seconds"
 
@@ -214,12 +224,12 @@ _VERBS = (
         "put",
         "queue a message; shows its id",
         (_optional("--oid", "id of the message; a message with a known id is not queued again"),),
-        code="a Python expression, evaluated here",
+        code="JSON, or a Python expression that is evaluated here",
     ),
     Verb(
         "call",
         "run a message through the slots without counting or publishing it",
-        code="a Python expression, evaluated here",
+        code="JSON, or a Python expression that is evaluated here",
     ),
     Verb("start", "start processing"),
     Verb("pause", "pause after the current message; queued messages stay queued"),
@@ -259,6 +269,12 @@ _VERBS = (
         "run code on the kernel, as a %%wamp cell does",
         (_optional("--kernel", "a kernel other than the selected one", offer="kernel"), _TIMEOUT),
         code="Python code for the kernel",
+        takes_cell=True,
+    ),
+    Verb(
+        "debug",
+        "show the whole traceback of the last error of this notebook",
+        (_optional("what", "`last`", convert=_last, default="last"),),
     ),
     Verb("help", "list the verbs, or explain one", (_optional("verb", "the verb to explain", offer="verb"),)),
 )

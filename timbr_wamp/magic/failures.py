@@ -1,13 +1,12 @@
-"""Show errors in a cell as one message, without timbr_wamp's own stack frames."""
+"""Show errors in a cell: those of remote cells, others in brief, and the whole traceback on request."""
 
 from __future__ import annotations
 
-import re
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from timbr_wamp.contract import ExecuteReply
-from timbr_wamp.errors import class_and_text, described
+from timbr_wamp.errors import brief_lines, class_and_text
 from timbr_wamp.tables import terminal_text
 
 
@@ -43,29 +42,22 @@ def cell_error(reply: ExecuteReply) -> RemoteCellError:
     return error
 
 
-#: File names in a traceback, and files of timbr_wamp and the standard library. A traceback with no other files is
-#: not shown.
-_FILE = re.compile(r'^ *File "([^"]+)", line \d+', re.MULTILINE)
-_INTERNAL = re.compile(
-    r"[/\\]timbr_wamp[/\\](client|components|contract|kernel|machine|router)[/\\]"
-    r"|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
-)
-
 E = TypeVar("E", bound=BaseException)
 
 
 def shortened(error: E) -> E:
-    """Return ``error``, changed so that IPython shows one line, and the remote traceback if it has users' code.
+    """Return ``error`` of a magic, changed so that IPython shows it as it shows a `TimbrError`: see `brief_lines`.
 
     Class and arguments are unchanged, so that a notebook can catch it.
     """
-    error._render_traceback_ = partial(_rendered, error)  # type: ignore[attr-defined]  # called by IPython
+    error._render_traceback_ = partial(brief_lines, error, of_cells=True)  # type: ignore[attr-defined]  # called by IPython
     return error
 
 
-def _rendered(error: BaseException) -> list[str]:
-    lines = [described(error)]
+def whole_traceback(shell: Any, error: BaseException) -> str:
+    """Return all of a traceback as IPython shows it, with colours where the shell has them, and the remote one."""
+    lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
     remote = getattr(error, "remote_traceback", None) or ""
-    if any(not _INTERNAL.search(file) for file in _FILE.findall(remote)):
-        lines += ["", "remote traceback:", *remote.rstrip().splitlines()]
-    return list(map(terminal_text, lines))
+    if remote:
+        lines = [*lines, "", "remote traceback:", terminal_text(remote.rstrip())]
+    return str(shell.InteractiveTB.stb2text(lines))

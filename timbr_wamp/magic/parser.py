@@ -1,25 +1,30 @@
 """Parse a line after ``%wamp`` into a verb and its arguments. Pure.
 
 Arguments follow shell quoting. Verbs that take Python use the rest of the line unchanged, so that code
-needs no quoting: ``%wamp set 0 lambda x: x["mag"] > 4``.
+needs no quoting: ``%wamp set 0 lambda x: x["mag"] > 4``. A comment ends a line, as in a shell and in
+Python: what follows a ``#`` that begins a word, or in Python text one that is in no literal.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
+import io
 import re
 import shlex
+import tokenize
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 
+from timbr_wamp.errors import did_you_mean
 from timbr_wamp.magic.commands import REPLACED, VERBS, Argument, Verb
 from timbr_wamp.names import KERNEL_PREFIX
 
-_WORD = re.compile(r"\S+")
+#: A word of a shell: it may hold quoted blanks. A quote that is not closed ends with the word.
+_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+(?=\s|$)|\S+""")
+_COMMENT = "#"
 _HELP = ("-h", "--help")
 
 
@@ -45,6 +50,9 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser that neither exits nor prints."""
 
     def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        if unknown and len(unknown[0]) < len(message) and unknown[0].startswith("-"):
+            message += did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
         raise UsageError(f"{message}\n{self.format_usage().rstrip()}")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -64,6 +72,8 @@ def parse(line: str, *, cell: bool = False, expand: Callable[[str], str] = str) 
         HelpRequested: ``help``, ``-h`` or ``--help``.
     """
     line = line.strip()
+    if line.startswith(_COMMENT):
+        line = ""
     word, rest = (*line.split(None, 1), "", "")[:2]
     if word in _HELP:
         raise HelpRequested(overview())
@@ -76,7 +86,7 @@ def parse(line: str, *, cell: bool = False, expand: Callable[[str], str] = str) 
     if word in REPLACED:
         return Command(word)
     if word not in VERBS:
-        raise UsageError(f"unknown verb {word!r}{_nearest(word)}\n{usage()}")
+        raise UsageError(f"unknown verb {word!r}{did_you_mean(word, VERBS)}\n{usage()}")
     verb = VERBS[word]
     words, code = _split(verb, rest, expand)
     if any(word in _HELP for word in words):
@@ -138,21 +148,30 @@ def _add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument
 
 def _split(verb: Verb, rest: str, expand: Callable[[str], str]) -> tuple[list[str], str]:
     """Return the words for the verb's parser and the Python text after them."""
-    end = len(rest) if verb.code is None else _code_start(verb, rest)
+    end = _words_end(verb, rest)
+    code = rest[end:].strip()
+    if verb.code is None or code.startswith(_COMMENT):
+        code = ""
+    elif not verb.takes_cell:
+        code = _without_comment(code)
     try:
-        return shlex.split(expand(rest[:end])), rest[end:].strip()
+        return shlex.split(expand(rest[:end])), code
     except ValueError as error:
         raise UsageError(f"{error}\n{parser_of(verb).format_usage().rstrip()}") from None
 
 
-def _code_start(verb: Verb, rest: str) -> int:
-    """Return the position where the arguments end and the Python text starts."""
+def _words_end(verb: Verb, rest: str) -> int:
+    """Return the position where the arguments end, and the Python text or a comment starts."""
     options = {option.name: option for option in verb.options}
     positionals = len(verb.positionals)
     value_follows = False
     for match in _WORD.finditer(rest):
         word = match.group()
         name, equals, _ = word.partition("=")
+        if word.startswith(_COMMENT):
+            return match.start()
+        if verb.code is None:
+            continue
         if value_follows:
             value_follows = False
         elif name in options:
@@ -166,14 +185,22 @@ def _code_start(verb: Verb, rest: str) -> int:
     return len(rest)
 
 
-def _nearest(word: str) -> str:
-    near = difflib.get_close_matches(word, VERBS, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def _without_comment(code: str) -> str:
+    """Return a line of Python without the comment at its end; as it is if it cannot be read."""
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type == tokenize.COMMENT:
+                return code[: token.start[1]].rstrip()
+            if token.type == tokenize.ERRORTOKEN and token.string[:1] in ("'", '"'):
+                return code  # an open quote: Python 3.12 raises
+    except (tokenize.TokenError, SyntaxError):
+        pass
+    return code
 
 
 def _help_for(name: str | None) -> str:
     if name is None:
         return overview()
     if name not in VERBS:
-        raise UsageError(f"unknown verb {name!r}{_nearest(name)}\n{usage()}")
+        raise UsageError(f"unknown verb {name!r}{did_you_mean(name, VERBS)}\n{usage()}")
     return verb_help(VERBS[name])

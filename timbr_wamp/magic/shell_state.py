@@ -12,11 +12,11 @@ import msgspec
 
 import timbr_wamp
 from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, records_from_batch
-from timbr_wamp.errors import InvalidName
+from timbr_wamp.errors import InvalidName, did_you_mean
 from timbr_wamp.magic.callbacks import CallArguments, CallbackSubscription, Decode
 from timbr_wamp.magic.commands import KERNEL_TOPICS, MACHINE_TOPICS
 from timbr_wamp.magic.tab_list import TabList
-from timbr_wamp.names import DEFAULT_MACHINE, KERNEL_PREFIX, PREFIX, kernel_uri
+from timbr_wamp.names import KERNEL_PREFIX, PREFIX, kernel_uri
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client, RemoteKernel, RemoteMachine
@@ -107,11 +107,15 @@ class ShellState:
         Raises:
             UnknownKernel: no kernel matches.
             AmbiguousKernel: several kernels match.
+            NoMachine: the kernel has no machine of that name.
         """
+        wanted = machine
         if kernel is None and self._kernel is not None:
             chosen, machine = self._kernel, machine or self._machine_name
         else:
             chosen = self.find(kernel)
+        if wanted is not None:
+            chosen.machine(wanted)
         self._kernel, self._machine_name = chosen, machine
         self.slot_names.forget()
         return chosen
@@ -127,12 +131,7 @@ class ShellState:
 
     def machine(self) -> RemoteMachine:
         """Return the selected machine, the only one of the kernel, or the one with the default name."""
-        kernel = self.kernel()
-        name = self._machine_name
-        if name is None:
-            names = [brief.name for brief in kernel.machines()]
-            name = names[0] if len(names) == 1 else DEFAULT_MACHINE
-        return kernel.machine(name)
+        return self.kernel().machine(self._machine_name)
 
     # --- subscriptions ------------------------------------------------------------------------------
 
@@ -170,7 +169,8 @@ class ShellState:
                 decode = _typed(TOPICS["machine"][topic].payload)
             return kernel_uri(self.kernel().id, *parts), decode
         if not topic.startswith(PREFIX + "."):
-            raise InvalidName(topic, f"one of {', '.join((*MACHINE_TOPICS, *KERNEL_TOPICS))}, or a URI {PREFIX}.…")
+            known = (*MACHINE_TOPICS, *KERNEL_TOPICS)
+            raise InvalidName(topic, f"one of {', '.join(known)}, or a URI {PREFIX}.…{did_you_mean(topic, known)}")
         return topic, None
 
     # --- for Tab ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import getpass
 import re
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -14,14 +15,24 @@ from IPython.core.error import StdinNotImplementedError, UsageError
 from timbr_wamp import plugins
 from timbr_wamp.contract import Policy, Record, Status
 from timbr_wamp.contract.policy_syntax import parse_options, parse_policy
-from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, TimbrError, UnknownKernel
+from timbr_wamp.errors import (
+    AmbiguousKernel,
+    InvalidArgument,
+    InvalidSource,
+    TimbrError,
+    UnknownKernel,
+    did_you_mean,
+)
 from timbr_wamp.faces.cards import policy_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
+from timbr_wamp.literals import JSON_NAMES, json_value
 from timbr_wamp.magic import views
 from timbr_wamp.magic.callbacks import CallbackSubscription
 from timbr_wamp.magic.commands import MACHINE, REPLACED, VERBS
+from timbr_wamp.magic.completion import callables
+from timbr_wamp.magic.failures import shortened, whole_traceback
 from timbr_wamp.magic.parser import Command, parser_of
 from timbr_wamp.magic.remote_cell import run_cell
 from timbr_wamp.magic.shell_state import ShellState
@@ -124,6 +135,12 @@ class Verbs:
         facts: dict[str, object] = {"url": client.url, "authid": client.authid, "role": client.role, "kernel": kernel}
         return views.Facts("connected" if client.connected else "connection lost; reconnecting", facts)
 
+    def verb_debug(self, what: str) -> views.Text:
+        error = getattr(sys, "last_value", None)  # kept by IPython
+        if error is None:
+            raise UsageError("there was no error yet")
+        return views.Text(whole_traceback(self._shell, error))
+
     # --- this notebook ------------------------------------------------------------------------
 
     def verb_share(self, name: str | None, role: str | None, up: bool) -> object:
@@ -142,7 +159,9 @@ class Verbs:
         def find() -> Callable[..., object]:
             found = _lookup(callback, user_ns) or _lookup(callback, namespace)
             if not callable(found):
-                raise UsageError(f"{callback!r} is not a function here; define it first, then subscribe it by name")
+                near = did_you_mean(callback, callables({**namespace, **user_ns}))
+                text = f"{callback!r} is not a function here{near}"
+                raise UsageError(text if near else f"{text}; define it first, then subscribe it by name")
             return cast("Callable[..., object]", found)
 
         find()
@@ -193,7 +212,11 @@ class Verbs:
         elif _REFERENCE.fullmatch(text):
             revision = machine.set(slot, reference=text, name=name, policy=policy)
         else:
-            revision = machine.set(slot, source=code, name=name, policy=policy)
+            try:
+                revision = machine.set(slot, source=code, name=name, policy=policy)
+            except InvalidSource as error:
+                near = did_you_mean(text, callables(namespace)) if _DOTTED.fullmatch(text) else ""
+                raise InvalidSource(f"{error.problem}{near}", error.line, error.text) if near else error from None
         return views.revision_facts(revision)
 
     def verb_policy(self, slot: int | str, words: list[str] | None) -> views.Facts | views.Text:
@@ -284,9 +307,16 @@ def _read(verb: str, read: Callable[[list[str]], T], words: list[str]) -> T:
 
 
 def _value(code: str, namespace: Namespace) -> object:
-    """Evaluate an expression in a namespace. Its exceptions propagate."""
+    """Return the value of JSON, or of an expression in a namespace; what the expression raises is shown in brief."""
+    with suppress(ValueError, RecursionError):
+        return json_value(code)
     try:
         compiled = compile(code.strip(), "<%wamp>", "eval")
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"not a Python expression: {error.args[0]}: {code.strip()[:80]}") from None
-    return eval(compiled, namespace)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        problem = error.args[0] if error.args else type(error).__name__
+        text = f"neither JSON nor a Python expression: {problem}: {code.strip()[:80]}"
+        raise UsageError(f"{text}; a text needs quotes") from None
+    try:
+        return eval(compiled, {**JSON_NAMES, **namespace})
+    except Exception as error:  # the user's own
+        raise shortened(error) from None

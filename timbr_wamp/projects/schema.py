@@ -6,7 +6,6 @@ This module checks the form: keys, types, ranges, unique numbers and names of sl
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 from collections import Counter
@@ -18,7 +17,7 @@ import msgspec
 
 from timbr_wamp.contract import Policy, SourceOptions, Verdict
 from timbr_wamp.contract.policies import checked_policy
-from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting
+from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting, did_you_mean
 from timbr_wamp.machine.intake.admission import option_problems
 from timbr_wamp.machine.intake.message_queue import checked_capacity
 from timbr_wamp.machine.machine import checked_machine_name
@@ -168,8 +167,7 @@ class _Reader:
     def _unknown(self, table: Mapping[str, object], known: tuple[str, ...], where: str) -> None:
         for name in table:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ";"
+                hint = did_you_mean(name, known) or ";"
                 self.problems.append(f"{where}{name}: unknown{hint} known keys: {', '.join(known)}")
 
     def _value(self, where: str, name: str, value: object, hint: Any) -> dict[str, Any]:

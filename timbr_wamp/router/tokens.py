@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from timbr_wamp.errors import InvalidArgument, InvalidSetting, TokenExists, UnknownToken
+from timbr_wamp.errors import InvalidArgument, InvalidSetting, TokenExists, UnknownToken, did_you_mean
 from timbr_wamp.names import checked_authid
 from timbr_wamp.processes import locked
 from timbr_wamp.router.folder import write_private
@@ -80,7 +80,7 @@ class TokenStore:
         """
         checked_authid(name)
         if role not in ROLES:
-            raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}")
+            raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}{did_you_mean(role, ROLES)}")
         secret = secrets.token_urlsafe(SECRET_BYTES)
         with self._changing() as tokens:
             if name in tokens:

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 from timbr_wamp import plugins
 from timbr_wamp.contract import EventKind
-from timbr_wamp.errors import InvalidArgument, is_users_interrupt
+from timbr_wamp.errors import InvalidArgument, did_you_mean, is_users_interrupt
 from timbr_wamp.machine.events.failure_log import FailureLog
 from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.slots.callables import is_async, is_class, is_kind, method_of
@@ -166,9 +166,8 @@ def checked_point(point: str) -> str:
         InvalidArgument: no such point; the text names similar ones.
     """
     if point not in POINTS:
-        near = difflib.get_close_matches(point, POINTS, 3) if isinstance(point, str) else []
-        hint = f"did you mean {' or '.join(near)}?" if near else f"points begin with {', '.join(_PREFIXES)}"
-        raise InvalidArgument("point", f"no hook point {point!r}; {hint}")
+        near = did_you_mean(point, POINTS) or f"; points begin with {', '.join(_PREFIXES)}"
+        raise InvalidArgument("point", f"no hook point {point!r}{near}")
     return ALIASES.get(point, point)
 
 

@@ -25,6 +25,7 @@ from timbr_wamp.errors import (
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import delivered
 from timbr_wamp.machine.protocols import Clock
+from timbr_wamp.machine.slots.advice import advice_for
 from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, refusal
 from timbr_wamp.machine.slots.callables import called_of, code_of, is_async, is_object
 from timbr_wamp.machine.slots.functions import Loaded, as_function, function_name, source_text
@@ -459,7 +460,9 @@ def _slot_of(number: int, loaded: Loaded | None, author: str | None, since: int)
     function = loaded.function
     problem = refusal(function, number)
     if problem is not None:
-        raise NotCallable(number, function_name(type(function)).rpartition(".")[2], problem)
+        advice = advice_for(function, number) if not callable(function) else None
+        name = function_name(type(function)).rpartition(".")[2]
+        raise NotCallable(number, name, problem, advice) if advice else NotCallable(number, name, problem)
     return Slot(
         number, function, arguments=arguments_of(called_of(function), number), source=loaded.source, author=author,
         since=since, made_of=loaded.made_of, function_name=function_name(function), kind=_kind_of(function),

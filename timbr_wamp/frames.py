@@ -1,0 +1,84 @@
+"""The stack frames of an error that are the user's own code, as lines that say where to look.
+
+`timbr_wamp.errors` shows them in a notebook in place of a whole traceback. Imports nothing of timbr_wamp.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Frames that are shown: the last ones.
+FRAMES_LIMIT = 5
+#: Frames of a traceback that are looked at, and characters of a line that is shown.
+_LOOKED_AT, _LINE_LIMIT = 1000, 120
+
+#: Folders whose code is not the user's: this package, the standard library, what is installed.
+_FOREIGN = (
+    f"{Path(__file__).parent}/",
+    *(f"{Path(sysconfig.get_path(name))}/" for name in ("stdlib", "purelib", "platlib")),
+)
+#: File names of cells, of IPython in a kernel and in a terminal.
+_CELL = re.compile(r"[/\\]ipykernel_\d+[/\\]|^<ipython-input-")
+#: What IPython makes of a line ``%name words``.
+_MAGIC = re.compile(
+    r"get_ipython\(\)\.run_(?P<kind>line|cell)_magic\((?P<quote>['\"])(?P<name>\w+)(?P=quote), (?P<rest>.*)"
+)
+
+
+def own_frames(error: BaseException, *, of_cells: bool = False) -> list[str]:
+    """Return a line for each frame of the user's code that led to an error and to its cause, the outermost first.
+
+    ``of_cells`` leaves out frames of files. Empty when the only one is a cell of one line, which stands above
+    the error. Never raises.
+    """
+    try:
+        frames = [frame for one in _chain(error) for frame in _frames(one)]
+        if of_cells:
+            frames = [frame for frame in frames if _CELL.search(frame.filename)]
+        if len(frames) == 1 and _is_one_line(frames[0]):
+            return []
+        return [_line(frame) for frame in frames[-FRAMES_LIMIT:]]
+    except Exception:  # of reading sources, which may be anything: the error itself is shown all the same
+        return []
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__
+
+
+def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
+    for frame in traceback.extract_tb(error.__traceback__, limit=_LOOKED_AT):
+        name = frame.filename
+        if _CELL.search(name) or not (name.startswith(_FOREIGN) or name.startswith("<frozen ")):
+            yield frame
+
+
+def _is_one_line(frame: traceback.FrameSummary) -> bool:
+    lines = linecache.getlines(frame.filename)
+    return _CELL.search(frame.filename) is not None and sum(bool(line.strip()) for line in lines) <= 1
+
+
+def _line(frame: traceback.FrameSummary) -> str:
+    where = f"line {frame.lineno}" if _CELL.search(frame.filename) else f"{frame.filename}, line {frame.lineno}"
+    function = "" if frame.name == "<module>" else f", in {frame.name}"
+    text = _MAGIC.sub(_as_written, frame.line or "")
+    text = text if len(text) <= _LINE_LIMIT else text[: _LINE_LIMIT - 1] + "…"
+    return f"  {where}{function}" + (f": {text}" if text else "")
+
+
+def _as_written(found: re.Match[str]) -> str:
+    percent = "%" if found["kind"] == "line" else "%%"
+    rest = found["rest"].rstrip(")")
+    words = rest[1:-1] if found["kind"] == "line" and rest[:1] == rest[-1:] else ""
+    return f"{percent}{found['name']} {words}".rstrip()
