@@ -14,7 +14,7 @@ PACKAGE = ROOT / "timbr_wamp"
 
 #: Room → floor. A room imports from lower floors, and from its own room.
 FLOORS = {
-    "errors": 1, "frames": 1,
+    "command_line": 0, "errors": 1, "frames": 1,
     "names": 2, "values": 2, "settings": 2, "consent": 2, "plugins": 2, "tables": 2, "codecs": 2, "places": 2,
     "examples": 2, "literals": 2,
     "contract": 3, "runtime": 3, "streams": 3,

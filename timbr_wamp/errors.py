@@ -4,7 +4,7 @@ All errors form one class tree. An error's ``args`` are the arguments of its con
 JSON-safe, so an error survives pickling (Dask), WAMP and the local control socket: `to_wire`
 returns URI, arguments and texts, `from_wire` rebuilds the same class and keeps the remote
 traceback. In a notebook an error is shown as its sentence, see `brief_lines`. Of timbr_wamp, this
-module imports only `timbr_wamp.frames`.
+module imports only `timbr_wamp.frames` and `timbr_wamp.command_line`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
+
+from timbr_wamp.command_line import command_line
 
 ERROR_PREFIX = "io.timbr.error."
 #: Characters of an error's message.
@@ -677,9 +679,11 @@ class NoRouter(TimbrError, ConnectionError):
 
     uri = ERROR_PREFIX + "no_router"
 
-    def __init__(self, looked: str, cure: str = "start one with `timbr-wamp up`, or pass a url") -> None:
+    def __init__(self, looked: str, cure: str = "") -> None:
         super().__init__(looked, cure)
-        self.looked, self.cure = looked, cure
+        self.looked = looked
+        #: What to do.
+        self.cure = cure or f"start one with `{command_line('up')}`, or pass a url"
 
     def __str__(self) -> str:
         return f"no router found ({self.looked}); {self.cure}"
@@ -799,7 +803,8 @@ class TokenRejected(TimbrError, PermissionError):
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
-        return f"token {self.name!r} was rejected: {self.reason}; create one with `timbr-wamp token create`"
+        create = command_line("token", "create", "--role", "viewer", "--name", "ada")
+        return f"token {self.name!r} was rejected: {self.reason}; where the router runs, `{create}` creates one"
 
 
 class InvalidToken(TimbrError, ValueError):
@@ -868,7 +873,8 @@ class NotAuthorized(TimbrError, PermissionError):
     def __str__(self) -> str:
         whose = "this token's role" if self.role is None else f"this token's role {self.role!r}"
         if self.action == "register" or self.needed == "host":
-            advice = "that takes a token of the role host: timbr-wamp token create --role host --name NAME"
+            create = command_line("token", "create", "--role", "host", "--name", "lab")
+            advice = f"that takes a token of the role host, from where the router runs: `{create}`"
         elif self.needed is not None:
             advice = f"that takes a token of the role {self.needed}"
         else:
@@ -1098,8 +1104,8 @@ class HostNameTaken(TimbrError):
 
     def __str__(self) -> str:
         return (
-            f"another host is on the router as {self.name!r}; stop that one, or give this one a token of its own: "
-            f"timbr-wamp token create --role host --name NAME"
+            f"another host is on the router as {self.name!r}; stop that one, or give this one a token of its own, "
+            f"from where the router runs: `{command_line('token', 'create', '--role', 'host', '--name', 'lab2')}`"
         )
 
 
@@ -1214,7 +1220,7 @@ class AlreadyUp(TimbrError):
     def __str__(self) -> str:
         return (
             f"timbr-wamp already runs (process {self.pid}) at {self.url}; use it, or stop it: "
-            "Ctrl-C where it runs, or `timbr-wamp router stop`"
+            f"Ctrl-C where it runs, or `{command_line('router', 'stop')}`"
         )
 
 

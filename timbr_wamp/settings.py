@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
+from timbr_wamp.command_line import command_line
 from timbr_wamp.consent import Question, is_own_file, question_of
 from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidSetting, what_there_is
 from timbr_wamp.names import DEFAULT_REALM, authid_from, checked_authid, router_url
@@ -172,7 +173,7 @@ def _of_project(folder: Path | None, environ: Mapping[str, str]) -> dict[str, An
     question = unanswered(folder, environ) if values else None
     if question is None:
         return values
-    text = f"{question}; not used without your consent: `timbr-wamp trust {path}`"
+    text = f"{question}; not used without your consent: `{command_line('trust', str(path))}`"
     warnings.warn(text, ConsentWanted, stacklevel=4)
     return {name: value for name, value in values.items() if name not in question.values}
 

@@ -8,6 +8,7 @@ a router with the demo's kernel. Links, and that all Python compiles, are checke
 
 from __future__ import annotations
 
+import ast
 import configparser
 import contextlib
 import doctest
@@ -393,6 +394,44 @@ def parse(words: list[str], line: str) -> None:
         return  # --help
     except click.UsageError as error:
         pytest.fail(f"{line}: {error.format_message()}")
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Yield the modules of the package: path and syntax tree."""
+    package = ROOT / "timbr_wamp"
+    for path in sorted(package.rglob("*.py")):
+        yield str(path.relative_to(package)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_commands_that_the_code_prints_exist_with_their_options() -> None:
+    """They are made by `command_line`, so that they can be pasted; test_terminal.py types some of them."""
+    found = []
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "command_line":
+                words = [str(word.value) if isinstance(word, ast.Constant) else "." for word in node.args]
+                parse(words, f"{path}:{node.lineno}")
+                found.append(words)
+    assert ["up"] in found
+    assert len(found) > 12
+
+
+#: Texts for files, which are read by others than those who type.
+NOT_TYPED = {"cli/reference.py", "projects/saving.py"}
+
+
+def test_no_command_is_printed_without_being_made_for_pasting() -> None:
+    command = re.compile(rf"timbr-wamp (?:{'|'.join(map(re.escape, main.commands))})\b")
+    wrong = []
+    for path, tree in sources():
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        wrong += [
+            f"{path}:{node.lineno}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and command.search(node.value)
+            if id(node) not in docs and path not in NOT_TYPED
+        ]
+    assert not wrong, "use timbr_wamp.command_line"
 
 
 # --- names -------------------------------------------------------------------------------------

@@ -66,12 +66,13 @@ class Home:
         """Run a command with ``--json``; return what it printed."""
         return json.loads(self.run(*words, "--json"))
 
-    def popen(self, *words: str, **environ: str) -> subprocess.Popen[str]:
+    def popen(self, *words: str, stdin: int | None = None, **environ: str) -> subprocess.Popen[str]:
         """Start a command that runs until it is ended."""
         return subprocess.Popen(
             [*self._program, *words],
             env=self.environ | environ,
             cwd=self.folder,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

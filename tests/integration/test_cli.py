@@ -206,7 +206,7 @@ def test_put_takes_python_literals_too(home: Home) -> None:
 
 def test_put_of_what_is_not_json_is_refused(home: Home) -> None:
     assert "not JSON" in home.run("put", "lab", "{broken", status=2)
-    assert "line 2" in home.run("put", "lab", "-", stdin="1\n{broken\n", status=2)
+    assert "usage" in home.run("put", "lab", "-", "--oid", "0" * 24, stdin="1\n", status=2).lower()
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", '{"a": [NaN]}', "1e999", "[" * 100_000, r'"\ud83d"'])
@@ -214,11 +214,84 @@ def test_put_refuses_what_would_change_on_its_way(home: Home, text: str) -> None
     assert "MESSAGE" in home.run("put", "lab", text, status=2)
 
 
-def test_put_queues_the_lines_of_stdin_before_the_first_that_it_refuses(home: Home) -> None:
+#: Lines that `put` refuses, with a part of the reason.
+REFUSED_LINES = {
+    b"foo": "is not JSON: Expecting value",
+    b'"caf\xe9"': "is not UTF-8",
+    b"NaN": "NaN is not a JSON value",
+    b"1e999": "out of range",
+    b"[" * 100_000: "nested too deeply",
+    b"[" * 300 + b"]" * 300: "cannot be put",
+    b"9" * 40: "cannot be put",
+    b'"' + b"x" * 2_000_000 + b'"': "exceed the limit of 1,048,576",
+    b'"' + b"x" * 9_000_000 + b'"': "is longer than",
+    rb'"\ud83d"': "surrogate",
+}
+
+
+def test_put_takes_each_line_of_stdin_for_itself(home: Home) -> None:
     before = home.json("status", "lab")["put"]
-    refused = home.run("put", "lab", "-", stdin='1\n\n2\n"caf\udce9"\n4\n', status=2)
-    assert "line 4 of stdin is not UTF-8" in refused
+    lines = b"".join(line + b'\n"good"\n \n' for line in REFUSED_LINES)
+    done = subprocess.run(
+        [sys.executable, "-m", "timbr_wamp", "put", "lab", "-"],
+        env=home.environ,
+        input=b"\xef\xbb\xbf1\r\n\r\n" + lines + b'{"a": 1}',
+        capture_output=True,
+        timeout=COMMAND_LIMIT_S,
+    )
+    *said, count = done.stderr.decode().splitlines()
+    assert [line.split()[1:3] for line in said] == [["line", str(3 + 3 * n)] for n in range(len(REFUSED_LINES))]
+    assert [reason for line, reason in zip(said, REFUSED_LINES.values(), strict=True) if reason not in line] == []
+    put = len(REFUSED_LINES) + 2
+    assert count == f"timbr-wamp: {put} put, {len(REFUSED_LINES)} refused"
+    assert (done.returncode, len(done.stdout.split())) == (1, put)
+    assert home.json("status", "lab")["put"] == before + put
+
+
+def test_put_of_long_lines_needs_no_thought_about_the_size_of_a_call(home: Home) -> None:
+    lines = "".join(f"{json.dumps([0.5] * 20_000)}\n" for _ in range(30))
+    assert len(home.run("put", "lab", "-", stdin=lines).split()) == 30
+
+
+def test_put_strict_stops_at_the_first_line_that_it_refuses(home: Home) -> None:
+    before = home.json("status", "lab")["put"]
+    said = home.run("put", "lab", "-", "--strict", stdin="1\n\n2\nfoo\n4\n", status=1)
+    assert "line 4 of stdin is not JSON" in said
+    assert said.endswith("timbr-wamp: 2 put, 1 refused\n")
     assert home.json("status", "lab")["put"] == before + 2
+
+
+def test_put_queues_lines_as_they_arrive_and_says_at_ctrl_c_how_many(home: Home) -> None:
+    putting = home.popen("put", "lab", "-", "--json", stdin=subprocess.PIPE)
+    assert putting.stdin is not None
+    for line in ("1\n", "foo\n2\n"):
+        putting.stdin.write(line)
+        putting.stdin.flush()
+        assert len(json.loads(first_line(putting, COMMAND_LIMIT_S))["oid"]) == 24
+    putting.send_signal(signal.SIGINT)
+    _, stderr = putting.communicate(timeout=COMMAND_LIMIT_S)
+    assert stderr.endswith("timbr-wamp: 2 put, 1 refused\n")
+    assert putting.returncode == 130
+
+
+def test_put_waits_while_the_queue_is_full(home: Home) -> None:
+    home.run("exec", "lab", "narrow = Machine(1, bufsize=2, name='narrow')")
+    words = ("put", "lab", "-", "--machine", "narrow")
+    said = home.run(*words, "--timeout", "0", stdin="1\n2\n3\n", status=1)
+    assert "2 put, 0 refused" in said
+    assert "the queue is full (2 messages) and the machine is idle" in said
+    reading, writing = os.pipe()
+    putting = home.popen(*words, stdin=reading)
+    os.close(reading)
+    with open(writing, "w") as lines:
+        lines.write("3\n4\n5\n")
+    assert putting.stderr is not None
+    assert "waiting for space" in putting.stderr.readline()
+    home.run("exec", "lab", "narrow.start()")
+    _, stderr = putting.communicate(timeout=COMMAND_LIMIT_S)
+    assert (putting.returncode, stderr) == (0, "timbr-wamp: 3 put, 0 refused\n")
+    assert home.json("status", "lab", "--machine", "narrow")["put"] == 5
+    home.run("exec", "lab", "narrow.close(); del narrow")
 
 
 def test_tail_of_one_slot_prints_its_values(home: Home) -> None:
@@ -414,6 +487,12 @@ def subscribers_of(home: Home, topic: str) -> int:
         return sum(client.call("wamp.subscription.count_subscribers", each) for each in found or [])
 
 
+def runtime_file_token(home: Home) -> str:
+    """The secret of the local administrator's token."""
+    (path,) = Path(home.environ["TIMBR_WAMP_DATA_DIR"]).rglob("local-tokens.json")
+    return str(json.loads(path.read_text())["admin"].partition(".")[2])
+
+
 def router_of(home: Home) -> tuple[str, str]:
     """Return the router's URL and the local administrator's token."""
     return home.json("router", "status")["url"], f"admin.{runtime_file_token(home)}"
@@ -490,27 +569,6 @@ def test_a_router_that_dies_is_started_again_and_kernels_come_back(empty_home: H
         (after,) = wait_for(lambda: empty_home.json("list"))
         assert (after["kernel_id"], after["pid"]) == (before["kernel_id"], before["pid"])
         assert empty_home.run("exec", "lasting", "6 * 7") == "42\n"
-
-
-@pytest.mark.timeout(120)
-def test_up_prints_a_token_for_the_browser_alone(empty_home: Home) -> None:
-    process = empty_home.popen("up", "--port", str(pick_free_port()))
-    lines = [first_line(process, UP_LIMIT_S)]
-    while "Ctrl-C ends" not in lines[-1]:
-        lines.append(first_line(process, COMMAND_LIMIT_S))
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=COMMAND_LIMIT_S)
-    assert process.returncode == 0
-    token = runtime_file_token(empty_home)
-    assert [line.split()[:3] for line in lines if token in line] == [["in", "a", "browser"]]
-    assert any(line.strip() == "%wamp connect" for line in lines)
-    assert not any("--token" in line for line in lines)
-
-
-def runtime_file_token(home: Home) -> str:
-    """The secret of the local administrator's token."""
-    (path,) = Path(home.environ["TIMBR_WAMP_DATA_DIR"]).rglob("local-tokens.json")
-    return str(json.loads(path.read_text())["admin"].partition(".")[2])
 
 
 @pytest.mark.timeout(120)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -20,7 +22,17 @@ import pytest
 
 import timbr_wamp
 from timbr_wamp import errors as e
-from timbr_wamp.router import Router, TokenStore, environment, find_crossbar, install_crossbar, node, stop_node
+from timbr_wamp.cli.local_services import LocalServices
+from timbr_wamp.router import (
+    Router,
+    TokenStore,
+    environment,
+    find_crossbar,
+    install_crossbar,
+    node,
+    share_environment,
+    stop_node,
+)
 from timbr_wamp.router.probe import node_answers
 from timbr_wamp.runtime import NodeFile, node_file, read_file
 from timbr_wamp.settings import Settings, load_settings
@@ -285,3 +297,65 @@ def test_a_wheel_has_its_environment_in_the_data_folder(monkeypatch: pytest.Monk
 def test_the_setting_comes_before_the_clone(tmp_path: Path) -> None:
     settings = load_settings(environ={"TIMBR_WAMP_ROUTER_ENV": str(tmp_path / "mine")})
     assert environment.environment_folder(settings) == tmp_path / "mine"
+
+
+def complete_environment(folder: Path) -> Path:
+    """Make a folder that looks like a router's environment that is complete; return its crossbar."""
+    python = executable(folder / "bin" / "python", "#!/bin/sh\n")
+    requirements = environment.shipped("requirements.txt").read_bytes()
+    (folder / environment.NOTE).write_text(hashlib.sha256(requirements).hexdigest()[:12])
+    return executable(folder / "bin" / "crossbar", f"#!{python}\n")
+
+
+@pytest.fixture
+def clone(nothing_installed: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A clone in which the package runs; what is not set in its settings is that of a user."""
+    monkeypatch.setattr(environment, "clone_folder", lambda: tmp_path / "clone")
+    return tmp_path / "clone"
+
+
+def test_a_clones_environment_is_found_by_an_installed_package_and_by_other_clones(
+    nothing_installed: Settings, clone: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = replace(nothing_installed, router_env=None)
+    crossbar = complete_environment(clone / ".router-env")
+    assert install_crossbar(settings, pytest.fail) == crossbar  # nothing is installed, and nothing said
+    for other in (None, tmp_path / "other"):
+        monkeypatch.setattr(environment, "clone_folder", lambda other=other: other)
+        assert find_crossbar(settings).samefile(crossbar)
+        assert install_crossbar(settings, pytest.fail).samefile(crossbar)
+    shutil.rmtree(clone)
+    with pytest.raises(e.RouterNotInstalled):
+        find_crossbar(settings)
+
+
+def test_an_installed_packages_environment_is_found_by_a_clone(
+    nothing_installed: Settings, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(nothing_installed, router_env=None)
+    monkeypatch.setattr(environment, "clone_folder", lambda: None)
+    crossbar = complete_environment(environment.environment_folder(settings))
+    monkeypatch.setattr(environment, "clone_folder", lambda: clone)
+    assert find_crossbar(settings) == crossbar
+    share_environment(settings)
+    assert crossbar.is_file()
+    assert not crossbar.parents[1].is_symlink()
+
+
+def test_an_environment_that_was_moved_is_not_used(nothing_installed: Settings, clone: Path, tmp_path: Path) -> None:
+    settings = replace(nothing_installed, router_env=None)
+    complete_environment(tmp_path / "before" / ".router-env")
+    (tmp_path / "before").rename(clone)
+    with pytest.raises(e.RouterNotInstalled):
+        find_crossbar(settings)
+
+
+def test_a_port_in_use_is_refused_before_anything_is_installed(nothing_installed: Settings) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = replace(nothing_installed, port=taken.getsockname()[1])
+        reported: list[str] = []
+        with pytest.raises(e.PortBusy):
+            LocalServices(settings, reported.append).start_router(next_free_port=False)
+    assert reported == []

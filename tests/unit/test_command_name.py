@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from timbr_wamp.cli.base import command_name
+from timbr_wamp.command_line import command_line, command_name
+from timbr_wamp.errors import AlreadyUp, HostNameTaken, NoRouter, NotAuthorized, TimbrError, TokenRejected
 
 
 @pytest.fixture
@@ -17,6 +18,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("UV", raising=False)
     monkeypatch.chdir(folder.parents[1])
     return folder
 
@@ -51,3 +53,32 @@ def test_its_whole_path_elsewhere_and_when_the_path_leads_to_another_one(
 
 def test_python_and_the_module_when_it_is_not_installed(environment: Path) -> None:
     assert command_name() == f"'{environment / 'python'}' -m timbr_wamp"
+
+
+def test_its_whole_path_for_another_terminal(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = install(environment)
+    assert command_name(from_here=False) == f"'{mine}'"
+    assert command_line("list", elsewhere=True) == f"'{mine}' list"
+
+
+def test_its_whole_path_under_uv_which_extends_the_path_for_what_it_runs(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = install(environment)
+    monkeypatch.setenv("PATH", str(environment))
+    monkeypatch.setenv("UV", "/usr/bin/uv")
+    assert command_name(from_here=False) == f"'{mine}'"
+
+
+def test_words_are_quoted_for_the_shell(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(environment)
+    monkeypatch.setenv("PATH", str(environment))
+    assert command_line("trust", "/my project/timbr.toml") == "timbr-wamp trust '/my project/timbr.toml'"
+
+
+@pytest.mark.parametrize("error", [
+    NoRouter("nowhere"), TokenRejected("ada", "unknown"), NotAuthorized("register", "io.timbr.x"),
+    HostNameTaken("lab"), AlreadyUp(1, "http://127.0.0.1:8080/"),
+], ids=lambda error: type(error).__name__)  # fmt: skip
+def test_errors_say_what_can_be_typed(environment: Path, error: TimbrError) -> None:
+    assert f"`'{install(environment)}' " in str(error)

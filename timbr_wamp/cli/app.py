@@ -10,9 +10,10 @@ from timbr_wamp.cli.doctor import doctor
 from timbr_wamp.cli.failures import errors, handler, policy, retry, revisions, rollback
 from timbr_wamp.cli.headless import headless_machine, run_project
 from timbr_wamp.cli.kernels import execute, kernel, list_kernels
-from timbr_wamp.cli.machines import put, set_slot, slots, status, tail, watch
+from timbr_wamp.cli.machines import set_slot, slots, status, tail, watch
 from timbr_wamp.cli.progress import graph, progress, wait
 from timbr_wamp.cli.project import diff, export, trust, validate
+from timbr_wamp.cli.put import put
 from timbr_wamp.cli.router import router
 from timbr_wamp.cli.services import bridge, host, wampify_command
 from timbr_wamp.cli.tokens import token

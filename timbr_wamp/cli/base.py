@@ -12,8 +12,6 @@ import json
 import logging
 import os
 import re
-import shlex
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,9 +21,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from timbr_wamp.command_line import command_line, this_is_the_command
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.processes import hand_over
-from timbr_wamp.settings import working_folder
 from timbr_wamp.tables import terminal_text
 
 if TYPE_CHECKING:
@@ -49,21 +47,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def command_name() -> str:
-    """Return how to call this command from the shell that it was called from, so that what is printed can be pasted.
-
-    Its name when the PATH leads to it; otherwise, as in a clone whose environment is not activated, its path.
-    """
-    beside = Path(sys.executable).with_name("timbr-wamp")
-    on_path = shutil.which("timbr-wamp")
-    if on_path is not None and Path(on_path).samefile(beside if beside.exists() else on_path):
-        return "timbr-wamp"
-    if not beside.exists():
-        return f"{shlex.quote(sys.executable)} -m timbr_wamp"
-    here = working_folder()
-    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
-
-
 class CommandFailed(click.ClickException):
     """An error that is printed on stderr as one sentence."""
 
@@ -79,6 +62,7 @@ class OneSentence(click.Command):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command, as `click.Command.main`; what cannot be written is a sentence too."""
+        this_is_the_command()
         prepare_streams()
         try:
             try:
@@ -232,8 +216,8 @@ def ask_for_consent(folder: Path | None = None) -> None:
         if click.confirm(text, default=False, err=True):
             consent(question)
             return
-    path = shlex.quote(str(question.path))
-    note(f"timbr-wamp: {question}; not used without your consent: {command_name()} trust {path}")
+    trust = command_line("trust", str(question.path))
+    note(f"timbr-wamp: {question}; not used without your consent: {trust}")
 
 
 def router_options(function: Callable[P, T]) -> Callable[P, T]:

@@ -12,7 +12,8 @@ from typing import Literal
 
 import click
 
-from timbr_wamp.cli.base import command_name, connected, console, json_option, print_json, settings_from
+from timbr_wamp.cli.base import connected, console, json_option, print_json, settings_from
+from timbr_wamp.command_line import command_line
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.settings import Settings
 
@@ -106,12 +107,15 @@ def _try_to_write(folder: Path) -> None:
 
 
 def _crossbar(settings: Settings) -> Iterator[Finding]:
+    from timbr_wamp import runtime
     from timbr_wamp.router import find_crossbar
 
     try:
         yield Finding("Crossbar.io", "ok", str(find_crossbar(settings)))
     except TimbrError as error:
-        yield Finding("Crossbar.io", "problem", str(error), f"{command_name()} router install")
+        node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
+        runs = node is not None and node.alive()  # with another one, which only its starter knows
+        yield Finding("Crossbar.io", "note" if runs else "problem", str(error), command_line("router", "install"))
 
 
 def _page(settings: Settings) -> Iterator[Finding]:
@@ -129,7 +133,7 @@ def _node(settings: Settings) -> Iterator[Finding]:
 
     node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
     if node is None or not node.alive():
-        yield Finding("router", "note", "none runs on this computer", f"{command_name()} up")
+        yield Finding("router", "note", "none runs on this computer", command_line("up"))
         yield _port(settings)
     else:
         yield Finding("router", "ok", f"{node.url} (process {node.pid})")
@@ -137,7 +141,7 @@ def _node(settings: Settings) -> Iterator[Finding]:
             yield Finding("host", "ok", f"{host.authid} (process {host.pid})")
         else:
             yield Finding(
-                "host", "note", "none runs on this computer, so no kernel can be started", f"{command_name()} host"
+                "host", "note", "none runs on this computer, so no kernel can be started", command_line("host")
             )
     if settings.url is not None or (node is not None and node.alive()):
         yield _connection(settings)
@@ -150,7 +154,7 @@ def _port(settings: Settings) -> Finding:
             probe.bind((settings.interface, settings.port))
         except OSError as error:
             text = f"{settings.interface}:{settings.port}: {error.strerror}"
-            return Finding("port", "note", text, f"{command_name()} up --next-free-port, or --port")
+            return Finding("port", "note", text, command_line("up", "--next-free-port"))
     return Finding("port", "ok", f"{settings.interface}:{settings.port} is free")
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import command_name, connecting, console, echo, file_text, json_option, note, print_json
+from timbr_wamp.cli.base import connecting, console, echo, file_text, json_option, note, print_json
+from timbr_wamp.command_line import command_line
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
@@ -26,7 +27,7 @@ def list_kernels(client: Client, as_json: bool) -> None:
         print_json(list(found))
         return
     if not found:
-        note(f"no kernels; start one with: {command_name()} kernel start --name NAME")
+        note(f"no kernels; start one with: {command_line('kernel', 'start', '--name', 'lab')}")
         return
     from timbr_wamp.cli.tables import rich_table
 

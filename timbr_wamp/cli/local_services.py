@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timbr_wamp import runtime
+from timbr_wamp.command_line import command_line
 from timbr_wamp.errors import ServiceEnded
 from timbr_wamp.processes import Process, RestartPolicy, Restarts, Supervisor, spawn
 from timbr_wamp.runtime import BridgeFile, HostFile, KernelFile
@@ -91,6 +92,7 @@ class LocalServices:
         try:
             find_crossbar(self._settings)
         except RouterNotInstalled:
+            Router.check(self._settings, next_free_port=next_free_port)  # before the download
             install_crossbar(self._settings, self._report)
         if self._page is None:
             self._report("the page is not built, so the router shows a placeholder; build it with: make page")
@@ -237,7 +239,8 @@ class LocalServices:
             if end_process(kernel):
                 forget_kernel(folder, kernel)
         if kept:
-            self._report(f"these kernels keep running, and the next `timbr-wamp up` adopts them: {', '.join(kept)}")
+            up = command_line("up")
+            self._report(f"these kernels keep running, and the next `{up}` adopts them: {', '.join(kept)}")
 
     def _wait(self, done: Callable[[], bool], patience_s: float) -> bool:
         started = time.monotonic()

@@ -1,9 +1,7 @@
-"""Commands about a machine: status, records, slots, and putting messages."""
+"""Commands about a machine: status, records and slots."""
 
 from __future__ import annotations
 
-import json
-import os
 import queue
 import sys
 import time
@@ -25,18 +23,12 @@ from timbr_wamp.cli.base import (
     print_json,
 )
 from timbr_wamp.cli.failures import parse_words, print_revision
-from timbr_wamp.errors import InvalidArgument, MachineFull
-from timbr_wamp.literals import literal
 from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client, RemoteMachine
     from timbr_wamp.contract import Record, Status
 
-#: Most messages per call of ``put KERNEL -``.
-PUT_BATCH = 200
-#: Timeout for space in the queue per call of ``put KERNEL -``; Ctrl-C takes effect between calls.
-PUT_WAIT_S = 2.0
 #: Width from which a terminal shows message ids.
 WIDE_COLUMNS = 140
 #: Age of the last status from which a warning is shown. A machine sends one at least every 2 s.
@@ -193,96 +185,6 @@ def record_as_json(record: Record) -> dict[str, Any]:
     if record.meta.text_bytes is None:
         values = {"in": record.input, **{f"f{number}": value for number, value in enumerate(record.values)}}
     return {"oid": record.oid, **to_builtins(record.meta), "values": values}
-
-
-@click.command()
-@click.argument("kernel")
-@click.argument("message")
-@machine_option
-@click.option("--oid", help="The message's id, 24 hex digits; a message with a known id is not queued again.")
-@json_option
-@connecting
-def put(client: Client, kernel: str, message: str, machine: str, oid: str | None, as_json: bool) -> None:
-    """Queue MESSAGE, JSON or a Python literal, in a machine and print its id; `-` queues each line of stdin.
-
-    What is neither is refused; of stdin with its line, after the lines before it were queued.
-    """
-    remote = machine_of(client, kernel, machine)
-    if message != "-":
-        oid = remote.put(_parsed(message, "MESSAGE"), block=True, timeout=PUT_WAIT_S, oid=oid)
-        print_json({"oid": oid}) if as_json else echo(oid)
-        return
-    if oid is not None:
-        raise click.UsageError("--oid is for one message; stdin may have many")
-    total = 0
-    for batch in _stdin_batches():
-        for done in _put_all(remote, batch):
-            total += 1
-            echo(json.dumps({"oid": done}) if as_json else done)
-    note(f"timbr-wamp: {total:,} messages queued")
-
-
-def _parsed(text: str | bytes, where: str) -> object:
-    """Return the value of a text, JSON or a Python literal.
-
-    Raises:
-        UsageError: not UTF-8, neither of them, or a number or text that JSON cannot carry.
-    """
-    try:
-        return literal(text.decode() if isinstance(text, bytes) else text, where)
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
-    except InvalidArgument as error:
-        raise click.UsageError(f"{where} {error.problem}") from None
-
-
-def _stdin_batches() -> Iterator[list[Any]]:
-    """Yield the messages of stdin's lines in batches of at most `PUT_BATCH`, as they arrive.
-
-    Raises:
-        UsageError: a line is refused; the messages before it were yielded.
-    """
-    for numbered in _stdin_lines():
-        batch: list[Any] = []
-        refused: click.UsageError | None = None
-        for number, line in numbered:
-            try:
-                if line.strip():
-                    batch.append(_parsed(line, f"line {number} of stdin"))
-            except click.UsageError as error:
-                refused = error
-                break
-        for start in range(0, len(batch), PUT_BATCH):
-            yield batch[start : start + PUT_BATCH]
-        if refused is not None:
-            raise refused
-
-
-def _stdin_lines() -> Iterator[list[tuple[int, bytes]]]:
-    """Yield the lines of stdin with their numbers, as many as arrive at once."""
-    rest, before = b"", 1
-    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield list(enumerate(lines, before))
-        before += len(lines)
-    yield [(before, rest)]
-
-
-def _put_all(remote: RemoteMachine, messages: list[Any], patience_s: float = 60.0) -> Iterator[str]:
-    """Queue messages in order, waiting for space; yield their ids.
-
-    Raises:
-        MachineFull: the machine accepted no message for ``patience_s`` seconds.
-    """
-    progress = time.monotonic()
-    while messages:
-        result = remote.put_many(messages, timeout_s=PUT_WAIT_S)
-        yield from result.oids
-        if result.oids:
-            progress = time.monotonic()
-        elif time.monotonic() - progress > patience_s:
-            raise MachineFull(remote.status.queue_capacity)
-        messages = messages[len(result.oids) :]
 
 
 @click.command()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from timbr_wamp.cli.base import command_name, echo, json_option, note, print_json, settings_from
+from timbr_wamp.cli.base import echo, json_option, note, print_json, settings_from
 from timbr_wamp.cli.local_services import LocalServices, interruptible
+from timbr_wamp.command_line import command_line
 
 
 def port_options(function: click.decorators.FC) -> click.decorators.FC:
@@ -27,11 +28,12 @@ def router() -> None:
 def install() -> None:
     """Create the environment for Crossbar.io, unless it exists."""
     from timbr_wamp.errors import RouterNotInstalled
-    from timbr_wamp.router import find_crossbar, install_crossbar
+    from timbr_wamp.router import find_crossbar, install_crossbar, share_environment
 
     settings = settings_from()
     try:
         note(f"Crossbar.io is already installed: {find_crossbar(settings)}")
+        share_environment(settings)
     except RouterNotInstalled:
         install_crossbar(settings, note)
 
@@ -67,7 +69,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         if as_json:
             print_json({"running": False})
         else:
-            note(f"no router runs on this computer; start one with: {command_name()} up")
+            note(f"no router runs on this computer; start one with: {command_line('up')}")
         ctx.exit(1)
     if as_json:
         print_json({

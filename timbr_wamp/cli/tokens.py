@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from timbr_wamp.cli.base import console, echo, json_option, note, print_json, settings_from
+from timbr_wamp.command_line import command_line
 
 if TYPE_CHECKING:
     from timbr_wamp.router import TokenStore
@@ -77,7 +78,7 @@ def revoke(ctx: click.Context, name: str) -> None:
     if running and not store.wait_applied(APPLIED_LIMIT_S):
         note(
             f"timbr-wamp: token {name} is revoked, but the router did not confirm within {APPLIED_LIMIT_S:g} s that "
-            "its sessions have ended; see `timbr-wamp router status`"
+            f"its sessions have ended; see `{command_line('router', 'status')}`"
         )
         ctx.exit(1)
     note(f"revoked token {name}")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import command_name, connected, echo, note, print_json, settings_from
+from timbr_wamp.cli.base import connected, echo, note, print_json, settings_from
 from timbr_wamp.cli.local_services import LocalServices, interruptible
 from timbr_wamp.cli.router import port_options
+from timbr_wamp.command_line import command_line
 
 if TYPE_CHECKING:
     from timbr_wamp.settings import Settings
@@ -97,8 +98,8 @@ timbr-wamp is running{f", with kernels {', '.join(kernels)}" if kernels else ""}
   in a notebook   %load_ext timbr_wamp
                   %wamp connect
   in Python       client = timbr_wamp.connect()
-  in a terminal   {command_name()} list
-  elsewhere       {command_name()} token create --role viewer --name NAME
+  in a terminal   {command_line("list", elsewhere=True)}
+  elsewhere       {command_line("token", "create", "--role", "viewer", "--name", "ada", elsewhere=True)}
                   makes a token, which `%wamp token` asks for and TIMBR_WAMP_TOKEN holds; the URL is {router.url}
 
 Anybody with the browser's address can run code on this computer. Ctrl-C ends {ending}.

@@ -17,6 +17,7 @@ from timbr_wamp.client.execution import Execution, OutputCollector
 from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
 from timbr_wamp.client.statistics import ConnectionStatistics, LinkChange, Unfinished
+from timbr_wamp.command_line import command_line
 from timbr_wamp.contract import (
     HOST,
     KERNEL,
@@ -213,7 +214,8 @@ class AsyncClient(LinkState):
             return here
         hosts = await self.hosts()
         if not hosts:
-            raise InvalidArgument("host", "no host is known; start one with `timbr-wamp host`, or pass its name")
+            start = command_line("host")
+            raise InvalidArgument("host", f"no host is known; start one with `{start}`, or pass its name")
         if len(hosts) > 1:
             raise AmbiguousKernel("host", hosts)
         return hosts[0]

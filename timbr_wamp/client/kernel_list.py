@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Iterable, Sequence
 
+from timbr_wamp.command_line import command_line
 from timbr_wamp.contract import KernelInfo
 from timbr_wamp.errors import ANY_KERNEL, OTHER_KERNEL, AmbiguousKernel, UnknownKernel, nearest
 from timbr_wamp.faces.tables import Rows
@@ -16,7 +17,11 @@ class KernelList(Rows[KernelInfo]):
     """Kernels on the router."""
 
     headers = ("id", "name", "host", "state", "pid", "machines", "up")
-    empty = "no kernels on the router; start one with `timbr-wamp kernel start` or client.start_kernel()"
+
+    def __init__(self, kernels: Iterable[KernelInfo] = ()) -> None:
+        super().__init__(kernels)
+        start = command_line("kernel", "start", "--name", "lab")
+        self.empty = f"no kernels on the router; start one with `{start}` or client.start_kernel()"
 
     def __repr__(self) -> str:
         return str(self)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from timbr_wamp import plugins, runtime
+from timbr_wamp.command_line import command_line
 from timbr_wamp.components.bridge_process import bridge_environment
 from timbr_wamp.components.launcher import NOT_INHERITED
 from timbr_wamp.components.shared_kernel import SharedKernel
@@ -32,14 +33,6 @@ ROUTER_TIMEOUT_S = 300.0
 ROUTER_POLL_S = 0.05
 #: Roles that the token in the link may have.
 ROLES = ("viewer", "operator", "admin")
-NO_KERNEL = (
-    "this process is not a notebook's kernel; for a machine of a program use "
-    "`timbr-wamp machine FILE.py:NAME`, which runs it on the router without a kernel"
-)
-NO_ROUTER_CURE = (
-    "start one with `timbr-wamp up` in a terminal, or from here with `%wamp share --up` or `m.share(start_router=True)`"
-)
-ROUTER_ENDING = "the router was started for this and keeps running; `timbr-wamp router stop` in a terminal ends it"
 
 _lock = threading.Lock()
 _shared: SharedKernel | None = None
@@ -77,7 +70,7 @@ def share(
         raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}")
     kernel = plugins.own_kernel()
     if kernel is None:
-        raise ShareFailed(NO_KERNEL)
+        raise ShareFailed(_no_kernel())
     settings = load_settings(url=url, token=token)
     with _lock:
         if (managed := _managed(settings, kernel.connection_file())) is not None:
@@ -112,7 +105,7 @@ def unshare() -> bool:
     global _shared
     kernel = plugins.own_kernel()
     if kernel is None:
-        raise ShareFailed(NO_KERNEL)
+        raise ShareFailed(_no_kernel())
     with _lock:
         current, _shared = _shared, None
         if current is not None and current.is_mine:
@@ -137,7 +130,9 @@ def _managed(settings: Settings, connection_file: str) -> Shared | None:
             continue
         bridge = runtime.read_file(runtime.bridge_file(folder, file.kernel_id), BridgeFile)
         if bridge is None or not bridge.alive():
-            raise ShareFailed("the host of this kernel does not run; `timbr-wamp up` starts it and adopts the kernel")
+            raise ShareFailed(
+                f"the host of this kernel does not run; `{command_line('up')}` starts it and adopts the kernel"
+            )
         node = runtime.read_file(runtime.node_file(folder), NodeFile)
         here = node is not None and node.alive() and bridge.router in (node.url, node.unix_url)
         page = f"{node.page_url.rstrip('/')}/#kernel={file.kernel_id}" if here and node is not None else None
@@ -175,9 +170,10 @@ def _ensure_router(settings: Settings, start: bool) -> str | None:
         bridge_environment(settings)
     except NoRouter as error:
         if not start:
-            raise NoRouter(error.looked, NO_ROUTER_CURE) from None
+            raise NoRouter(error.looked, _no_router_cure()) from None
         _start_router(settings)
-        return ROUTER_ENDING
+        ending = command_line("router", "stop")
+        return f"the router was started for this and keeps running; `{ending}` in a terminal ends it"
     return None
 
 
@@ -218,6 +214,21 @@ def _wait_for_router(process: Process, runs: Callable[[], bool], log: Path) -> N
 def _router_runs(runtime_dir: Path) -> bool:
     node = runtime.read_file(runtime.node_file(runtime_dir), NodeFile)
     return node is not None and node.alive()
+
+
+def _no_kernel() -> str:
+    headless = command_line("machine", "FILE.py:NAME")
+    return (
+        "this process is not a notebook's kernel; for a machine of a program use "
+        f"`{headless}`, which runs it on the router without a kernel"
+    )
+
+
+def _no_router_cure() -> str:
+    return (
+        f"start one with `{command_line('up')}` in a terminal, or from here with `%wamp share --up` or "
+        "`m.share(start_router=True)`"
+    )
 
 
 __all__ = ["notebook_name", "share", "unshare"]

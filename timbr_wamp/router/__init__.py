@@ -6,7 +6,7 @@ This package creates the node folder from it and starts and stops the router. Li
 
 from __future__ import annotations
 
-from timbr_wamp.router.environment import find_crossbar, install_crossbar
+from timbr_wamp.router.environment import find_crossbar, install_crossbar, share_environment
 from timbr_wamp.router.node import Router, free_port, stop_node
 from timbr_wamp.router.tokens import ROLES, TokenInfo, TokenStore
 
@@ -18,5 +18,6 @@ __all__ = [
     "find_crossbar",
     "free_port",
     "install_crossbar",
+    "share_environment",
     "stop_node",
 ]

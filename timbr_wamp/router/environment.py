@@ -4,6 +4,9 @@ Crossbar's pinned dependencies conflict with JupyterLab's, so it has an environm
 created from ``router-config/requirements.txt``, which has every version and hash. uv installs it; if
 there is no uv, pip installs the locked one into that environment first. A marker file in the folder
 says that timbr_wamp created it and that it is complete; without the marker it is created again.
+
+A clone has the environment in its root, an installed package has it in the data folder. Each finds the other's: where
+one was made elsewhere, the data folder has a link to it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from timbr_wamp.command_line import command_line
 from timbr_wamp.errors import RouterInstallFailed, RouterNotInstalled
 from timbr_wamp.processes import locked
 from timbr_wamp.router.folder import clone_folder, shipped, tail
@@ -31,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
 
-INSTALL_COMMAND = "timbr-wamp router install"
 #: Oldest supported version: older ones have another configuration format, or lack what the node component uses.
 OLDEST_VERSION = (25, 1)
 NOTE = ".timbr-wamp-router"
@@ -53,17 +56,18 @@ def find_crossbar(settings: Settings) -> Path:
     """
     if settings.crossbar is not None:
         return _checked(settings.crossbar)
-    folder = environment_folder(settings)
-    if _is_complete(folder):
-        return folder / "bin" / "crossbar"
+    made = _complete_environment(settings)
+    if made is not None:
+        return made / "bin" / "crossbar"
     on_path = shutil.which("crossbar")
     if on_path is None:
-        raise RouterNotInstalled(f"neither in {folder} nor on the PATH", INSTALL_COMMAND)
+        looked = f"neither in {environment_folder(settings)} nor on the PATH"
+        raise RouterNotInstalled(looked, command_line("router", "install"))
     return _checked(Path(on_path))
 
 
 def environment_folder(settings: Settings) -> Path:
-    """Return the folder of the router's environment.
+    """Return the folder in which the router's environment is created.
 
     It is the folder of the settings, else for a clone a folder in its root, else a folder in the data
     folder, whose name depends on the requirements.
@@ -71,13 +75,37 @@ def environment_folder(settings: Settings) -> Path:
     if settings.router_env is not None:
         return settings.router_env
     clone = clone_folder()
-    if clone is not None:
-        return clone / CLONE_ENVIRONMENT
+    return _shared_folder(settings) if clone is None else clone / CLONE_ENVIRONMENT
+
+
+def _shared_folder(settings: Settings) -> Path:
+    """Return the folder in the data folder; it may be a link to a clone's."""
     return settings.data_dir / f"router-{_requirements_hash()}"
 
 
+def _complete_environment(settings: Settings) -> Path | None:
+    """Return the folder of an environment that is complete: the own one, else one that was made elsewhere."""
+    own = environment_folder(settings)
+    places = (own,) if settings.router_env is not None else (own, _shared_folder(settings))
+    return next((folder for folder in places if _is_complete(folder)), None)
+
+
+def share_environment(settings: Settings) -> None:
+    """Let other clones and installed packages find this one's environment, unless they have one."""
+    folder, link = _complete_environment(settings), _shared_folder(settings)
+    if folder is None or _is_complete(link) or (link.exists() and not link.is_symlink()):
+        return
+    new = link.with_name(f"{link.name}.{os.getpid()}.new")
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        new.symlink_to(folder.absolute())
+        new.replace(link)
+    except OSError as error:  # they will make one of their own
+        logger.info("%s is not shared: %s", folder, error)
+
+
 def install_crossbar(settings: Settings, report: Report) -> Path:
-    """Create the router's environment unless it exists; return its crossbar executable.
+    """Create the router's environment unless there is one; return its crossbar executable.
 
     Takes about half a minute. ``report`` is called with lines for people. Needs no compiler on Linux
     and on Macs with Apple's processors. An incomplete environment is replaced.
@@ -85,12 +113,13 @@ def install_crossbar(settings: Settings, report: Report) -> Path:
     Raises:
         RouterInstallFailed: a step failed; the error has the end of its output.
     """
-    folder = environment_folder(settings).absolute()
+    folder = (_complete_environment(settings) or environment_folder(settings)).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder.with_name(folder.name + ".lock"), LOCK_LIMIT_S):
             if not _is_complete(folder):
                 _make(folder, report)
+            share_environment(settings)
     except TimeoutError as error:
         raise RouterInstallFailed("waiting for another installation", str(error)) from None
     return folder / "bin" / "crossbar"
@@ -126,10 +155,10 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _checked(crossbar: Path) -> Path:
     version = crossbar_version(crossbar) if os.access(crossbar, os.X_OK) else None
     if version is None:
-        raise RouterNotInstalled(f"{crossbar} is not a working crossbar", INSTALL_COMMAND)
+        raise RouterNotInstalled(f"{crossbar} is not a working crossbar", command_line("router", "install"))
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
         wanted = ".".join(map(str, OLDEST_VERSION))
-        raise RouterNotInstalled(f"{crossbar} is {version}, older than {wanted}", INSTALL_COMMAND)
+        raise RouterNotInstalled(f"{crossbar} is {version}, older than {wanted}", command_line("router", "install"))
     return crossbar
 
 
@@ -138,7 +167,15 @@ def _is_complete(folder: Path) -> bool:
         noted = (folder / NOTE).read_text(encoding="utf-8")
     except OSError:
         return False
-    return noted == _requirements_hash() and os.access(folder / "bin" / "crossbar", os.X_OK)
+    return noted == _requirements_hash() and os.access(folder / "bin" / "crossbar", os.X_OK) and _is_in_place(folder)
+
+
+def _is_in_place(folder: Path) -> bool:
+    """Return whether the environment's commands find its Python: not after it was moved, or the Python removed."""
+    with (folder / "bin" / "crossbar").open(encoding="utf-8", errors="replace") as script:
+        head = script.readline() + script.readline()  # a long path, or one with spaces, is in the second line
+    found = re.search(r"""(/[^"'\n]*/bin/python[0-9.]*)""", head)
+    return found is None or os.access(found[1], os.X_OK)
 
 
 @functools.cache
@@ -196,6 +233,8 @@ def _ignore(line: str) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove an incomplete environment; refuse to remove any other folder."""
+    if folder.is_symlink() and not folder.exists():
+        folder.unlink()  # it led to a clone that is gone
     if not folder.exists():
         return
     if not (folder / NOTE).exists() and any(folder.iterdir()):

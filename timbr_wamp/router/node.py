@@ -110,6 +110,19 @@ class Router:
             return cls._start(crossbar, plan, report)
 
     @classmethod
+    def check(cls, settings: Settings, *, next_free_port: bool = False) -> None:
+        """Refuse what `start` would refuse: for who still has to install Crossbar.io.
+
+        Raises:
+            AlreadyUp, PortBusy, NoFreePort: see `start`.
+        """
+        node_dir = private_folder(settings.data_dir / NODE_FOLDER)
+        private_folder(settings.runtime_dir)
+        with _starting(node_dir):
+            crashed = _check_not_running(settings, node_dir)
+            _choose_port(settings.interface, settings.port, next_free_port, crashed)
+
+    @classmethod
     def _start(cls, crossbar: Path, plan: NodePlan, report: Report) -> Router:
         admin_token, host_token = local_tokens(plan.node_dir, plan.settings.host)
         plan.write()
