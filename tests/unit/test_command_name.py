@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,20 @@ def test_words_are_quoted_for_the_shell(environment: Path, monkeypatch: pytest.M
     assert command_line("trust", "/my project/timbr.toml") == "timbr-wamp trust '/my project/timbr.toml'"
 
 
-@pytest.mark.parametrize("error", [
-    NoRouter("nowhere"), TokenRejected("ada", "unknown"), NotAuthorized("register", "io.timbr.x"),
-    HostNameTaken("lab"), AlreadyUp(1, "http://127.0.0.1:8080/"),
-], ids=lambda error: type(error).__name__)  # fmt: skip
-def test_errors_say_what_can_be_typed(environment: Path, error: TimbrError) -> None:
-    assert f"`'{install(environment)}' " in str(error)
+ERRORS: list[Callable[[], TimbrError]] = [
+    lambda: NoRouter("nowhere"),
+    lambda: TokenRejected("ada", "unknown"),
+    lambda: NotAuthorized("register", "io.timbr.x"),
+    lambda: HostNameTaken("lab"),
+    lambda: AlreadyUp(1, "http://127.0.0.1:8080/"),
+]
+
+
+@pytest.mark.parametrize("make", ERRORS, ids=["router", "token", "role", "host", "up"])
+def test_errors_say_what_can_be_typed(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], TimbrError]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    mine = install(environment)
+    assert f"`'{mine}' " in str(make())
