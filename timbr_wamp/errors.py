@@ -113,6 +113,15 @@ def message_of(error: BaseException) -> str:
         return f"<its text raised {class_name(failure)}>"
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number of things in words; ``many`` is for nouns whose plural is not made with an ``s``.
+
+    >>> counted(1, "kernel"), counted(0, "kernel"), counted(1200, "retry", "retries")
+    ('1 kernel', '0 kernels', '1,200 retries')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def class_and_text(name: str, text: str) -> str:
     """Return ``"class: text"``, or the class name alone when the text is empty.
 
@@ -316,7 +325,7 @@ class MachineFull(TimbrError, queue.Full):
         self.capacity = capacity
 
     def __str__(self) -> str:
-        return f"the queue is full ({self.capacity} messages); put with block=True, or try again later"
+        return f"the queue is full ({counted(self.capacity, 'message')}); put with block=True, or try again later"
 
 
 class MachineEmpty(TimbrError, queue.Empty):
@@ -738,7 +747,7 @@ class TooManyTasks(TimbrError, RuntimeError):
         self.task, self.limit = task, limit
 
     def __str__(self) -> str:
-        return f"{self.task} was not started: {self.limit} tasks are running already"
+        return f"{self.task} was not started: at most {counted(self.limit, 'task')} may run at once"
 
 
 class CalledFromLoop(TimbrError, RuntimeError):
@@ -973,19 +982,21 @@ class ControlBusy(TimbrError):
 
 
 class NoMachine(TimbrError, LookupError):
-    """The kernel has no machine of that name."""
+    """The kernel has no machine of that name. ``reason``: why, if it is known."""
 
     uri = ERROR_PREFIX + "no_machine"
 
-    def __init__(self, kernel: str, name: str, known: Sequence[str] = ()) -> None:
-        super().__init__(kernel, name, list(known))
+    def __init__(self, kernel: str, name: str, known: Sequence[str] = (), reason: str = "") -> None:
+        super().__init__(kernel, name, list(known), reason)
         #: ``known`` are the machines that the kernel has.
-        self.kernel, self.name, self.known = kernel, name, tuple(known)
+        self.kernel, self.name, self.known, self.reason = kernel, name, tuple(known), reason
 
     def __str__(self) -> str:
         text = f"kernel {self.kernel} has no machine {self.name!r}"
         if self.known:
             return text + what_there_is(self.name, "its machines", self.known)
+        if self.reason:
+            return f"{text}: {self.reason}"
         return f"{text}; create one there: m = timbr_wamp.Machine()"
 
 
@@ -1013,6 +1024,32 @@ class KernelStartFailed(TimbrError):
 
     def __str__(self) -> str:
         return _with_log(f"the kernel did not start: {self.reason}", self.log_tail)
+
+
+class StartupFailed(TimbrError):
+    """A kernel that was (re)started runs, but its startup file failed. ``reason`` names file, line and error."""
+
+    uri = ERROR_PREFIX + "startup_failed"
+
+    def __init__(self, kernel: str, reason: str) -> None:
+        super().__init__(kernel, reason)
+        self.kernel, self.reason = kernel, reason
+
+    def __str__(self) -> str:
+        return f"kernel {self.kernel} runs, but its {self.reason}; mend the file and restart the kernel"
+
+
+class KernelNameTaken(TimbrError):
+    """Another kernel of this computer has the name, on the same router."""
+
+    uri = ERROR_PREFIX + "kernel_name_taken"
+
+    def __init__(self, name: str, kernel: str) -> None:
+        super().__init__(name, kernel)
+        self.name, self.kernel = name, kernel
+
+    def __str__(self) -> str:
+        return f"a kernel named {self.name!r} runs already: {self.kernel}; end it, or choose another name"
 
 
 class KernelNotManaged(TimbrError):
@@ -1124,7 +1161,7 @@ class InvalidProject(TimbrError, ValueError):
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return f"{self.path}: {self.problems[0]}"
-        return "\n  ".join([f"{self.path}: {len(self.problems)} problems", *self.problems])
+        return "\n  ".join([f"{self.path}: {counted(len(self.problems), 'problem')}", *self.problems])
 
 
 class CannotSave(TimbrError):

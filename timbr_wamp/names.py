@@ -37,8 +37,9 @@ _URL_FORM = f"write ws://HOST:PORT{ROUTER_PATH}, as ws://127.0.0.1:{ROUTER_PORT}
 #: message id begins with a zero byte.
 BATCHES, SAMPLES = b"\0batches:", b"\0samples:"
 
-_COMPONENT = re.compile(r"[a-z0-9_]{1,64}")
-_AUTHID = re.compile(r"[a-z0-9_]{1,32}")
+#: Longest names: of kernels and machines, and of tokens, which are the first part of kernel ids.
+NAME_LIMIT, TOKEN_NAME_LIMIT = 64, 32
+_NAME = re.compile(r"[a-z0-9_]+")
 _KERNEL_ID = re.compile(r"(?P<authid>[a-z0-9_]{1,32})_[0-9a-f]{12}")
 _OID = re.compile(r"[0-9a-f]{24}")
 _SLOT_NUMBER = re.compile(r"f?[0-9]{1,9}|-[0-9]{1,9}")
@@ -46,18 +47,40 @@ _SLOT_NUMBER = re.compile(r"f?[0-9]{1,9}|-[0-9]{1,9}")
 _REALM = re.compile(r"[A-Za-z][A-Za-z0-9_\-@.]{2,254}")
 
 
-def checked_component(text: str) -> str:
-    """Return ``text`` if it is a valid component of a URI: 1 to 64 lower-case letters, digits or ``_``."""
-    if not _COMPONENT.fullmatch(text):
-        raise InvalidName(text, "1 to 64 of a-z, 0-9 and _")
+def checked_name(text: str, limit: int = NAME_LIMIT) -> str:
+    """Return ``text`` if it is a name: 1 to ``limit`` lower-case letters, digits or ``_``.
+
+    The one rule for all that people name: kernels, machines, tokens, hosts. Names are parts of URIs, of files' names
+    and of commands, and a rule for each of them would have to be remembered.
+
+    >>> checked_name("lab_2")
+    'lab_2'
+    >>> checked_name("My Lab")
+    Traceback (most recent call last):
+    timbr_wamp.errors.InvalidName: 'My Lab' is not a valid name: expected 1 to 64 of a-z, 0-9 and _, such as my_lab
+    """
+    if len(text) > limit or not _NAME.fullmatch(text):
+        raise InvalidName(text[:80], f"1 to {limit} of a-z, 0-9 and _, such as {name_from(text, limit)}")
     return text
+
+
+def name_from(text: str, limit: int = NAME_LIMIT, default: str = "lab") -> str:
+    """Return ``text`` changed so that `checked_name` accepts it, for defaults such as a file's or computer's name.
+
+    >>> name_from("Ada's MacBook.local"), name_from("…")
+    ('ada_s_macbook_local', 'lab')
+    """
+    return re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:limit] or default
+
+
+def checked_component(text: str) -> str:
+    """Return ``text`` if it is a valid component of a URI under a kernel or host: see `checked_name`."""
+    return checked_name(text)
 
 
 def checked_authid(text: str) -> str:
-    """Return ``text`` if it is a valid name of a token: 1 to 32 lower-case letters, digits or ``_``."""
-    if not _AUTHID.fullmatch(text):
-        raise InvalidName(text, "1 to 32 of a-z, 0-9 and _")
-    return text
+    """Return ``text`` if it is a valid name of a token: see `checked_name`."""
+    return checked_name(text, TOKEN_NAME_LIMIT)
 
 
 def checked_realm(text: str) -> str:
@@ -125,37 +148,17 @@ def _with_scheme(parts: SplitResult, shown: str) -> SplitResult:
 
 
 def authid_from(text: str) -> str:
-    """Return ``text`` changed so that `checked_authid` accepts it, for defaults such as a computer's name.
-
-    >>> authid_from("Ada's MacBook.local")
-    'ada_s_macbook_local'
-    """
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:32] or "host"
-
-
-#: Longest name of a kernel, in characters.
-KERNEL_NAME_LIMIT = 64
-
-
-def checked_kernel_name(text: str) -> str:
-    """Return ``text`` if a kernel may have it as its name for people: printable, short, no ``[`` or ``]``.
-
-    >>> checked_kernel_name("rates, Zürich")
-    'rates, Zürich'
-    """
-    if kernel_name_from(text) != text:
-        raise InvalidName(text[:80], f"1 to {KERNEL_NAME_LIMIT} printable characters without [ and ]")
-    return text
+    """Return ``text`` changed so that `checked_authid` accepts it, for defaults such as a computer's name."""
+    return name_from(text, TOKEN_NAME_LIMIT, "host")
 
 
 def kernel_name_from(text: str) -> str:
-    r"""Return ``text`` changed so that `checked_kernel_name` accepts it, for defaults such as a file's name.
+    r"""Return ``text`` changed so that it may be a kernel's name, for defaults such as a connection file's name.
 
     >>> kernel_name_from("two\nlines [/]")
-    'two_lines _/_'
+    'two_lines'
     """
-    shown = "".join(one if one.isprintable() and one not in "[]" else "_" for one in text.strip())
-    return shown[:KERNEL_NAME_LIMIT].strip() or "kernel"
+    return name_from(text, NAME_LIMIT, "kernel")
 
 
 def checked_kernel_id(text: str) -> str:

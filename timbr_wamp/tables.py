@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.errors import InvalidArgument, counted
 
 __all__ = [
     "CELL_LIMIT",
@@ -184,7 +184,7 @@ class StatusTable:
 
     def _left_out(self) -> list[str]:
         more = len(self._rows) - ROWS_LIMIT
-        return [f"… and {more:,} rows before these"] if more > 0 else []
+        return [f"… and {counted(more, 'row')} before these"] if more > 0 else []
 
     def _html_cell(self, tag: str, content: str, right: bool) -> str:
         style = f"text-align:{'right' if right else 'left'};vertical-align:top;padding:{self.cell_padding}px"

@@ -11,6 +11,11 @@ export function count(n: number): string {
   return Math.abs(n) < 1e7 ? whole.format(n) : compact.format(n);
 }
 
+/** A number of things in words: `1 call`, `2 calls`, `3 retries`. */
+export function counted(n: number, one: string, many = `${one}s`): string {
+  return `${count(n)} ${n === 1 ? one : many}`;
+}
+
 export function rate(per_s: number): string {
   return per_s >= 1e5 ? compact.format(per_s) : short.format(per_s);
 }

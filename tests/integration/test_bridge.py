@@ -503,14 +503,14 @@ def test_a_kernel_of_somebody_else_keeps_its_id_and_name_over_bridges_and_its_en
 
                 async def theirs() -> list[Any]:
                     kernels = await connection.call("io.timbr.kernel.list")
-                    return [k for k in kernels if k["name"] == "my tank" and k["state"] == "idle"]
+                    return [k for k in kernels if k["name"] == "my_tank" and k["state"] == "idle"]
 
                 (listed,) = await until(theirs, "their kernel is in the list")
                 remote = Remote(connection, listed["kernel_id"])
                 assert (await remote.call("execute", "1"))["status"] == "ok"
                 with pytest.raises(KernelNotManaged):
                     await remote.call("restart")
-            assert f"kernel {remote.kernel_id} (my tank) is on {router.unix_url}" in bridge.log
+            assert f"kernel {remote.kernel_id} (my_tank) is on {router.unix_url}" in bridge.log
             assert router.page_url in bridge.log
             if ends:
                 kernel.terminate()
@@ -522,7 +522,7 @@ def test_a_kernel_of_somebody_else_keeps_its_id_and_name_over_bridges_and_its_en
 
     async def work() -> None:
         await until(connection_file.exists)
-        first = await bridged("--name", "my tank")
+        first = await bridged("--name", "my_tank")
         assert first.startswith("lab_")
         assert await bridged(ends=True) == first
 
@@ -570,7 +570,7 @@ def test_an_idle_kernel_of_somebody_else_is_let_go(settings: Settings, router: R
     async def work(bridge: BridgeProcess, kernel_id: str) -> None:
         async with connected(router, settings) as connection:
             assert "letting it go" in await bridge.ended(30.0)
-            (kernel,) = [one for one in await connection.call("io.timbr.kernel.list") if one["name"] == "let go"]
+            (kernel,) = [one for one in await connection.call("io.timbr.kernel.list") if one["name"] == "let_go"]
             assert kernel["state"] == "offline"
             assert kernel["reason"] == "it was idle for 1 s, and its bridge let it go; it keeps running"
 
@@ -578,7 +578,7 @@ def test_an_idle_kernel_of_somebody_else_is_let_go(settings: Settings, router: R
         path = runtime.kernel_file(settings.runtime_dir, file.kernel_id)
         kept = path.read_bytes()
         path.unlink()  # the bridge then does not know that the kernel is ours
-        arguments = (file.connection_file, "--name", "let go", "--shutdown-interval", "1")
+        arguments = (file.connection_file, "--name", "let_go", "--shutdown-interval", "1")
         with BridgeProcess(settings, router, *arguments) as bridge:
             run(work(bridge, file.kernel_id))
         assert file.alive()

@@ -461,6 +461,58 @@ def test_kernel_restart_runs_the_startup_file_again(home: Home) -> None:
     assert home.run("exec", "lab", "m.name") == "'machine'\n"
 
 
+def test_a_startup_file_that_fails_is_told_with_its_line_and_mended_by_a_restart(home: Home) -> None:
+    startup = home.folder / "bad.py"
+    startup.write_text("import json\nimport no_such_library\n")
+    said = home.run("kernel", "start", "--name", "bad", "--startup", "bad.py", status=1)
+    reason = f"startup file {startup}, line 2, failed: ModuleNotFoundError: No module named 'no_such_library'"
+    (kernel,) = [one for one in home.json("list") if one["name"] == "bad"]
+    assert said.startswith(f"timbr-wamp: kernel {kernel['kernel_id']} runs, but its {reason}")
+    assert (kernel["state"], kernel["reason"]) == ("idle", reason)
+    assert "line 2, failed" in home.run("list")
+    assert reason in home.run("status", "bad", status=1)
+    startup.write_text("import timbr_wamp\nm = timbr_wamp.Machine(1)\n")
+    assert home.json("kernel", "restart", "bad")["reason"] is None
+    assert home.json("status", "bad")["state"] == "idle"
+    startup.write_text("1 +\n")
+    assert f"{startup}, line 1, failed: SyntaxError" in home.run("kernel", "restart", "bad", status=1)
+    home.run("kernel", "stop", "bad")
+
+
+def test_a_startup_file_is_the_callers_and_refused_when_there_is_none(home: Home) -> None:
+    said = home.run("kernel", "start", "--startup", "nofile.py", status=1)
+    assert said == f"timbr-wamp: the kernel did not start: no such startup file: {home.folder / 'nofile.py'}\n"
+    assert [one["name"] for one in home.json("list")] == ["lab"]
+
+
+def test_a_name_of_a_kernel_is_taken_once_and_has_the_form_of_other_names(home: Home) -> None:
+    (kernel,) = home.json("list")
+    taken = home.run("kernel", "start", "--name", "lab", status=1)
+    assert f"a kernel named 'lab' runs already: {kernel['kernel_id']}" in taken
+    for refused in (
+        home.run("kernel", "start", "--name", "My Lab", status=1),
+        home.run("token", "create", "--role", "viewer", "--name", "My Lab", status=1),
+        home.run("machine", "x.py:m", "--offline", "--name", "My Lab", status=1),
+        home.run("bridge", "lab.json", "--name", "My Lab", status=1),
+    ):
+        assert "such as my_lab" in refused
+    assert len(home.json("list")) == 1
+
+
+def test_a_restart_says_what_became_of_the_machines(home: Home) -> None:
+    home.run("kernel", "start", "--name", "plain")
+    home.run("exec", "plain", "import timbr_wamp\nm = timbr_wamp.Machine(1)")
+    wait_for(lambda: [one["machines"] for one in home.json("list") if one["name"] == "plain"] != [[]])
+    done = home.popen("kernel", "restart", "plain")
+    _, said = done.communicate(timeout=COMMAND_LIMIT_S)
+    assert "; machine is gone, with all that cells had made" in said
+    done = home.popen("kernel", "restart", "lab")
+    _, said = done.communicate(timeout=COMMAND_LIMIT_S)
+    assert "; its startup file made machine" in said
+    home.run("kernel", "stop", "plain")
+    assert [one["name"] for one in home.json("list")] == ["lab"]
+
+
 def test_kernel_interrupt_ends_a_cell(home: Home) -> None:
     waiting = home.popen("exec", "lab", f"print('busy', flush=True)\n{BUSY_CELL}")
     assert first_line(waiting, COMMAND_LIMIT_S) == "busy\n"
@@ -525,6 +577,7 @@ def test_doctor_finds_nothing_wrong(home: Home) -> None:
     findings = {finding["what"]: finding for finding in home.json("doctor")}
     assert {finding["verdict"] for finding in findings.values()} <= {"ok", "note"}
     assert findings["connection"]["verdict"] == "ok"
+    assert findings["connection"]["text"].endswith(", 1 kernel")
     assert findings["host"]["verdict"] == "ok"
 
 
@@ -551,6 +604,11 @@ def test_kernels_outlive_up_and_the_next_up_finds_them(empty_home: Home) -> None
         kernel_id = empty_home.run("kernel", "start", "--name", "lasting").strip()
         empty_home.run("exec", "lasting", "kept = 42")
         pid = empty_home.json("list")[0]["pid"]
+        empty_home.run("kernel", "start", "--name", "other")
+    other = next(process for process in empty_home.processes() if process.pid != pid)
+    assert {process.pid for process in empty_home.processes()} == {pid, other.pid}
+    assert "no kernel 'third'" in empty_home.run("kernel", "stop", "third", status=1)
+    empty_home.run("kernel", "stop", "other")  # there is no router
     assert [process.pid for process in empty_home.processes()] == [pid]
     with empty_home.up("--stop-kernels"):
         (kernel,) = wait_for(lambda: empty_home.json("list"))

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -705,3 +706,65 @@ def test_a_reader_gets_the_last_records_of_a_machine_that_a_newer_one_of_its_nam
             items.append(next(records))
     assert [item.input for item in items[:3000]] == list(range(3000))
     assert [type(item) for item in items[3000:]] == [RunChanged, Record]
+
+
+SLEEPS = """
+import pathlib, time
+pathlib.Path({path!r}).write_text("started")
+try:
+    time.sleep({seconds})
+except KeyboardInterrupt:
+    pathlib.Path({path!r}).write_text("interrupted")
+else:
+    pathlib.Path({path!r}).write_text("ran to its end")
+"""
+
+
+def test_a_cancelled_execute_interrupts_its_own_cell(kernel: RemoteKernel, tmp_path: Path):
+    told = tmp_path / "told"
+
+    async def work() -> None:
+        cell = asyncio.create_task(kernel.aio.execute(SLEEPS.format(path=str(told), seconds=60)))
+        while not told.exists() or told.read_text() != "started":
+            await asyncio.sleep(0.01)
+        queued = asyncio.create_task(kernel.aio.execute("'of somebody else'"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(cell, 0.1)
+        assert (await asyncio.wait_for(queued, 20)).status == "ok"
+
+    asyncio.run(work())
+    assert told.read_text() == "interrupted"
+
+
+def test_a_cancelled_execute_that_waits_interrupts_no_other_cell(kernel: RemoteKernel, tmp_path: Path):
+    told = tmp_path / "told"
+
+    async def work() -> None:
+        cell = asyncio.create_task(kernel.aio.execute(SLEEPS.format(path=str(told), seconds=1)))
+        while not told.exists() or told.read_text() != "started":
+            await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(kernel.aio.execute("'waits'"), 0.2)
+        await asyncio.wait_for(cell, 20)
+
+    asyncio.run(work())
+    assert told.read_text() == "ran to its end"
+
+
+def test_a_cell_runs_on_when_the_link_of_its_caller_is_lost(
+    kernel: RemoteKernel, settings: Settings, router: Router, tmp_path: Path
+):
+    told = tmp_path / "told"
+    cell = SLEEPS.format(path=str(told), seconds=1)
+    code = (
+        "import os, sys, threading, timbr_wamp\n"
+        f"kernel = timbr_wamp.connect().kernel({kernel.id!r})\n"
+        f"threading.Thread(target=kernel.execute, args=({cell!r},), daemon=True).start()\n"
+        "sys.stdin.read()\n"
+        "os._exit(0)\n"
+    )
+    caller = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE)
+    wait_until(lambda: told.exists() and told.read_text() == "started")
+    caller.communicate(timeout=20)
+    wait_until(lambda: told.read_text() != "started")
+    assert told.read_text() == "ran to its end"

@@ -214,6 +214,7 @@ def test_an_administrator_can_end_it_remotely(home):
         wait_for(lambda: listed(home, "remote"))
         home.run("kernel", "stop", "remote")
         assert process.wait(COMMAND_LIMIT_S) == 0
+    wait_for(lambda: "remote" not in [one["name"] for one in home.json("list")])
 
 
 def test_one_that_is_killed_leaves_the_list(home):

@@ -91,12 +91,12 @@ def accepts(router: Router, settings: Settings, token: str) -> bool:
 
 
 def test_when_share_returns_the_machine_is_listed_and_answers_and_the_link_opens_it(router, client, settings, notebook):
-    shown = notebook("shared = m.share('lab book')\nprint(shared)")
-    assert listed(client) == {"lab book": notebook("print(shared.kernel_id)").strip()}
-    assert client.kernel("lab book").machine()(3)[2] == 4
+    shown = notebook("shared = m.share('lab_book')\nprint(shared)")
+    assert listed(client) == {"lab_book": notebook("print(shared.kernel_id)").strip()}
+    assert client.kernel("lab_book").machine()(3)[2] == 4
     with timbr_wamp.connect(router.url, token_of(shown), settings=settings) as visitor:
         assert visitor.role == "admin"
-        assert visitor.kernel("lab book").machine().put(1)
+        assert visitor.kernel("lab_book").machine().put(1)
     notebook("shared")
     link = notebook.cell.outputs[0]["data"]["text/html"]
     assert f'<a href="{router.page_url}#token=page_' in link

@@ -17,7 +17,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> list[BridgeOptions]:
     """The options of the bridges that would have run."""
     seen: list[BridgeOptions] = []
 
-    async def run_bridge(given: BridgeOptions) -> int:
+    async def run_bridge(given: BridgeOptions, report: object) -> int:
         seen.append(given)
         return 0
 

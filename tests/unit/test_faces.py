@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from io import StringIO
 from typing import Any
 
@@ -24,6 +25,7 @@ from timbr_wamp.contract import (
     SlotInfo,
     SourceStatus,
     Status,
+    TrialRow,
 )
 from timbr_wamp.errors import RemoteError, described
 from timbr_wamp.faces.cards import bar_text, percentage, progress_text
@@ -34,6 +36,7 @@ from timbr_wamp.faces.tables import (
     Revisions,
     Rows,
     SlotInfos,
+    Trials,
     machine_html,
     machine_text,
     record_html,
@@ -185,6 +188,22 @@ def test_a_long_traceback_keeps_its_end() -> None:
     html = ErrorRows([row])._repr_html_()
     assert "the cause" in html
     assert len(html) < 10_000
+
+
+def test_a_trial_shows_values_and_errors_and_is_one_line_in_a_repl() -> None:
+    failure = {"_exception": {"exc_class": "KeyError", "exc_value": "'x'", "exc_tb": "line 1", "task": "f0"}}
+    trials = Trials([
+        TrialRow(oid="a" * 24, text='{"depth": 7}', errored=False, duration_s=0.002),
+        TrialRow(oid="b" * 24, text=json.dumps(failure), errored=True, duration_s=0.001),
+    ])  # fmt: skip
+    assert repr(trials) == "<trial on 2 records: 1 ok, 1 failed>"
+    assert repr(trials[:1]) == "<trial on 1 record: 1 ok, 0 failed>"
+    for shown in (str(trials), trials._repr_html_()):
+        assert "KeyError" in shown
+        assert "2 ms" in shown
+    assert "{'depth': 7}" in str(trials)
+    assert "KeyError" in str(trials[1])
+    assert "no records are kept" in str(Trials())
 
 
 def test_groups_revisions_and_events() -> None:

@@ -43,7 +43,7 @@ def test_another_token_gets_another_id(folder: Path, connection_file: Path) -> N
 
 def test_a_name_that_a_bridge_was_given_is_kept_for_later_bridges(folder: Path, connection_file: Path) -> None:
     theirs = identity.of_connection_file(folder, connection_file, "lab")
-    assert theirs.name == "kernel-7"
+    assert theirs.name == "kernel_7"
     identity.keep_name(folder, theirs, "tank")
     again = identity.of_connection_file(folder, connection_file, "lab")
     assert (again.kernel_id, again.name) == (theirs.kernel_id, "tank")

@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from timbr_wamp import names
+from timbr_wamp.components.launcher import start_kernel
 from timbr_wamp.errors import InvalidName
+from timbr_wamp.machine import Machine
+from timbr_wamp.router import TokenStore
 
 
 @pytest.mark.parametrize("text", ["", "A", "a-b", "a.b", "a b", "a\n", "ä", "../x", "x" * 65])
@@ -20,6 +23,21 @@ def test_a_component_of_a_uri_is_refused_when_a_path_or_uri_could_not_hold_it(te
 @pytest.mark.parametrize("text", ["a", "machine_2", "0", "x" * 64])
 def test_a_component_of_lower_case_letters_digits_and_underscore_passes(text):
     assert names.checked_component(text) == text
+
+
+@pytest.mark.parametrize("name", ["My Lab", "lab-2", "Zürich", "a.b", ""])
+def test_one_rule_holds_for_names_of_kernels_machines_and_tokens_and_the_error_offers_a_name(name, tmp_path):
+    offered = set()
+    for refuse in (
+        lambda: Machine(1, name=name),
+        lambda: TokenStore(tmp_path / "tokens.json").create(name, "viewer"),
+        lambda: start_kernel(tmp_path, "lab_0123456789ab", name=name),
+    ):
+        with pytest.raises(InvalidName) as caught:
+            refuse()
+        offered.add(str(caught.value).rpartition("such as ")[2])
+    (good,) = offered
+    assert names.checked_name(good) == good
 
 
 def test_a_kernel_id_says_which_host_it_belongs_to_also_when_one_hosts_name_begins_like_anothers():

@@ -77,10 +77,10 @@ def test_a_link_of_an_unknown_role_is_refused():
 @pytest.mark.parametrize(
     ("environ", "namespace", "name"),
     [
-        ({"JPY_SESSION_NAME": "/home/ada/lab book.ipynb"}, {}, "lab book"),
-        ({}, {"__vsc_ipynb_file__": "/home/ada/a[1].ipynb"}, "a_1_"),
-        ({"JPY_SESSION_NAME": "1a2b-3c"}, {"__vsc_ipynb_file__": 3}, "kernel-1a2b"),
-        ({}, {}, "kernel-1a2b"),
+        ({"JPY_SESSION_NAME": "/home/ada/lab book.ipynb"}, {}, "lab_book"),
+        ({}, {"__vsc_ipynb_file__": "/home/ada/a[1].ipynb"}, "a_1"),
+        ({"JPY_SESSION_NAME": "1a2b-3c"}, {"__vsc_ipynb_file__": 3}, "kernel_1a2b"),
+        ({}, {}, "kernel_1a2b"),
     ],
 )
 def test_a_kernel_is_named_after_its_notebook_where_that_is_told(environ, namespace, name):

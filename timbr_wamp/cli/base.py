@@ -232,17 +232,22 @@ def router_options(function: Callable[P, T]) -> Callable[P, T]:
     return function
 
 
-def connecting(function: Callable[..., T]) -> Callable[..., T]:
-    """Add the router's options to a command, call it with a connected `Client` first, and close the client."""
-
-    @router_options
-    @click.option(
+def connect_options(function: Callable[P, T]) -> Callable[P, T]:
+    """Add the options of commands that connect to a router: `router_options` and ``--connect-timeout``."""
+    timeout = click.option(
         "--connect-timeout",
         "connect_timeout_s",
         type=click.FloatRange(min=0),
         metavar="SECONDS",
         help="Timeout for connecting, also to a router that is not there yet; default: 10, at once if nothing listens.",
     )
+    return router_options(timeout(function))
+
+
+def connecting(function: Callable[..., T]) -> Callable[..., T]:
+    """Add the router's options to a command, call it with a connected `Client` first, and close the client."""
+
+    @connect_options
     @functools.wraps(function)
     def run(*args: Any, url: str | None, realm: str | None, connect_timeout_s: float | None, **kwargs: Any) -> T:
         with connected(settings_from(url=url, realm=realm), connect_timeout_s) as client:

@@ -14,7 +14,7 @@ import click
 
 from timbr_wamp.cli.base import connected, console, json_option, print_json, settings_from
 from timbr_wamp.command_line import command_line
-from timbr_wamp.errors import TimbrError
+from timbr_wamp.errors import TimbrError, counted
 from timbr_wamp.settings import Settings
 
 Verdict = Literal["ok", "note", "problem"]
@@ -161,8 +161,8 @@ def _port(settings: Settings) -> Finding:
 def _connection(settings: Settings) -> Finding:
     try:
         with connected(settings) as client:
-            found = client.kernels()
-            return Finding("connection", "ok", f"{client.url} as {client.authid} ({client.role}), {len(found)} kernels")
+            found = counted(len(client.kernels()), "kernel")
+            return Finding("connection", "ok", f"{client.url} as {client.authid} ({client.role}), {found}")
     except TimbrError as error:
         return Finding("connection", "problem", str(error), "check TIMBR_WAMP_URL and TIMBR_WAMP_TOKEN")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from timbr_wamp.cli.base import connecting, console, echo, json_option, machine_of, machine_option, note, print_json
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.errors import InvalidArgument, counted
 from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def retry(client: Client, kernel: str, oids: tuple[str, ...], machine: str, as_j
         return
     for oid in done:
         echo(oid)
-    note(f"timbr-wamp: {len(done):,} messages queued again")
+    note(f"timbr-wamp: {counted(len(done), 'message')} queued again")
 
 
 @click.command()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from timbr_wamp.cli.base import CommandFailed, note, print_json, router_options, settings_from
+from timbr_wamp.names import checked_name, kernel_name_from
 
 if TYPE_CHECKING:
     from timbr_wamp.machine import Machine
@@ -33,7 +34,10 @@ T = TypeVar("T")
 def headless_options(function: Callable[..., T]) -> Callable[..., T]:
     """Add the options of both commands."""
     for option in reversed((
-        click.option("--name", help="The process's name for people; default: the name of its file or folder."),
+        click.option(
+            "--name", callback=lambda ctx, option, name: None if name is None else checked_name(name),
+            help="The process's name for people; default: the name of its file or folder.",
+        ),
         click.option("--no-start", is_flag=True, help="Do not start the machine; it can be started over the router."),
         click.option(
             "--until-done", is_flag=True,
@@ -109,7 +113,8 @@ class Headless:
         offline: bool,
         as_json: bool,
     ) -> None:
-        self._machine, self._settings, self._name = machine, settings, name or default_name
+        self._machine, self._settings = machine, settings
+        self._name = name or kernel_name_from(default_name)
         self._start, self._until_done, self._drain_s = not no_start, until_done, drain_s
         self._offline, self._as_json = offline, as_json
         self._stop = threading.Event()

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from timbr_wamp.cli.base import connecting, console, echo, file_text, json_option, note, print_json
+from timbr_wamp.cli.base import (
+    connect_options,
+    connected,
+    connecting,
+    console,
+    echo,
+    file_text,
+    json_option,
+    note,
+    print_json,
+    settings_from,
+)
 from timbr_wamp.command_line import command_line
 
 if TYPE_CHECKING:
@@ -44,35 +54,49 @@ kernel.add_command(list_kernels, "list")
 
 @kernel.command()
 @click.option("--name", help="The kernel's name for people; default: its id.")
-@click.option("--startup", metavar="FILE", help="A Python file on the host that runs after each (re)start.")
-@click.option("--cwd", metavar="FOLDER", help="The working folder on the host; default: the host's.")
+@click.option(
+    "--startup",
+    metavar="FILE",
+    help="A Python file that runs after each (re)start.",
+)
+@click.option("--cwd", metavar="FOLDER", help="The working folder; default: the host's.")
 @click.option("--host", metavar="NAME", help="The host that starts it, if there are several.")
 @json_option
 @connecting
 def start(
     client: Client, name: str | None, startup: str | None, cwd: str | None, host: str | None, as_json: bool
 ) -> None:
-    """Start a kernel and its bridge; return when the kernel is on the router."""
-    started = client.start_kernel(name=name, startup=_absolute(startup), cwd=_absolute(cwd), host=host)
+    """Start a kernel and its bridge; return when the kernel is on the router.
+
+    When its startup file fails, the kernel runs, and the exit status is 1.
+    """
+    started = client.start_kernel(name=name, startup=startup, cwd=cwd, host=host)
     if as_json:
         print_json(started.info())
         return
     echo(started.id)
 
 
-def _absolute(path: str | None) -> str | None:
-    """Return an existing local path as an absolute one, because the host has another working folder."""
-    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
-
-
 @kernel.command()
 @click.argument("kernel")
-@connecting
-def stop(client: Client, kernel: str) -> None:
-    """End a kernel and its bridge."""
-    chosen = client.kernel(kernel)
-    chosen.shutdown()
-    note(f"ended kernel {chosen.id}")
+@connect_options
+def stop(kernel: str, url: str | None, realm: str | None, connect_timeout_s: float) -> None:
+    """End a kernel and its bridge. Without a router, one of this computer is found by its runtime file."""
+    from timbr_wamp.errors import NoRouter, NotConnected
+
+    settings = settings_from(url=url, realm=realm)
+    try:
+        with connected(settings, connect_timeout_s) as client:
+            chosen = client.kernel(kernel)
+            chosen.shutdown()
+            ended = chosen.id
+    except (NoRouter, NotConnected):
+        from timbr_wamp.components.local_kernels import local_kernels, stop_local_kernel
+
+        if settings.url is not None or not local_kernels(settings.runtime_dir):
+            raise
+        ended = stop_local_kernel(settings.runtime_dir, kernel).kernel_id
+    note(f"ended kernel {ended}")
 
 
 @kernel.command()
@@ -81,11 +105,15 @@ def stop(client: Client, kernel: str) -> None:
 @connecting
 def restart(client: Client, kernel: str, as_json: bool) -> None:
     """Restart a kernel's process. It keeps its id and runs its startup file again."""
-    info = client.kernel(kernel).restart()
+    from timbr_wamp.faces.kernels import restart_text
+
+    chosen = client.kernel(kernel)
+    before = chosen.info()
+    info = chosen.restart()
     if as_json:
         print_json(info)
         return
-    note(f"restarted kernel {info.kernel_id} as process {info.pid}")
+    note(restart_text(before, info))
 
 
 @kernel.command()
@@ -118,8 +146,7 @@ def execute(ctx: click.Context, client: Client, kernel: str, code: str, timeout_
 
     try:
         reply = chosen.run(_code(code), on_output=on_output, timeout_s=timeout_s)
-    except KeyboardInterrupt:
-        chosen.interrupt()
+    except KeyboardInterrupt:  # the call is cancelled, which interrupts its own cell
         note("timbr-wamp: interrupted")
         ending(130)
     if as_json:

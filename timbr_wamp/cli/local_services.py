@@ -239,8 +239,10 @@ class LocalServices:
             if end_process(kernel):
                 forget_kernel(folder, kernel)
         if kept:
-            up = command_line("up")
-            self._report(f"these kernels keep running, and the next `{up}` adopts them: {', '.join(kept)}")
+            up, stop = command_line("up"), command_line("kernel", "stop", "NAME")
+            self._report(
+                f"these kernels keep running: {', '.join(kept)}; the next `{up}` adopts them, and `{stop}` ends one"
+            )
 
     def _wait(self, done: Callable[[], bool], patience_s: float) -> bool:
         started = time.monotonic()

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from timbr_wamp.contract import Record, SlotInfo, Status, outcome_kind
-from timbr_wamp.errors import class_and_text
+from timbr_wamp.errors import class_and_text, counted
 from timbr_wamp.faces.cards import policy_text, slots_table, source_text
 from timbr_wamp.faces.tables import gets_text
 from timbr_wamp.tables import CELL_LIMIT, STATE_TONES, StatusTable, Tone, duration
@@ -82,7 +82,8 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
     if effects := _policies_text(status):
         rows.append(("policies", effects))
     if status.hook_failures or status.events_dropped:
-        lost = f"{status.hook_failures:,} of hooks, {status.events_dropped:,} events dropped because hooks were slow"
+        events = counted(status.events_dropped, "event")
+        lost = f"{status.hook_failures:,} of hooks, {events} dropped because hooks were slow"
         rows.append(("failures", Text(lost, style="red")))
     for name, value in rows:
         facts.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)
@@ -100,12 +101,13 @@ def _error_handling_text(status: Status) -> str:
 def _policies_text(status: Status) -> str:
     """Return how often policies took effect; empty if never."""
     done = status.policies
-    counts = {
-        "waiting for a retry": status.retrying, "retries": done.retries, "mended": done.mended,
-        "defaults": done.defaults, "dead letters": done.dead_letters, "pauses": done.pauses, "stops": done.stops,
-        "timeouts": done.timeouts, "abandoned": done.abandoned,
-    }  # fmt: skip
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    counts = (
+        (status.retrying, "waiting for a retry", "waiting for a retry"), (done.retries, "retry", "retries"),
+        (done.mended, "mended", "mended"), (done.defaults, "default", None), (done.dead_letters, "dead letter", None),
+        (done.pauses, "pause", None), (done.stops, "stop", None), (done.timeouts, "timeout", None),
+        (done.abandoned, "abandoned", "abandoned"),
+    )  # fmt: skip
+    return ", ".join(counted(*each) for each in counts if each[0])
 
 
 def slots_view(slots: Sequence[SlotInfo]) -> Group:

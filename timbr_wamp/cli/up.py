@@ -12,8 +12,10 @@ from timbr_wamp.cli.base import connected, echo, note, print_json, settings_from
 from timbr_wamp.cli.local_services import LocalServices, interruptible
 from timbr_wamp.cli.router import port_options
 from timbr_wamp.command_line import command_line
+from timbr_wamp.errors import KernelNameTaken
 
 if TYPE_CHECKING:
+    from timbr_wamp.client import Client
     from timbr_wamp.settings import Settings
 
 DEMO_KERNEL = "demo"
@@ -67,13 +69,31 @@ def _run(
         as_admin = replace(settings, url=services.router.local_url, token=services.router.admin_token)
         with connected(as_admin) as client:
             if source is not None:
-                note("starting a kernel with a machine that has live input")
-                demo_kernels.add(client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id)
-            kernels = [kernel.name for kernel in client.kernels()]
-        ending = "everything" if stop_kernels or source else "router and host; kernels keep running"
+                demo_kernels.add(_demo_kernel(client, source))
+            found = client.kernels()
+            kernels = [kernel.name for kernel in found]
+        left = [] if stop_kernels else [kernel.name for kernel in found if kernel.kernel_id not in demo_kernels]
         if not quiet:
-            _announce(services, kernels, ending, as_json)
+            _announce(services, kernels, _ending(stop_kernels, source is not None, left), as_json)
         services.watch()
+
+
+def _demo_kernel(client: Client, source: str) -> str:
+    """Start the demo's kernel, or take the one of a demo that was killed; return its id."""
+    note("starting a kernel with a machine that has live input")
+    try:
+        return client.start_kernel(name=DEMO_KERNEL, startup=str(startup_file(source))).id
+    except KernelNameTaken as taken:
+        note(f"the kernel {DEMO_KERNEL} of an earlier run is still there, and is used")
+        return taken.kernel
+
+
+def _ending(stop_kernels: bool, demo: bool, left: list[str]) -> str:
+    """Return what Ctrl-C ends, and what not."""
+    if stop_kernels or (demo and not left):
+        return "everything"
+    ended = f"router, host and the kernel {DEMO_KERNEL}" if demo else "router and host"
+    return f"{ended}; kernels keep running" + (f": {', '.join(left)}" if left else "")
 
 
 def startup_file(source: str) -> Path:

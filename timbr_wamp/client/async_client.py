@@ -15,6 +15,7 @@ from timbr_wamp.client.checks import checked_methods
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.execution import Execution, OutputCollector
 from timbr_wamp.client.kernel_list import KernelList, choose
+from timbr_wamp.client.local_paths import local_paths
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
 from timbr_wamp.client.statistics import ConnectionStatistics, LinkChange, Unfinished
 from timbr_wamp.command_line import command_line
@@ -142,14 +143,19 @@ class AsyncClient(LinkState):
     ) -> AsyncKernel:
         """Start a kernel and its bridge on a host; return when the kernel is on the router.
 
-        ``startup`` is the path of a file on the host that runs in the kernel after each (re)start.
+        ``startup`` is the path of a file on the host that runs in the kernel after each (re)start. For this
+        computer's host, paths are relative to the caller's working folder.
         The default ``host`` is this computer's, else the only known host.
 
         Raises:
-            KernelStartFailed: the kernel did not start; the error has the end of its log.
+            KernelStartFailed: the kernel did not start, and why; or there is no such file or folder.
+            StartupFailed: it runs, but its startup file failed.
+            KernelNameTaken, InvalidName: another kernel of the host has the name, or it is no name.
             InvalidArgument, AmbiguousKernel: no host or several hosts are known, or none of that name is there.
         """
         host = host or await self._default_host()
+        if host == self._local_host():
+            startup, cwd = local_paths(startup, cwd)
         try:
             uri = host_uri(host, "start")
             info = await self._shared.call(uri, HOST["start"], name, startup, cwd, timeout_s=START_TIMEOUT_S)
@@ -274,8 +280,9 @@ class AsyncKernel:
 
         Machines that the code made or closed are known when it returns.
 
-        Without ``timeout_s`` there is no limit other than the connection. Ctrl-C or cancelling
-        ends the waiting, not the cell; use `interrupt` for that.
+        Without ``timeout_s`` there is no limit other than the connection. Ctrl-C or cancelling ends the waiting, and
+        interrupts the cell if it runs by then; one that waits for other cells is not taken back. When the link is
+        lost, the cell runs on.
 
         Raises:
             OwnKernel: it is the kernel in which this code runs.
@@ -357,7 +364,7 @@ class AsyncKernel:
         if name is None:
             name = names[0] if len(names) == 1 else DEFAULT_MACHINE
         if name not in names:
-            raise NoMachine(self.id, name, names)
+            raise NoMachine(self.id, name, names, info.reason or "")
         return AsyncMachine(self._shared, self.id, name)
 
     async def machines(self) -> list[MachineBrief]:

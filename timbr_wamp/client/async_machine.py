@@ -44,7 +44,7 @@ from timbr_wamp.errors import (
     NotConnected,
     PythonMismatch,
 )
-from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos, Trials
 from timbr_wamp.names import checked_oid, new_oid
 
 T = TypeVar("T")
@@ -369,9 +369,10 @@ class AsyncMachine(AsyncTopics):
         """Make a copy of an earlier slot table the newest revision."""
         return await self._call(RevisionInfo, "rollback", number, timeout_s=LONG_TIMEOUT_S)
 
-    async def trial(self, slot: int | str, function: object, n: int = 5) -> list[TrialRow]:
+    async def trial(self, slot: int | str, function: object, n: int = 5) -> Trials:
         """Run a function on the newest ``n`` kept records as if it were in the slot. The machine is not changed."""
-        return await self._send(list[TrialRow], lambda ref: ("trial", slot, ref, n), function_ref(function))
+        rows = await self._send(list[TrialRow], lambda ref: ("trial", slot, ref, n), function_ref(function))
+        return Trials(rows)
 
     async def set_source(
         self, /, source: object, *, total: int | None = None, replace: bool = False, **options: Any

@@ -158,4 +158,6 @@ async def absence(shared: SharedConnection, kernel_id: str, name: str) -> TimbrE
         gone, info = error, await shared.known_kernel(kernel_id)
     if info is not None and info.state == "dead":
         return KernelDead(kernel_id, info.reason or "its process ended")
-    return gone or NoMachine(kernel_id, name, [machine.name for machine in info.machines] if info else ())
+    if gone is not None or info is None:
+        return gone or NoMachine(kernel_id, name)
+    return NoMachine(kernel_id, name, [machine.name for machine in info.machines], info.reason or "")

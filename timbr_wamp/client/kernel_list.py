@@ -16,7 +16,7 @@ from timbr_wamp.tables import duration, state_cell
 class KernelList(Rows[KernelInfo]):
     """Kernels on the router."""
 
-    headers = ("id", "name", "host", "state", "pid", "machines", "up")
+    headers = ("id", "name", "host", "state", "pid", "machines", "up", "reason")
 
     def __init__(self, kernels: Iterable[KernelInfo] = ()) -> None:
         super().__init__(kernels)
@@ -30,7 +30,16 @@ class KernelList(Rows[KernelInfo]):
         """Return the cells of a kernel."""
         up_s = None if item.started_at is None else max(time.time() - item.started_at, 0.0)
         machines = ", ".join(f"{machine.name}: {machine.state}" for machine in item.machines)
-        return (item.kernel_id, item.name, item.host, state_cell(item.state), item.pid, machines, duration(up_s))
+        return (
+            item.kernel_id,
+            item.name,
+            item.host,
+            state_cell(item.state),
+            item.pid,
+            machines,
+            duration(up_s),
+            item.reason,
+        )
 
 
 def choose(kernels: Iterable[KernelInfo], wanted: str | None, own: Container[str] = ()) -> KernelInfo:

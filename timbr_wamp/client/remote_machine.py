@@ -10,7 +10,7 @@ from timbr_wamp.client.blocking import Blocking, attribute, blocking, converted,
 from timbr_wamp.client.live_subscription import LiveSubscription, run_with_progress
 from timbr_wamp.client.records import Records
 from timbr_wamp.contract import Progress, SourceStatus
-from timbr_wamp.errors import InvalidArgument, TimbrError, described
+from timbr_wamp.errors import InvalidArgument, TimbrError, counted, described
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import machine_html
 from timbr_wamp.tables import html_text
@@ -180,5 +180,6 @@ def _first_of(slots: slice, functions: object) -> int:
     if not isinstance(functions, (list, tuple)) or not functions:
         raise InvalidArgument("function", "assign a list of functions to a slice of slots")
     if slots.stop is not None and slots.stop - first != len(functions):
-        raise InvalidArgument("function", f"{len(functions)} functions for slots {first} to {slots.stop - 1}")
+        given = counted(len(functions), "function")
+        raise InvalidArgument("function", f"{given} for slots {first} to {slots.stop - 1}")
     return first

@@ -14,7 +14,7 @@ from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError, InvalidUriError, SerializationError, TransportLost
-from autobahn.wamp.message import Error, Event, Invocation, Unregistered
+from autobahn.wamp.message import Cancel, Error, Event, Interrupt, Invocation, Unregistered
 from autobahn.wamp.types import ComponentConfig
 
 from timbr_wamp.client.tasks import first_of
@@ -58,6 +58,11 @@ class JoinRefused(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
         self.reason, self.message = reason, message
+
+
+#: Message of the `asyncio.CancelledError` in an endpoint whose caller cancelled the call. When the caller has gone, or
+#: the router's time limit is over, the router says `Cancel.KILLNOWAIT`, and there is no message.
+CANCELLED_BY_CALLER = "the caller cancelled the call"
 
 
 class SessionLost(Exception):
@@ -142,6 +147,8 @@ class SafeSession(ApplicationSession):  # type: ignore[misc]
             logger.debug("refused an invocation of the unknown registration %s", msg.registration)
             text = f"this callee has no registration {msg.registration}"
             self._transport.send(Error(Invocation.MESSAGE_TYPE, msg.request, "wamp.error.no_such_procedure", [text]))
+        elif isinstance(msg, Interrupt) and msg.mode != Cancel.KILLNOWAIT and msg.request in self._invocations:
+            self._invocations[msg.request].on_reply.cancel(CANCELLED_BY_CALLER)
         elif isinstance(msg, Unregistered) and msg.request == 0:  # not an answer: the router revoked it
             self._registrations.pop(msg.registration, None)
             self.on_revoked(msg.registration)

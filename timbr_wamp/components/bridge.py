@@ -46,6 +46,7 @@ from timbr_wamp.errors import (
     InvalidArgument,
     InvalidName,
     KernelDead,
+    KernelNameTaken,
     NoMachine,
     NotAuthorized,
     NotConnected,
@@ -55,7 +56,7 @@ from timbr_wamp.names import (
     DEFAULT_MACHINE,
     NODE_PREFIX,
     checked_component,
-    checked_kernel_name,
+    checked_name,
     host_of_kernel,
     kernel_uri,
 )
@@ -120,7 +121,7 @@ class BridgeOptions:
             InvalidArgument, InvalidName, NoConnectionFile, UnknownKernel.
         """
         if self.name is not None:
-            checked_kernel_name(self.name)
+            checked_name(self.name)
         if (self.kernel_id is None) == (self.connection_file is None):
             raise InvalidArgument("kernel", "pass either a kernel id or a connection file")
         if self.kernel_id is not None:
@@ -152,6 +153,9 @@ async def run_bridge(options: BridgeOptions, report: Callable[[str], None] = _ig
             loop.add_signal_handler(number, handler)
         with identity.lock_kernel(options.runtime_dir, who.kernel_id, options.url) as old_subshell:
             if options.name is not None:
+                other = identity.kernel_named(options.runtime_dir, options.name, options.url, but=who.kernel_id)
+                if other is not None:
+                    raise KernelNameTaken(options.name, other)
                 identity.keep_name(options.runtime_dir, who, options.name)
             await bridge.run(stop, old_subshell=old_subshell)
     except TimbrError as error:
@@ -345,7 +349,7 @@ class Bridge:
         supervisor = self._supervisor
         if supervisor.state not in GONE_STATES:
             present = [relay.name for relay in self._machines.values() if relay.machine is not None]
-            return NoMachine(self._kernel_id, machine, present)
+            return NoMachine(self._kernel_id, machine, present, supervisor.startup_error or "")
         reason = supervisor.reason or "it has no process"
         return KernelDead(self._kernel_id, reason if supervisor.state == "dead" else f"{reason}; it is restarting")
 

@@ -18,7 +18,7 @@ from timbr_wamp.components import launcher
 from timbr_wamp.components.bridge_process import BridgeEnvironment, BridgeProcess
 from timbr_wamp.components.kernel_supervisor import START_TIMEOUT_S
 from timbr_wamp.contract import KernelInfo
-from timbr_wamp.errors import KernelStartFailed
+from timbr_wamp.errors import KernelStartFailed, StartupFailed
 from timbr_wamp.names import host_of_kernel, kernel_uri
 from timbr_wamp.processes import wait_ended
 from timbr_wamp.runtime import KernelFile
@@ -53,9 +53,10 @@ class BridgeSupervisor:
         await asyncio.to_thread(self._process.start)
 
     async def ready(self) -> KernelInfo:
-        """Wait until the kernel answers on the router.
+        """Wait until the kernel answers on the router, after a start or restart that was asked for.
 
         Raises:
+            StartupFailed: it runs, but its startup file failed.
             KernelStartFailed: the kernel or its bridge did not start, and why.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -68,6 +69,8 @@ class BridgeSupervisor:
                 raise self._failure()
             if time.monotonic() > deadline:
                 raise KernelStartFailed(f"no answer in {START_TIMEOUT_S:g} s", launcher.log_tail(self._file))
+        if self._info.reason is not None:  # a kernel that was started on request has no other one
+            raise StartupFailed(self._kernel_id, self._info.reason)
         return self._info
 
     async def restart(self) -> KernelInfo:
@@ -75,6 +78,7 @@ class BridgeSupervisor:
 
         Raises:
             KernelStartFailed: it did not start again.
+            StartupFailed: it did, but its startup file failed.
         """
         before, self._info = self._info, None
         if self._signal(signal.SIGUSR1):

@@ -51,6 +51,7 @@ class HeadlessSupervisor:
     managed = False
     restarts = 0
     subshell_id: str | None = None
+    startup_error: str | None = None
 
     def __init__(
         self,

@@ -19,13 +19,22 @@ from typing import Any
 
 from timbr_wamp import processes, runtime
 from timbr_wamp.client.connection import Connection
+from timbr_wamp.components import kernel_identity as identity
 from timbr_wamp.components import launcher
 from timbr_wamp.components.bridge_process import BridgeEnvironment, bridge_environment
 from timbr_wamp.components.bridge_supervisor import BridgeSupervisor
 from timbr_wamp.components.kernel_service import answer
 from timbr_wamp.contract import HOST, KernelInfo
-from timbr_wamp.errors import AlreadyHosted, HostNameTaken, NotAuthorized, TimbrError, UnknownKernel
-from timbr_wamp.names import host_of_kernel, host_uri, new_kernel_id
+from timbr_wamp.errors import (
+    AlreadyHosted,
+    HostNameTaken,
+    KernelNameTaken,
+    NotAuthorized,
+    StartupFailed,
+    TimbrError,
+    UnknownKernel,
+)
+from timbr_wamp.names import checked_name, host_of_kernel, host_uri, new_kernel_id
 from timbr_wamp.runtime import HostFile, KernelFile
 from timbr_wamp.settings import Settings
 from timbr_wamp.tables import terminal_text
@@ -92,6 +101,8 @@ class Host:
         self._authid = environment.authid
         self._connection = Connection(environment.url, environment.realm, environment.token)
         self._supervisors: dict[str, BridgeSupervisor] = {}
+        #: Kernels whose runtime files are not yet written, by name.
+        self._starting: dict[str, str] = {}
         self._adopted = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -125,13 +136,16 @@ class Host:
 
     async def start(self, name: str | None = None, startup: str | None = None, cwd: str | None = None) -> KernelInfo:
         kernel_id = new_kernel_id(self._authid)
-        file = await asyncio.to_thread(
-            launcher.start_kernel, self._environment.runtime_dir, kernel_id,
-            name=name, startup=startup, cwd=cwd, router=self._environment.url,
-        )  # fmt: skip
+        with self._reserved(name, kernel_id):
+            file = await asyncio.to_thread(
+                launcher.start_kernel, self._environment.runtime_dir, kernel_id,
+                name=name, startup=startup, cwd=cwd, router=self._environment.url,
+            )  # fmt: skip
         supervisor = await self._take(file)
         try:
             return await supervisor.ready()
+        except StartupFailed:
+            raise  # the kernel runs: mend the file and restart it
         except TimbrError:
             del self._supervisors[kernel_id]
             await supervisor.end(kernel=True)
@@ -149,6 +163,27 @@ class Host:
         await supervisor.end(kernel=True)
 
     # --- inside ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reserved(self, name: str | None, kernel_id: str) -> Iterator[None]:
+        """Keep a name for a kernel until its runtime file is written.
+
+        Raises:
+            KernelNameTaken: another kernel of this computer and router has it.
+        """
+        if name is None:
+            yield
+            return
+        other = self._starting.get(name)
+        if other is None:
+            other = identity.kernel_named(self._environment.runtime_dir, checked_name(name), self._environment.url)
+        if other is not None:
+            raise KernelNameTaken(name, other)
+        self._starting[name] = kernel_id
+        try:
+            yield
+        finally:
+            del self._starting[name]
 
     async def _register(self) -> None:
         """Register the host's procedures, which the router refuses while another host has them."""

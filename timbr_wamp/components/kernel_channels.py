@@ -21,6 +21,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous import AsyncKernelClient
 
+from timbr_wamp.client.session import CANCELLED_BY_CALLER
 from timbr_wamp.client.tasks import Tasks
 from timbr_wamp.components.heartbeat import watch_heartbeat
 from timbr_wamp.contract import IopubMessage
@@ -153,6 +154,8 @@ class KernelChannels:
     ) -> Message:
         """Run code; return the reply's content, after ``on_output`` got all of its output.
 
+        If the caller cancels it while this very cell runs, the cell is interrupted. If the caller has gone, it runs on.
+
         Raises:
             CallTimeout: it did not finish within ``timeout_s``; if the cell was running, it was interrupted.
             KernelDead: the kernel's process ended first.
@@ -173,9 +176,12 @@ class KernelChannels:
                 reply = await request.reply
         except TimeoutError:
             if self._cell == message["header"]["msg_id"]:
-                with contextlib.suppress(CallTimeout, KernelDead):
-                    await self.interrupt()
+                await self._interrupt_quietly()
             raise CallTimeout(f"execute on kernel {self._kernel_id}", timeout_s or 0.0) from None
+        except asyncio.CancelledError as error:
+            if CANCELLED_BY_CALLER in error.args and self._cell == message["header"]["msg_id"]:
+                self._tasks.start(self._interrupt_quietly(), "interrupt")
+            raise
         else:
             with contextlib.suppress(TimeoutError):  # "idle" was dropped, but there is a reply
                 await asyncio.wait_for(request.done.wait(), OUTPUT_TAIL_S)
@@ -213,6 +219,10 @@ class KernelChannels:
     async def interrupt(self) -> None:
         """Interrupt the running cell. ipykernel sends SIGINT to itself and to the child processes of its cells."""
         await self._request("interrupt_request", {}, control=True)
+
+    async def _interrupt_quietly(self) -> None:
+        with contextlib.suppress(CallTimeout, KernelDead):
+            await self.interrupt()
 
     async def shutdown(self, timeout_s: float = 2.0) -> None:
         """Ask the kernel to end; the caller watches its process."""

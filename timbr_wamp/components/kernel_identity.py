@@ -6,6 +6,7 @@ of its connection file. The id is stored beside the runtime files, so that a lat
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import msgspec
 
 from timbr_wamp import processes, runtime
 from timbr_wamp.errors import AlreadyBridged, InvalidName, NoConnectionFile, UnknownKernel
-from timbr_wamp.names import checked_kernel_id, checked_kernel_name, host_of_kernel, kernel_name_from, new_kernel_id
+from timbr_wamp.names import checked_kernel_id, checked_name, host_of_kernel, kernel_name_from, new_kernel_id
 from timbr_wamp.runtime import AttachedFile, BridgeFile, HeadlessFile, KernelFile, SharedFile
 
 
@@ -88,6 +89,30 @@ def of_connection_file(runtime_dir: Path, connection_file: Path, host: str) -> I
     return Identity(attached.kernel_id, path, None, attached=(memory, attached), shared=shared)
 
 
+def kernel_named(runtime_dir: Path, name: str, router: str, *, but: str = "") -> str | None:
+    """Return the id of a kernel or process of this computer that has a name on a router; None if none has.
+
+    Dead ones have none. ``but`` is the id of a kernel that is not looked at.
+    """
+    found: list[tuple[str, str]] = []
+    files: list[KernelFile | HeadlessFile | SharedFile] = [
+        *runtime.live_files(runtime_dir, "shared-", SharedFile, clean=False).values(),
+        *runtime.live_files(runtime_dir, "kernel-", KernelFile, clean=False).values(),
+        *runtime.live_files(runtime_dir, "headless-", HeadlessFile, clean=False).values(),
+    ]
+    for file in files:
+        if runtime.is_of_router(file.router, router):
+            found.append((file.name, file.kernel_id))
+    for path in runtime_dir.glob("attached-*.json"):
+        with contextlib.suppress(OSError, msgspec.MsgspecError, InvalidName):
+            attached = msgspec.json.decode(path.read_bytes(), type=AttachedFile)
+            bridge = runtime.read_file(runtime.bridge_file(runtime_dir, attached.kernel_id), BridgeFile)
+            if bridge is not None and bridge.alive() and runtime.is_of_router(bridge.router, router):
+                known = Identity(attached.kernel_id, Path(attached.connection_file), None, attached=(path, attached))
+                found.append((known.name, attached.kernel_id))
+    return next((kernel_id for its_name, kernel_id in found if its_name == name and kernel_id != but), None)
+
+
 def keep_name(runtime_dir: Path, who: Identity, name: str) -> None:
     """Write a kernel's name into its runtime file, so that later bridges use it too."""
     if who.attached is not None:
@@ -121,7 +146,7 @@ def _stored(runtime_dir: Path, connection_file: Path, host: str) -> tuple[Path, 
     try:
         attached = msgspec.json.decode(memory.read_bytes(), type=AttachedFile)
         if host_of_kernel(attached.kernel_id) == host:
-            attached.name = None if attached.name is None else checked_kernel_name(attached.name)
+            attached.name = None if attached.name is None else checked_name(attached.name)
             return memory, attached
     except (OSError, msgspec.MsgspecError, InvalidName):
         memory.unlink(missing_ok=True)  # missing or invalid: create a new id

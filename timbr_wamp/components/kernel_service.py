@@ -68,8 +68,10 @@ class KernelService:
         await self._supervisor.channels.interrupt()
 
     async def restart(self, call: CallInfo) -> KernelInfo:
-        await self._supervisor.restart()
-        await self._see_machines()
+        try:
+            await self._supervisor.restart()
+        finally:
+            await self._see_machines()
         return self._info()
 
     async def shutdown(self, call: CallInfo) -> None:

@@ -23,7 +23,7 @@ from timbr_wamp.components import launcher, machine_files
 from timbr_wamp.components.heartbeat import SILENT_S
 from timbr_wamp.components.kernel_channels import KernelChannels
 from timbr_wamp.contract import IopubMessage, KernelStateName
-from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed, TimbrError
+from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed, StartupFailed, TimbrError
 from timbr_wamp.kernel.startup import ERROR_ATTRIBUTE
 from timbr_wamp.processes import Process, RestartPolicy, Restarts, wait_ended
 from timbr_wamp.runtime import KernelFile
@@ -76,6 +76,8 @@ class KernelSupervisor:
         self.state: KernelStateName = "starting"
         #: Why the kernel is dead, or the error of its startup file; else None.
         self.reason: str | None = None
+        #: The error of its startup file, with the file's name and line; None without one.
+        self.startup_error: str | None = None
         #: Number of restarts by this supervisor, on request or after a death.
         self.restarts = 0
         self._channels = self._new_channels()
@@ -160,6 +162,7 @@ class KernelSupervisor:
             KernelNotManaged: timbr_wamp did not start the kernel.
             KernelDead: it is being ended.
             KernelStartFailed: it did not start again; its state is dead.
+            StartupFailed: it runs again, but its startup file failed.
         """
         if not self.managed:
             raise KernelNotManaged(self.kernel_id, "restarted")
@@ -167,6 +170,8 @@ class KernelSupervisor:
             self._restarts.forgive()
             await self._restart_process(None)
             self._restarts.started(now=time.monotonic())
+        if self.startup_error is not None:
+            raise StartupFailed(self.kernel_id, self.startup_error)
 
     async def shutdown(self, reason: str = "it was ended") -> None:
         """End the kernel's process and remove its files; a restart in progress is given up.
@@ -246,9 +251,10 @@ class KernelSupervisor:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)  # the error of `opening` was raised above
-        self._alive(await self._startup_error() or reason)
+        self.startup_error = await self._ask_startup_error()
+        self._alive(self.startup_error or reason)
 
-    async def _startup_error(self) -> str | None:
+    async def _ask_startup_error(self) -> str | None:
         """Return the error of the startup file; None when it succeeded or there is none."""
         if self.file is None or self.file.startup is None:
             return None

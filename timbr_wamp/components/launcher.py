@@ -25,7 +25,7 @@ from timbr_wamp import processes, runtime
 from timbr_wamp.components import machine_files
 from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
-from timbr_wamp.names import checked_kernel_id, checked_kernel_name
+from timbr_wamp.names import checked_kernel_id, checked_name
 from timbr_wamp.runtime import BridgeFile, KernelFile
 from timbr_wamp.settings import ENV_PREFIX, expanded
 
@@ -60,7 +60,7 @@ def start_kernel(
     """
     checked_kernel_id(kernel_id)
     if name is not None:
-        checked_kernel_name(name)
+        checked_name(name)
     try:
         where = expanded(cwd or Path.cwd())
     except FileNotFoundError:

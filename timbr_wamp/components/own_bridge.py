@@ -18,6 +18,7 @@ from typing import Protocol
 
 from timbr_wamp import runtime
 from timbr_wamp.components.bridge_process import BridgeEnvironment, BridgeProcess, bridge_environment
+from timbr_wamp.components.kernel_identity import kernel_named
 from timbr_wamp.errors import NoRouter, ShareFailed, TimbrError
 from timbr_wamp.names import checked_authid, checked_kernel_id
 from timbr_wamp.processes import RestartPolicy
@@ -200,6 +201,9 @@ class OwnBridge:
         elif started or ran:
             self._joined_at = time.monotonic()
             self._report_once(f"joining {environment.url} as {kernel_id} ({self._presence.name})")
+            other = kernel_named(environment.runtime_dir, self._presence.name, environment.url, but=kernel_id)
+            if other is not None:
+                self._report_once(f"{other} is named {self._presence.name!r} too: call them by their ids")
 
     def _report_once(self, text: str) -> None:
         if text not in self._reported and len(self._reported) < REPORT_LIMIT:

@@ -21,7 +21,7 @@ from timbr_wamp.components.launcher import NOT_INHERITED
 from timbr_wamp.components.shared_kernel import SharedKernel
 from timbr_wamp.errors import InvalidArgument, NoRouter, ShareFailed
 from timbr_wamp.faces.shared import Shared
-from timbr_wamp.names import checked_kernel_name, kernel_name_from
+from timbr_wamp.names import checked_name, kernel_name_from
 from timbr_wamp.processes import Process, log_tail, spawn
 from timbr_wamp.runtime import BridgeFile, KernelFile, NodeFile
 from timbr_wamp.settings import ENV_PREFIX, Settings, load_settings
@@ -79,7 +79,7 @@ def share(
         if before is not None and url is None and token is None:
             settings = before.settings
         ending = _ensure_router(settings, start_router)
-        name = checked_kernel_name(name or (before.name if before else notebook_name(os.environ, kernel)))
+        name = checked_name(name or (before.name if before else notebook_name(os.environ, kernel)))
         role = role or (before.role if before else "admin")
         if before is not None and (before.settings, before.name, before.role) != (settings, name, role):
             before.close()

@@ -61,18 +61,19 @@ class NodeApi(Protocol):
 class HostApi(Protocol):
     """Answered by a host: the process that starts kernels and bridges on one computer."""
 
-    @procedure(Access.ADMIN, errors=(e.KernelStartFailed,))
+    @procedure(Access.ADMIN, errors=(e.KernelStartFailed, e.StartupFailed, e.InvalidName, e.KernelNameTaken))
     def start(self, name: str | None = None, startup: str | None = None, cwd: str | None = None) -> KernelInfo:
         """Start a kernel and its bridge; return when the kernel is on the router.
 
-        ``startup`` is the path of a file on the host that runs in the kernel after each (re)start.
+        ``startup`` is the path of a file on the host that runs in the kernel after each (re)start. If it fails, the
+        kernel runs all the same, and `StartupFailed` says so.
         """
 
     @procedure(Access.READ)
     def list(self) -> list[KernelInfo]:
         """Return the kernels of this host."""
 
-    @procedure(Access.ADMIN, errors=(e.UnknownKernel, e.KernelStartFailed))
+    @procedure(Access.ADMIN, errors=(e.UnknownKernel, e.KernelStartFailed, e.StartupFailed))
     def restart(self, kernel_id: str) -> KernelInfo:
         """Restart a kernel; it keeps its id."""
 
@@ -96,7 +97,7 @@ class KernelApi(Protocol):
     def interrupt(self) -> None:
         """Interrupt the running cell; it raises ``KeyboardInterrupt``."""
 
-    @procedure(Access.OPERATE, errors=(e.KernelNotManaged, e.NotAKernel, e.KernelStartFailed))
+    @procedure(Access.OPERATE, errors=(e.KernelNotManaged, e.NotAKernel, e.KernelStartFailed, e.StartupFailed))
     def restart(self) -> KernelInfo:
         """Restart the kernel's process with the same connection file and id."""
 

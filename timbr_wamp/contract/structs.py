@@ -532,7 +532,7 @@ class PutResult(msgspec.Struct, kw_only=True):
     refused: int = 0
 
 
-class TrialRow(msgspec.Struct, kw_only=True):
+class TrialRow(Displayable, msgspec.Struct, kw_only=True):
     """Result of a trial function for one kept record."""
 
     oid: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timbr_wamp.contract.structs import ErrorRow, Policy, Progress, SlotCounts, SlotInfo, SourceStatus, Status
-from timbr_wamp.errors import class_and_text
+from timbr_wamp.errors import class_and_text, counted
 from timbr_wamp.faces.preview import never_raises
 from timbr_wamp.tables import HAIRLINE, Cell, StatusTable, count_cell, duration, html_text, printable, timestamp
 
@@ -82,7 +82,7 @@ def source_text(source: SourceStatus, *, bar: bool = True) -> str:
     if source.eta_s is not None:
         parts.append(f"about {duration(source.eta_s)} left")
     parts += [f"{source.dropped:,} dropped ({source.options.policy})"] if source.dropped else []
-    parts += [f"restarted {source.restarts:,} times"] if source.restarts else []
+    parts += [f"restarted {counted(source.restarts, 'time')}"] if source.restarts else []
     parts += [source.error] if source.error else []
     text = ", ".join(parts)
     return f"{text}  {bar_text(percentage(source.count, source.total))}" if bar and source.total is not None else text
@@ -205,6 +205,8 @@ def _unset(status: Status, slots: Sequence[SlotInfo]) -> str:
         return "no slot has run yet"
     unset = [f"f{info.slot}" for info in slots if info.identity]
     if len(unset) == len(slots):
+        if len(slots) == 1:
+            return "the slot is unset: it passes its value on"
         return f"all {len(slots)} slots are unset: each passes its value on"
     return f"unset: {', '.join(unset)}" if unset else ""
 

@@ -7,13 +7,14 @@ never raise.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 from timbr_wamp.contract.displayable import Printer
 from timbr_wamp.contract.record import Record, outcome_kind
-from timbr_wamp.contract.structs import ErrorGroup, ErrorRow, Event, Progress, RevisionInfo, SlotInfo, Status
-from timbr_wamp.errors import class_and_text
+from timbr_wamp.contract.structs import ErrorGroup, ErrorRow, Event, Progress, RevisionInfo, SlotInfo, Status, TrialRow
+from timbr_wamp.errors import class_and_text, counted
 from timbr_wamp.faces.cards import (
     machine_html,
     machine_text,
@@ -41,6 +42,7 @@ __all__ = [
     "Revisions",
     "Rows",
     "SlotInfos",
+    "Trials",
     "gets_text",
     "html_of",
     "machine_html",
@@ -211,12 +213,31 @@ class Events(Rows[Event]):
         return (item.number, timestamp(item.time), item.kind, item.author, data)
 
 
+class Trials(Rows[TrialRow]):
+    """What a function on trial gave for kept records, oldest first."""
+
+    headers = ("message id", "outcome", "value", "took")
+    empty = "no records are kept, so there was nothing to try it on"
+
+    def __repr__(self) -> str:
+        failed = sum(row.errored for row in self)
+        return f"<trial on {counted(len(self), 'record')}: {len(self) - failed:,} ok, {failed:,} failed>"
+
+    def cells(self, item: TrialRow) -> Sequence[object]:
+        """Return the cells of one record's trial."""
+        value = json.loads(item.text)
+        kind = outcome_kind(value)
+        shown = _value(value) if kind == "value" else _failure(value["_exception"])
+        return (item.oid, kind, shown, Cell(duration(item.duration_s), right=True))
+
+
 # --- single structs --------------------------------------------------------------------------
 
 _HTML: dict[type, Callable[[Any], str]] = {Status: machine_html, Progress: progress_html}
 _TEXT: dict[type, Callable[[Any], str]] = {Status: machine_text, Progress: progress_text}
 _ROWS: dict[type, type[Rows[Any]]] = {
     SlotInfo: SlotInfos, ErrorRow: ErrorRows, ErrorGroup: ErrorGroups, RevisionInfo: Revisions, Event: Events,
+    TrialRow: Trials,
 }  # fmt: skip
 
 
@@ -263,8 +284,8 @@ def gets_text(item: SlotInfo) -> str:
     """Return what a slot is given: how many values and JSON texts."""
     if item.values < 0:
         return "all values"
-    texts = f" + {item.texts} texts" if item.texts else ""
-    return f"{item.values} value{'' if item.values == 1 else 's'}{texts}"
+    texts = f" + {counted(item.texts, 'text')}" if item.texts else ""
+    return f"{counted(item.values, 'value')}{texts}"
 
 
 def _task(slot: int, task: str) -> str:

@@ -7,6 +7,7 @@ the shell's attribute `ERROR_ATTRIBUTE`.
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from timbr_wamp.errors import described
@@ -15,6 +16,14 @@ from timbr_wamp.errors import described
 SECTION, OPTION = "TimbrKernel", "startup"
 #: Attribute of the shell with ``Class: text`` of the startup file's failure; None without a failure.
 ERROR_ATTRIBUTE = "timbr_startup_error"
+
+
+def _line_text(error: BaseException, path: str) -> str:
+    """Return ``", line 3,"`` for the file's line that failed; empty if that is not known."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f", line {error.lineno},"
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == path]
+    return f", line {lines[-1]}," if lines else ""
 
 
 def run_startup(shell: Any) -> None:
@@ -30,7 +39,7 @@ def run_startup(shell: Any) -> None:
         else:
             shell.safe_execfile(path, shell.user_ns, shell_futures=True, raise_exceptions=True)
     except (Exception, SystemExit) as error:  # user code must not keep the kernel from starting
-        setattr(shell, ERROR_ATTRIBUTE, f"startup file {path} failed: {described(error)}")
+        setattr(shell, ERROR_ATTRIBUTE, f"startup file {path}{_line_text(error, path)} failed: {described(error)}")
         shell.parent.log.error("startup file %s failed", path, exc_info=True)
     finally:
         shell.user_ns.pop("__file__", None)

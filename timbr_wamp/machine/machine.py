@@ -31,7 +31,7 @@ from timbr_wamp.contract import (
     record_from_row,
 )
 from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_options
-from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, is_users_interrupt
+from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, counted, is_users_interrupt
 from timbr_wamp.faces.cards import machine_html, machine_line, machine_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.shared import Shared
@@ -171,7 +171,7 @@ class Machine:
         numbers = range(len(self))[slot]
         functions = list(function)
         if len(functions) != len(numbers):
-            raise InvalidArgument("functions", f"{len(functions)} for {len(numbers)} slots")
+            raise InvalidArgument("functions", f"{len(functions)} for {counted(len(numbers), 'slot')}")
         self.assign(dict(zip(numbers, functions, strict=True)))
 
     def __delitem__(self, slot: int | str | slice) -> None:

@@ -21,9 +21,11 @@ from timbr_wamp.errors import (
     InvalidSource,
     TimbrError,
     UnknownKernel,
+    counted,
     did_you_mean,
 )
 from timbr_wamp.faces.cards import policy_text
+from timbr_wamp.faces.kernels import restart_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
@@ -177,7 +179,7 @@ class Verbs:
                 or "none"
             )
             raise UsageError(f"no such subscription; subscriptions: {known}")
-        return views.Text(f"{len(ended)} subscription{'s' * (len(ended) != 1)} ended")
+        return views.Text(f"{counted(len(ended), 'subscription')} ended")
 
     # --- kernel -------------------------------------------------------------------------------
 
@@ -188,8 +190,8 @@ class Verbs:
 
     def verb_restart(self) -> views.Text:
         kernel = self._state.kernel()
-        kernel.restart()
-        return views.Text(f"restarted {kernel.name} ({kernel.id})")
+        before = kernel.info()
+        return views.Text(restart_text(before, kernel.restart()))
 
     @_takes_code
     def verb_execute(self, code: str, namespace: Namespace, kernel: str | None, timeout_s: float | None) -> None:

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+from timbr_wamp.errors import counted
+
 #: ``stopped``: not started, or ended on request. ``waiting``: it ended, and is restarted at `Restarts.due_at`.
 #: ``given_up``: it ended too often; only `Restarts.forgive` or `Restarts.started` leads out.
 State = Literal["stopped", "running", "waiting", "given_up"]
@@ -67,9 +69,8 @@ class Restarts:
             self._ends.popleft()
         if policy.limit is not None and len(self._ends) > policy.limit:
             self.state = "given_up"
-            self.reason = f"it ended {len(self._ends)} times in {policy.window_s:g} s and is not restarted; " + (
-                f"at last: {reason}"
-            )
+            times = counted(len(self._ends), "time")
+            self.reason = f"it ended {times} in {policy.window_s:g} s and is not restarted; at last: {reason}"
             return self.state
         self.state, self.reason, self.due_at = "waiting", reason, now + self._wait_s
         self._wait_s = min(max(policy.first_s, 2 * self._wait_s), policy.cap_s)

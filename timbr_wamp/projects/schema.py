@@ -17,7 +17,7 @@ import msgspec
 
 from timbr_wamp.contract import Policy, SourceOptions, Verdict
 from timbr_wamp.contract.policies import checked_policy
-from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting, did_you_mean
+from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting, counted, did_you_mean
 from timbr_wamp.machine.intake.admission import option_problems
 from timbr_wamp.machine.intake.message_queue import checked_capacity
 from timbr_wamp.machine.machine import checked_machine_name
@@ -226,7 +226,7 @@ class _Reader:
         for slot in slots:
             if not 0 <= slot.slot < stages:
                 self.problems.append(
-                    f"slot {slot.slot}: out of range; with {stages} stages there are slots 0 to {stages - 1}"
+                    f"slot {slot.slot}: out of range; with {counted(stages, 'stage')} there are slots 0 to {stages - 1}"
                 )
             if slot.name is not None and not slot.name.isidentifier():
                 self.problems.append(f"slot {slot.slot}: its name {slot.name!r} is not an identifier")

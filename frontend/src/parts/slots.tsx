@@ -77,19 +77,19 @@ function Slot({ api, role, slot, counts }: SlotProps) {
 }
 
 function aboutText(slot: SlotInfo): string {
-  const takes = `Takes ${slot.values} value${slot.values === 1 ? "" : "s"}`;
-  const texts = slot.texts ? ` and ${slot.texts} JSON text${slot.texts === 1 ? "" : "s"}` : "";
+  const takes = `Takes ${counted(slot.values, "value")}`;
+  const texts = slot.texts ? ` and ${counted(slot.texts, "JSON text")}` : "";
   return `${takes}${texts} · set in revision ${slot.revision}${slot.author ? ` by ${slot.author}` : ""}`;
 }
 
 function Counts({ counts }: { counts: SlotCounts }) {
   return (
     <span class="slot-counts">
-      <span>{count(counts.calls)} calls</span>
-      {counts.errors > 0 && <span class="bad">{count(counts.errors)} errors</span>}
+      <span>{counted(counts.calls, "call")}</span>
+      {counts.errors > 0 && <span class="bad">{counted(counts.errors, "error")}</span>}
       {counts.skipped > 0 && <span class="muted">{count(counts.skipped)} skipped</span>}
-      {counts.retries > 0 && <span class="muted">{count(counts.retries)} retries</span>}
-      {counts.timeouts > 0 && <span class="bad">{count(counts.timeouts)} timeouts</span>}
+      {counts.retries > 0 && <span class="muted">{counted(counts.retries, "retry", "retries")}</span>}
+      {counts.timeouts > 0 && <span class="bad">{counted(counts.timeouts, "timeout")}</span>}
       {counts.p50_s !== null && (
         <span class="muted" title="median and 99th percentile of one message in 32">
           {duration(counts.p50_s)} · p99 {duration(counts.p99_s)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from timbr_wamp.contract import PutResult
-from timbr_wamp.errors import InvalidArgument, MachineFull
+from timbr_wamp.errors import InvalidArgument, MachineFull, counted
 from timbr_wamp.machine.running.cancellation import Cancellation
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class PutMany:
         self._oids: list[str] | None = call.arguments.get("oids")
         check_count("messages", self._messages)
         if self._oids is not None and len(self._oids) != len(self._messages):
-            raise InvalidArgument("oids", f"{len(self._oids)} for {len(self._messages)} messages")
+            raise InvalidArgument("oids", f"{len(self._oids)} for {counted(len(self._messages), 'message')}")
         self._deadline = time.monotonic() + min(call.arguments.get("timeout_s", 0.0), LONGEST_PUT_S)
         self._done: list[str] = []
         self.due_at = 0.0

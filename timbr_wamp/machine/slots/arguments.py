@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from types import FunctionType, MethodType
 from typing import Any, Protocol, cast
 
+from timbr_wamp.errors import counted
 from timbr_wamp.machine.slots.callables import (
     BUILTINS,
     CACHE,
@@ -131,7 +132,7 @@ def _unmet(function: Callable[..., Any], slot: int) -> str | None:
     at_hand = slot + 1
     if parameters.required > 2 * at_hand:
         values = "1 value and its JSON text" if at_hand == 1 else f"{at_hand} values and their JSON texts"
-        return f"requires {parameters.required} arguments, where slot {slot} has {values}"
+        return f"requires {counted(parameters.required, 'argument')}, where slot {slot} has {values}"
     return None
 
 

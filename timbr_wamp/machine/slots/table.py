@@ -21,6 +21,7 @@ from timbr_wamp.errors import (
     SlotOutOfRange,
     UnknownRevision,
     UnknownSlot,
+    counted,
 )
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import delivered
@@ -227,7 +228,7 @@ class SlotTable:
         self.after_fork_in_child()
         survive_forks(self)
         self._clock, self._preparation, self._check, self._namespace = clock, preparation, check, namespace
-        first = make_revision(0, tuple(Slot(n) for n in range(stages)), clock(), None, f"{stages} slots", policy)
+        first = make_revision(0, tuple(Slot(n) for n in range(stages)), clock(), None, counted(stages, "slot"), policy)
         check(first)
         #: Earlier revisions, as texts where they were made of text.
         self._kept: deque[Revision] = deque(maxlen=REVISIONS_KEPT - 1)
@@ -424,7 +425,7 @@ class SlotTable:
                 if slot.function is not None:
                     raise InvalidArgument("stages", f"slot {slot.number} is set; delete it first")
             more = tuple(Slot(n) for n in range(len(now.slots), stages))
-            return now.slots[:stages] + more, f"{stages} slots", now.policy
+            return now.slots[:stages] + more, counted(stages, "slot"), now.policy
 
         return self.change(make, author)
 
