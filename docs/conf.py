@@ -190,8 +190,9 @@ def add_navigation(app: Any, name: str, source: list[str]) -> None:
 
 
 def is_left_out(app: Any, what: str, name: str, value: object, skip: bool, options: object) -> bool | None:
-    """Leave out names that were removed and raise; None: as Sphinx decides."""
-    return True if isinstance(value, Removed) else None
+    """Leave out names that were removed, and special methods of other packages; None: as Sphinx decides."""
+    foreign = name.startswith("__") and not str(getattr(value, "__module__", "")).startswith("timbr_wamp")
+    return True if isinstance(value, Removed) or foreign else None
 
 
 def link_by_last_part(app: Any, env: Any, node: Any, content: Any) -> Any:

@@ -152,9 +152,8 @@ def name_of(page: Path) -> str:
 
 
 def connects(page: Path) -> bool:
-    return any(
-        "timbr_wamp.connect(" in block.text or "%wamp connect" in block.text for block in blocks_of(page) if block.run
-    )
+    wanted = re.compile(r"timbr_wamp\.connect\(|^%wamp (connect|share)", re.MULTILINE)
+    return any(wanted.search(block.text) for block in blocks_of(page) if block.run)
 
 
 # --- Python ------------------------------------------------------------------------------------
