@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import orjson
 from wait_kit import wait_until
 
 from timbr_wamp.contract import Event, Record, Status, record_from_row
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.intake.message_queue import Counts
 from timbr_wamp.machine.messages import Entry, Row
+from timbr_wamp.machine.protocols import Commit, CompactRow
 from timbr_wamp.machine.records.rows import wire_row
 
 #: Seconds that a test waits for what must happen.
@@ -150,27 +150,59 @@ class MemoryJournal:
         self.run = run
         self.appended: list[Entry] = []
         self.rows: list[Row] = []
+        self.done: set[tuple[str, int]] = set()
+        self.kept_notes: dict[tuple[str, int], bytes] = {}
         self.full = False
+        #: Raised by each call that keeps something.
+        self.error: Exception | None = None
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[Entry], *, sync: bool = True, position: object = None) -> None:
         self._check()
         self.appended += entries
 
     def pending(self, limit: int) -> list[Entry]:
-        done = {(row[1], orjson.loads(row[3])["attempt"]) for row in self.rows}
-        return [entry for entry in self.appended if (entry[0], entry[3]) not in done][:limit]
+        return [entry for entry in self.appended if (entry[0], entry[3]) not in self.done][:limit]
 
-    def commit(self, rows: Sequence[Row], position: object) -> None:
+    def commit(self, commit: Commit) -> None:
         self._check()
-        self.rows += rows
+        self.rows += [row for block in commit.blocks for row in block.rows()]
+        self.done |= set(commit.done)
+        self.kept_notes.update({(kind, number): body for kind, number, body in commit.notes})
 
-    def records(self, after_seq: int, limit: int) -> list[Row]:
-        return [row for row in self.rows if row[0] > after_seq][:limit]
+    def records(self, after_seq: int, limit: int) -> list[CompactRow]:
+        return [(*row, ()) for row in self.rows if row[0] > after_seq][:limit]
+
+    def find(self, oid: str) -> list[CompactRow]:
+        return [(*row, ()) for row in self.rows if row[1] == oid]
+
+    def knows(self, oid: str) -> bool:
+        return any(entry[0] == oid for entry in self.appended) or any(row[1] == oid for row in self.rows)
+
+    def first_seq(self) -> int:
+        return self.rows[0][0] if self.rows else 1
 
     def last_seq(self) -> int:
         return self.rows[-1][0] if self.rows else 0
 
+    def position(self) -> None:
+        return None
+
+    def note(self, kind: str, number: int, body: bytes) -> None:
+        self.kept_notes[kind, number] = body
+
+    def notes(self, kind: str, newest: int) -> list[tuple[int, bytes]]:
+        found = sorted((number, body) for (other, number), body in self.kept_notes.items() if other == kind)
+        return found[-newest:]
+
+    def probe(self) -> None:
+        self._check()
+
+    def close(self) -> None:
+        pass
+
     def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
         if self.full:
             raise OSError("disk full")
 
@@ -178,6 +210,7 @@ class MemoryJournal:
         """Return the journal as another process would open it."""
         journal = MemoryJournal(self.run)
         journal.appended, journal.rows = list(self.appended), list(self.rows)
+        journal.done, journal.kept_notes = set(self.done), dict(self.kept_notes)
         return journal
 
 

@@ -40,17 +40,19 @@ MACHINE_FLOORS = {
     "messages": 1, "waiting": 1, "interrupts": 1, "isolation": 1, "parsing": 1, "forks": 1, "processing": 1,
     "removed": 1, "raw": 1,
     "protocols": 2, "tracebacks": 2,
-    "slots": 3, "events": 4, "intake": 5, "records": 6, "running": 7, "assembly": 8, "machine": 9, "serving": 10,
+    "slots": 3, "events": 4, "intake": 5, "records": 6, "running": 7, "history": 7,
+    "assembly": 8, "machine": 9, "serving": 10,
 }  # fmt: skip
 
 #: Third party → the rooms or modules that may import it. What is not listed is not allowed.
 THIRD_PARTIES = {
-    "orjson": {"values", "contract", "faces", "machine", "client", "components", "magic", "cli"},
+    "orjson": {"values", "contract", "faces", "machine", "client", "components", "magic", "cli", "streams", "store"},
     "platformdirs": {"settings"},
     "msgspec": {"contract", "runtime", "machine", "client", "components", "router", "magic", "projects"},
     "psutil": {"runtime", "router", "cli"},
     "zmq": {"machine", "components", "kernel"},
-    "cloudpickle": {"machine", "client"},
+    "cloudpickle": {"machine", "client", "store"},
+    "pytest": {"streams"},
     "dask": {"machine"},
     "autobahn": {"client"},
     "txaio": {"client"},

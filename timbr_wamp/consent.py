@@ -17,7 +17,8 @@ from typing import Any
 
 #: Settings that a project's file decides only with consent.
 ASKED = (
-    "url", "token", "interface", "tls_certificate", "tls_key", "runtime_dir", "data_dir", "router_env", "crossbar",
+    "url", "token", "streams_url", "interface", "tls_certificate", "tls_key", "runtime_dir", "data_dir", "router_env",
+    "crossbar",
 )  # fmt: skip
 CONSENTS_FILE = "consents.json"
 

@@ -1274,6 +1274,81 @@ class ServiceEnded(TimbrError):
         return _with_log(f"{self.what} {self.reason}; all services were stopped", self.log_tail)
 
 
+# --- storage, streams ------------------------------------------------------------------------
+
+
+class StorageBusy(TimbrError, TimeoutError):
+    """Other processes used a storage for too long."""
+
+    uri = ERROR_PREFIX + "storage_busy"
+
+    def __init__(self, place: str, waited_s: float) -> None:
+        super().__init__(place, waited_s)
+        self.place, self.waited_s = place, waited_s
+
+    def __str__(self) -> str:
+        return f"{self.place} is in use by another process (waited {self.waited_s:.1f} s); try again, or end that one"
+
+
+class StorageFailed(TimbrError, OSError):
+    """A file, or a server that stores data, refused or failed; nothing was changed."""
+
+    uri = ERROR_PREFIX + "storage_failed"
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class StorageClosed(TimbrError):
+    """A call of a stream, journal or another storage after its ``close()``."""
+
+    uri = ERROR_PREFIX + "storage_closed"
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.place = place
+
+    def __str__(self) -> str:
+        return f"{self.place} was closed here; open it again"
+
+
+class SlotNotRestored(TimbrError):
+    """A slot whose function could not be had again after a restart."""
+
+    uri = ERROR_PREFIX + "slot_not_restored"
+
+    def __init__(self, task: str, reason: str) -> None:
+        super().__init__(task, reason)
+        self.task, self.reason = task, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task} was not restored from the journal ({self.reason}); set the slot, and retry the messages "
+            "with retry_errors()"
+        )
+
+
+class LeaseLost(TimbrError):
+    """Claims of a stream's entries that ran out, or were given back: their entries may be others' now."""
+
+    uri = ERROR_PREFIX + "lease_lost"
+
+    def __init__(self, stream: str, group: str, positions: Sequence[int]) -> None:
+        super().__init__(stream, group, list(positions))
+        self.stream, self.group, self.positions = stream, group, tuple(positions)
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.positions[:5])) + (", …" if len(self.positions) > 5 else "")
+        return (
+            f"stream {self.stream!r}, group {self.group!r}: the claim of entry {shown} has ended; another consumer may "
+            "have it. Nothing of it was acknowledged: claim with a longer lease_s, or extend the claim in time"
+        )
+
+
 # --- page ------------------------------------------------------------------------------------
 
 

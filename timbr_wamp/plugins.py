@@ -56,6 +56,13 @@ BUILTIN: dict[str, dict[str, str]] = {
         "struct_text": "timbr_wamp.faces.tables:text_of",
         "unshare": "timbr_wamp.components.sharing:unshare",
     },
+    JOURNALS: {"sqlite": "timbr_wamp.store.journal:open_journal"},
+    STREAMS: {
+        "memory": "timbr_wamp.streams.backends.sqlite:in_memory",
+        "mongodb": "timbr_wamp.streams.backends.mongodb:MongoStreams",
+        "redis": "timbr_wamp.streams.backends.redis:RedisStreams",
+        "sqlite": "timbr_wamp.streams.backends.sqlite:from_url",
+    },
 }
 
 

@@ -41,12 +41,13 @@ TOKENS_RULE = (
     f"a token goes only to the URL that it was set for: set {ENV_PREFIX}URL and {ENV_PREFIX}TOKEN, or pass both"
 )
 
-#: Environment variables of the ancestors (juno-magic, timbr-machine).
+#: Environment variables of the ancestors (juno-magic, timbr-machine, minibatch).
 LEGACY_ENV = {
     "url": ("JUPYTER_WAMP_ROUTER",),
     "realm": ("JUPYTER_WAMP_REALM",),
     "token": ("JUNO_AUTH_TOKEN",),
     "host": ("TIMBR_HOST",),
+    "streams_url": ("MINIBATCH_MONGO_URL",),
     "shutdown_interval_s": ("SHUTDOWN_INTERVAL",),
 }
 
@@ -76,6 +77,8 @@ class Settings:
     runtime_dir: Path = field(default_factory=lambda: _default_runtime_dir())
     #: Folder for persistent data: node folder, tokens, the router's environment.
     data_dir: Path = field(default_factory=lambda: _default_data_dir("data_dir"))
+    #: Where `timbr_wamp.streams.stream` keeps streams. None means an SQLite file in ``data_dir``.
+    streams_url: str | None = field(default=None, repr=False)
     #: The router's virtual environment. None means a folder in ``data_dir``.
     router_env: Path | None = None
     #: Path of a crossbar executable to use instead of the router's environment.

@@ -43,7 +43,7 @@ def test_a_served_machine_with_something_that_hangs_is_closed_in_time(gate, what
 
     journal = MemoryJournal()
     commit = journal.commit
-    journal.commit = lambda rows, position: (gate(rows), commit(rows, position))
+    journal.commit = lambda batch: (gate(batch), commit(batch))
     machine = Machine(
         stages=1,
         serve=True,

@@ -528,7 +528,7 @@ def test_waiting_for_a_machine_that_a_policy_paused_ends_when_what_was_under_way
     class SlowJournal(MemoryJournal):
         room = threading.Event()
 
-        def commit(self, rows, position):
+        def commit(self, commit):
             assert self.room.wait(LIMIT_S)
 
     journal = SlowJournal()
@@ -551,14 +551,14 @@ def test_running_is_false_when_the_thread_died_and_what_it_had_taken_is_not_lost
     journal = MemoryJournal()
     machine = machines(journal=journal, sinks=[records], hooks=[records])
     oids = [machine.put(n) for n in range(10)]
-    journal.full = True
+    journal.error = RuntimeError("a bug")
     machine.start()
     records.wait_for_event("failed")
     status = machine.status
-    assert (status.state, status.running, status.reason) == ("failed", False, "OSError: disk full")
+    assert (status.state, status.running, status.reason) == ("failed", False, "RuntimeError: a bug")
     assert (status.queue_size, status.in_flight, status.processed) == (10, 0, 0)
     assert records.rows == []
-    journal.full = False
+    journal.error = None
     machine.start()
     assert machine.running
     assert machine.status.reason is None
@@ -573,12 +573,12 @@ def test_a_failed_machine_can_be_started_at_the_very_moment_it_fails(machines, r
     class StartsAgain:
         def on_event(self, event):
             if event.kind == "failed":
-                journal.full = False
+                journal.error = None
                 machine.start()
 
     machine = machines(journal=journal, sinks=[records], hooks=[StartsAgain()])
     machine.put(1)
-    journal.full = True
+    journal.error = RuntimeError("a bug")
     machine.start()
     records.wait_for(1)
     assert machine.running

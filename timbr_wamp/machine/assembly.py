@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from timbr_wamp import plugins
@@ -13,6 +14,7 @@ from timbr_wamp.errors import InvalidArgument, class_and_text, described
 from timbr_wamp.machine.events.failure_log import RaisedIn
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.events.log import EventLog
+from timbr_wamp.machine.history import History
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.intake.source import CurrentSource
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
@@ -43,6 +45,7 @@ class Parts:
     context: MachineContext
     recorder: Recorder
     replay: Replay
+    history: History
     source: CurrentSource
     worker: Worker
 
@@ -88,8 +91,9 @@ def assemble(
         current=table.current, journal=journal, sinks=sinks,
     )  # fmt: skip
     if journal is not None:
-        queue.make_durable = recorder.make_durable
-        queue.restore(journal.pending(PENDING_LIMIT))
+        queue.make_durable, queue.was_put = recorder.make_durable, recorder.was_put
+        counts = recorder.restore()
+        queue.restore(journal.pending(PENDING_LIMIT), counts.processed, counts.errored, counts.dropped)
     source = CurrentSource(
         name=name, queue=queue, recorder=recorder, events=events, clock=clock,
         apply_permission=lambda: worker.apply_source_permission(), halt=lambda reason: worker.halt(reason),
@@ -107,10 +111,29 @@ def assemble(
             worker.halt(class_and_text(part, described(error)), error)
 
     hooks.failures.on_report = ask_handler
+    history = History(journal, events, table)
+    history.restore()
     return Parts(
         hooks=hooks, events=events, queue=queue, executor=chosen, loop=loop, objects=objects, table=table,
-        context=context, recorder=recorder, replay=Replay(queue, recorder, clock), source=source, worker=worker,
+        context=context, recorder=recorder, replay=Replay(queue, recorder, clock), history=history, source=source,
+        worker=worker,
     )  # fmt: skip
+
+
+def opened_journal(journal: str | Path | Journal | None) -> tuple[Journal | None, Callable[[], None]]:
+    """Return a journal, opened if a path is given, and what closes it: nothing, if it is the caller's own object.
+
+    Raises:
+        StorageBusy, StorageFailed: another process has the file; it cannot be used.
+        InvalidArgument: neither a path nor a journal.
+    """
+    if isinstance(journal, (str, Path)):
+        make: Any = plugins.load(plugins.JOURNALS, "sqlite")
+        opened: Journal = make(journal)
+        return opened, opened.close
+    if journal is not None and not callable(getattr(type(journal), "commit", None)):
+        raise InvalidArgument("journal", f"{type(journal).__qualname__} is neither a path nor a journal")
+    return journal, lambda: None
 
 
 def check_revision(executor: Executor, revision: Revision) -> None:

@@ -37,7 +37,7 @@ from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.shared import Shared
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
-from timbr_wamp.machine.assembly import assemble
+from timbr_wamp.machine.assembly import assemble, opened_journal
 from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
@@ -81,7 +81,10 @@ class Machine:
             `Policy`, a verdict such as ``"drop"``, or a mapping of a policy's fields.
         executor: how messages run: ``"inline"``, ``"threads"``, ``"processes"``, or an object.
         concurrency: messages under way at once, for ``async def`` slots and in threads.
-        journal, sinks: see `timbr_wamp.machine.protocols`.
+        journal: keeps messages, records, failures, events and revisions beyond the process: a file's path, or an
+            object; see `timbr_wamp.machine.protocols.Journal`. What is in it is there again; a handler given here and
+            slots set later take the place of the kept ones.
+        sinks: see `timbr_wamp.machine.protocols`.
         hooks: objects with methods named like `timbr_wamp.machine.events.hooks.POINTS`, or plugins' names.
         handler: the event handler: an object, a class or a name; see `timbr_wamp.machine.events.handlers`.
         clock: UTC seconds.
@@ -98,7 +101,7 @@ class Machine:
         on_error: PolicyLike | None = None,
         executor: str | Executor = "inline",
         concurrency: int = 1,
-        journal: Journal | None = None,
+        journal: str | Path | Journal | None = None,
         sinks: Sequence[Sink] = (),
         hooks: Sequence[object] = (),
         handler: object = None,
@@ -107,10 +110,19 @@ class Machine:
         self.name = checked_machine_name(name)
         self._clock = clock
         self._started_at = clock()
-        parts = assemble(
-            name=name, stages=stages, bufsize=bufsize, on_error=on_error, executor=executor, concurrency=concurrency,
-            journal=journal, sinks=sinks, clock=clock, namespace=lambda: self.namespace,
-        )  # fmt: skip
+        self._namespace = namespace
+        kernel = plugins.own_kernel() if serve is None or namespace is None else None
+        if kernel is not None and namespace is None:
+            self._namespace = kernel.namespace()
+        opened, self._close_journal = opened_journal(journal)
+        try:
+            parts = assemble(
+                name=name, stages=stages, bufsize=bufsize, on_error=on_error, executor=executor,
+                concurrency=concurrency, journal=opened, sinks=sinks, clock=clock, namespace=lambda: self.namespace,
+            )  # fmt: skip
+        except BaseException:
+            self._close_journal()
+            raise
         #: What runs at the points of the machine's life.
         self.hooks = parts.hooks
         self.event_log = parts.events
@@ -119,20 +131,20 @@ class Machine:
         self._queue, self._executor, self._loop = parts.queue, parts.executor, parts.loop
         self._objects, self._table, self._context = parts.objects, parts.table, parts.context
         self._source, self._worker, self._replay = parts.source, parts.worker, parts.replay
+        self._history = parts.history
         self._handler_lock = RLock()
         self._end_handler: Callable[[], None] = lambda: None
         #: ``now`` is true in a thread that is calling hooks around a change.
         self._in_change_hook = local()
         self._closed = False
         self._sockets: Any = None
-        self._namespace = namespace
+        kept_handler = self._history.handler()
         if handler is not None:
             self.set_handler(handler)
+        elif kept_handler is not None:
+            self.set_handler(*kept_handler)
         for hook in load_hooks(hooks):
             self.hooks.add_object(hook)
-        kernel = plugins.own_kernel() if serve is None or namespace is None else None
-        if kernel is not None and namespace is None:
-            self._namespace = kernel.namespace()
         if serve or (serve is None and kernel is not None):
             self.serve()
 
@@ -278,6 +290,7 @@ class Machine:
         self._notice_changes()
         self._call_change_hooks("pre_change", dict(functions))  # theirs to change: what is set stays as it is
         revision = change()
+        self._history.keep_revision(revision)
         self.event_log.add("slot_changed", revision.author, revision=revision.number, change=revision.change)
         info = revision.info()
         self._call_change_hooks("post_change", info)
@@ -296,6 +309,7 @@ class Machine:
         """Make a revision if functions in slots were changed in place, as ``%autoreload`` does."""
         revision = self._table.renew()
         if revision is not None:
+            self._history.keep_revision(revision)
             self.event_log.add("slot_changed", None, revision=revision.number, change=revision.change)
 
     @property
@@ -557,6 +571,7 @@ class Machine:
         self._shutdown_hooks("post_shutdown", within)
         self.unserve()
         self.event_log.close(_left_s(deadline))
+        within("its journal", self._close_journal)
 
     def _shutdown_hooks(self, point: str, within: Callable[..., None]) -> None:
         if self.hooks.at(point):
@@ -639,6 +654,7 @@ class Machine:
             previous, self._end_handler = self._end_handler, end
             self._context.handler = made
         previous()
+        self._history.keep_handler(handler, options)
         self.event_log.add("handler_changed", author, handler=made.name)
 
     @property

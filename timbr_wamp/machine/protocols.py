@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from timbr_wamp.contract import Event, Policy
@@ -265,27 +266,95 @@ class CoroutineRunner(Protocol):
 # --- what survives the process ---
 
 
-class Journal(Protocol):
-    """Keeps messages and records beyond the process. Called from the machine's threads, one call at a time.
+#: A record as it is kept: ``(seq, oid, compact text, meta, layout)``; see `timbr_wamp.machine.records.rows`.
+CompactRow: TypeAlias = tuple[int, str, bytes, bytes, tuple[int, ...]]
 
-    An error in `append` is raised by `put`; one in `commit` makes the machine fail, with its messages queued and
-    nothing recorded.
+
+class RecordBlock(Protocol):
+    """Consecutive records of one layout, as columns."""
+
+    @property
+    def first_seq(self) -> int: ...
+    @property
+    def oids(self) -> Sequence[str]: ...
+    @property
+    def parts(self) -> Sequence[bytes]:
+        """For each record the texts of the values that were made, then its meta."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Their lengths."""
+
+    @property
+    def layout(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a journal keeps together, or nothing of it."""
+
+    blocks: Sequence[RecordBlock]
+    #: ``(oid, attempt)`` of the messages that have their record now.
+    done: Sequence[tuple[str, int]]
+    #: ``(kind, number, body)``, see `Journal.note`.
+    notes: Sequence[tuple[str, int, bytes]] = ()
+
+
+class Journal(Protocol):
+    """Keeps messages and records beyond the process. Any thread, several at once.
+
+    While a call raises, the machine pauses with the reason and tries again; nothing is dropped. An error in
+    `append` is also raised by `put`, whose message is then not queued.
     """
 
     #: Identity of the numbering; the same after a restart.
     run: str
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Keep messages; on return they are durable."""
+    def append(self, entries: Sequence[Entry], *, sync: bool = True, position: JsonValue = None) -> None:
+        """Keep messages, and with them where their source goes on after a restart; None: as before.
+
+        With ``sync`` they are on the disk on return. Without it, they are written in the order of the calls, and
+        survive the end of the process only: for messages that their source would give again.
+
+        Raises:
+            InvalidArgument: a message cannot be kept.
+        """
 
     def pending(self, limit: int) -> list[Entry]:
         """Return at most ``limit`` entries that were appended and never committed, oldest first."""
 
-    def commit(self, rows: Sequence[Row], position: JsonValue) -> None:
-        """Keep records and the source's new position, all or nothing. Published only after it returns."""
+    def commit(self, commit: Commit) -> None:
+        """Keep records and what belongs to them, all or nothing. Published only after it returns."""
 
-    def records(self, after_seq: int, limit: int) -> list[Row]:
-        """Return kept rows with ``seq > after_seq``, oldest first."""
+    def records(self, after_seq: int, limit: int) -> list[CompactRow]:
+        """Return kept records with ``seq > after_seq``, oldest first."""
+
+    def find(self, oid: str) -> list[CompactRow]:
+        """Return the kept records of a message, oldest first: one an attempt."""
+
+    def knows(self, oid: str) -> bool:
+        """Tell whether a message with this id waits or has a kept record."""
+
+    def first_seq(self) -> int:
+        """Return the number of the oldest kept record; one after the last when there is none."""
 
     def last_seq(self) -> int:
-        """Return the number of the newest committed row, after which numbering continues; 0 when there is none."""
+        """Return the number of the newest committed record, after which numbering continues; 0: there is none."""
+
+    def position(self) -> JsonValue:
+        """Return the newest position that `append` kept."""
+
+    def note(self, kind: str, number: int, body: bytes) -> None:
+        """Keep something small that is no record, soon; in place of that with the same kind and number. Never blocks.
+
+        ``kind``: ``event``, ``revision``, ``handler``, ``failure``, ``groups``, ``counts``. The oldest are forgotten.
+        """
+
+    def notes(self, kind: str, newest: int) -> list[tuple[int, bytes]]:
+        """Return the newest notes of a kind with their numbers, oldest first."""
+
+    def probe(self) -> None:
+        """Write something of the size of a commit, and remove it: after a failure, to see whether it works again."""
+
+    def close(self) -> None:
+        """Release what it holds. Idempotent."""

@@ -50,6 +50,8 @@ class EventLog:
         self._clock, self.name = clock, name
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._listeners: tuple[Callable[[], None], ...] = ()
+        #: Keeps each event beyond the process, in the thread that caused it; quick, never raises. The machine sets it.
+        self.keep: Callable[[Event], object] = lambda event: None
         self.number = 0
         if isinstance(hooks, Hooks):
             self.hooks = hooks
@@ -80,8 +82,16 @@ class EventLog:
             if self.hooks.at("on_event") or self.hooks.at(f"on_{kind}"):
                 self._bus.post(event)  # under the lock: in the order of the numbers
         logger.log(_LEVELS.get(kind, logging.INFO), "machine %s: %s %s", self.name, kind, data)
+        self.keep(event)
         for listener in listeners:
             listener()
+
+    def restore(self, events: Sequence[Event]) -> None:
+        """Take over the events of an earlier process, oldest first; numbers go on after theirs."""
+        if events:
+            with self._lock:
+                self._events.extendleft(reversed(events))
+                self.number += events[-1].number
 
     def error(self, row: ErrorRow) -> None:
         """Deliver a slot's failure to the hooks at ``on_error``. Any thread; it is kept elsewhere."""

@@ -19,6 +19,7 @@ from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Clock
+from timbr_wamp.values import JsonValue
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +74,26 @@ class Admission:
 
         Also above the capacity, as the worker would wait for itself.
         """
-        taken = self._queue.fill(self._entries(islice(iterator, limit), limit))
+        entries: Iterator[Entry] = self._entries(islice(iterator, limit), limit)
+        if self._queue.make_durable is not None:
+            kept = list(entries)
+            if kept:
+                self._queue.make_durable(kept, sync=False)
+            entries = iter(kept)
+        taken = self._queue.fill(entries)
         self._count(taken)
         return taken
 
-    def admit(self, messages: Sequence[object], *, droppable: bool = True) -> None:
+    def admit(
+        self, messages: Sequence[object], *, droppable: bool = True, position: Callable[[], JsonValue] | None = None
+    ) -> None:
         """Queue or drop all messages; blocks as the policy says, until the machine is closed.
 
-        ``droppable=False``: they wait for room under any policy.
+        ``droppable=False``: they wait for room under any policy. ``position`` returns where their source would go on.
         """
         entries: Sequence[Entry] = list(self._entries(messages, len(messages)))
+        if self._queue.make_durable is not None:
+            self._queue.make_durable(entries, sync=False, position=None if position is None else position())
         droppable = droppable and self._policy != "wait"
         while True:
             may_drop = droppable and self._may_drop()

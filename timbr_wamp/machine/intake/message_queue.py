@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
 from timbr_wamp.machine.forks import ForkedLock, survive_forks
@@ -22,6 +22,7 @@ from timbr_wamp.machine.interrupts import deferred
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.processing import is_processing
 from timbr_wamp.machine.waiting import Releasable, Waiters, add_waiter, deadline_after, left_s, wait, wake_all
+from timbr_wamp.values import JsonValue
 
 #: Message ids given by callers that are remembered, so that none is put twice.
 KNOWN_OIDS = 65_536
@@ -54,6 +55,12 @@ class Counts:
     queue_size: int
     queue_capacity: int
     in_flight: int
+
+
+class MakeDurable(Protocol):
+    """Keeps entries beyond the process before they are queued; `timbr_wamp.machine.protocols.Journal.append`."""
+
+    def __call__(self, entries: Sequence[Entry], *, sync: bool, position: JsonValue = None) -> None: ...
 
 
 class MessageQueue:
@@ -97,8 +104,10 @@ class MessageQueue:
         #: The entries of the lists are in flight as well: ``taken`` moves to a reader, ``returned`` back to the queue.
         self._accounts: _Accounts = (0, 0, 0, 0, _NONE, _NONE)
         self._refused = 0
-        #: Makes an entry durable before `put` queues it; the machine sets it if there is a journal. Any thread.
-        self.make_durable: Callable[[Entry], None] | None = None
+        #: Makes entries durable before they are queued, and tells of an oid whether it was put in an earlier process;
+        #: the machine sets them if there is a journal. Any thread.
+        self.make_durable: MakeDurable | None = None
+        self.was_put: Callable[[str], bool] = lambda oid: False
         #: Entries for which `make_durable` is being called: in flight, with their room reserved.
         self._reserved = 0
         #: Waiters for entries, for a half-empty queue, for any room, for nothing in flight, for `wake`.
@@ -194,7 +203,10 @@ class MessageQueue:
                     reserved = True
             if reserved:
                 try:
-                    self.make_durable(entry)
+                    if known and self.was_put(entry[0]):
+                        put_again = True
+                    else:
+                        self.make_durable([entry], sync=True)
                 except BaseException:
                     with self._lock:
                         self._reserve(-1)
@@ -203,13 +215,16 @@ class MessageQueue:
                     raise
                 with self._lock:
                     if known:
-                        self._append_known(entry)
+                        if not put_again:
+                            self._append_known(entry)
                         self._becoming_durable.discard(entry[0])
                         wake_all(self._writers)
                     else:
                         self._queue.append(entry)
                     self._reserve(-1)
                     wake_all(self._readers)
+                if put_again:
+                    return False
         return True if reserved else self._put_when_possible(entry, deadline, known)
 
     def _room(self) -> int:
@@ -219,10 +234,11 @@ class MessageQueue:
         self._account(in_flight=count)
         self._reserved += count
 
-    def restore(self, entries: Sequence[Entry]) -> None:
-        """Queue entries of a journal, also above the capacity; their oids are known. Before any other call."""
+    def restore(self, entries: Sequence[Entry], processed: int = 0, errored: int = 0, dropped: int = 0) -> None:
+        """Queue entries of a journal, also above the capacity, with the counts so far. Before any other call."""
         for entry in entries:
             self._append_known(entry)
+        self._account(processed=processed, errored=errored, dropped=dropped)
 
     def _add_writer_or_refuse(self, deadline: float | None) -> LockType:
         """Return a waiter for a `put` that found no room. If that `put` may not wait, count it as refused and raise."""

@@ -5,6 +5,8 @@ Keeps counts and the newest sample of each group; the failed messages themselves
 
 from __future__ import annotations
 
+import logging
+import pickle
 from collections import Counter, OrderedDict, deque
 from itertools import islice
 from typing import Final, TypeAlias
@@ -12,6 +14,8 @@ from typing import Final, TypeAlias
 from timbr_wamp.contract import ErrorGroup, ErrorRow
 from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.protocols import Clock
+
+logger = logging.getLogger(__name__)
 
 #: Groups that are kept; a new one replaces the one whose last failure is the oldest.
 GROUPS_KEPT = 256
@@ -108,6 +112,22 @@ class ErrorGroups:
         now = self._clock()
         with self._lock:
             return [_row(group, key, now) for key, group in islice(reversed(self._groups.items()), max(n, 0))]
+
+    def dump(self, number: int) -> bytes:
+        """Return the groups for the journal; ``number``: of the last failure in them."""
+        with self._lock:
+            return pickle.dumps((number, self._groups, self._open_messages, self.forgotten), 5)
+
+    def load(self, kept: bytes) -> int:
+        """Take over what `dump` returned, and return its number; of another version nothing, and 0."""
+        try:
+            number, groups, open_messages, forgotten = pickle.loads(kept)
+        except Exception:  # a class that is another one now
+            logger.warning("error groups of another version are counted anew from the failures that are kept")
+            return 0
+        with self._lock:
+            self._groups, self._open_messages, self.forgotten = groups, open_messages, forgotten
+        return int(number)
 
     def __len__(self) -> int:
         return len(self._groups)

@@ -22,7 +22,8 @@ class Failed:
 
     rows: list[ErrorRow]
     oid: str
-    message: Any
+    #: Returns the message; None: it cannot be retried.
+    message: Callable[[], Any] | None
     attempt: int
     #: It cannot be retried: it was put again and has not succeeded yet, or a later attempt failed.
     retrying: bool = False

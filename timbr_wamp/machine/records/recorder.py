@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain, groupby, islice, repeat
 from operator import concat, itemgetter
 
+import msgspec
 import orjson
 
 from timbr_wamp.contract import ErrorRow, PolicyCounts
@@ -25,10 +26,10 @@ from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.interrupts import delivered
 from timbr_wamp.machine.isolation import call_isolated, run_all
 from timbr_wamp.machine.messages import MENDED, SKIPPED, Entry, Failure, Finished, Notes, Row
-from timbr_wamp.machine.protocols import Clock, Journal, Sink
+from timbr_wamp.machine.protocols import Clock, Commit, Journal, Sink
 from timbr_wamp.machine.raw import opened
 from timbr_wamp.machine.records.error_groups import ErrorGroups
-from timbr_wamp.machine.records.failures import ErrorRing, Failed
+from timbr_wamp.machine.records.failures import ERRORS_KEPT, ErrorRing, Failed
 from timbr_wamp.machine.records.rates import Rates
 from timbr_wamp.machine.records.ring import RecordRing
 from timbr_wamp.machine.records.rows import (
@@ -38,6 +39,7 @@ from timbr_wamp.machine.records.rows import (
     Layout,
     WholeRows,
     layout_of,
+    message_of,
     whole_row,
     within_limit,
 )
@@ -59,8 +61,8 @@ class RecordBatch:
 
     done: list[Finished]
     blocks: list[Block]
-    #: ``(seq, finished)`` of the messages that need more than their row: see `Recorder._settle`.
-    eventful: list[tuple[int, Finished]] = field(default_factory=list)
+    #: Of the messages that need more than their row: see `Recorder._settle`.
+    eventful: list[tuple[Finished, Settlement]] = field(default_factory=list)
     #: Of the other messages, how many went through each revision.
     plain: list[tuple[Revision, int]] = field(default_factory=list)
     errored: int = 0
@@ -69,6 +71,36 @@ class RecordBatch:
     dropped_before_running: int = 0
 
 
+class Settlement(msgspec.Struct, kw_only=True, array_like=True):
+    """What one attempt at a message means for failures; kept in the journal in the order of the records."""
+
+    oid: str
+    attempt: int
+    errored: bool
+    dropped: bool
+    #: A pause or stop had kept the message.
+    was_kept: bool
+    rows: list[ErrorRow]
+    size_bytes: int
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """Counts that go on after a restart."""
+
+    processed: int = 0
+    errored: int = 0
+    dropped: int = 0
+    ran: int = 0
+    last_oid: str | None = None
+    last_time: float | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_settlement = msgspec.json.Decoder(Settlement).decode
+_decode_counts = msgspec.json.Decoder(Counts).decode
+
+#: The journal gets the groups anew after so many failures: a restart replays the later ones only.
+GROUPS_EVERY = 500
 #: `Recorder.row_of` searches this many of the newest records: other threads may have committed some meanwhile.
 NEAR_ROWS = 100
 
@@ -109,11 +141,10 @@ class Recorder:
         self._sinks_lock = short_lock()
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
-        self._position: JsonValue = None
+        #: Settlements so far, also before a restart: see `_notes`.
+        self._settled = 0
         #: Held while sinks and hooks run; reentrant, as these may call the machine.
         self._lock: RLock | ForkedLock = threading.RLock()
-        #: The journal takes one call at a time.
-        self._journal_lock = threading.RLock()
         #: A commit is under way in the thread that holds the lock; another one was requested within it.
         self._committing = self._again = False
         #: Finished and not committed yet, in order; taken out under the lock only.
@@ -130,7 +161,6 @@ class Recorder:
     def after_fork_in_child(self) -> None:
         """Commit nothing: journal and sinks are the parent's, and so are the messages that a forking slot leaves."""
         self._lock = ForkedLock(self._events.name)
-        self._journal_lock = threading.RLock()
 
     @property
     def pending(self) -> bool:
@@ -177,8 +207,7 @@ class Recorder:
             return first, last, rows
         if seq + 1 < first:
             rows = _within(self._journal_rows(seq, min(limit, first - 1 - seq)), limit_bytes)
-        oldest = self._journal_rows(0, 1)
-        return (oldest[0][0] if oldest else first), last, rows
+        return self._journal.first_seq(), last, rows
 
     def newest(self, n: int) -> list[Row]:
         """Return the newest ``n`` rows of the ring, oldest of them first."""
@@ -197,17 +226,77 @@ class Recorder:
 
     def _journal_rows(self, after_seq: int, limit: int) -> list[CompactRow]:
         assert self._journal is not None
-        with self._journal_lock:
-            rows = self._journal.records(after_seq, limit)
-        return [(seq, oid, text, meta, ()) for seq, oid, text, meta in rows]
+        return self._journal.records(after_seq, limit)
 
-    # --- put with a journal ---
-
-    def make_durable(self, entry: Entry) -> None:
-        """Make a message durable before its put returns."""
+    def find(self, oid: str) -> list[CompactRow]:
+        """Return the kept records of a message, oldest first: one an attempt."""
         if self._journal is not None:
-            with self._journal_lock:
-                self._journal.append([entry])
+            return self._journal.find(oid)
+        first, last = self.ring.first_seq, self.ring.last_seq
+        return [row for seq in range(first, last + 1) if (row := self.ring.get(seq)) is not None and row[1] == oid]
+
+    # --- what outlives the process ---
+
+    def make_durable(self, entries: Sequence[Entry], *, sync: bool, position: JsonValue = None) -> None:
+        """Keep messages before they are queued; see `timbr_wamp.machine.protocols.Journal.append`."""
+        if self._journal is not None:
+            self._journal.append(entries, sync=sync, position=position)
+
+    def was_put(self, oid: str) -> bool:
+        """Tell whether the journal knows a message with this id."""
+        return self._journal is not None and self._journal.knows(oid)
+
+    def journal_works(self) -> bool:
+        """Tell whether the journal takes something again that is as large as a commit."""
+        if self._journal is None:
+            return True
+        try:
+            self._journal.probe()
+        except OSError:
+            return False
+        return True
+
+    def restore(self) -> Counts:
+        """Take failures and counts from the journal, as they were; return the counts."""
+        journal = self._journal
+        if journal is None:
+            return Counts()
+        counted = 0
+        for _, body in journal.notes("groups", 1):
+            counted = self.groups.load(body)
+        for number, body in journal.notes("failure", ERRORS_KEPT):
+            self._settled = number
+            one = _decode_settlement(body)
+            self._settle(one, partial(self._message_of, one), count=number > counted)
+        for _, body in journal.notes("counts", 1):
+            counts = _decode_counts(body)
+            self.last_oid, self.last_processed_time, self.ran = counts.last_oid, counts.last_time, counts.ran
+            return counts
+        return Counts()
+
+    def _message_of(self, one: Settlement) -> object:
+        """Return a failed message, parsed from its record's JSON text."""
+        assert self._journal is not None
+        for row in self._journal.records(one.rows[0].seq - 1, 1):
+            if row[1] == one.oid:
+                return message_of(row)
+        raise RecordNotFound(str(one.rows[0].seq), self._journal.first_seq(), self._journal.last_seq())
+
+    def _notes(self, batch: RecordBatch) -> list[tuple[str, int, bytes]]:
+        """Return what the journal keeps beside a batch's records."""
+        notes = [
+            ("failure", self._settled + n, _encode(settlement)) for n, (_, settlement) in enumerate(batch.eventful, 1)
+        ]
+        if notes and self._settled // GROUPS_EVERY != (self._settled + len(notes)) // GROUPS_EVERY:
+            notes.append(("groups", 0, self.groups.dump(self._settled)))
+        now = self._queue.snapshot()
+        errored, dropped, count = batch.errored, batch.dropped, len(batch.done)
+        counts = Counts(
+            processed=now.processed + count - errored - dropped, errored=now.errored + errored,
+            dropped=now.dropped + dropped, ran=self.ran + count - batch.dropped_before_running,
+            last_oid=batch.done[-1][0][0], last_time=batch.done[-1][4],
+        )  # fmt: skip
+        return [*notes, ("counts", 0, _encode(counts))]
 
     # --- input ---
 
@@ -254,6 +343,8 @@ class Recorder:
             self._count(revision, notes)
             rows = self._error_rows(0, entry, revision, texts, notes, finished_at)
             self.errors.add(Failed(rows, entry[0], None, entry[3], retrying=True))
+            for row in rows:
+                self.groups.add(row)
             self._report(rows)
 
     # --- committing ---
@@ -287,8 +378,8 @@ class Recorder:
         batch = self._batch(done)
         rows = WholeRows(batch.blocks)
         if self._journal is not None:
-            with self._journal_lock:
-                self._journal.commit(rows, self._position)
+            keys = [(entry[0], entry[3]) for entry, *_ in done]
+            self._journal.commit(Commit(batch.blocks, keys, self._notes(batch)))
         popleft = iter(self._uncommitted.popleft, None)
         deque(islice(popleft, len(done)), maxlen=0)  # consumes them
         self.ring.extend(batch.blocks)
@@ -349,7 +440,7 @@ class Recorder:
         else:
             batch.plain.append((revision, 1))
         if notes or attempt > 1 or oid in self._kept:
-            batch.eventful.append((seq, finished))
+            batch.eventful.append((finished, self._settlement(seq, finished)))
         return _dumps(meta)
 
     def _layout_of(self, revision: Revision) -> tuple[Layout, Callable[[Sequence[bytes]], tuple[bytes, ...]]]:
@@ -364,8 +455,12 @@ class Recorder:
         for revision, count in batch.plain:
             for step in revision.steps:
                 step.slot.tally.calls += count
-        for seq, finished in batch.eventful:
-            self._settle(seq, finished)
+        for finished, settlement in batch.eventful:
+            if finished[3]:
+                self._count(finished[1], finished[3])
+            self._settle(settlement, partial(_itself, finished[0][1]))
+            self._report(settlement.rows)
+        self._settled += len(batch.eventful)
         self.count += len(batch.done)
         self.last_oid = batch.done[-1][0][0]
         ran = len(batch.done) - batch.dropped_before_running
@@ -395,35 +490,37 @@ class Recorder:
 
     # --- failures ---
 
-    def _settle(self, seq: int, finished: Finished) -> None:
-        """Record a message's failures, or that a later attempt succeeded."""
+    def _settlement(self, seq: int, finished: Finished) -> Settlement:
+        """Return what a finished message means for failures, its own and those of earlier attempts."""
         entry, revision, texts, notes, finished_at = finished
-        oid, message, _, attempt = entry
-        was_kept = oid in self._kept
-        self._kept.discard(oid)
-        if not isinstance(notes, Notes):
-            self._resolve(oid)
-            return
-        self._count(revision, notes)
-        rows = self._error_rows(seq, entry, revision, texts, notes, finished_at)
-        if notes.errored:
-            self.errors.add(Failed(rows, oid, message, attempt, size_bytes=len(texts[0])))
-        else:
-            if rows:  # shown, but not retryable
-                self.errors.add(Failed(rows, oid, None, attempt, retrying=True))
-            if notes.verdict == "drop":
-                self.groups.resolve(oid)
-            elif attempt > 1 or was_kept:
-                self._resolve(oid)
-        self._report(rows)
+        rows = self._error_rows(seq, entry, revision, texts, notes, finished_at) if notes else []
+        return Settlement(
+            oid=entry[0], attempt=entry[3], errored=bool(notes and notes.errored),
+            dropped=bool(notes and notes.verdict == "drop"), was_kept=entry[0] in self._kept, rows=rows,
+            size_bytes=len(texts[0]),
+        )  # fmt: skip
 
-    def _resolve(self, oid: str) -> None:
-        self.errors.resolve(oid)
-        self.groups.resolve(oid)
+    def _settle(self, one: Settlement, message: Callable[[], object], *, count: bool = True) -> None:
+        """Record a message's failures, or that a later attempt succeeded.
+
+        ``message`` returns it for a retry. ``count``: add the failures to their groups.
+        """
+        self._kept.discard(one.oid)
+        if one.errored:
+            self.errors.add(Failed(one.rows, one.oid, message, one.attempt, size_bytes=one.size_bytes))
+        else:
+            if one.rows:  # shown, but not retryable
+                self.errors.add(Failed(one.rows, one.oid, None, one.attempt, retrying=True))
+            resolved = one.attempt > 1 or one.was_kept
+            if resolved and not one.dropped:
+                self.errors.resolve(one.oid)
+            if count and (resolved or one.dropped):
+                self.groups.resolve(one.oid)
+        for row in one.rows if count else ():
+            self.groups.add(row)
 
     def _report(self, rows: Sequence[ErrorRow]) -> None:
         for row in rows:
-            self.groups.add(row)
             self._events.error(row)
 
     def _count(self, revision: Revision, notes: Notes) -> None:
@@ -473,6 +570,10 @@ class Recorder:
 def _number_texts(numbers: Iterable[float]) -> list[bytes]:
     """Return the JSON texts of numbers, made in one go."""
     return _dumps([*numbers])[1:-1].split(b",")
+
+
+def _itself(message: object) -> object:
+    return message
 
 
 def _publish(sink: Sink, rows: Sequence[Row]) -> None:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import orjson
 
-from timbr_wamp.errors import MachineClosed, MachineFull, PayloadTooLarge
+from timbr_wamp.errors import (
+    MachineClosed,
+    MachineFull,
+    PayloadTooLarge,
+    RecordNotFound,
+    StorageBusy,
+    StorageFailed,
+)
 from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.messages import Entry
@@ -34,8 +41,9 @@ class Replay:
         opened = self._recorder.errors.open(lambda oid: wanted is None or oid in wanted)
         for number, failed in enumerate(opened):
             try:
-                self._put(failed.oid, failed.message, failed.attempt)
-            except (MachineFull, MachineClosed):
+                assert failed.message is not None, "only such are opened"
+                self._put(failed.oid, failed.message(), failed.attempt)
+            except (MachineFull, MachineClosed, StorageFailed, StorageBusy, RecordNotFound):
                 for other in opened[number:]:
                     self._recorder.errors.reopen(other)
                 if number == 0:
@@ -50,7 +58,7 @@ class Replay:
         for number, (row, message) in enumerate(zip(rows, messages, strict=True)):
             try:
                 self._put(row[1], message, orjson.loads(row[3])["attempt"])
-            except (MachineFull, MachineClosed):
+            except (MachineFull, MachineClosed, StorageFailed, StorageBusy):
                 if number == 0:
                     raise
                 return [done[1] for done in rows[:number]]
@@ -58,7 +66,10 @@ class Replay:
 
     def _put(self, oid: str, message: object, attempt: int) -> None:
         with self._lock:
-            number = max(self._attempts.get(oid, 0), attempt) + 1
+            known = self._attempts.get(oid)
+            if known is None and self._recorder.has_journal:  # this process may not be the first
+                known = max((orjson.loads(row[3])["attempt"] for row in self._recorder.find(oid)), default=0)
+            number = max(known or 0, attempt) + 1
             entry: Entry = (oid, message, self._clock(), number)
             self._queue.put(entry)
             self._attempts.pop(oid, None)

@@ -89,6 +89,20 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspend:
+    """What keeps its records failed: nothing is processed until that works again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """What failed works again. ``reason``: that of the `Suspend`; any other pause stays."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """A policy, the event handler or the end of the source stops it."""
 
@@ -107,7 +121,9 @@ class Close:
     """Verb close: it takes no more messages."""
 
 
-LifeEvent: TypeAlias = Start | Pause | Resume | Stop | StopTimedOut | Drained | Kept | Halt | Fail | Close
+LifeEvent: TypeAlias = (
+    Start | Pause | Resume | Stop | StopTimedOut | Drained | Kept | Suspend | Continue | Halt | Fail | Close
+)
 
 
 # --- effects ---
@@ -176,6 +192,8 @@ def transition(life: Life, event: LifeEvent, name: str = "machine") -> tuple[Lif
         effects += [StartThread(), PermitSource()]
     elif left_running or closed_now:
         effects.append(HoldSource())
+    elif isinstance(event, Continue) and new != life:
+        effects.append(PermitSource())
     if life.active and not new.active:
         effects.append(ReturnRetries())
     if new != life:
@@ -205,6 +223,15 @@ def _next(life: Life, event: LifeEvent, name: str) -> tuple[Life, Report | None]
             return life, None
         paused = replace(life, state="paused", reason=event.reason)
         return paused, Report("paused", data={"oid": event.oid, "reason": event.reason})
+    if isinstance(event, Suspend):
+        if not life.active:
+            return life, None
+        paused = replace(life, state="paused", reason=event.reason)
+        return paused, Report("paused", data={"reason": event.reason})
+    if isinstance(event, Continue):
+        if life.state != "paused" or life.reason != event.reason or life.closed:
+            return life, None
+        return replace(life, state="running", reason=None), Report("resumed")
     if isinstance(event, Halt):
         if not life.active and life.state != "paused":
             return life, None

@@ -53,6 +53,8 @@ IDLE_S = 1.0
 LATE_S = 0.02
 #: A step waits at most this long for a message that is still under way, seconds.
 STEP_LIMIT_S = 5.0
+#: A journal that failed is tried again at this interval, seconds.
+JOURNAL_CHECK_S = 1.0
 #: A message is under way and none was finished for this long: a stall, seconds.
 STALLED_S = 10.0
 
@@ -113,6 +115,8 @@ class Worker:
         self._error: BaseException | None = None
         #: Keeps objects open for messages under way, those that wait for a retry included.
         self._use: RevisionsInUse | None = None
+        #: Why the journal does not work, if it does not.
+        self._suspended: str | None = None
         #: The parent process, if this is a fork's copy.
         self._forked_from: int | None = None
         survive_forks(self)
@@ -298,6 +302,10 @@ class Worker:
                     entries = self._queue.take(limit, IDLE_S if due_s is None else min(due_s, IDLE_S), wakes)
                     if entries or due_s is not None:
                         self._process(entries)
+                except OSError as error:  # the journal's: all else that may raise it is isolated
+                    if not self._recorder.has_journal:
+                        raise
+                    self._suspend(f"the journal failed: {described(error)}", error)
                 finally:
                     work.release()
                 self._source.report_drained()
@@ -315,6 +323,28 @@ class Worker:
         finally:
             ended.set()
             self._busy.set()
+
+    def _suspend(self, reason: str, error: OSError) -> None:
+        """Pause until the journal works again; the messages are queued, and nothing of them was recorded."""
+        logger.error("machine %s pauses: %s", self.name, reason, exc_info=error)
+        self._suspended = clean_text(reason)
+        self._apply(lambda: lifecycle.Suspend(clean_text(reason)))
+
+    def _wait_while_paused(self) -> None:
+        """Wait for a change of the state, with its lock held; a suspended machine tries its journal meanwhile."""
+        changed, suspended = self._changed, self._suspended
+        if suspended is None:
+            changed.wait_for(lambda: self._life.state != "paused")
+            return
+        if changed.wait_for(lambda: self._life.state != "paused", JOURNAL_CHECK_S):
+            self._suspended = None
+
+    def _continue_if_possible(self) -> None:
+        """End a suspension once the journal works."""
+        suspended = self._suspended
+        if suspended is not None and self._recorder.journal_works():
+            self._suspended = None
+            self._apply(lambda: lifecycle.Continue(suspended))
 
     def _acquire_work(self) -> LockType:
         """Acquire the work lock; a `step` that waits for a message releases it."""
@@ -360,11 +390,15 @@ class Worker:
                 if not given_back:  # it was active a moment ago
                     continue
                 if self._life.state == "paused":
-                    self._changed.wait_for(lambda: self._life.state != "paused")
-                    continue
-                self._thread = None
-                self._changed.notify_all()
+                    self._wait_while_paused()
+                    paused = True
+                else:
+                    paused = False
+                    self._thread = None
+                    self._changed.notify_all()
+            if not paused:
                 return False
+            self._continue_if_possible()
 
     def _give_back_unfinished(self, *, record: bool = True) -> None:
         """Return messages that wait for a retry to the queue: they run again from the first slot.

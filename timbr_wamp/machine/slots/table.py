@@ -29,7 +29,7 @@ from timbr_wamp.machine.protocols import Clock
 from timbr_wamp.machine.slots.advice import advice_for
 from timbr_wamp.machine.slots.arguments import ONE, Arguments, arguments_of, refusal
 from timbr_wamp.machine.slots.callables import called_of, code_of, is_async, is_object
-from timbr_wamp.machine.slots.functions import Loaded, as_function, function_name, source_text
+from timbr_wamp.machine.slots.functions import PYTHON, Loaded, as_function, function_name, source_text
 from timbr_wamp.names import slot_key
 
 #: A callable, an object with ``step()``, source text, or a `FunctionRef`.
@@ -97,6 +97,8 @@ class Slot:
     function_name: str | None = None
     #: The source text from which the function was made; None: it was given as an object.
     made_of: str | None = None
+    #: Of a function from a journal: its cloudpickle, unless it was made from text.
+    pickled: bytes | None = field(default=None, repr=False, compare=False)
     #: The code of the function when it was put there: `SlotTable.renew` compares it.
     code: CodeType | None = field(default=None, repr=False, compare=False)
     #: The same in every revision that has this function.
@@ -200,6 +202,9 @@ class _NothingToPrepare:
     def commit(self, revision: Revision) -> None: ...
     def cancel(self) -> None: ...
 
+
+#: Returns the function of a slot whose function is not loaded, and why it is not the true one, if so.
+LoadSlot: TypeAlias = "Callable[[Slot, Callable[[], Mapping[str, object]]], tuple[Any, str | None]]"
 
 #: The next revision of a change: its slots, its description, and the policy of the table.
 Draft = tuple[tuple[Slot, ...], str, Policy]
@@ -386,9 +391,45 @@ class SlotTable:
             return replace(slot, function=present.function, code=present.code)
         if slot.number not in again:
             ref = FunctionRef(kind="source", text=slot.made_of)
+            if slot.made_of is None:
+                ref = FunctionRef(kind="cloudpickle", data=slot.pickled, python=PYTHON, text=slot.source)
             with delivered():
                 again[slot.number] = as_function(ref, self._namespace).function
         return replace(slot, function=again[slot.number], code=_code(again[slot.number]))
+
+    def restore(self, kept: Sequence[Revision], load: LoadSlot) -> list[tuple[str, str]]:
+        """Take over the revisions of an earlier process, oldest first; return the slots that ``load`` has not.
+
+        ``load`` returns the function of a slot, and why it is not the true one, if so. Before any other change.
+        """
+        *earlier, newest = kept
+        missing: list[tuple[str, str]] = []
+
+        def filled(slot: Slot) -> Slot:
+            if slot.function is not NOT_LOADED:
+                return slot
+            function, problem = load(slot, self._namespace)
+            if problem is not None:
+                missing.append((slot.task, problem))
+                return replace(slot, function=function)
+            return replace(slot, function=function, arguments=arguments_of(called_of(function), slot.number))
+
+        with delivered():
+            slots = tuple(map(filled, newest.slots))
+        preparation = self._preparation()
+        revision = make_revision(newest.number, slots, newest.time, newest.author, newest.change, newest.policy)
+        try:
+            self._check(revision)
+            preparation.prepare(revision)
+        except BaseException:
+            preparation.cancel()
+            raise
+        with self._lock:
+            self._kept.extend(earlier)
+            self._current = revision
+            self.on_change()
+            preparation.commit(revision)
+        return missing
 
     def renew(self) -> Revision | None:
         """Make a revision if functions in slots were changed in place, as IPython's ``%autoreload`` does; else None.

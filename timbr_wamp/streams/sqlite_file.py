@@ -1,0 +1,439 @@
+"""One SQLite database in WAL mode: many processes write, each by one thread that commits for all its callers.
+
+What several threads write at once is one transaction (a *group commit*), so that they share the cost of one
+`fsync`. SQLite lets one process write at a time; the others wait here, so that "database is locked" reaches nobody:
+a call that waits too long raises `StorageBusy`. Each error of SQLite has one meaning for callers, see `translated`.
+
+Sources: https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html (forks, network file systems),
+https://www.sqlite.org/pragma.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from timbr_wamp.errors import StorageBusy, StorageClosed, StorageFailed, described
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: A call waits at most this long for other processes' transactions, seconds.
+BUSY_S = 30.0
+#: Seconds between two tries while another process writes: the first, and the longest.
+RETRY_S, LONGEST_RETRY_S = 0.0005, 0.05
+#: The writing thread ends after so many seconds without work; the next call starts another.
+IDLE_S = 5.0
+#: Calls in one transaction.
+GROUP_LIMIT = 512
+#: Calls that may wait when another one is posted.
+POSTED_LIMIT = 4_096
+#: After a transaction that was larger, the WAL file is cut to this size, bytes.
+WAL_KEPT_BYTES = 64 * 1024 * 1024
+
+#: File systems of other computers: SQLite's locks and shared memory do not work there.
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"afpfs", "afs", "ceph", "cifs", "davfs", "fuse.davfs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs",
+     "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "webdav"}
+)  # fmt: skip
+
+#: SQLite's primary result codes that mean: another connection holds a lock.
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+_REASONS = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged",
+    sqlite3.SQLITE_READONLY: "the file is read-only",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+    sqlite3.SQLITE_IOERR: "reading or writing failed",
+    sqlite3.SQLITE_PERM: "access is denied",
+}
+
+
+def translated(error: sqlite3.Error, path: Path, waited_s: float = 0.0) -> StorageBusy | StorageFailed:
+    """Return an error of SQLite as ours; ``waited_s``: how long the call has waited for a lock."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _LOCKED:
+        return StorageBusy(str(path), waited_s)
+    reason = _REASONS.get(code)
+    return StorageFailed(str(path), f"{reason} ({error})" if reason else str(error))
+
+
+def file_system_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """Return the kind of file system that holds ``path``; None when this system does not tell."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    held = os.path.realpath(path)
+    best, kind = -1, None
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        folder = fields[1].encode("utf-8", "surrogateescape").decode("unicode_escape", "replace").rstrip("/")
+        if (held == folder or held.startswith(f"{folder}/")) and len(folder) >= best:
+            best, kind = len(folder), fields[2]
+    return kind
+
+
+class _Call(Generic[T]):
+    """A piece of work for the writing thread, and its result."""
+
+    __slots__ = ("done", "durable", "error", "posted", "result", "work")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], T], durable: bool) -> None:
+        self.work, self.durable = work, durable
+        self.done = threading.Event()
+        self.result: T
+        self.error: BaseException | None = None
+        #: Nobody waits for it.
+        self.posted = False
+
+
+class SqliteFile:
+    """A database of ours. Any thread; a forked child opens it anew by itself, except one in memory.
+
+    Args:
+        path: created with mode 0600 when absent, its folder with 0700; None: a database in this process's memory.
+        schema: SQL that creates tables if they do not exist.
+        application_id, version: numbers in the file's header by which foreign and newer files are refused.
+        exclusive: no other process may open it while this one has it.
+        busy_s: how long a call waits for other processes.
+        page_bytes: page size of a new file; larger ones suit large values.
+
+    Raises:
+        StorageFailed: it is not ours, damaged, of a newer version, on a network file system, or cannot be opened.
+        StorageBusy: another process has it exclusively, or writes for too long.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        schema: str,
+        application_id: int,
+        version: int = 1,
+        exclusive: bool = False,
+        busy_s: float = BUSY_S,
+        page_bytes: int = 4096,
+    ) -> None:
+        self._in_memory = path is None
+        self.path = Path(":memory:") if path is None else path
+        self._schema, self._application_id, self._version = schema, application_id, version
+        self._exclusive, self._busy_s, self._page_bytes = exclusive, busy_s, page_bytes
+        #: Called in the writing thread when something that was written in a transaction was undone.
+        self.on_rollback: Callable[[], object] = lambda: None
+        self._pid = os.getpid()
+        self._closed = False
+        self._set_up_threads()
+        self._reader: sqlite3.Connection | None = None
+        if path is not None:
+            self._prepare_place()
+        self._writer: sqlite3.Connection | None = self._connect()
+        try:
+            self._create()
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _set_up_threads(self) -> None:
+        self._changed = threading.Condition()
+        self._calls: deque[_Call[Any]] = deque()
+        self._thread: threading.Thread | None = None
+        #: Held while the reading connection is used.
+        self._reading = threading.RLock()
+
+    # --- opening ---
+
+    def _prepare_place(self) -> None:
+        kind = file_system_of(self.path.parent if not self.path.exists() else self.path)
+        if kind in NETWORK_FILE_SYSTEMS:
+            raise StorageFailed(str(self.path), f"it is on a network file system ({kind}), where locks do not hold")
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StorageFailed(str(self.path), error.strerror or str(error)) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+        try:
+            connection.execute(f"PRAGMA page_size={self._page_bytes}")
+            if self._exclusive:
+                self._insist(lambda: connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall())
+            self._insist(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchall())
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self) -> None:
+        """Check whose file it is, and create what is missing."""
+        connection = self._writer
+        assert connection is not None
+
+        def create() -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                ours = connection.execute("PRAGMA application_id").fetchone()[0]
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+                if not empty and ours != self._application_id:
+                    raise StorageFailed(str(self.path), "the file is another program's")
+                if version > self._version:
+                    raise StorageFailed(str(self.path), f"a newer timbr_wamp wrote it (its version is {version})")
+                for statement in self._schema.split(";"):
+                    connection.execute(statement)
+                if empty:
+                    connection.execute(f"PRAGMA application_id={self._application_id}")
+                    connection.execute(f"PRAGMA user_version={self._version}")
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+
+        self._insist(create)
+
+    def _insist(self, call: Callable[[], T]) -> T:
+        """Call something until no other process is in its way, at most for ``busy_s``; translate errors."""
+        started = time.monotonic()
+        pause_s = RETRY_S
+        while True:
+            try:
+                return call()
+            except sqlite3.Error as error:
+                failure = translated(error, self.path, time.monotonic() - started)
+                if not isinstance(failure, StorageBusy) or failure.waited_s >= self._busy_s:
+                    raise failure from error
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, LONGEST_RETRY_S)
+
+    # --- calls: any thread ---
+
+    def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """Return what ``work(connection)`` returns, once its changes are committed.
+
+        ``work`` runs in the writing thread, perhaps several times; of what it changes nothing remains if it raises.
+        With ``durable`` the changes have reached the disk; else they survive the end of this process only.
+
+        Raises:
+            StorageBusy: other processes wrote for too long.
+            StorageFailed: SQLite failed; nothing was changed.
+            StorageClosed: `close` was called.
+            KeyboardInterrupt: the user's, while it waits: whether the changes were made is not known.
+        """
+        self._follow_fork()
+        if self._in_memory:
+            return self._write_here(work)
+        call = _Call(work, durable)
+        with self._changed:
+            if self._closed:
+                raise StorageClosed(str(self.path))
+            self._enqueue(call)
+        if not call.done.wait(3 * self._busy_s + 10.0):
+            raise StorageBusy(str(self.path), 3 * self._busy_s + 10.0)
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def post(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Write in the order of the calls, without waiting for it; what fails then is logged.
+
+        Waits only while `POSTED_LIMIT` calls wait.
+
+        Raises:
+            StorageBusy: they wait for too long.
+            StorageClosed: `close` was called.
+        """
+        self._follow_fork()
+        call: _Call[object] = _Call(work, durable=False)
+        call.posted = True
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._calls) < POSTED_LIMIT or self._closed, self._busy_s):
+                raise StorageBusy(str(self.path), self._busy_s)
+            if self._closed:
+                raise StorageClosed(str(self.path))
+            self._enqueue(call)
+
+    def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do what no transaction allows, such as ``VACUUM``, in the calling thread. Nobody else may use this object."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._calls, self._busy_s)
+            connection = self._writer
+            if self._closed or connection is None:
+                raise StorageClosed(str(self.path))
+            return self._insist(lambda: work(connection))
+
+    def _enqueue(self, call: _Call[Any]) -> None:
+        """Hand a call to the writing thread. Under the lock."""
+        self._calls.append(call)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"timbr {self.path.name}", daemon=True)
+            self._thread.start()
+        else:
+            self._changed.notify_all()
+
+    def _write_here(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Write to memory: there is no disk to wait for, nor another process."""
+        call = _Call(work, durable=False)
+        with self._reading:
+            if self._closed:
+                raise StorageClosed(str(self.path))
+            self._commit([call])
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what ``work(connection)`` reads, all of it from one state. Raises as `write` does."""
+        self._follow_fork()
+        if self._exclusive or self._in_memory:
+            return self.write(work, durable=False)  # the only connection that is allowed
+        with self._reading:
+            if self._closed:
+                raise StorageClosed(str(self.path))
+            if self._reader is None:
+                self._reader = self._connect()
+            connection = self._reader
+
+            def consistent() -> T:
+                connection.execute("BEGIN")
+                try:
+                    return work(connection)
+                finally:
+                    _roll_back(connection)
+
+            return self._insist(consistent)
+
+    def changes_seen(self) -> int:
+        """Return a number that is another one after another process or thread has committed; 0 always in memory."""
+        if self._in_memory:
+            return 0
+        return self.read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
+
+    def close(self) -> None:
+        """Finish what was called, and release the file. Idempotent; waits at most ``busy_s``."""
+        with self._changed:
+            self._closed = True
+            thread = self._thread
+            self._changed.notify_all()
+        if os.getpid() != self._pid:
+            return  # the file is the parent's
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(self._busy_s)
+        with self._reading:
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.close()
+        if thread is None or not thread.is_alive():
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+
+    def _follow_fork(self) -> None:
+        """In a forked child, open the file anew: a connection must not be used, nor closed, in two processes."""
+        if os.getpid() == self._pid:
+            return
+        if self._exclusive or self._in_memory:
+            raise StorageBusy(str(self.path), 0.0)
+        _kept_open.append((self._writer, self._reader))
+        self._pid, self._reader = os.getpid(), None
+        self._set_up_threads()
+        self._writer = self._connect()
+
+    # --- the writing thread ---
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._calls) or self._closed, IDLE_S)
+                if not self._calls:
+                    self._thread = None
+                    return
+                crowded = len(self._calls) >= POSTED_LIMIT
+                group = [self._calls.popleft() for _ in range(min(len(self._calls), GROUP_LIMIT))]
+                if crowded:
+                    self._changed.notify_all()
+            try:
+                self._commit(group)
+            except BaseException as error:
+                for call in group:
+                    call.error = error
+            for call in group:
+                call.done.set()
+                if call.posted and call.error is not None:
+                    logger.error("%s: something was not kept: %s", self.path, described(call.error))
+
+    def _commit(self, group: list[_Call[Any]]) -> None:
+        connection = self._writer
+        assert connection is not None, "closed only after this thread has ended"
+        level = "FULL" if any(call.durable for call in group) else "NORMAL"
+
+        def transaction() -> None:
+            connection.execute(f"PRAGMA synchronous={level}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for call in group:
+                    self._perform(call, connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                self.on_rollback()
+                raise
+
+        self._insist(transaction)
+
+    def _perform(self, call: _Call[Any], connection: sqlite3.Connection) -> None:
+        """Do one piece of work; its own failure leaves the others' alone."""
+        call.error = None
+        connection.execute("SAVEPOINT piece")
+        try:
+            call.result = call.work(connection)
+        except sqlite3.Error as error:
+            if not connection.in_transaction or not isinstance(error, sqlite3.IntegrityError):
+                raise  # the whole transaction failed
+            call.error = translated(error, self.path)
+            connection.execute("ROLLBACK TO piece")
+            self.on_rollback()
+        except Exception as error:  # the caller's own refusal
+            call.error = error
+            connection.execute("ROLLBACK TO piece")
+            self.on_rollback()
+        connection.execute("RELEASE piece")
+
+
+#: Connections of a parent process: closing them here would drop the parent's locks.
+_kept_open: list[object] = []
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        with contextlib.suppress(sqlite3.Error):  # the error that led here is the one to report
+            connection.execute("ROLLBACK")
+
+
+def pages(rows: Iterator[tuple[Any, ...]], limit_bytes: int, size_of: Callable[[tuple[Any, ...]], int]) -> list[Any]:
+    """Return the first rows that have ``limit_bytes`` together at most, but at least one if there is any."""
+    found: list[Any] = []
+    size = 0
+    for row in rows:
+        size += size_of(row)
+        if found and size > limit_bytes:
+            break
+        found.append(row)
+    return found
