@@ -349,6 +349,15 @@ def test_a_handler_is_chosen_with_its_options(home: Home) -> None:
     assert "name=value" in home.run("handler", "lab", "RetryHandler", "often", status=2)
 
 
+def test_export_names_what_it_leaves_out_and_exports_the_rest(home: Home) -> None:
+    home.run("exec", "lab", "import math\ndef rooted(x):\n    return math.sqrt(abs(x))\nm[3] = rooted")
+    said = home.run("export", "--kernel", "lab", "-o", "exported.toml", status=1)
+    assert "slot 3 cannot be saved: its text uses math from outside of it" in said
+    assert "lambda x: x * 2" in (home.folder / "exported.toml").read_text()
+    home.run("set", "lab", "3", "")
+    assert 'name = "double"' in home.run("export", "--kernel", "lab")
+
+
 def test_failures_are_shown_in_groups_retried_and_rolled_back(home: Home) -> None:
     good = home.json("revisions", "lab")[-1]["number"]
     home.run("set", "lab", "2", "def fragile(x): raise LookupError('not there')", "--policy", "record retries=1")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+import runpy
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tomli_w
 
+from timbr_wamp.cli.up import startup_file
 from timbr_wamp.contract import Policy, SlotInfo
 from timbr_wamp.errors import CannotSave, InvalidArgument, InvalidProject
 from timbr_wamp.machine import Machine
@@ -486,6 +490,38 @@ def test_a_remote_slot_is_exported_from_its_description(info, expected, machines
 def test_a_remote_slot_with_too_little_description_is_not_exported(info, machines):
     with pytest.raises(CannotSave, match="slot 0"):
         exported(machines(1).status, [info])
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (slot_source(source="def f(x):\n    return np.abs(x)\n", function="f"), "uses np from outside"),
+        (slot_source(source="class A:\n    def __call__(self, x):\n        return x\n", function="A"), "an object, of"),
+        (SlotInfo(slot=0, identity=False, kind="object", function="Counter"), "an object, of the class Counter"),
+        (slot_source(source=None, function="<lambda>"), "not known"),
+    ],
+)
+def test_a_part_that_cannot_be_exported_is_named_and_the_others_are_exported(info, said, machines):
+    good = SlotInfo(slot=1, identity=False, kind="function", source="lambda x: x", function="<lambda>")
+    unwritable = Policy(on_error="default", default=[None])
+    with_policy = msgspec.structs.replace(good, slot=2, policy=unwritable)
+    status = msgspec.structs.replace(machines(3).status, on_error=unwritable)
+    left_out: list[CannotSave] = []
+    tables = exported(status, [info, good, with_policy], left_out)
+    assert [slot["slot"] for slot in tables["slots"]] == [1, 2]
+    assert [error.part for error in left_out] == ["slot 0", "the policy of slot 2", "the machine's policy"]
+    assert said in str(left_out[0])
+    assert tomllib.loads(toml(tables))["slots"][1]["source"] == "lambda x: x\n"
+
+
+@pytest.mark.parametrize(("demo", "source"), [("metrics", "readings"), ("earthquakes", "replay")])
+def test_the_demos_machine_is_exported_and_made_again(demo, source, tmp_path):
+    names = runpy.run_path(str(startup_file(demo)))
+    with names["m"] as machine:
+        write(exported(machine.status, machine.slots), tmp_path)
+    with load_project(tmp_path).machine() as again:
+        assert [slot.name for slot in again.slots][:3] == ["clean", "rolling", "anomaly"]
+        assert isinstance(again(next(names[source]())).values[4], str)
 
 
 # --- comparing -------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from timbr_wamp.cli.base import (
 
 if TYPE_CHECKING:
     from timbr_wamp.contract import SlotInfo, Status
+    from timbr_wamp.errors import CannotSave
     from timbr_wamp.projects.difference import MachineDescription
 
 project_argument = click.argument(
@@ -136,20 +137,29 @@ def export(
 ) -> None:
     """Print a live machine as timbr.toml: slots, policies and the machine's settings.
 
-    A machine does not report its source's code, so [source] must be written by hand.
+    What cannot be exported is named on stderr with the reason and left out; the exit status is then 1. A machine
+    does not report its source's code, so [source] must be written by hand.
     """
     from timbr_wamp.projects import exported, toml, write
     from timbr_wamp.settings import project_file
 
     if output is not None and project_file(output).exists() and not force:
         raise CommandFailed(f"{project_file(output)} already exists; --force replaces its machine and slots")
-    tables = exported(*_described(settings_from(url=url, realm=realm), kernel, machine))
+    left_out: list[CannotSave] = []
+    status, slots = _described(settings_from(url=url, realm=realm), kernel, machine)
+    tables = exported(status, slots, left_out)
     if output is not None:
         note(f"timbr-wamp: wrote {write(tables, output, overwrite=force)}")
     elif as_json:
         print_json(tables)
     else:
         echo(toml(tables), nl=False)
+    for problem in left_out:
+        note(f"timbr-wamp: {problem}")
+    if status.source.state != "none":
+        note("timbr-wamp: the machine has a source, whose code it does not report: write [source] by hand")
+    if left_out:
+        raise CommandFailed(f"{len(left_out)} of the machine's parts are left out; the rest is exported")
 
 
 def _described(settings: Any, kernel: str | None, name: str) -> tuple[Status, list[SlotInfo]]:

@@ -22,6 +22,7 @@ from timbr_wamp.projects.schema import REFERENCE, MachineEntry, SourceEntry, rea
 from timbr_wamp.projects.source_texts import (
     NoStandaloneSource,
     free_names,
+    is_callable_class,
     reference_of,
     standalone_part,
     standalone_source,
@@ -73,14 +74,42 @@ def save(machine: Machine, path: str | Path, *, overwrite: bool = False) -> Path
     return write(tables, path, overwrite=overwrite)
 
 
-def exported(status: Status, slots: Sequence[SlotInfo]) -> Tables:
+def exported(status: Status, slots: Sequence[SlotInfo], left_out: list[CannotSave] | None = None) -> Tables:
     """Return the tables of a remote machine, from its description.
 
+    Args:
+        left_out: gets an error for each slot or policy that is left out; None raises the first one.
+
     Raises:
-        CannotSave: a slot's description is not sufficient.
+        CannotSave: a slot's description is not sufficient, or a policy has no form in TOML.
     """
-    tables = [_slot_table(info, slot_source(info)) for info in slots if not info.identity]
-    return _machine_tables(status, len(slots), tables)
+    problems: list[CannotSave] = []
+    tables = []
+    for info in slots:
+        if info.identity:
+            continue
+        try:
+            tables.append(_slot_table(info, slot_source(info)))
+        except CannotSave as error:
+            problems.append(error)
+            continue
+        _check_policy(tables[-1], "policy", f"the policy of {_slot(info)}", problems)
+    machine = _machine_tables(status, len(slots), tables)
+    _check_policy(machine["machine"], "on_error", "the machine's policy", problems)
+    if left_out is not None:
+        left_out += problems
+    elif problems:
+        raise problems[0]
+    return machine
+
+
+def _check_policy(table: Tables, key: str, part: str, problems: list[CannotSave]) -> None:
+    """Take a policy that has no form in TOML out of its table: its default value may be anything that JSON has."""
+    try:
+        tomli_w.dumps({key: table[key]} if key in table else {})
+    except (TypeError, ValueError) as error:
+        del table[key]
+        problems.append(CannotSave(part, f"its default value has no form in TOML: {error}"))
 
 
 def slot_source(info: SlotInfo) -> Tables:
@@ -94,15 +123,20 @@ def slot_source(info: SlotInfo) -> Tables:
         return {"function": text.strip()}  # the slot was set by reference
     if not text and function in vars(builtins):
         return {"function": f"builtins:{function}"}
-    missing = "it has no complete source text"
-    if (part := standalone_part(text)) is not None:
-        if not (missed := free_names(part)) and info.kind != "object":
-            return {"source": part if part.endswith("\n") else f"{part}\n"}
-        missing = f"its text refers to {', '.join(sorted(missed))}" if missed else "it is an object"
+    part = standalone_part(text)
+    if info.kind == "object" or (part is not None and is_callable_class(part)):
+        way = 'make it a variable of a module, and write function = "module:name"'
+        raise CannotSave(_slot(info), f"it is an object, of the class {function}; {way}")
+    missed = set() if part is None else free_names(part)
+    if part is not None and not missed:
+        return {"source": part if part.endswith("\n") else f"{part}\n"}
     module, _, name = function.rpartition(".")
-    if module and "<" not in function and info.kind != "object":
+    if module and "<" not in function:
         return {"function": f"{module}:{name}"}
-    raise CannotSave(_slot(info), f"{missing}, and no module contains it; set it by source text")
+    if missed:
+        names = ", ".join(sorted(missed))
+        raise CannotSave(_slot(info), f"its text uses {names} from outside of it; put what it uses into the text")
+    raise CannotSave(_slot(info), "its source text is not known; set it by source text")
 
 
 def toml(tables: Tables) -> str:

@@ -134,6 +134,19 @@ def standalone_part(text: str) -> str | None:
     return lambda_text(text) or (text if isinstance(last, ast.Expr) else None)
 
 
+def is_callable_class(text: str) -> bool:
+    """Return whether a text defines a class whose objects are callable: such an object is in the slot, not the class.
+
+    >>> is_callable_class("class Scale:\\n    def __call__(self, x):\\n        return 3 * x\\n")
+    True
+    """
+    tree = _parsed(text)
+    last = None if tree is None else tree.body[-1]
+    if not isinstance(last, ast.ClassDef):
+        return False
+    return any(isinstance(part, ast.FunctionDef) and part.name == "__call__" for part in last.body)
+
+
 def free_names(text: str) -> set[str]:
     """Return the names that a text uses and does not define, without builtins.
 

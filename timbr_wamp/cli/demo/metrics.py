@@ -1,14 +1,13 @@
 """The demo's machine with metrics of this computer, ten readings per second.
 
-It is the startup file of the demo's kernel, so all its names are variables of that kernel. Copy a slot's
-source from the page or from ``m.slots``, change it, and set it again while the machine runs.
+It is the startup file of the demo's kernel. Copy a slot's source from the page or from ``m.slots``, change it, and
+set it again while the machine runs: a function has in its text all that it uses, so it can also be exported. What
+it keeps from message to message is a default value, which Python makes once.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +16,6 @@ import psutil
 from timbr_wamp import Machine
 
 READINGS_PER_S = 10
-#: Number of readings for the rolling statistics: ten seconds.
-WINDOW = 10 * READINGS_PER_S
-#: A reading this many standard deviations from the mean is an anomaly.
-ANOMALY_Z = 3.0
-#: One in this number of readings fails, on purpose.
-FAIL_EVERY = 40
 
 
 def readings() -> Iterator[dict[str, Any]]:
@@ -47,12 +40,10 @@ def readings() -> Iterator[dict[str, Any]]:
         }
 
 
-before: dict[str, Any] = {}
-window: deque[float] = deque(maxlen=WINDOW)
+def clean(reading, *, before={}):
+    """Average the cores; turn counters into bytes a second since the reading before, which ``before`` keeps."""
+    from statistics import fmean
 
-
-def clean(reading):
-    """Average the cores; turn counters into bytes a second since the reading before."""
     span_s = max(reading["time"] - before.get("time", 0), 0.001)
 
     def rates(name):
@@ -61,7 +52,7 @@ def clean(reading):
 
     cleaned = {
         "number": reading["number"],
-        "cpu_percent": round(statistics.fmean(reading["cpu_percent"]), 1),
+        "cpu_percent": round(fmean(reading["cpu_percent"]), 1),
         "load": round(reading["load"][0], 2),
         "memory_percent": reading["memory_percent"],
         "disk_bytes_per_s": rates("disk_bytes"),
@@ -71,27 +62,30 @@ def clean(reading):
     return cleaned
 
 
-def rolling(clean):
-    """Mean and standard deviation of the last ten seconds' processor load."""
+def rolling(clean, *, window=[], readings=100):
+    """Mean and standard deviation of the last ten seconds' processor load, which ``window`` keeps."""
+    from statistics import fmean, pstdev
+
     window.append(clean["cpu_percent"])
+    del window[:-readings]
     return {
         "readings": len(window),
-        "mean": round(statistics.fmean(window), 2),
-        "deviation": round(statistics.pstdev(window), 2),
+        "mean": round(fmean(window), 2),
+        "deviation": round(pstdev(window), 2),
         "highest": max(window),
     }
 
 
-def anomaly(rolling, clean):
+def anomaly(rolling, clean, *, limit=3.0):
     """How far this reading is from the mean, in standard deviations, and whether that is too far."""
     z = (clean["cpu_percent"] - rolling["mean"]) / (rolling["deviation"] or 1.0)
-    return {"number": clean["number"], "z": round(z, 2), "anomaly": abs(z) > ANOMALY_Z}
+    return {"number": clean["number"], "z": round(z, 2), "anomaly": abs(z) > limit}
 
 
-def fragile(anomaly):
+def fragile(anomaly, *, fail_every=40):
     """Pass the reading on, but fail on every fortieth, on purpose. Mend me while I run."""
-    if anomaly["number"] % FAIL_EVERY == 0:
-        raise RuntimeError(f"reading {anomaly['number']} fails on purpose, as every {FAIL_EVERY}th does")
+    if anomaly["number"] % fail_every == 0:
+        raise RuntimeError(f"reading {anomaly['number']} fails on purpose, as every {fail_every}th does")
     return anomaly["anomaly"]
 
 
