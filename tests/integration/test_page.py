@@ -119,8 +119,8 @@ def browser() -> Iterator[Browser]:
 def stack(crossbar: Path, lasting_routers: list[Router]) -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
     settings = load_settings(
-        environ={}, host="lab", crossbar=crossbar, runtime_dir=folder / "run", data_dir=folder / "data"
-    )
+        environ={}, host="lab", realm="works", crossbar=crossbar, runtime_dir=folder / "run", data_dir=folder / "data"
+    )  # the page learns the realm from the router
     router = Router.start(settings, port=free_port(), page_dir=page_dir())
     store = TokenStore(Path(router.node_dir))
     tokens = {"admin": router.admin_token} | {r: store.create(f"a_{r}", r) for r in ("viewer", "operator")}
@@ -159,6 +159,7 @@ def start_host(settings: Settings, router: Router) -> subprocess.Popen[bytes]:
     environ = os.environ | {
         "TIMBR_WAMP_URL": router.unix_url,
         "TIMBR_WAMP_TOKEN": router.host_token,
+        "TIMBR_WAMP_REALM": settings.realm,
         "TIMBR_WAMP_HOST": router.host_token.partition(".")[0],
         "TIMBR_WAMP_RUNTIME_DIR": str(settings.runtime_dir),
         "TIMBR_WAMP_DATA_DIR": str(settings.data_dir),

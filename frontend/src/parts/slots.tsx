@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import type { SlotCounts, SlotInfo, Status } from "../contract";
-import { count, duration, policyText } from "../format";
+import { count, counted, duration, policyText } from "../format";
 import { may } from "../model";
 import type { Api } from "../seam";
 import { Panel, Problem, useAction } from "./common";
