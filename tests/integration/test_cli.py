@@ -142,6 +142,9 @@ def test_the_page_answers_and_its_token_is_in_the_fragment(home: Home) -> None:
     with urllib.request.urlopen(status["page_url"], timeout=10) as answer:
         assert answer.status == 200
         assert b"<!doctype html>" in answer.read().lower()
+    with urllib.request.urlopen(f"{status['page_url']}node", timeout=10) as answer:
+        assert json.load(answer) == {"realm": "timbr"}  # what the page joins
+        assert answer.headers["Access-Control-Allow-Origin"] is None
 
 
 def test_list_names_the_kernel_and_its_machine(home: Home) -> None:

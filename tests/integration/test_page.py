@@ -284,7 +284,7 @@ def test_a_script_with_another_wamp_library_reads_complete_records(stack):
     require_service("the page's packages", installed)
     done = subprocess.run(
         ["node", "tests/node/wampy_client.mjs", "--url", stack.router.url, "--kernel-id", stack.kernel_id,
-         "--count", "100", "--timeout-s", "30"],
+         "--realm", stack.settings.realm, "--count", "100", "--timeout-s", "30"],
         cwd=ROOT, env=os.environ | {"TIMBR_WAMP_TOKEN": stack.tokens["viewer"]},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
