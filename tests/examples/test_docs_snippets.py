@@ -152,7 +152,7 @@ def name_of(page: Path) -> str:
 
 
 def connects(page: Path) -> bool:
-    wanted = re.compile(r"timbr_wamp\.connect\(|^%wamp (connect|share)", re.MULTILINE)
+    wanted = re.compile(r"timbr_wamp\.connect\(|^%(wamp|juno) (connect|share)", re.MULTILINE)
     return any(wanted.search(block.text) for block in blocks_of(page) if block.run)
 
 
