@@ -114,15 +114,17 @@ async def raw_connection(router: Any, kind: str, serializer: str) -> AsyncIterat
         writer.transport.abort()
 
 
-async def joined(connection: RawConnection, token: str) -> None:
-    """Join over a transport."""
+async def joined(connection: RawConnection, token: str, roles: dict[str, Any] | None = None) -> int:
+    """Join over a transport; return the id of the wamp session."""
     name, _, secret = token.partition(".")
-    for message, answer in (
-        ([1, "timbr", {"roles": {"caller": {}}, "authid": name, "authmethods": ["ticket"]}], CHALLENGE),
+    for message, kind in (
+        ([1, "timbr", {"roles": roles or {"caller": {}}, "authid": name, "authmethods": ["ticket"]}], CHALLENGE),
         ([5, secret, {}], WELCOME),
     ):
         connection.send(packed(message, connection.serializer))
-        assert (await connection.message())[0] == answer
+        answer = await connection.message()
+        assert answer[0] == kind
+    return int(answer[1])
 
 
 async def upgrade(router: Any, protocol: str, **headers: str) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
