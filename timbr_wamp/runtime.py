@@ -174,6 +174,7 @@ class AttachedFile(msgspec.Struct, kw_only=True):
 
 
 F = TypeVar("F", bound=ProcessFile)
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 def private_folder(path: Path) -> Path:
@@ -273,7 +274,7 @@ def write_file(path: Path, content: ProcessFile) -> Path:
     return path
 
 
-def read_file(path: Path, kind: type[F]) -> F | None:
+def read_file(path: Path, kind: type[S]) -> S | None:
     """Return the content of a file; None when it is missing, of another kind, or not this user's alone to write."""
     try:
         with open(path, "rb") as file:
@@ -356,11 +357,8 @@ def kernel_ids_of(runtime_dir: Path, connection_file: str) -> frozenset[str]:
     )
     for prefix, kind in kinds:
         for path in runtime_dir.glob(f"{prefix}*.json"):
-            try:
-                file = msgspec.json.decode(path.read_bytes(), type=kind)
-            except (OSError, msgspec.MsgspecError):
-                continue
-            if os.path.realpath(file.connection_file) == connection_file:
+            file = read_file(path, kind)
+            if file is not None and os.path.realpath(file.connection_file) == connection_file:
                 found.add(file.kernel_id)
     return frozenset(found)
 

@@ -143,13 +143,15 @@ def _stored(runtime_dir: Path, connection_file: Path, host: str) -> tuple[Path, 
     _remove_stale_ids(runtime_dir)
     digest = hashlib.sha256(os.fsencode(connection_file)).hexdigest()[:16]
     memory = runtime.private_folder(runtime_dir) / f"attached-{host}-{digest}.json"
+    known = runtime.read_file(memory, AttachedFile)
     try:
-        attached = msgspec.json.decode(memory.read_bytes(), type=AttachedFile)
-        if host_of_kernel(attached.kernel_id) == host:
-            attached.name = None if attached.name is None else checked_name(attached.name)
-            return memory, attached
-    except (OSError, msgspec.MsgspecError, InvalidName):
-        memory.unlink(missing_ok=True)  # missing or invalid: create a new id
+        if known is not None and host_of_kernel(known.kernel_id) == host:
+            known.name = None if known.name is None else checked_name(known.name)
+            return memory, known
+    except InvalidName:
+        known = None
+    if known is None:
+        memory.unlink(missing_ok=True)  # missing, invalid, or others may have written it: create a new id
     attached = AttachedFile(kernel_id=new_kernel_id(host), connection_file=str(connection_file))
     runtime.replace_file(memory, msgspec.json.encode(attached))
     return memory, attached
@@ -158,12 +160,8 @@ def _stored(runtime_dir: Path, connection_file: Path, host: str) -> tuple[Path, 
 def _remove_stale_ids(runtime_dir: Path) -> None:
     """Remove stored ids of connection files that no longer exist."""
     for memory in runtime_dir.glob("attached-*.json"):
-        try:
-            attached = msgspec.json.decode(memory.read_bytes(), type=AttachedFile)
-            gone = not os.path.exists(attached.connection_file)
-        except (OSError, msgspec.MsgspecError):
-            gone = True
-        if gone:
+        attached = runtime.read_file(memory, AttachedFile)
+        if attached is None or not os.path.exists(attached.connection_file):
             memory.unlink(missing_ok=True)
 
 
