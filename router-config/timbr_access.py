@@ -39,6 +39,48 @@ ADMIN_CALLS = re.compile(
     r"|count_subscribers|list_subscribers)"
 )
 
+#: Their arguments by the end of the procedure's name: name, type, and whether it may be left out or None.
+_ADMIN_ARGUMENTS: dict[str, tuple[tuple[str, type, bool], ...]] = {
+    "session.count": (("filter_authroles", list, True),),
+    "session.list": (("filter_authroles", list, True),),
+    "list": (("session_id", int, True),),
+    "lookup": (("uri", str, False), ("options", dict, True)),
+    "match": (("uri", str, False),),
+}
+_ID = (("id", int, False),)
+_TYPE_NAMES: dict[type, str] = {int: "an id", str: "a text", list: "a list of texts", dict: "a map"}
+
+
+def problem_of_admin_call(uri: str, args: list[Any] | None, kwargs: dict[str, Any] | None) -> str | None:
+    """Return what is wrong with the arguments of one of `ADMIN_CALLS`; None when nothing is.
+
+    Crossbar.io does not check them: its own exception is all that the caller would get.
+
+    >>> problem_of_admin_call("wamp.session.get", ["one"], None)
+    'id is not an id'
+    """
+    kind, _, name = uri.removeprefix("wamp.").partition(".")
+    expected = _ADMIN_ARGUMENTS.get(f"{kind}.{name}", _ADMIN_ARGUMENTS.get(name, _ID))
+    given = list(args or [])
+    if kwargs:
+        return f"they are given by position, not by name: {', '.join(name for name, _, _ in expected)}"
+    if not sum(not optional for *_, optional in expected) <= len(given) <= len(expected):
+        return f"{len(given)} were given; it takes {', '.join(name for name, _, _ in expected)}"
+    for (name, type_, optional), value in zip(expected, given, strict=False):
+        if not (optional and value is None) and not _is_usable(type_, value):
+            return f"{name} is not {_TYPE_NAMES[type_]}"
+    return None
+
+
+def _is_usable(type_: type, value: object) -> bool:
+    if type_ is int:  # JavaScript sends ids as floating point numbers
+        return type(value) is int or (isinstance(value, float) and value.is_integer())
+    if type_ is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if isinstance(value, dict):
+        return type_ is dict and value.get("match", "exact") in ("exact", "prefix", "wildcard")
+    return isinstance(value, type_)
+
 
 class Tokens:
     """The tokens file: role and SHA-256 of the secret by name. The secret has 256 random bits, so it needs no salt."""

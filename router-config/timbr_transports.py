@@ -22,6 +22,7 @@ from crossbar.router import protocol
 from crossbar.router.session import RouterSession, RouterSessionFactory
 from crossbar.webservice import websocket
 from crossbar.worker import transport
+from timbr_access import ADMIN_CALLS, problem_of_admin_call
 from timbr_admission import connection_of
 from timbr_log import Complaints
 from timbr_nesting import TooDeep, check_json, check_msgpack
@@ -267,12 +268,24 @@ class GuardedSession(RouterSession):
             return
         if getattr(message, "forward_for", None) is not None and not isinstance(message, _AUTHORIZED):
             message.forward_for = None
-        if isinstance(message, wamp.Call) and message.forward_for is None and self._is_missing(message.procedure):
-            text = f"no callee registered for procedure <{message.procedure}>"
-            error = wamp.Error(wamp.Call.MESSAGE_TYPE, message.request, "wamp.error.no_such_procedure", [text])
-            self._transport.send(error)
-            return
-        super().onMessage(message)
+        answer = self._answer_of(message) if isinstance(message, wamp.Call) and message.forward_for is None else None
+        if answer is not None:
+            self._transport.send(answer)
+        else:
+            super().onMessage(message)
+
+    def _answer_of(self, call: Any) -> Any:
+        """Return the error of a call that nobody would answer as the caller needs it; None for others."""
+        uri, kind = call.procedure, wamp.Call.MESSAGE_TYPE
+        if self._is_missing(uri):
+            text = f"no callee registered for procedure <{uri}>"
+            return wamp.Error(kind, call.request, "wamp.error.no_such_procedure", [text])
+        if self._authrole == "admin" and ADMIN_CALLS.fullmatch(uri):
+            problem = problem_of_admin_call(uri, call.args, call.kwargs)
+            if problem is not None:
+                texts = {"message": f"arguments: {problem}", "traceback": ""}
+                return wamp.Error(kind, call.request, INVALID_ARGUMENT, ["arguments", problem], texts)
+        return None
 
     def _is_missing(self, procedure: str) -> bool:
         """Return whether nobody answers a procedure, and the caller may be told so.

@@ -99,6 +99,38 @@ class BridgeProcess:
         self._log.unlink()
 
 
+class HostChild:
+    """A host as users start it: ``python -m timbr_wamp host``."""
+
+    def __init__(self, settings: Settings, router: Router, token: str | None = None) -> None:
+        self._log = settings.runtime_dir / f"log-test-{secrets.token_hex(4)}.txt"
+        variables = BridgeEnvironment(
+            settings.runtime_dir, router.unix_url, settings.realm, token or router.host_token, "info"
+        ).variables()
+        command = [sys.executable, "-m", "timbr_wamp", "host"]
+        self.process = spawn(command, environment=variables, log_file=self._log)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.alive
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.signal(number)
+
+    def __enter__(self) -> HostChild:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ended = self.process.end(term_s=20.0)
+        log = self._log.read_text()
+        self._log.unlink()
+        assert ended, log
+
+
 @contextlib.asynccontextmanager
 async def connected(router: Router, settings: Settings, token: str | None = None) -> AsyncIterator[Connection]:
     connection = Connection(router.unix_url, settings.realm, token or router.admin_token)

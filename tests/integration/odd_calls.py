@@ -20,7 +20,7 @@ from autobahn.wamp.serializer import (
 )
 from plain_wamp import PlainSession
 
-from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, PROCEDURES, Procedure
+from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES, PROCEDURES, KernelInfo, MachineBrief, Procedure
 from timbr_wamp.contract.exports import NODE_URIS
 
 #: Each call must be answered within this time, seconds.
@@ -152,21 +152,85 @@ USUAL: dict[str, list[Any]] = {
     "inspect": ["print", 1, 0],
     "is_complete": ["1"],
 }
+#: The same for a host. No kernel is started: neither the folder nor the startup file is there.
+HOST_USUAL: dict[str, list[Any]] = {
+    "start": ["odd", "/no/such/startup.py", "/no/such/folder"],
+    "restart": ["lab_0123456789ab"],
+    "stop": ["lab_0123456789ab"],
+}
+
+#: The router's own procedures, with a number of arguments that they may take.
+META: dict[str, int] = {
+    "wamp.session.count": 1, "wamp.session.list": 1, "wamp.session.get": 1, "wamp.session.kill": 2,
+    "wamp.session.kill_by_authid": 2, "wamp.session.kill_by_authrole": 2, "wamp.session.kill_all": 1,
+    "wamp.session.add_testament": 3, "wamp.session.flush_testaments": 1, "wamp.session.modify_details": 2,
+    "wamp.registration.list": 1, "wamp.registration.lookup": 2, "wamp.registration.match": 1,
+    "wamp.registration.get": 1, "wamp.registration.list_callees": 1, "wamp.registration.count_callees": 1,
+    "wamp.registration.remove_callee": 2,
+    "wamp.subscription.list": 1, "wamp.subscription.lookup": 2, "wamp.subscription.match": 1,
+    "wamp.subscription.get": 1, "wamp.subscription.list_subscribers": 1, "wamp.subscription.count_subscribers": 1,
+    "wamp.subscription.remove_subscriber": 2, "wamp.subscription.get_events": 2,
+}  # fmt: skip
+
+#: Names of odd keywords.
+KEYWORDS = ("fun", "self", "args", "kwargs", "options", "details", "", "a.b")
 
 
 def odd_calls(serializer: str) -> Iterator[OddCall]:
-    """Yield calls of every procedure of kernel, machine and node, with their URIs but for the kernel's prefix ``K``."""
-    for procedure in PROCEDURES["node"].values():
-        yield from _odd_calls(procedure, NODE_URIS[procedure.name], VALUES[serializer])
+    """Yield calls of every procedure of kernel and machine, with their URIs but for the kernel's prefix ``K``."""
     for procedure in PROCEDURES["kernel"].values():
         yield from _odd_calls(procedure, f"K.{procedure.name}", VALUES[serializer])
     for procedure in PROCEDURES["machine"].values():
         yield from _odd_calls(procedure, f"K.machine.{procedure.name}", VALUES[serializer])
 
 
-def _odd_calls(procedure: Procedure, name: str, values: Mapping[str, Any]) -> Iterator[OddCall]:
+def odd_calls_of_host(serializer: str) -> Iterator[OddCall]:
+    """Yield calls of every procedure of a host, with their URIs but for the host's prefix ``H``."""
+    for procedure in PROCEDURES["host"].values():
+        usual = HOST_USUAL.get(procedure.name, [])
+        yield from _odd_calls(procedure, f"H.{procedure.name}", VALUES[serializer], usual)
+
+
+def odd_calls_of_node(serializer: str, announced: Mapping[str, Any]) -> Iterator[OddCall]:
+    """Yield calls of the node component's procedures; ``announced`` is a kernel that the caller may announce."""
+    for procedure in PROCEDURES["node"].values():
+        uri = NODE_URIS[procedure.name]
+        yield from _odd_calls(procedure, uri, VALUES[serializer], [dict(announced)] * len(procedure.parameters))
+    yield from _any_calls("io.timbr.node.authorize", 4, VALUES[serializer])
+    for text, value in VALUES[serializer].items():
+        for field in (*KernelInfo.__struct_fields__, "no_such_field"):
+            kernel = {**announced, field: value}
+            yield f"announce: {text} as {field}", NODE_URIS["announce"], [kernel], {}
+        for field in MachineBrief.__struct_fields__:
+            machine = {"name": "m", "run": "r", "state": "idle", field: value}
+            yield (
+                f"announce: {text} as machine.{field}",
+                NODE_URIS["announce"],
+                [{**announced, "machines": [machine]}],
+                {},
+            )
+
+
+def odd_calls_of_router(serializer: str) -> Iterator[OddCall]:
+    """Yield calls of the router's own procedures."""
+    for uri, count in META.items():
+        yield from _any_calls(uri, count, VALUES[serializer])
+
+
+def _any_calls(uri: str, count: int, values: Mapping[str, Any]) -> Iterator[OddCall]:
+    """Yield each value in each position of a procedure that the contract does not have."""
+    for text, value in values.items():
+        for position in range(count + 1):
+            yield f"{uri}: {text} at {position}", uri, [*[1] * position, value], {}
+    for keyword in KEYWORDS:
+        yield f"{uri}: keyword {keyword!r}", uri, [1] * count, {keyword: 1}
+
+
+def _odd_calls(
+    procedure: Procedure, name: str, values: Mapping[str, Any], usual: list[Any] | None = None
+) -> Iterator[OddCall]:
     """Yield each value in each position, in one position too many, and by name; and odd names."""
-    usual, parameters = USUAL.get(procedure.name, []), procedure.parameters
+    usual, parameters = USUAL.get(procedure.name, []) if usual is None else usual, procedure.parameters
     for text, value in values.items():
         for position in range(len(parameters) + 1):
             args = [*usual[:position], *[None] * (position - len(usual)), value, *usual[position + 1 :]]
@@ -174,7 +238,7 @@ def _odd_calls(procedure: Procedure, name: str, values: Mapping[str, Any]) -> It
         if parameters:
             last = parameters[-1].name
             yield f"{name}: {text} as {last}", name, usual[: len(parameters) - 1], {last: value}
-    for keyword in ("fun", "self", "args", "kwargs", "options", "details", "", "a.b"):
+    for keyword in KEYWORDS:
         yield f"{name}: keyword {keyword!r}", name, usual, {keyword: 1}
 
 
@@ -195,14 +259,18 @@ async def answer_of(session: PlainSession, uri: str, args: list[Any], kwargs: di
     return "result"
 
 
-async def unanswered(session: PlainSession, kernel: str, calls: Sequence[OddCall]) -> list[str]:
-    """Make calls, some at a time; return those that got no answer, or none that says what was wrong."""
+async def unanswered(session: PlainSession, prefixes: Mapping[str, str], calls: Sequence[OddCall]) -> list[str]:
+    """Make calls, some at a time; return those that got no answer, or none that says what was wrong.
+
+    ``prefixes`` are what ``K`` and ``H`` stand for at the beginning of a name.
+    """
     wrong: list[str] = []
 
     async def one(odd: OddCall) -> None:
         what, name, args, kwargs = odd
         try:
-            uri = kernel + name.removeprefix("K") if name.startswith("K.") else name
+            first, dot, rest = name.partition(".")
+            uri = prefixes.get(first, first) + dot + rest
             answer = await answer_of(session, uri, args, kwargs)
         except TimeoutError:
             wrong.append(f"{what}: no answer")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from bridging import Remote, connected, run
+from bridging import HostChild, Remote, connected, run
 from wait_kit import until
 
 from timbr_wamp import runtime
@@ -22,44 +20,12 @@ from timbr_wamp.components import launcher
 from timbr_wamp.components.bridge_process import BridgeEnvironment, BridgeProcess
 from timbr_wamp.errors import KernelStartFailed, NoSuchProcedure, UnknownKernel
 from timbr_wamp.names import host_uri
-from timbr_wamp.processes import Process, spawn
+from timbr_wamp.processes import Process
 from timbr_wamp.router import Router
 from timbr_wamp.runtime import BridgeFile, HostFile, KernelFile
 from timbr_wamp.settings import Settings
 
 pytestmark = pytest.mark.integration
-
-
-class HostChild:
-    """A host as users start it: ``python -m timbr_wamp host``."""
-
-    def __init__(self, settings: Settings, router: Router, token: str | None = None) -> None:
-        self._log = settings.runtime_dir / f"log-test-{secrets.token_hex(4)}.txt"
-        variables = BridgeEnvironment(
-            settings.runtime_dir, router.unix_url, settings.realm, token or router.host_token, "info"
-        ).variables()
-        command = [sys.executable, "-m", "timbr_wamp", "host"]
-        self.process = spawn(command, environment=variables, log_file=self._log)
-
-    @property
-    def alive(self) -> bool:
-        return self.process.alive
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.signal(number)
-
-    def __enter__(self) -> HostChild:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        ended = self.process.end(term_s=20.0)
-        log = self._log.read_text()
-        self._log.unlink()
-        assert ended, log
 
 
 @pytest.fixture(autouse=True)

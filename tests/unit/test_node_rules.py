@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from functools import partial
 from importlib import util
 from pathlib import Path
 from types import ModuleType
@@ -332,3 +333,28 @@ def test_the_newest_session_that_spoke_is_the_one_that_is_listed(modules: Any, s
 )
 def test_only_who_may_call_a_procedure_may_hear_that_it_is_missing(access: Any, uri: str, roles: set[str]) -> None:
     assert {role for role in (*ROLES, "trusted", "") if access.may_be_missing(role, uri)} == roles
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("session.count", [[], [None], [["admin"]]], [[5], [[5]], [[], []]]),
+        ("session.get", [[5], [2.0**52]], [[], ["5"], [None], [True], [5, 5], [0.5], [float("nan")]]),
+        ("subscription.list", [[], [5]], [["5"]]),
+        ("registration.match", [["a.b"]], [[], [5]]),
+        (
+            "registration.lookup",
+            [["a.b"], ["a.b", None], ["a.b", {"match": "prefix"}]],
+            [["a.b", 5], ["a", {"match": 5}]],
+        ),
+        ("subscription.count_subscribers", [[5]], [[[5]]]),
+    ],
+)
+def test_what_an_administrator_asks_the_router_is_checked(
+    modules: Any, name: str, right: list[Any], wrong: list[Any]
+) -> None:
+    problem = partial(modules["timbr_access"].problem_of_admin_call, f"wamp.{name}")
+    assert modules["timbr_access"].ADMIN_CALLS.fullmatch(f"wamp.{name}")
+    assert [problem(args, None) for args in right] == [None] * len(right)
+    assert None not in [problem(args, None) for args in wrong]
+    assert "by position" in problem([], {"id": 5})
