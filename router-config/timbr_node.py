@@ -122,7 +122,7 @@ class NodeComponent(ApplicationSession):
         table = json.loads((folder / "access.json").read_text(encoding="utf-8"))
         self._access = Access(table)
         timbr_transports.GuardedSession.may_be_missing = staticmethod(self._access.may_be_missing)
-        self._presence = Presence()
+        self._presence = Presence(table["announced"])
         self._interest = Interest(table["kernel"]["topics"], table["machine"]["topics"])
         self._asking = False
         #: What the log says of the tokens file.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +64,14 @@ class _Host:
 
 
 class Presence:
-    """The kernels and hosts, and their wamp sessions."""
+    """The kernels and hosts, and their wamp sessions.
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    Args:
+        forms: what an announced kernel and its machines consist of, from ``access.json``; see `_check_form`.
+    """
+
+    def __init__(self, forms: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._forms, self._clock = forms or {"kernel": {}, "machine": {}}, clock
         self._joined = 0
         self._order: dict[int, int] = {}
         self._kernels: dict[str, _Kernel] = {}
@@ -143,13 +147,38 @@ class Presence:
 
     # --- what they say -----------------------------------------------------------------------
 
+    def _checked(self, authid: str, session: int, info: object) -> tuple[Info, int]:
+        """Return the announcement with the caller's wamp session added, and its size as JSON."""
+        if not isinstance(info, dict):
+            raise Refused("invalid_argument", "kernel", "is not a map")
+        if not host_owns_kernel(authid, info.get("kernel_id")):
+            raise Refused("not_authorized", "announce", str(info.get("kernel_id"))[:80])
+        if info.get("host") != authid:
+            raise Refused("invalid_argument", "kernel", f"its host is not {authid!r}")
+        if info.get("state") not in STATES:
+            raise Refused("invalid_argument", "kernel", f"its state is none of {', '.join(STATES)}")
+        _check_names(info)
+        try:
+            size_bytes = len(json.dumps(info, allow_nan=False, ensure_ascii=False).encode())
+        except (TypeError, ValueError, RecursionError) as error:  # a lone surrogate is a ValueError, too
+            problem = str(error).encode(errors="backslashreplace").decode()
+            raise Refused("invalid_argument", "kernel", f"is not plain JSON: {problem}") from None
+        if size_bytes > MAX_INFO_BYTES:
+            raise Refused("payload_too_large", size_bytes, MAX_INFO_BYTES)
+        if not _is_plain(info):
+            raise Refused("invalid_argument", "kernel", "it holds a key that is no text, or an integer beyond 64 bits")
+        _check_form(info, self._forms["kernel"], "it")
+        for machine in info.get("machines", []):
+            _check_form(machine, self._forms["machine"], "a machine")
+        return {**info, "wamp_session": session}, size_bytes
+
     def announce(self, authid: str, session: int, info: object) -> tuple[str, Info]:
         """Store a kernel's state; return ``came``, ``changed`` or ``went``, and the stored state.
 
         Raises:
             Refused: another host's kernel, a newer wamp session represents it, an invalid state, or too many.
         """
-        kept, size_bytes = _checked(authid, session, info)
+        kept, size_bytes = self._checked(authid, session, info)
         kernel_id = kept["kernel_id"]
         former, host = self._kernels.get(kernel_id), self._hosts.get(authid, _Host())
         more_bytes = size_bytes - (former.size_bytes if former else 0)
@@ -225,21 +254,33 @@ def _check_names(info: Info) -> None:
             raise Refused("invalid_argument", "kernel", "the name of a machine is not 1 to 64 of a-z, 0-9 and _")
 
 
-def _checked(authid: str, session: int, info: object) -> tuple[Info, int]:
-    """Return the announcement with the caller's wamp session added, and its size as JSON."""
-    if not isinstance(info, dict):
-        raise Refused("invalid_argument", "kernel", "is not a map")
-    if not host_owns_kernel(authid, info.get("kernel_id")):
-        raise Refused("not_authorized", "announce", str(info.get("kernel_id"))[:80])
-    if info.get("host") != authid:
-        raise Refused("invalid_argument", "kernel", f"its host is not {authid!r}")
-    if info.get("state") not in STATES:
-        raise Refused("invalid_argument", "kernel", f"its state is none of {', '.join(STATES)}")
-    _check_names(info)
-    try:
-        size_bytes = len(json.dumps(info, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise Refused("invalid_argument", "kernel", f"is not plain JSON: {error}") from None
-    if size_bytes > MAX_INFO_BYTES:
-        raise Refused("payload_too_large", size_bytes, MAX_INFO_BYTES)
-    return {**info, "wamp_session": session}, size_bytes
+def _check_form(info: Info, form: Mapping[str, Any], where: str) -> None:
+    """Check the fields of a map: their kinds, such as ``["int", "null"]`` or ``["=idle", "=busy"]``."""
+    for name, field in form.items():
+        if name not in info:
+            if field["required"]:
+                raise Refused("invalid_argument", "kernel", f"{where} has no {name}")
+        elif not any(_is_of_kind(info[name], kind) for kind in field["kinds"]):
+            expected = " or ".join(kind.removeprefix("=") for kind in field["kinds"])
+            raise Refused("invalid_argument", "kernel", f"{name} of {where} is not {expected}")
+
+
+def _is_of_kind(value: object, kind: str) -> bool:
+    if kind == "null":
+        return value is None
+    if kind.startswith("="):
+        return value == kind[1:]
+    if kind == "int":  # JavaScript sends large ones as floating point numbers
+        return type(value) is int or (isinstance(value, float) and value.is_integer())
+    if kind == "float":
+        return type(value) in (int, float)
+    return type(value) is {"str": str, "bool": bool, "list": list, "dict": dict}[kind]
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether every serializer carries a value: texts as keys, integers of 64 bits."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**64

@@ -12,12 +12,15 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import pytest
 from bridging import a_kernel
+from odd_calls import HOST_USUAL, USUAL
+from plain_wamp import kernel_info
 from wait_kit import wait_until
 
 from timbr_wamp.client import RemoteKernel, connect
@@ -26,6 +29,7 @@ from timbr_wamp.contract import (
     MACHINE,
     NODE,
     PAYLOAD_LIMIT_BYTES,
+    PROCEDURES,
     ROUTER_LIMIT_BYTES,
     TOPICS,
     Access,
@@ -36,8 +40,9 @@ from timbr_wamp.contract import (
     RecordsBatch,
     Status,
 )
-from timbr_wamp.contract.exports import _left_out
-from timbr_wamp.router import Router
+from timbr_wamp.contract.exports import _left_out, uri_text
+from timbr_wamp.names import new_kernel_id
+from timbr_wamp.router import Router, TokenStore
 from timbr_wamp.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -76,6 +81,10 @@ class NodeClient:
         for line in self._process.stdout:
             self._answers.put(line)
         self._answers.put("")
+
+    def ready(self) -> None:
+        """Wait until it has joined."""
+        assert self.next_line() == "ready\n"
 
     def next_line(self) -> str:
         """Return the next line that it printed; empty when it ended."""
@@ -147,20 +156,27 @@ def wait_for_machine(client: Any, kernel_id: str) -> None:
         assert found.wait(ANSWER_LIMIT_S)
 
 
-@pytest.fixture(params=CLIENTS, ids="-".join)
-def node(request: pytest.FixtureRequest, router: Router, node_packages: Path) -> Iterator[NodeClient]:
-    """A client of each library with each serializer."""
+@contextmanager
+def node_client(packages: Path, library: str, kind: str, url: str, token: str) -> Iterator[NodeClient]:
+    """A client of a library with a serializer, which joins while its caller goes on; see `NodeClient.ready`."""
     process = subprocess.Popen(
-        ["node", str(node_packages / "wire.mjs"), *request.param, router.url],
-        env={**os.environ, "TIMBR_WAMP_TOKEN": router.admin_token},
+        ["node", str(packages / "wire.mjs"), library, kind, url],
+        env={**os.environ, "TIMBR_WAMP_TOKEN": token},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     client = NodeClient(process)
     try:
-        assert client.next_line() == "ready\n"
         yield client
     finally:
         client.close()
+
+
+@pytest.fixture(params=CLIENTS, ids="-".join)
+def node(request: pytest.FixtureRequest, router: Router, node_packages: Path) -> Iterator[NodeClient]:
+    """A client of each library with each serializer."""
+    with node_client(node_packages, *request.param, router.url, router.admin_token) as client:
+        client.ready()
+        yield client
 
 
 # --- the form of values --------------------------------------------------------------------------
@@ -355,15 +371,82 @@ ODDLY_CALLED: dict[str, list[Any]] = {
 }
 
 
+def is_answered(error: str | None) -> bool:
+    """Return whether a call had a result or an error that says what was wrong, or was not sent by the library."""
+    if error in ("wamp.error.runtime_error", "wamp.error.canceled"):
+        return False
+    return error is None or error.startswith(("io.timbr.error.", "wamp.error.", "thrown: "))
+
+
 def test_odd_values_cost_nobody_anything(node, kernel):
     """Each call is answered, unless the library itself does not send it."""
     before = kernel.info()
     wrong = []
     for name, usual in ODDLY_CALLED.items():
         for value, position, error in node.result(odd=uri_of(kernel, *name.split(".")), args=usual):
-            said = error is None or error.startswith(("io.timbr.error.", "wamp.error.", "thrown: "))
-            if not said or error in ("wamp.error.runtime_error", "wamp.error.canceled"):
+            if not is_answered(error):
                 wrong.append(f"{name}: {value} at {position}: {error}")
     assert not wrong, "\n".join(wrong)
     assert kernel.info().wamp_session == before.wamp_session
     assert kernel.machine().status.name == "machine"
+
+
+#: Each so-many-th odd call of a procedure is made by each role with each client.
+ODD_EVERY = 20
+
+
+def every_procedure(kernel: RemoteKernel, host: str) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the URI of every procedure of the contract, and usual arguments."""
+    usual = {**USUAL, "configure": [1024, 4, 1]}
+    for scope, table in PROCEDURES.items():
+        for name, procedure in table.items():
+            uri = uri_text(scope, name).replace("<machine>", "machine")
+            uri = uri.replace("<kernel_id>", kernel.id).replace("<authid>", host)
+            if scope == "node":
+                yield uri, [kernel_info(new_kernel_id(host))] * len(procedure.parameters)
+            else:
+                yield uri, (HOST_USUAL if scope == "host" else usual).get(name, [])
+
+
+@pytest.fixture
+def unchanged(kernel: RemoteKernel) -> Iterator[RemoteKernel]:
+    """The kernel; what odd calls change of its machine is taken back."""
+    machine = kernel.machine()
+    revision = machine.status.revision
+    yield kernel
+    machine.rollback(revision)
+    machine.configure(bufsize=1024, stages=4, concurrency=1)
+    machine.set_policy(None, "record")
+    machine.start()
+    assert machine.wait(20.0)
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids="-".join)
+def test_every_procedure_answers_every_role_whatever_it_is_called_with(
+    client: tuple[str, str], unchanged: RemoteKernel, router: Router, node_packages: Path
+):
+    before = unchanged.info()
+    store, roles = TokenStore(router.node_dir), ("viewer", "operator", "admin", "host")
+    names = {role: f"js_{role}_{client[0]}_{client[1]}" for role in roles}
+    tokens = {role: store.create(name, role) for role, name in names.items()}
+    wrong, count = [], 0
+    try:
+        with ExitStack() as stack:
+            nodes = {
+                role: stack.enter_context(node_client(node_packages, *client, router.url, tokens[role]))
+                for role in roles
+            }
+            for number, (role, node) in enumerate(nodes.items()):
+                node.ready()
+                for first, (uri, usual) in enumerate(every_procedure(unchanged, names["host"]), number):
+                    for value, position, error in node.result(odd=uri, args=usual, every=ODD_EVERY, first=first):
+                        count += 1
+                        if not is_answered(error):
+                            wrong.append(f"{role}: {uri}: {value} at {position}: {error}")
+    finally:
+        for name in names.values():
+            store.revoke(name)
+    assert not wrong, "\n".join(wrong)
+    assert count > 4 * len(list(every_procedure(unchanged, "lab")))
+    assert unchanged.info().wamp_session == before.wamp_session
+    assert unchanged.machine().status.name == "machine"

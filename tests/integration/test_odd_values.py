@@ -30,6 +30,7 @@ from odd_calls import (
 from plain_wamp import PlainSession, in_loop, kernel_info, session
 
 from timbr_wamp.client.connection import Connection
+from timbr_wamp.contract import NODE
 from timbr_wamp.errors import NoSuchProcedure
 from timbr_wamp.names import new_kernel_id
 from timbr_wamp.router import Router, TokenStore
@@ -119,7 +120,8 @@ async def odd_calls_of_all(
             assert await beside > 0
             assert (await remote.call("info"))["wamp_session"] == wamp_session, "the bridge left the router"
             assert await connection.call(f"{prefixes['H']}.list") == []
-            await connection.call("io.timbr.kernel.list")
+            listed = await connection.call("io.timbr.kernel.list")  # for everybody, whatever one host announced
+            assert kernel_id in [kernel.kernel_id for kernel in NODE["list"].result(listed)]
     finally:
         for name in names.values():
             store.revoke(name)

@@ -204,6 +204,15 @@ async def test_a_dead_kernel_leaves_the_list_with_its_bridge(lab: Lab, watching:
         ({"machines": "many"}, "invalid_argument"),
         ({"kernel_id": "x"}, "not_authorized"),
         ({"cwd": "x" * 20_000}, "payload_too_large"),
+        ({"cwd": 5}, "invalid_argument"),
+        ({"pid": "one"}, "invalid_argument"),
+        ({"restarts": None}, "invalid_argument"),
+        ({"started_at": True}, "invalid_argument"),
+        ({"pid": 2**64}, "invalid_argument"),
+        ({"later": {"deep": [2**70]}}, "invalid_argument"),
+        ({"machines": [{"name": "m", "run": "r"}]}, "invalid_argument"),
+        ({"machines": [{"name": "m", "run": "r", "state": "flying"}]}, "invalid_argument"),
+        ({"machines": [{"name": "m", "run": 5, "state": "idle"}]}, "invalid_argument"),
     ],
 )
 @in_loop

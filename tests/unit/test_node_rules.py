@@ -9,12 +9,14 @@ from functools import partial
 from importlib import util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from timbr_wamp.contract import KernelInfo, KernelStateName, MachineBrief, MachineStateName, to_builtins
 from timbr_wamp.contract.exports import access_table
 from timbr_wamp.names import new_kernel_id
 from timbr_wamp.router import ROLES, TokenStore
@@ -62,7 +64,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def presence(modules: Any, clock: Clock) -> Any:
-    return modules["timbr_presence"].Presence(clock)
+    return modules["timbr_presence"].Presence(clock=clock)
 
 
 def info(kernel_id: str, **changes: Any) -> dict[str, Any]:
@@ -290,7 +292,7 @@ def test_a_session_that_left_says_nothing_more(presence: Any, modules: Any) -> N
 
 @given(st.lists(st.tuples(st.sampled_from(["join", "announce", "leave"]), st.integers(0, 4)), max_size=40))
 def test_the_newest_session_that_spoke_is_the_one_that_is_listed(modules: Any, steps: list[tuple[str, int]]) -> None:
-    presence = modules["timbr_presence"].Presence(lambda: 0.0)
+    presence = modules["timbr_presence"].Presence(clock=lambda: 0.0)
     here: dict[int, int] = {}
     joined, speaker = itertools.count(1), 0
     for verb, who in steps:
@@ -312,6 +314,34 @@ def test_the_newest_session_that_spoke_is_the_one_that_is_listed(modules: Any, s
         assert [kernel["name"] for kernel in listed] == ([str(speaker)] if speaker else [])
         online = speaker in here.values()
         assert all((kernel["state"] == "offline") is not online for kernel in listed)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"cwd": "\ud800"}, {"later": {"\udfff": 1}}, {"later": [float("nan")]}, {"later": {1: 2}}, {"later": b"x"},
+        {"later": [[2**64]]}, {"later": -(2**63) - 1},
+    ],
+)  # fmt: skip
+def test_what_not_everybody_could_get_in_the_list_is_refused(presence: Any, modules: Any, field: Any) -> None:
+    presence.joined(1)
+    with pytest.raises(modules["timbr_presence"].Refused) as raised:
+        presence.announce("lab", 1, info("lab_0123456789ab", **field))
+    assert raised.value.uri == "io.timbr.error.invalid_argument"
+    assert raised.value.args[1].encode()
+
+
+def test_an_announcement_of_each_form_of_the_contract_is_taken(modules: Any) -> None:
+    presence = modules["timbr_presence"].Presence(json.loads(json.dumps(access_table()))["announced"])
+    presence.joined(1)
+    machines = [MachineBrief(name="m", run="r", state=state) for state in get_args(MachineStateName)]
+    for state in get_args(KernelStateName):
+        kernel = KernelInfo(kernel_id="lab_0123456789ab", name="pump", host="lab", state=state, machines=machines)
+        full = KernelInfo(**{**structs.asdict(kernel), "pid": 5, "wamp_session": 1, "cwd": "/", "started_at": 1.5})
+        for each in (kernel, full):
+            presence.announce("lab", 1, to_builtins(each))
+    later = {**to_builtins(full), "field_of_a_later_version": {"any": [1, None]}}
+    assert presence.announce("lab", 1, later)[1]["field_of_a_later_version"]
 
 
 @pytest.mark.parametrize(

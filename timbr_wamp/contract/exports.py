@@ -41,13 +41,36 @@ NODE_URIS = {
 
 
 def access_table() -> dict[str, Any]:
-    """Return the access class of every procedure and topic, as the JSON that the node component reads."""
+    """Return the access class of every procedure and topic, and the form of announcements, as the JSON that the node
+    component reads."""
     table: dict[str, Any] = {"reserved": sorted(RESERVED_NAMES)}
     for scope in PROCEDURES:
         procedures = {_local(scope, name): p.access.value for name, p in PROCEDURES[scope].items()}
         topics = {_local(scope, name): t.access.value for name, t in TOPICS[scope].items()}
         table[scope] = {"procedures": procedures, "topics": topics}
+    table["announced"] = {"kernel": _form(structs.KernelInfo), "machine": _form(structs.MachineBrief)}
     return table
+
+
+def _form(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the fields of an announcement as the node component checks them: kinds of values, and whether needed.
+
+    What one bridge announces comes to everybody in a list, which a field of another kind would make useless.
+    """
+    hints = typing.get_type_hints(struct)
+    return {
+        field.name: {"kinds": _kinds(hints[field.name]), "required": field.required}
+        for field in msgspec.structs.fields(struct)
+    }
+
+
+def _kinds(hint: Any) -> list[str]:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [kind for arg in args for kind in _kinds(arg)]
+    if origin is Literal:
+        return [f"={text}" for text in args]
+    return ["null" if hint is type(None) else (origin or hint).__name__]
 
 
 def uri_text(scope: Scope, name: str) -> str:
