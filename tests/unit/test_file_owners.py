@@ -40,6 +40,7 @@ FILES: dict[str, msgspec.Struct] = {
     f"headless-{KERNEL_ID}.json": runtime.HeadlessFile(
         **OWN, kernel_id=KERNEL_ID, name="pump", cwd="/", started_at=0.0, python="3.11.0"
     ),
+    f"shared-{KERNEL_ID}.json": runtime.SharedFile(**OWN, kernel_id=KERNEL_ID, name="pump"),
     f"bridge-{KERNEL_ID}.json": runtime.BridgeFile(**OWN, kernel_id=KERNEL_ID),
     "machine-1-m.json": runtime.MachineFile(**OWN, name="m", run="r", pub="ipc://p", control="ipc://c"),
     "attached-lab-1.json": runtime.AttachedFile(kernel_id=KERNEL_ID, connection_file="/c.json"),
@@ -115,10 +116,12 @@ def test_no_process_is_found_by_another_users_file_and_the_file_stays(
     folder: Path, settings: Settings, give_away: Callable[[Path], None]
 ) -> None:
     assert runtime.local_host(folder, "ws://127.0.0.1:1/ws") is not None
+    assert kernel_identity.kernel_named(folder, "pump", "") == KERNEL_ID
     for name in FILES:
         give_away(folder / name)
     assert runtime.local_host(folder, "ws://127.0.0.1:1/ws") is None
-    for prefix in ("host-", "kernel-", "headless-", "bridge-", "machine-"):
+    assert kernel_identity.kernel_named(folder, "pump", "") is None
+    for prefix in ("host-", "kernel-", "headless-", "shared-", "bridge-", "machine-"):
         assert runtime.live_files(folder, prefix, runtime.ProcessFile) == {}
     assert {path.name for path in folder.iterdir()} == set(FILES)
 

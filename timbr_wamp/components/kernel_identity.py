@@ -104,8 +104,10 @@ def kernel_named(runtime_dir: Path, name: str, router: str, *, but: str = "") ->
         if runtime.is_of_router(file.router, router):
             found.append((file.name, file.kernel_id))
     for path in runtime_dir.glob("attached-*.json"):
-        with contextlib.suppress(OSError, msgspec.MsgspecError, InvalidName):
-            attached = msgspec.json.decode(path.read_bytes(), type=AttachedFile)
+        attached = runtime.read_file(path, AttachedFile)
+        if attached is None:
+            continue
+        with contextlib.suppress(InvalidName):
             bridge = runtime.read_file(runtime.bridge_file(runtime_dir, attached.kernel_id), BridgeFile)
             if bridge is not None and bridge.alive() and runtime.is_of_router(bridge.router, router):
                 known = Identity(attached.kernel_id, Path(attached.connection_file), None, attached=(path, attached))
