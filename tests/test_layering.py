@@ -16,7 +16,7 @@ PACKAGE = ROOT / "timbr_wamp"
 FLOORS = {
     "command_line": 0, "errors": 1, "frames": 1,
     "names": 2, "values": 2, "settings": 2, "consent": 2, "plugins": 2, "tables": 2, "codecs": 2, "places": 2,
-    "examples": 2, "literals": 2,
+    "rows": 2, "examples": 2, "literals": 2,
     "contract": 3, "runtime": 3, "streams": 3,
     "faces": 4, "display": 4, "processes": 4,
     "machine": 5, "client": 5, "kernel": 5, "router": 5,
@@ -31,6 +31,7 @@ ALLOWED = {
     ("errors", "frames"): "an error says in a notebook where in the user's code it arose",
     ("settings", "consent"): "what a project's file sets may want the user's consent",
     ("codecs", "plugins"): "codecs of other packages are found by entry point",
+    ("rows", "values"): "what has no Arrow type is written as JSON text",
     ("values", "codecs"): "values are walked here, and written there",
     ("display", "faces"): "a card that is drawn again is drawn by the faces",
 }
@@ -38,7 +39,7 @@ ALLOWED = {
 #: Inside `machine/`: room or module → floor, likewise.
 MACHINE_FLOORS = {
     "messages": 1, "waiting": 1, "interrupts": 1, "isolation": 1, "parsing": 1, "forks": 1, "processing": 1,
-    "removed": 1, "raw": 1,
+    "removed": 1, "raw": 1, "checks": 1,
     "protocols": 2, "tracebacks": 2,
     "slots": 3, "events": 4, "intake": 5, "records": 6, "running": 7, "history": 7,
     "assembly": 8, "machine": 9, "serving": 10,

@@ -241,7 +241,7 @@ class InvalidName(TimbrError, ValueError):
         return f"{self.text!r} is not a valid name: expected {self.expected}"
 
 
-class InvalidArgument(TimbrError, ValueError):
+class InvalidArgument(TimbrError, ValueError, TypeError):
     """An argument of the wrong type or value."""
 
     uri = ERROR_PREFIX + "invalid_argument"
@@ -577,9 +577,12 @@ class NotASource(TimbrError, TypeError):
         self.type_name, self.problem = type_name, problem
 
     def __str__(self) -> str:
+        if self.type_name.startswith("the file "):
+            return f"{self.type_name} {self.problem}"
         return (
             f"{self.type_name} {self.problem}; a source is an iterable, an iterator, a generator "
-            f"function, an async generator or a Source object"
+            f"function, an async generator, a table (DataFrame, Arrow), the path of a .csv, .jsonl or .parquet file, "
+            f"or a Source object"
         )
 
 

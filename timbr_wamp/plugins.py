@@ -53,6 +53,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "record_text": "timbr_wamp.faces.tables:record_text",
         "share": "timbr_wamp.components.sharing:share",
         "struct_html": "timbr_wamp.faces.tables:html_of",
+        "struct_repr": "timbr_wamp.faces.tables:repr_of",
         "struct_text": "timbr_wamp.faces.tables:text_of",
         "unshare": "timbr_wamp.components.sharing:unshare",
     },

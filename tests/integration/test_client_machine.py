@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from wait_kit import wait_until
 
@@ -27,6 +28,7 @@ from timbr_wamp.errors import (
     InvalidSource,
     MachineFull,
     NoMachine,
+    NotASource,
     NotAuthorized,
     PayloadTooLarge,
     SlotOutOfRange,
@@ -524,6 +526,60 @@ def test_lists_and_statuses_show_themselves(machine: RemoteMachine):
     assert "double" in str(machine.plot())
     assert "-->" in machine.plot().mermaid
     assert machine.graph.nodes[1].needs == ["in"]
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def test_records_are_tables_with_the_slots_names_however_they_are_read(machine: RemoteMachine):
+    machine.set(0, source="lambda x: x * 2", name="double")
+    with machine.records(timeout_s=20.0) as reader:
+        machine.put_many([1, 2, 3])
+        taken = reader.take(3)
+        assert list(taken.to_frame()["double"]) == [2, 4, 6]
+        assert taken.gaps == []
+        assert pandas.DataFrame(list(taken)).columns.tolist() == ["oid", "in", "double", "f1", "f2"]
+        machine.set(0, source="lambda x: x * 3", name="triple")
+        machine.put(4)
+        wait_until(lambda: machine.status.last_seq >= taken[-1].seq + 1)
+        (last,) = reader.take(1)
+        assert last.values[0] == 12
+        wait_until(lambda: last._fields[2] == "triple")
+    recent = machine.recent(2)
+    assert recent.to_arrow().column_names[:3] == ["oid", "in", "triple"]
+    assert machine(5)._fields[2] == machine.record(last.run, last.seq)._fields[2] == "triple"
+    assert machine.slots.to_frame()["name"].iloc[0] == "triple"
+    assert machine.status._asdict()["last_seq"] == last.seq
+    machine.set(0, source="lambda x: x", name="unnamed")
+
+
+def test_reading_some_records_ends_at_the_timeout_with_fewer(machine: RemoteMachine):
+    with machine.records(timeout_s=0.2) as reader:
+        assert reader.take(5) == []
+    with machine.records() as reader, pytest.raises(InvalidArgument, match="n"):
+        reader.take(0)
+
+
+def test_a_table_or_file_of_this_computer_is_a_source_of_a_machine_elsewhere(machine: RemoteMachine, tmp_path: Path):
+    before = machine.status.put
+    frame = pandas.DataFrame({"n": [1, 2], "x": [0.5, None]})
+    machine.source = frame
+    assert machine.wait(20.0)
+    assert [record.input for record in machine.recent(2)] == [{"n": 1, "x": 0.5}, {"n": 2, "x": None}]
+    assert machine.source.total == 2
+    file = tmp_path / "data.csv"
+    file.write_text("n\n7\n")
+    machine.set_source(file, replace=True)
+    assert machine.wait(20.0)
+    assert machine.recent(1)[0].input == {"n": 7}
+    machine.set_source(f"__import__('pathlib').Path({str(file)!r})", replace=True)
+    assert machine.wait(20.0)
+    assert machine.status.put == before + 4
+    with pytest.raises(NotASource, match="source text"):
+        machine.set_source("nothing.csv", replace=True)
+    with pytest.raises(InvalidArgument, match="put_many"):
+        machine.set_source(pandas.DataFrame({"text": ["x" * 1000] * 1000}), replace=True)
+    del machine.source
 
 
 # --- progress and sources ----------------------------------------------------------------------

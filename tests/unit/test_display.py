@@ -332,7 +332,7 @@ def steps(total: int | None, *, stops_at: int | None = None) -> Callable[[], Pro
     return ask
 
 
-@pytest.mark.parametrize("bar", ["none", "tqdm", "rich"])
+@pytest.mark.parametrize("bar", ["none", "tqdm", "rich", "text"])
 def test_progress_is_followed_until_it_is_complete(bar: bars.BarKind) -> None:
     file = StringIO()
     last = show_progress(steps(4), interval_s=TICK_S, bar=bar, file=file)
@@ -397,7 +397,49 @@ def test_auto_is_tqdm_in_a_notebook_if_it_is_there(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bars, "notebook_shell", object)
     assert isinstance(bars.open_bar("auto", StringIO()), bars.TqdmBar)
     monkeypatch.setattr(bars, "find_spec", lambda name: None)
-    assert isinstance(bars.open_bar("auto", StringIO()), bars.NoBar)
+    assert isinstance(bars.open_bar("auto", StringIO()), bars.TextBar)
+
+
+class NotebookShell:
+    """IPython's shell in a kernel, as a screen uses it."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
+        self.display_pub = self.kernel = self.session = self
+        self.iopub_socket = self.topic = None
+
+    def get_parent(self) -> dict[str, str]:
+        return {}
+
+    def publish(self, data: dict[str, str], transient: dict[str, str]) -> None:
+        self.shown.append(data)
+
+    def send(self, socket: object, kind: str, content: dict[str, Any], **options: object) -> None:
+        assert kind == "update_display_data"
+        self.shown.append(content["data"])
+
+
+def test_a_notebook_without_tqdm_shows_progress_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = NotebookShell()
+    monkeypatch.setattr(bars, "notebook_shell", lambda: shell)
+    monkeypatch.setattr(bars, "find_spec", lambda name: None)
+    with progress_bar() as update:
+        update(Progress(done=1, total=4, percentage=25.0))
+        update(Progress(done=4, total=4, percentage=100.0, complete=True))
+    first, last = (data["text/plain"] for data in shell.shown)
+    assert "1 of 4 messages" in first
+    assert "complete" in last
+    assert "progressbar" in shell.shown[-1]["text/html"]
+
+
+def test_a_text_bar_is_drawn_in_its_line_of_a_terminal_and_written_once_into_a_file(terminal: Terminal) -> None:
+    for file in (terminal.file, StringIO()):
+        with progress_bar("text", file=file) as update:
+            update(Progress(done=1, total=4, percentage=25.0))
+            update(Progress(done=4, total=4, percentage=100.0, complete=True))
+        written = file.getvalue() if isinstance(file, StringIO) else terminal.text()
+        assert written.count("4 of 4 messages recorded, complete") == 1
+        assert ("1 of 4" in written) == (file is terminal.file)
 
 
 def test_a_missing_bar_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

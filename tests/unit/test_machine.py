@@ -921,7 +921,7 @@ def test_a_machine_is_not_copied_and_says_so(machine, copied):
 
 
 def test_closing_with_a_time_that_is_none_leaves_the_machine_open(machine):
-    with pytest.raises(TypeError):
+    with pytest.raises(InvalidArgument, match="'soon' is not a number of seconds"):
         machine.close("soon")
     machine.put(1)
 

@@ -11,6 +11,7 @@ from traitlets.config import Config
 
 from timbr_wamp.contract import ExecuteReply, KernelInfo, MachineBrief, Progress, Record, RecordMeta, Status
 from timbr_wamp.errors import MachineFull
+from timbr_wamp.faces.tables import RecordRows
 from timbr_wamp.magic import views
 from timbr_wamp.magic.failures import RemoteCellError, cell_error, shortened
 
@@ -25,7 +26,7 @@ def a_record(values: list[object], *, text_bytes: int | None = None) -> Record:
 
 
 def test_records_stay_a_list_and_read_as_a_table():
-    rows = views.Records([a_record([EVIL, {"_exception": {"exc_class": "KeyError"}}])])
+    rows = RecordRows([a_record([EVIL, {"_exception": {"exc_class": "KeyError"}}])])
     assert rows[0].seq == 7
     assert "✗ KeyError" in repr(rows)
     assert EVIL not in rows._repr_html_()
@@ -33,11 +34,11 @@ def test_records_stay_a_list_and_read_as_a_table():
 
 
 def test_a_record_too_large_to_send_shows_its_size():
-    assert "(300,000 bytes)" in repr(views.Records([a_record([], text_bytes=300_000)]))
+    assert "(300,000 bytes)" in repr(RecordRows([a_record([], text_bytes=300_000)]))
 
 
 def test_an_empty_table_is_a_sentence():
-    assert repr(views.Records()) == "no records yet"
+    assert repr(RecordRows()) == "no records yet"
     assert "no kernels" in views.Kernels()._repr_html_()
 
 

@@ -75,7 +75,7 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
         ("dropped, refused", f"{status.dropped:,}, {status.refused:,}"),
         ("queued", f"{status.queue_size:,} of {status.queue_capacity:,}, {status.in_flight} in flight"),
         ("rate", f"{one_s:,.1f}/s now, {ten_s:,.1f}/s over 10 s, {minute:,.1f}/s over 1 min"),
-        ("last", f"{status.last_oid or '–'} (number {status.last_seq:,}) at {clock_text(status.last_processed_time)}"),
+        ("last", _last_text(status)),
         ("source", source_text(status.source, bar=False)),
         ("on error", _error_handling_text(status)),
     ]
@@ -90,6 +90,12 @@ def status_view(status: Status, slots: Sequence[SlotInfo] = ()) -> Group:
     if not status.slots:
         return Group(facts)
     return Group(facts, Text(), rich_table(slots_table(status, slots)))
+
+
+def _last_text(status: Status) -> str:
+    if not status.last_seq:
+        return "no record yet"
+    return f"record {status.last_seq:,} of message {status.last_oid} at {clock_text(status.last_processed_time)}"
 
 
 def _error_handling_text(status: Status) -> str:

@@ -14,6 +14,7 @@ from timbr_wamp.client.functions import as_source, function_ref
 from timbr_wamp.client.functions import reference as module_reference
 from timbr_wamp.client.records import AsyncRecords, RecordStream
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S
+from timbr_wamp.client.sources import source_ref
 from timbr_wamp.contract import (
     CallResult,
     ErrorGroup,
@@ -28,6 +29,7 @@ from timbr_wamp.contract import (
     RecordRow,
     RevisionInfo,
     SlotInfo,
+    SlotNames,
     Status,
     TrialRow,
     record_from_call,
@@ -44,7 +46,7 @@ from timbr_wamp.errors import (
     NotConnected,
     PythonMismatch,
 )
-from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos, Trials
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Oids, RecordRows, Revisions, SlotInfos, Trials
 from timbr_wamp.names import checked_oid, new_oid
 
 T = TypeVar("T")
@@ -101,10 +103,14 @@ class AsyncMachine(AsyncTopics):
         """Return the newest events, oldest first."""
         return Events(await self._call(list[Event], "events", n))
 
-    async def recent(self, n: int = 50) -> list[Record]:
-        """Return the newest records, oldest first."""
+    async def recent(self, n: int = 50) -> RecordRows:
+        """Return the newest records, oldest first, as a list that can become a table."""
         rows = await self._call(list[RecordRow], "recent", n)
-        return [record_from_row(row) for row in rows]
+        names = SlotNames()
+        records = RecordRows(record_from_row(row, names=names) for row in rows)
+        if records:
+            names.names = (await self._slot_names.of(records[-1].run, records[-1].revision)).names
+        return records
 
     async def record(self, run: str, seq: int) -> Record:
         """Return one complete record, also when its text is too large for a batch."""
@@ -112,7 +118,10 @@ class AsyncMachine(AsyncTopics):
         row = await self._call(RecordRow, "record", run, seq, on_progress=parts.append)
         if row.text is None and parts:
             row.text = "".join(parts)
-        return record_from_row(row)
+        names = SlotNames()
+        record = record_from_row(row, names=names)
+        names.names = (await self._slot_names.of(record.run, record.revision)).names
+        return record
 
     def records(
         self,
@@ -142,7 +151,7 @@ class AsyncMachine(AsyncTopics):
         if after_seq is not None:
             after_seq = _checked_seq(after_seq)
         stream = RecordStream(self._shared, self.kernel_id, self.name, run=run, after_seq=after_seq, status=status)
-        return AsyncRecords(self._shared, stream, timeout_s)
+        return AsyncRecords(self._shared, stream, timeout_s, stream.names.shared)
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -211,16 +220,17 @@ class AsyncMachine(AsyncTopics):
     async def call(self, message: Any, include_serialized: bool = False) -> Record:
         """Run a message through the slots and return its record, which is neither counted nor published."""
         result = await self._call(CallResult, "call", message, timeout_s=LONG_TIMEOUT_S)
-        return record_from_call(result, time.time(), include_serialized=include_serialized)
+        names = await self._slot_names.of("", result.revision)
+        return record_from_call(result, time.time(), include_serialized=include_serialized, names=names)
 
-    async def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
+    async def replay(self, run: str, seqs: Sequence[int]) -> Oids:
         """Queue messages of kept records again, each as the next attempt with the same oid; return the oids."""
-        return await self._call(list[str], "replay", run, list(seqs), timeout_s=LONG_TIMEOUT_S)
+        return Oids(await self._call(list[str], "replay", run, list(seqs), timeout_s=LONG_TIMEOUT_S))
 
-    async def retry_errors(self, oids: Sequence[str] | None = None) -> list[str]:
+    async def retry_errors(self, oids: Sequence[str] | None = None) -> Oids:
         """Queue unresolved errored messages again as their next attempt (None: all); return the oids."""
         wanted = None if oids is None else list(oids)
-        return await self._call(list[str], "retry_errors", wanted, timeout_s=LONG_TIMEOUT_S)
+        return Oids(await self._call(list[str], "retry_errors", wanted, timeout_s=LONG_TIMEOUT_S))
 
     # --- running ----------------------------------------------------------------------------
 
@@ -379,6 +389,9 @@ class AsyncMachine(AsyncTopics):
     ) -> Status:
         """Set the source of messages: source text, a function that returns an iterable, or a picklable iterable.
 
+        The rows of a table (DataFrame, Arrow …) or of a file of this computer (`pathlib.Path`, or the name of a .csv,
+        .jsonl or .parquet file) are sent whole, at most 0.75 MB of JSON.
+
         Args:
             total: expected number of messages, if known.
             options: fields of `SourceOptions`: ``policy`` when the queue is full, ``on_exhausted``,
@@ -386,10 +399,12 @@ class AsyncMachine(AsyncTopics):
 
         Raises:
             SourceActive: the machine already has a source, and ``replace`` is False.
-            InvalidArgument: an option is unknown, or not possible for this source.
+            NotASource: it is no source, or a file that is not there.
+            InvalidArgument: an option is unknown, or not possible for this source; or the table is too large.
         """
         how = source_options(options) if options else None
-        return await self._send(Status, lambda ref: ("source_set", ref, total, replace, how), function_ref(source))
+        ref = await asyncio.to_thread(source_ref, source)  # a table takes time
+        return await self._send(Status, lambda ref: ("source_set", ref, total, replace, how), ref)
 
     async def delete_source(self) -> Status:
         """Remove the source. Messages that were read from it stay queued."""

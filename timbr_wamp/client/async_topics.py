@@ -12,6 +12,7 @@ from timbr_wamp.client.checks import checked_methods
 from timbr_wamp.client.connection import Several, Subscription
 from timbr_wamp.client.kernel_life import KERNEL_EVENT_KINDS, KernelEvent, KernelLife
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S, SharedConnection
+from timbr_wamp.client.slot_names import SlotNamesCache
 from timbr_wamp.contract import (
     KERNEL,
     MACHINE,
@@ -38,6 +39,7 @@ class AsyncTopics:
     def __init__(self, shared: SharedConnection, kernel_id: str, name: str = DEFAULT_MACHINE) -> None:
         self._shared = shared
         self.kernel_id, self.name = kernel_id, checked_component(name)
+        self._slot_names = SlotNamesCache(lambda: self._call(list[SlotInfo], "slots"))
 
     def __repr__(self) -> str:
         return f"<machine {self.name} of kernel {self.kernel_id}>"

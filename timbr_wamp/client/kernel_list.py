@@ -17,14 +17,12 @@ class KernelList(Rows[KernelInfo]):
     """Kernels on the router."""
 
     headers = ("id", "name", "host", "state", "pid", "machines", "up", "reason")
+    item = KernelInfo
 
     def __init__(self, kernels: Iterable[KernelInfo] = ()) -> None:
         super().__init__(kernels)
         start = command_line("kernel", "start", "--name", "lab")
         self.empty = f"no kernels on the router; start one with `{start}` or client.start_kernel()"
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def cells(self, item: KernelInfo) -> Sequence[object]:
         """Return the cells of a kernel."""

@@ -29,9 +29,11 @@ import msgspec
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.feed import Deliver, Feed, Gap, Instruction, Refill, RunChanged
 from timbr_wamp.client.shared_connection import SharedConnection
+from timbr_wamp.client.slot_names import StreamNames
 from timbr_wamp.client.tasks import Tasks, as_timbr_error, first_of
-from timbr_wamp.contract import MACHINE, Record, RecordsBatch, Status, records_from_batch
-from timbr_wamp.errors import AlreadyClosed, LoopClosed, RunMismatch, TimbrError
+from timbr_wamp.contract import MACHINE, Record, RecordsBatch, SlotNames, Status, records_from_batch
+from timbr_wamp.errors import AlreadyClosed, InvalidArgument, LoopClosed, RunMismatch, TimbrError
+from timbr_wamp.faces.tables import RecordRows
 from timbr_wamp.names import kernel_uri
 
 __all__ = ["AsyncRecords", "Item", "RecordStream", "Records"]
@@ -82,6 +84,7 @@ class RecordStream:
         self._task: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._fail)
         self._failed: TimbrError | None = None
+        self.names = StreamNames()
         #: Who iterates.
         self.consumer: weakref.ref[_RecordIterator] | None = None
 
@@ -108,6 +111,7 @@ class RecordStream:
             for name, handler, retained in (("records", self._on_batch, False), ("status", self._on_status, True)):
                 self._subscriptions.append(await connection.subscribe(self._uri(name), handler, get_retained=retained))
             await self._fetch_status(confirmed=False)
+            await self._fetch_names()
         except BaseException:
             subscriptions, self._subscriptions = self._subscriptions, []
             for subscription in subscriptions:
@@ -235,6 +239,8 @@ class RecordStream:
     def _on_status(self, *args: Any, details: Any, **kwargs: Any) -> None:
         try:
             status = args[0] if args else kwargs
+            if self.names.on_status(status):
+                self._wake.set()
             if self._with_status:
                 self._add(MACHINE["status"].result(status))
             if not self._overrun and not details.retained:  # a retained status may be outdated
@@ -285,6 +291,8 @@ class RecordStream:
                 silent_s = loop.time() - self._last_batch_at
                 if self._refill is not None:
                     await self._fetch_records(self._refill)
+                elif self.names.wanted:
+                    await self._fetch_names()
                 elif silent_s >= SILENCE_S and not self._overrun:
                     self._last_batch_at = loop.time()
                     await self._fetch_status_if_possible()
@@ -322,7 +330,12 @@ class RecordStream:
 
     async def _fetch_status(self, *, confirmed: bool) -> None:
         status = await self._call("status")
+        self.names.on_status(status)
         self._carry_out(self._feed.on_status(status["run"], status["last_seq"], confirmed=confirmed))
+
+    async def _fetch_names(self) -> None:
+        if self.names.wanted:
+            await self.names.fetch(lambda: self._call("slots"))
 
     async def _call(self, name: str, *args: Any) -> Any:
         return await self._shared.connection.call(self._uri(name), *args, timeout_s=CALL_TIMEOUT_S)
@@ -356,13 +369,19 @@ class _RecordIterator:
     calls, at jumps back and at the entry of a function only.
     """
 
-    def __init__(self, shared: SharedConnection, stream: RecordStream, timeout_s: float | None) -> None:
+    def __init__(
+        self, shared: SharedConnection, stream: RecordStream, timeout_s: float | None, names: SlotNames | None = None
+    ) -> None:
         self._shared, self._stream, self._timeout_s = shared, stream, timeout_s
+        #: What the records' slots are called; the stream keeps it up to date.
+        self._names = SlotNames() if names is None else names
         self._place = _Place(0, [], 0, 0)
         #: The part that was parsed last, and its records.
         self._parsed: tuple[Deliver | None, list[Record]] = (None, [])
         #: It gives no more items; and its stream is closed, which an interrupted close leaves to the next one.
         self._closed = self._released = False
+        #: What an interrupted `take` gives back, to be handed over again.
+        self._again: deque[Item] = deque()
         stream.consumer = weakref.ref(self)
 
     def where(self) -> tuple[int, int]:
@@ -395,7 +414,7 @@ class _RecordIterator:
         known, records = self._parsed
         if known is not part:
             assert isinstance(part.rows, RecordsBatch)
-            records = records_from_batch(part.rows)
+            records = records_from_batch(part.rows, self._names)
             self._parsed = (part, records)
         return records
 
@@ -405,6 +424,28 @@ class _RecordIterator:
                 self._shared.submit(self._stream.close)
             except TimbrError:
                 return  # the client is closed, and with it the stream
+
+
+class _Taken:
+    """What `take` has read so far."""
+
+    def __init__(self, n: int) -> None:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InvalidArgument("n", f"{n!r} is not a whole number of records, 1 or more")
+        self._left = n
+        self.items: list[Item] = []
+
+    def add(self, item: Item) -> bool:
+        """Note an item; return whether that was the last record."""
+        self.items.append(item)
+        self._left -= isinstance(item, Record)
+        return not self._left
+
+    def rows(self) -> RecordRows:
+        """Return the records, and what is missing between them."""
+        rows = RecordRows(item for item in self.items if isinstance(item, Record))
+        rows.gaps = [item for item in self.items if isinstance(item, Gap | RunChanged)]
+        return rows
 
 
 class Records(_RecordIterator):
@@ -419,7 +460,7 @@ class Records(_RecordIterator):
     def started(shared: SharedConnection, records: AsyncRecords) -> Records:
         """Return the blocking iterator for an async one, subscribed."""
         records._released = True  # this one closes their stream
-        return Records(shared, records._stream, records._timeout_s).start()
+        return Records(shared, records._stream, records._timeout_s, records._names).start()
 
     def start(self) -> Records:
         """Subscribe now, if it has not. Messages that are put afterwards are included.
@@ -434,6 +475,11 @@ class Records(_RecordIterator):
         return self
 
     def __next__(self) -> Item:
+        again = self._again
+        if again:  # handed over without a call, as `_RecordIterator` says
+            first = again[0]
+            del again[0]
+            return first
         while not self._closed:
             seen = self._place
             item, place = self._next(seen)
@@ -443,6 +489,24 @@ class Records(_RecordIterator):
                 self._place = place
                 return item
         raise StopIteration
+
+    def take(self, n: int) -> RecordRows:
+        """Return the next ``n`` records as a list that can become a table; fewer when the iterator ends first.
+
+        Where records are missing, the list's ``gaps`` tells. Interrupted, it loses none.
+
+        Raises:
+            InvalidArgument: ``n`` is no whole number above 0.
+        """
+        taken = _Taken(n)
+        try:
+            for item in self:
+                if taken.add(item):
+                    break
+        except BaseException:
+            self._again.extend(taken.items)
+            raise
+        return taken.rows()
 
     def _take(self, seen: _Place, place: _Place) -> None:
         """Wait for what follows a place; close when nothing came in time."""
@@ -487,6 +551,11 @@ class AsyncRecords(_RecordIterator):
         return self
 
     async def __anext__(self) -> Item:
+        again = self._again
+        if again:  # handed over without a call, as `_RecordIterator` says
+            first = again[0]
+            del again[0]
+            return first
         while not self._closed:
             seen = self._place
             item, place = self._next(seen)
@@ -496,6 +565,24 @@ class AsyncRecords(_RecordIterator):
                 self._place = place
                 return item
         raise StopAsyncIteration
+
+    async def take(self, n: int) -> RecordRows:
+        """Return the next ``n`` records as a list that can become a table; fewer when the iterator ends first.
+
+        Where records are missing, the list's ``gaps`` tells. Cancelled, it loses none.
+
+        Raises:
+            InvalidArgument: ``n`` is no whole number above 0.
+        """
+        taken = _Taken(n)
+        try:
+            async for item in self:
+                if taken.add(item):
+                    break
+        except BaseException:
+            self._again.extend(taken.items)
+            raise
+        return taken.rows()
 
     async def _take(self, seen: _Place, place: _Place) -> None:
         """Wait for what follows a place; close when nothing came in time."""

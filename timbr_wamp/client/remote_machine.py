@@ -148,7 +148,7 @@ class RemoteMachine(Blocking[AsyncMachine]):
 
     @property
     def source(self) -> SourceStatus:
-        """Status of the source. Assign source text, a generator function or a picklable iterable to set it."""
+        """Status of the source. Assign a table, a file, source text, a generator function or an iterable to set it."""
         return self.status.source
 
     @source.setter

@@ -17,10 +17,12 @@ from timbr_wamp.contract.declaration import Procedure, Topic, to_builtins
 from timbr_wamp.contract.record import (
     Outcome,
     Record,
+    SlotNames,
     outcome_kind,
     record_from_call,
     record_from_row,
     records_from_batch,
+    records_grid,
     texts_from_batch,
 )
 from timbr_wamp.contract.structs import (
@@ -124,6 +126,7 @@ __all__ = [
     "SlotCounts",
     "SlotInfo",
     "SlotKind",
+    "SlotNames",
     "SourceOptions",
     "SourceStateName",
     "SourceStatus",
@@ -136,6 +139,7 @@ __all__ = [
     "record_from_call",
     "record_from_row",
     "records_from_batch",
+    "records_grid",
     "texts_from_batch",
     "to_builtins",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal, SupportsIndex, TypeVar, overload
@@ -12,7 +13,8 @@ import orjson
 
 from timbr_wamp.contract.displayable import Printer, render
 from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow, RecordsBatch
-from timbr_wamp.errors import RecordTooLarge
+from timbr_wamp.errors import RecordTooLarge, class_and_text
+from timbr_wamp.rows.tabular import ColumnType, Grid, Tabular
 
 T = TypeVar("T")
 
@@ -45,11 +47,45 @@ class Outcome:
     value: Any
 
 
-class Record(Sequence[Any]):
+class SlotNames:
+    """The names of a machine's slots, as records that were read together know them. Any thread."""
+
+    __slots__ = ("names",)
+
+    def __init__(self, names: Iterable[str | None] = ()) -> None:
+        #: By slot number; None for a slot without a name. Replaced whole when slots are renamed.
+        self.names: tuple[str | None, ...] = tuple(names)
+
+    def columns(self, count: int) -> tuple[str, ...]:
+        """Return the names of ``count`` slots' columns: the slot's name, else ``f0``, ``f1`` …
+
+        >>> SlotNames([None, "clean", "seq"]).columns(4)
+        ('f0', 'clean', 'f2', 'f3')
+        """
+        names = self.names
+        named = (names[slot] if slot < len(names) else None for slot in range(count))
+        return tuple(
+            f"f{slot}" if not name or name in _RECORD_COLUMNS or _TEXT_COLUMN.fullmatch(name) else name
+            for slot, name in enumerate(named)
+        )
+
+
+#: Columns of a table of records that follow the values, and their types.
+_RECORD_TYPES: dict[str, ColumnType] = {
+    "seq": "int", "run": "text", "attempt": "int", "revision": "int", "received_at": "time", "finished_at": "time",
+    "errored": "bool", "dropped": "bool", "error": "text",
+}  # fmt: skip
+_RECORD_COLUMNS = frozenset({"oid", "in", *_RECORD_TYPES})
+#: A record's JSON texts are named like this, and no slot's column is.
+_TEXT_COLUMN = re.compile(r"(oid|in|f[0-9]+)_s")
+_NO_NAMES = SlotNames()
+
+
+class Record(Tabular, Sequence[Any]):
     """The result of one attempt at a message, as the sequence ``(oid, in, f0, f1, …)``; it equals that tuple.
 
     With ``include_serialized`` the texts follow: ``(oid, in, f0, …, oid_s, in_s, f0_s, …)``; the oid's own
-    is the oid, the others are JSON.
+    is the oid, the others are JSON. `_fields` and `_asdict` are those of a named tuple, with the slots' names.
 
     A record that came over the wire is parsed when it is first looked at, its ``meta`` apart. Until then it keeps
     the text of its batch, at most 256 KB, in memory. Any thread.
@@ -58,7 +94,7 @@ class Record(Sequence[Any]):
     alone, and whatever else is asked of it raises `RecordTooLarge`; `RemoteMachine.record` fetches it whole.
     """
 
-    __slots__ = ("_items", "_meta", "_oid", "_unparsed", "_whole", "_width")
+    __slots__ = ("_items", "_meta", "_names", "_oid", "_unparsed", "_whole", "_width")
 
     _oid: str
     #: None while it is not parsed, and when it came without text.
@@ -68,12 +104,20 @@ class Record(Sequence[Any]):
     _unparsed: msgspec.Raw | None
     _whole: Callable[[Sequence[Any]], Sequence[Any]] | None
     _width: int
+    _names: SlotNames
 
     @classmethod
-    def make(cls, oid: str, values: Sequence[Any], meta: RecordMeta, texts: list[str] | None = None) -> Record:
+    def make(
+        cls,
+        oid: str,
+        values: Sequence[Any],
+        meta: RecordMeta,
+        texts: list[str] | None = None,
+        names: SlotNames = _NO_NAMES,
+    ) -> Record:
         """Return a record of ``values`` = ``[in, f0, …]``; without any when ``meta`` has the size of their text."""
         record = cls()
-        record._oid, record._meta, record._width = oid, meta, len(values)
+        record._oid, record._meta, record._width, record._names = oid, meta, len(values), names
         without = meta.text_bytes is not None and not values
         record._items = None if without else (oid, *values, *((oid, *texts) if texts else ()))
         record._unparsed = record._whole = None
@@ -81,11 +125,17 @@ class Record(Sequence[Any]):
 
     @classmethod
     def unparsed(
-        cls, oid: str, values: msgspec.Raw, meta: msgspec.Raw, whole: Callable[[Sequence[Any]], Sequence[Any]]
+        cls,
+        oid: str,
+        values: msgspec.Raw,
+        meta: msgspec.Raw,
+        whole: Callable[[Sequence[Any]], Sequence[Any]],
+        names: SlotNames = _NO_NAMES,
     ) -> Record:
         """Return a record of JSON texts; ``whole`` repeats the values that unset slots carry."""
         record = cls()
         record._items, record._oid, record._meta, record._unparsed, record._whole = None, oid, meta, values, whole
+        record._names = names
         return record
 
     def _all(self) -> tuple[Any, ...]:
@@ -148,15 +198,37 @@ class Record(Sequence[Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         try:
-            return Record._of_items, (self._all(), self.meta, self._width)
+            return Record._of_items, (self._all(), self.meta, self._width, self._names.names)
         except RecordTooLarge:
             return Record.make, (self._oid, (), self.meta)
 
     @classmethod
-    def _of_items(cls, items: tuple[Any, ...], meta: RecordMeta, width: int) -> Record:
-        record = cls.make(items[0], items[1 : width + 1], meta)
+    def _of_items(
+        cls, items: tuple[Any, ...], meta: RecordMeta, width: int, names: tuple[str | None, ...] = ()
+    ) -> Record:
+        record = cls.make(items[0], items[1 : width + 1], meta, names=SlotNames(names))
         record._items = items
         return record
+
+    @property
+    def slot_names(self) -> tuple[str | None, ...]:
+        """Names of the machine's slots when the records were read; empty when they are not known."""
+        return self._names.names
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        """``("oid", "in", "f0", …)`` as of a named tuple, with the names of slots that have one."""
+        items, width = self._all(), self._width
+        fields = ("oid", "in", *self._names.columns(width - 1)) if width else ("oid",)
+        texts = ("oid_s", "in_s", *(f"f{slot}_s" for slot in range(width - 1))) if len(items) > width + 1 else ()
+        return fields + texts
+
+    def _asdict(self) -> dict[str, Any]:
+        """Return the items by the names of `_fields`."""
+        return dict(zip(self._fields, self._all(), strict=True))
+
+    def _grid(self) -> Grid:
+        return records_grid([self])
 
     @property
     def meta(self) -> RecordMeta:
@@ -249,21 +321,63 @@ def outcome_kind(value: Any) -> OutcomeKind:
     return "value"
 
 
-def record_from_row(row: RecordRow, *, include_serialized: bool = False) -> Record:
+def records_grid(records: Sequence[Record]) -> Grid:
+    """Return a table of records: the items, as many as the widest record has, and then what ``meta`` says.
+
+    What failed or was skipped has no value; the column ``error`` tells why.
+    """
+    whole = [_items_of(record) for record in records]
+    slots = max((len(values) - 1 for values in whole), default=0)
+    labels = next((record._names for record in reversed(records) if record.slot_names), _NO_NAMES).columns(
+        max(slots, 0)
+    )
+    return Grid(
+        ("oid", "in", *labels, *_RECORD_TYPES),
+        [_cells(record, values, labels) for record, values in zip(records, whole, strict=True)],
+        {"oid": "text", **_RECORD_TYPES},
+    )
+
+
+def _items_of(record: Record) -> tuple[Any, ...]:
+    """Return ``(in, f0, …)``; empty for a record that was too large to be sent."""
+    try:
+        return (record.input, *record.values)
+    except RecordTooLarge:
+        return ()
+
+
+def _cells(record: Record, values: tuple[Any, ...], labels: Sequence[str]) -> tuple[Any, ...]:
+    meta = record.meta
+    told, before = [], None
+    for label, value in zip(labels, values[1:], strict=False):
+        if outcome_kind(value) == "error" and (detail := value["_exception"]) != before:  # an unset slot carries it
+            before = detail
+            text = class_and_text(str(detail.get("exc_class")), str(detail.get("exc_value") or ""))
+            told.append(f"{label}: {text}")
+    if not values:
+        told.append(f"{meta.text_bytes:,} bytes are too large to be sent; record(run, seq) fetches them")
+    shown = [*values[:1], *(value if outcome_kind(value) == "value" else None for value in values[1:])]
+    return (
+        record.oid, *shown, *[None] * (len(labels) + 1 - len(shown)), meta.seq, meta.run, meta.attempt, meta.revision,
+        meta.received_at, meta.finished_at, meta.errored, meta.dropped, "; ".join(told) or None,
+    )  # fmt: skip
+
+
+def record_from_row(row: RecordRow, *, include_serialized: bool = False, names: SlotNames = _NO_NAMES) -> Record:
     """Return the record of a wire row; see `Record` for one without text."""
     meta = _decode_meta(row.meta)
     if row.text is None:
-        return Record.make(row.oid, [], meta)
+        return Record.make(row.oid, [], meta, names=names)
     meta.text_bytes = None  # it came apart
     values = orjson.loads(row.text)
     texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
-    return Record.make(row.oid, values, meta, texts)
+    return Record.make(row.oid, values, meta, texts, names)
 
 
-def records_from_batch(batch: RecordsBatch) -> list[Record]:
+def records_from_batch(batch: RecordsBatch, names: SlotNames = _NO_NAMES) -> list[Record]:
     """Return all records of a batch, not parsed yet; see `Record` for one without text."""
     whole, unparsed = _whole(batch.layout), Record.unparsed
-    return [unparsed(oid, values, meta, whole) for _, oid, values, meta in _decode_rows(batch.block)]
+    return [unparsed(oid, values, meta, whole, names) for _, oid, values, meta in _decode_rows(batch.block)]
 
 
 def texts_from_batch(batch: RecordsBatch) -> list[tuple[int, str, bytes | None]]:
@@ -287,11 +401,13 @@ def _whole(layout: Sequence[int]) -> Callable[[Sequence[T]], Sequence[T]]:
     return itemgetter(*positions)
 
 
-def record_from_call(result: CallResult, now: float, *, include_serialized: bool = False) -> Record:
+def record_from_call(
+    result: CallResult, now: float, *, include_serialized: bool = False, names: SlotNames = _NO_NAMES
+) -> Record:
     """Return the record of a remote ``m(x)``."""
     meta = RecordMeta(
         run="", seq=0, attempt=0, revision=result.revision, received_at=now, finished_at=now, errored=result.errored
     )
     values = orjson.loads(result.text)
     texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
-    return Record.make(result.oid, values, meta, texts)
+    return Record.make(result.oid, values, meta, texts, names)

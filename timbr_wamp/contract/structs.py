@@ -524,12 +524,19 @@ class CallResult(msgspec.Struct, kw_only=True):
     errored: bool
 
 
-class PutResult(msgspec.Struct, kw_only=True):
+class PutResult(Displayable, msgspec.Struct, kw_only=True):
     """Result of `put_many`."""
 
     #: Ids of the queued messages, in order. The remaining messages found no space.
     oids: list[str]
     refused: int = 0
+
+    def __str__(self) -> str:
+        return f"{len(self.oids):,} messages queued, {self.refused:,} refused: there was no room for them"
+
+    def __repr__(self) -> str:
+        shown = ", ".join([*map(repr, self.oids[:3]), *(["…"] if len(self.oids) > 3 else [])])
+        return f"PutResult(oids=<{len(self.oids):,}: {shown}>, refused={self.refused})"
 
 
 class TrialRow(Displayable, msgspec.Struct, kw_only=True):

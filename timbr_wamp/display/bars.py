@@ -1,4 +1,4 @@
-"""Progress bars: tqdm in notebooks, rich on terminals, or none. Only the thread that calls `Bar.update` draws."""
+"""Progress bars: tqdm or text in notebooks, rich on terminals, or none. The thread that calls `Bar.update` draws."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from rich.progress import Progress as RichProgress
 
 from timbr_wamp.contract import Progress
 from timbr_wamp.display.output_kind import is_terminal, notebook_shell
+from timbr_wamp.display.screens import NotebookScreen
 from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
-from timbr_wamp.faces.cards import progress_counts
+from timbr_wamp.faces.cards import progress_counts, progress_html, progress_text
 
-#: ``auto``: tqdm in a notebook if it is installed, rich on a terminal, else none.
-BarKind: TypeAlias = Literal["auto", "tqdm", "rich", "none"]
+#: ``auto``: in a notebook tqdm if it is installed, else text; rich on a terminal; else none.
+BarKind: TypeAlias = Literal["auto", "tqdm", "rich", "text", "none"]
 
 
 class Bar(Protocol):
@@ -44,12 +45,14 @@ def open_bar(kind: BarKind, file: TextIO | None = None) -> Bar:
         kind = _best(output)
     if kind == "tqdm":
         return TqdmBar(output)
+    if kind == "text":
+        return TextBar(output)
     return RichBar(output) if kind == "rich" else NoBar()
 
 
 def _best(output: TextIO) -> BarKind:
     if notebook_shell() is not None:
-        return "tqdm" if find_spec("tqdm") is not None else "none"
+        return "tqdm" if find_spec("tqdm") is not None else "text"
     return "rich" if is_terminal(output) else "none"
 
 
@@ -61,6 +64,37 @@ class NoBar:
 
     def close(self) -> None:
         """Draw nothing."""
+
+
+class TextBar:
+    """A bar of characters, which needs no other library.
+
+    In a notebook it is drawn again in the cell's output, on a terminal in its line; elsewhere only its end is written.
+    """
+
+    def __init__(self, output: TextIO) -> None:
+        self._shell, self._output, self._live = notebook_shell(), output, is_terminal(output)
+        self._screen: NotebookScreen | None = None
+        self._last: Progress | None = None
+        self._width = 0
+
+    def update(self, progress: Progress) -> None:
+        """Draw ``progress``."""
+        self._last = progress
+        text = progress_text(progress)
+        if self._shell is not None:
+            self._screen = self._screen or NotebookScreen(self._shell)
+            self._screen.draw(progress_html(progress), text)
+        elif self._live:
+            self._output.write(f"\r{text.ljust(self._width)}")
+            self._output.flush()
+            self._width = len(text)
+
+    def close(self) -> None:
+        """Stop drawing; end the line."""
+        last, self._last = self._last, None
+        if last is not None and self._shell is None:
+            self._output.write("\n" if self._live else f"{progress_text(last)}\n")
 
 
 class RichBar:

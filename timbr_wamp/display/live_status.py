@@ -29,6 +29,13 @@ FAILURE_LIMIT = 20
 STOP_TIMEOUT_S = 2.0
 
 
+def checked_interval(interval_s: object) -> float:
+    """Return ``interval_s``; raise InvalidArgument unless it is a number of more than 0 seconds."""
+    if not isinstance(interval_s, int | float) or not interval_s > 0:
+        raise InvalidArgument("interval_s", f"more than 0 seconds, not {interval_s!r}")
+    return interval_s
+
+
 class Screen(Protocol):
     """The place where a card is drawn. Called by one thread at a time."""
 
@@ -61,8 +68,10 @@ class LiveStatus:
         ended: Callable[[], bool] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not interval_s > 0:
-            raise InvalidArgument("interval_s", "more than 0 seconds")
+        checked_interval(interval_s)
+        given: object = duration_s
+        if given is not None and not isinstance(given, int | float):
+            raise InvalidArgument("duration_s", f"{given!r} is not a number of seconds")
         self._poll, self._screen, self._interval_s, self._ended = status, screen, interval_s, ended
         self._clock = clock
         self._until = None if duration_s is None else clock() + duration_s

@@ -10,8 +10,7 @@ from typing import TextIO
 
 from timbr_wamp.contract import Progress
 from timbr_wamp.display.bars import BarKind, open_bar
-from timbr_wamp.display.live_status import RESTING
-from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.display.live_status import RESTING, checked_interval
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def show_progress(
 
     Args:
         poll: returns the progress; called every ``interval_s`` seconds.
-        bar: ``auto``, ``tqdm``, ``rich`` or ``none``.
+        bar: ``auto``, ``tqdm``, ``rich``, ``text`` or ``none``.
         timeout_s: return after this many seconds at the latest; None means no limit.
         until: returns whether to end for another reason, such as an empty queue without a source.
         file: file that text bars are drawn on; standard error by default.
@@ -58,8 +57,7 @@ def show_progress(
         InvalidArgument: ``interval_s`` is not more than 0, or the kind of bar is unknown.
         PluginNotInstalled: tqdm was requested and is not installed.
     """
-    if not interval_s > 0:
-        raise InvalidArgument("interval_s", "more than 0 seconds")
+    checked_interval(interval_s)
     deadline = None if timeout_s is None else clock() + timeout_s
     pause = threading.Event()
     with progress_bar(bar, file=file) as update:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from timbr_wamp.contract.structs import ErrorRow, Policy, Progress, SlotCounts, SlotInfo, SourceStatus, Status
 from timbr_wamp.errors import class_and_text, counted
 from timbr_wamp.faces.preview import never_raises
+from timbr_wamp.names import DEFAULT_MACHINE
 from timbr_wamp.tables import HAIRLINE, Cell, StatusTable, count_cell, duration, html_text, printable, timestamp
 
 #: Colours that are readable on light and dark backgrounds.
@@ -98,7 +99,7 @@ def progress_text(progress: Progress) -> str:
     """Return a machine's progress as one line, with a bar when the total is known.
 
     >>> print(progress_text(Progress(done=25, total=100, percentage=25.0, rate_per_s=12.5, eta_s=6.0, state="running")))
-    [██████··················]  25 %  25 of 100, 12.5/s, about 6 s left
+    [██████··················]  25 %  25 of 100 messages recorded, 12.5 messages/s, about 6 s left
     """
     bar = f"{bar_text(progress.percentage)}  " if progress.percentage is not None else ""
     return bar + progress_counts(progress)
@@ -106,9 +107,11 @@ def progress_text(progress: Progress) -> str:
 
 def progress_counts(progress: Progress) -> str:
     """Return a machine's progress as text without a bar."""
-    parts = [f"{progress.done:,}{'' if progress.total is None else f' of {progress.total:,}'}"]
+    of = "" if progress.total is None else f" of {progress.total:,}"
+    one = (progress.done if progress.total is None else progress.total) == 1
+    parts = [f"{progress.done:,}{of} message{'' if one else 's'} recorded"]
     parts += [f"{progress.errored:,} errored"] if progress.errored else []
-    parts += [f"{progress.rate_per_s:,.1f}/s"] if progress.rate_per_s else []
+    parts += [f"{progress.rate_per_s:,.1f} messages/s"] if progress.rate_per_s else []
     if progress.complete:
         parts.append("complete")
     elif progress.eta_s is not None:
@@ -269,7 +272,8 @@ def _state(status: Status) -> str:
 
 
 def _identity(status: Status) -> str:
-    return f"machine {status.name}, revision {status.revision}, up {duration(status.uptime_s)}"
+    name = "machine" if status.name == DEFAULT_MACHINE else f"machine {status.name}"
+    return f"{name}, revision {status.revision}, up {duration(status.uptime_s)}"
 
 
 def _dot(state: str) -> str:

@@ -1,18 +1,18 @@
 """HTML and text of the wire's structs, of lists of them, and of records.
 
-`Rows` is a list that displays as a table. `timbr_wamp.faces.cards` draws status, progress and whole
-machines. Everything is escaped and bounded. The functions that ``repr`` and notebook displays call
-never raise.
+`Rows` is a list that displays as a table, and becomes one: `to_frame`, `to_arrow`, `to_dicts`.
+`timbr_wamp.faces.cards` draws status, progress and whole machines. Everything is escaped and bounded.
+The functions that ``repr`` and notebook displays call never raise.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, SupportsIndex, TypeVar, overload
 
-from timbr_wamp.contract.displayable import Printer
-from timbr_wamp.contract.record import Record, outcome_kind
+from timbr_wamp.contract.displayable import Printer, structs_grid
+from timbr_wamp.contract.record import Record, outcome_kind, records_grid
 from timbr_wamp.contract.structs import ErrorGroup, ErrorRow, Event, Progress, RevisionInfo, SlotInfo, Status, TrialRow
 from timbr_wamp.errors import class_and_text, counted
 from timbr_wamp.faces.cards import (
@@ -23,6 +23,7 @@ from timbr_wamp.faces.cards import (
     progress_text,
 )
 from timbr_wamp.faces.preview import never_raises, preview
+from timbr_wamp.rows.tabular import Grid, Tabular
 from timbr_wamp.tables import (
     COLLAPSED_LIMIT,
     Cell,
@@ -39,6 +40,8 @@ __all__ = [
     "ErrorGroups",
     "ErrorRows",
     "Events",
+    "Oids",
+    "RecordRows",
     "Revisions",
     "Rows",
     "SlotInfos",
@@ -49,25 +52,37 @@ __all__ = [
     "machine_text",
     "record_html",
     "record_text",
+    "repr_of",
     "text_of",
 ]
 
 #: Longest text of a record's value, in characters.
 VALUE_LIMIT = 300
+#: Longest text of one of several values in a cell, and of a record's last one, in characters.
+SHORT_LIMIT, RESULT_LIMIT = 40, 80
+#: Longest text of a field in a struct's ``repr``, in characters.
+VALUE_IN_REPR = 80
+#: Message ids that are shown of many.
+SHOWN_OIDS = 3
 #: Longest traceback of a single printed failure, in characters.
 TRACEBACK_LIMIT = 20_000
 
 T = TypeVar("T")
 
 
-class Rows(list[T]):
-    """A list that displays as a table in notebooks, in IPython and when printed. ``repr`` is the list's.
+class Rows(Tabular, list[T]):
+    """A list that displays as a table in notebooks, in IPython and in Python.
 
     Slices, copies and sums are of the same class, so they display as tables too.
     """
 
     headers: Sequence[str] = ()
     empty = "none"
+    #: Class of the items.
+    item: type[Any]
+
+    def _grid(self) -> Grid:
+        return structs_grid(self.item, self)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> T: ...
@@ -101,13 +116,47 @@ class Rows(list[T]):
     def __str__(self) -> str:
         return str(self.table())
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
         printer.text(str(self))
+
+
+class RecordRows(Rows[Record]):
+    """Records, oldest first. Its tables have the names of slots as columns."""
+
+    headers = ("seq", "oid", "attempt", "revision", "finished", "in", "slots", "result")
+    empty = "no records yet"
+    item = Record
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        super().__init__(records)
+        #: Where records are missing that were asked for: `Gap` and `RunChanged`, in order. Slices and copies have none.
+        self.gaps: list[Any] = []
+
+    def _grid(self) -> Grid:
+        return records_grid(self)
+
+    def cells(self, item: Record) -> Sequence[object]:
+        """Return the cells of a record: what slots made of the message, unset ones left out, and the last value."""
+        meta = item.meta
+        facts = (meta.seq or None, item.oid, meta.attempt, meta.revision, timestamp(meta.finished_at))
+        if meta.text_bytes is not None:
+            return (*facts, f"({meta.text_bytes:,} bytes)", "", "")
+        values = (item.input, *item.values)
+        made = [
+            f"{label} {_short(value)}"
+            for label, before, value in zip(item._fields[2:], values, values[1:], strict=False)
+            if not _is_carried(before, value)
+        ]
+        return (*facts, preview(item.input), ", ".join(made), _short(values[-1], RESULT_LIMIT))
 
 
 class SlotInfos(Rows[SlotInfo]):
     """The slots of the newest revision."""
 
+    item = SlotInfo
     headers = (
         "slot",
         "name",
@@ -146,6 +195,7 @@ class SlotInfos(Rows[SlotInfo]):
 class ErrorRows(Rows[ErrorRow]):
     """Failures of slots, oldest first."""
 
+    item = ErrorRow
     headers = (
         "record", "time", "slot", "error", "where", "message", "message id", "attempt", "tries", "policy", "resolved",
     )  # fmt: skip
@@ -171,6 +221,7 @@ class ErrorRows(Rows[ErrorRow]):
 class ErrorGroups(Rows[ErrorGroup]):
     """Failures grouped by slot, exception class and line."""
 
+    item = ErrorGroup
     headers = ("slot", "error", "where", "count", "per min", "open", "last", "last message", "policies", "resolved")
     empty = "no slot has failed"
 
@@ -193,6 +244,7 @@ class ErrorGroups(Rows[ErrorGroup]):
 class Revisions(Rows[RevisionInfo]):
     """The kept revisions of the slot table, oldest first."""
 
+    item = RevisionInfo
     headers = ("number", "time", "by", "change", "functions")
 
     def cells(self, item: RevisionInfo) -> Sequence[object]:
@@ -204,6 +256,7 @@ class Revisions(Rows[RevisionInfo]):
 class Events(Rows[Event]):
     """Events that changed a machine's state, oldest first."""
 
+    item = Event
     headers = ("number", "time", "event", "by", "data")
     empty = "no events yet"
 
@@ -216,6 +269,7 @@ class Events(Rows[Event]):
 class Trials(Rows[TrialRow]):
     """What a function on trial gave for kept records, oldest first."""
 
+    item = TrialRow
     headers = ("message id", "outcome", "value", "took")
     empty = "no records are kept, so there was nothing to try it on"
 
@@ -229,6 +283,22 @@ class Trials(Rows[TrialRow]):
         kind = outcome_kind(value)
         shown = _value(value) if kind == "value" else _failure(value["_exception"])
         return (item.oid, kind, shown, Cell(duration(item.duration_s), right=True))
+
+
+class Oids(list[str]):
+    """Message ids: a list whose ``repr`` says how many, and shows the first ones."""
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, self[:SHOWN_OIDS]))
+        if len(self) <= SHOWN_OIDS:
+            return f"[{first}]"
+        return f"<{len(self):,} message ids: {first}, …>"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        printer.text(repr(self))
 
 
 # --- single structs --------------------------------------------------------------------------
@@ -256,6 +326,19 @@ def text_of(struct: object) -> str:
         return draw(struct)
     traceback = printable(getattr(struct, "exc_tb", ""), TRACEBACK_LIMIT, lines=True)
     return f"{_facts(struct)}\n{traceback}".rstrip()
+
+
+@never_raises()
+def repr_of(struct: object) -> str:
+    """Return a struct's ``repr``: its fields that say something, each cut to its beginning; ``…`` stands for others."""
+    names: Sequence[str] = getattr(struct, "__struct_fields__", ())
+    values = {name: getattr(struct, name) for name in names}
+    plain = {name: value for name, value in values.items() if isinstance(value, _IN_REPR) and value not in (None, "")}
+    fields = [f"{name}={preview(value, VALUE_IN_REPR)}" for name, value in plain.items()]
+    return f"{type(struct).__name__}({', '.join([*fields, *(['…'] if len(plain) < len(values) else [])])})"
+
+
+_IN_REPR = (str, int, float)
 
 
 def _facts(struct: object) -> StatusTable:
@@ -289,7 +372,7 @@ def gets_text(item: SlotInfo) -> str:
 
 
 def _task(slot: int, task: str) -> str:
-    return f"f{slot}" if task in ("", f"f{slot}") else f"f{slot} {task}"
+    return task or f"f{slot}"  # "f3 (intensity)"
 
 
 def _error(exc_class: str, exc_value: str, exc_tb: str, *, resolved: bool = False) -> Cell:
@@ -338,6 +421,19 @@ def _record_title(record: Record) -> str:
     parts += ["dropped"] if record.meta.dropped else []
     parts += [f"{slot}: {what}" for slot, what in list((record.meta.policies or {}).items())[:8]]
     return ", ".join(parts)
+
+
+def _is_carried(before: object, value: object) -> bool:
+    """Tell whether a value looks like the one before it, as an unset slot leaves it. No foreign object is compared."""
+    return before is value or (type(before) is type(value) and preview(before) == preview(value))
+
+
+def _short(value: object, limit: int = SHORT_LIMIT) -> str:
+    """Return a value for a cell that has others beside it; of a failure the class."""
+    if outcome_kind(value) == "value":
+        return preview(value, limit)
+    assert isinstance(value, dict)
+    return f"✗ {value['_exception'].get('exc_class')}"
 
 
 def _value(value: object) -> Cell:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from typing import Any, TypeAlias, overload
 
 import orjson
 
 from timbr_wamp.contract.record import outcome_kind
-from timbr_wamp.errors import InvalidArgument, PluginNotInstalled
+from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.faces.preview import preview
+from timbr_wamp.rows.tabular import Grid, Tabular
 
 TAP_LIMIT = 100_000
 
@@ -24,7 +24,7 @@ TAP_LIMIT = 100_000
 _Row: TypeAlias = tuple[Any, ...]
 
 
-class Tap(Sequence[Any]):
+class Tap(Tabular, Sequence[Any]):
     """A bounded sequence to which new values are appended live, newest last. Any thread.
 
     Args:
@@ -82,20 +82,21 @@ class Tap(Sequence[Any]):
         """Message ids of the values."""
         return [oid for _, oid, _ in self.rows]
 
-    def to_dataframe(self) -> Any:
+    def to_frame(self) -> Any:
         """Return a `pandas.DataFrame` with one line per record and ``seq`` as index; keys of mappings become columns.
 
         Raises:
             PluginNotInstalled: pandas is not installed.
         """
-        try:
-            pandas = import_module("pandas")
-        except ModuleNotFoundError:
-            raise PluginNotInstalled("Tap", "to_dataframe", "pip install pandas") from None
-        rows = self.rows
-        lines = [{"oid": oid, **self._columns(value)} for _, oid, value in rows]
-        index = pandas.Index([seq for seq, _, _ in rows], name="seq", dtype="int64")
-        return pandas.DataFrame(lines, index=index, columns=None if lines else ["oid", self.label])
+        return super().to_frame().set_index("seq")
+
+    #: The same, by its former name.
+    to_dataframe = to_frame
+
+    def _grid(self) -> Grid:
+        lines = [{"seq": seq, "oid": oid, **self._columns(value)} for seq, oid, value in self.rows]
+        names = list(dict.fromkeys(name for line in lines for name in line)) or ["seq", "oid", self.label]
+        return Grid(names, [[line.get(name) for name in names] for line in lines], {"seq": "int", "oid": "text"})
 
     def clear(self) -> None:
         """Remove all values."""
@@ -150,7 +151,7 @@ class Tap(Sequence[Any]):
     def _columns(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             return {self.label: value}
-        return {f"{self.label}.oid" if key == "oid" else key: item for key, item in value.items()}
+        return {f"{self.label}.{key}" if key in ("oid", "seq") else key: item for key, item in value.items()}
 
 
 #: Value of a slot that the machine did not have when it made the record.

@@ -11,6 +11,7 @@ from typing import Any
 from timbr_wamp import plugins
 from timbr_wamp.contract.policies import PolicyLike, checked_policy
 from timbr_wamp.errors import InvalidArgument, class_and_text, described
+from timbr_wamp.machine.checks import checked_list
 from timbr_wamp.machine.events.failure_log import RaisedIn
 from timbr_wamp.machine.events.hooks import Hooks
 from timbr_wamp.machine.events.log import EventLog
@@ -88,7 +89,7 @@ def assemble(
     table.on_change = context.changed
     recorder = Recorder(
         run=journal.run if journal is not None else new_run(), queue=queue, clock=clock, events=events,
-        current=table.current, journal=journal, sinks=sinks,
+        current=table.current, journal=journal, sinks=checked_list("sinks", sinks, "objects with publish(rows)"),
     )  # fmt: skip
     if journal is not None:
         queue.make_durable, queue.was_put = recorder.make_durable, recorder.was_put

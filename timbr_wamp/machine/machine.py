@@ -12,8 +12,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from threading import RLock, local
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from timbr_wamp import plugins
@@ -26,6 +28,7 @@ from timbr_wamp.contract import (
     Record,
     RecordMeta,
     RevisionInfo,
+    SlotNames,
     SourceStatus,
     Status,
     record_from_row,
@@ -35,9 +38,17 @@ from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, coun
 from timbr_wamp.faces.cards import machine_html, machine_line, machine_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.shared import Shared
-from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Revisions, SlotInfos
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Oids, RecordRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.machine.assembly import assemble, opened_journal
+from timbr_wamp.machine.checks import (
+    check_instance,
+    checked_by_slot,
+    checked_list,
+    checked_seconds,
+    checked_timeout,
+    checked_whole,
+)
 from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
@@ -108,6 +119,10 @@ class Machine:
         clock: Clock = time.time,
     ) -> None:
         self.name = checked_machine_name(name)
+        check_instance("serve", serve, (bool, NoneType), "True, False or None")
+        check_instance("namespace", namespace, (dict, NoneType), "a dict of variables")
+        if not callable(clock):
+            raise InvalidArgument("clock", f"a function that returns UTC seconds, not {type(clock).__name__}")
         self._clock = clock
         self._started_at = clock()
         self._namespace = namespace
@@ -171,7 +186,7 @@ class Machine:
         """Return a slot's function; of an unset slot `identity`."""
         slots = self._table.current().slots
         if isinstance(slot, slice):
-            return [identity if s.function is None else s.function for s in slots[slot]]
+            return [identity if slots[n].function is None else slots[n].function for n in _numbers(slot, len(slots))]
         function = slots[self._table.number_of(slot)].function
         return identity if function is None else function
 
@@ -180,15 +195,15 @@ class Machine:
         if not isinstance(slot, slice):
             self.set(slot, function)
             return
-        numbers = range(len(self))[slot]
-        functions = list(function)
+        numbers = _numbers(slot, len(self))
+        functions = list(checked_list("functions", function, "functions for a slice of slots"))
         if len(functions) != len(numbers):
             raise InvalidArgument("functions", f"{len(functions)} for {counted(len(numbers), 'slot')}")
         self.assign(dict(zip(numbers, functions, strict=True)))
 
     def __delitem__(self, slot: int | str | slice) -> None:
         """Make a slot identity again."""
-        self.assign(dict.fromkeys(range(len(self))[slot]) if isinstance(slot, slice) else {slot: None})
+        self.assign(dict.fromkeys(_numbers(slot, len(self))) if isinstance(slot, slice) else {slot: None})
 
     def __len__(self) -> int:
         """Return the number of slots."""
@@ -226,6 +241,7 @@ class Machine:
         Raises:
             NotCallable, InvalidName, InvalidArgument, PrepFailed: nothing was changed.
         """
+        check_instance("source", source, (str, NoneType), "a text")
         return self.assign(
             {slot: function},
             names={slot: name} if name else {},
@@ -245,7 +261,9 @@ class Machine:
         author: str | None = None,
     ) -> RevisionInfo:
         """Put several functions (None: nothing) in slots by number or name, as one revision."""
-        checked = {slot: checked_policy(policy) for slot, policy in (policies or {}).items()}
+        for argument, given in (("functions", functions), ("names", names or {}), ("sources", sources or {})):
+            checked_by_slot(argument, given)
+        checked = {slot: checked_policy(policy) for slot, policy in checked_by_slot("policies", policies or {}).items()}
         return self._change(
             functions,
             lambda: self._table.assign(functions, names=names, sources=sources, policies=checked, author=author),
@@ -354,7 +372,7 @@ class Machine:
             policies=policies_of(notes) if notes else None,
         )  # fmt: skip
         shown = [text.decode() for text in texts] if include_serialized else None
-        return Record.make(oid, values, meta, shown)
+        return Record.make(oid, values, meta, shown, _names_in(revision))
 
     @contextmanager
     def tried(self, slot: int | str, function: SlotFunction) -> Iterator[Slot]:
@@ -379,6 +397,8 @@ class Machine:
             MachineClosed: the machine was closed.
             InvalidName: ``oid`` is not a message id.
         """
+        if block:
+            timeout = checked_timeout("timeout", timeout)
         now = self._clock()
         known = oid is not None
         key = checked_oid(oid) if oid is not None else new_oid(now)
@@ -402,6 +422,7 @@ class Machine:
         """
         if self._closed:
             raise MachineClosed(self.name)
+        timeout = checked_seconds("timeout", timeout)
         self.hooks.call("pre_get")
         wait_s = timeout if block else (0.05 if self._source.reading else 0.0)
         row = self._worker.step(wait_s)
@@ -415,7 +436,7 @@ class Machine:
 
     @property
     def source(self) -> SourceStatus:
-        """Where the messages come from. Assign an iterable, generator function, `Source` …; ``del`` it first."""
+        """Where the messages come from. Assign an iterable, generator function, table, file …; ``del`` it first."""
         return self.status.source
 
     @source.setter
@@ -438,15 +459,20 @@ class Machine:
     ) -> None:
         """Read messages from ``source`` while running.
 
+        An iterable, iterator, generator function, async generator or `Source` object. The rows of a table, as dicts:
+        a DataFrame of pandas or polars, an Arrow table, batch or stream; of a file of one, by its `pathlib.Path`
+        or name: .csv, .tsv, .jsonl, .ndjson, .parquet.
+
         Args:
-            total: number of messages, for progress; by default the source's length, if it has one.
+            total: number of messages, for progress; by default the length of a source that is known to have one.
             options: fields of `SourceOptions`: ``policy`` when the queue is full, ``on_exhausted``,
                 ``idle_timeout_s``, ``restarts`` with ``backoff_s`` …
 
         Raises:
             SourceActive: the present source has not ended; ``replace=True`` replaces it.
-            NotASource: it cannot be read as messages.
+            NotASource: it cannot be read as messages, or is a file that is not there.
             InvalidArgument: an invalid option, or one that this source does not support.
+            PluginNotInstalled: it takes pyarrow to read it.
         """
         if self._closed:
             raise MachineClosed(self.name)
@@ -491,6 +517,7 @@ class Machine:
             CallTimeout: a message was still under way after ``timeout`` seconds; it is recorded when it ends.
         """
         refuse_removed("stop", removed, STOP_ARGUMENTS)
+        timeout = checked_seconds("timeout", timeout)
         if drain:
             refuse_deadlock(self._queue, self.name, "stop(drain=True)")
         self.hooks.call("pre_stop")
@@ -506,6 +533,7 @@ class Machine:
         machine running. Raises the error for which a debugging event handler stopped the machine.
         """
         refuse_deadlock(self._queue, self.name, "wait()", waits_for_source=True)
+        timeout = checked_timeout("timeout", timeout)
         deadline = deadline_after(timeout)
         if progress:
             from timbr_wamp.display import show_progress  # loads rich, which is slow
@@ -547,7 +575,7 @@ class Machine:
         sink, source, object or journal) is left to its daemon thread. A slot or hook that closes its own machine
         does not wait for itself.
         """
-        deadline = time.monotonic() + (0.0 if is_processing(self._queue) else timeout)
+        deadline = time.monotonic() + (0.0 if is_processing(self._queue) else checked_seconds("timeout", timeout))
         if self._closed:
             return
         self._closed = True
@@ -629,13 +657,14 @@ class Machine:
         """Return how far the machine is with its source."""
         return self._source.progress(self._worker.state)
 
-    def recent(self, n: int = 50) -> list[Record]:
-        """Return the newest records, oldest of them first."""
-        return [record_from_row(wire_row(row)) for row in self.recorder.newest(n)]
+    def recent(self, n: int = 50) -> RecordRows:
+        """Return the newest records, oldest of them first, as a list that can become a table."""
+        names, count = _names_in(self._table.current()), checked_whole("n", n)
+        return RecordRows(record_from_row(wire_row(row), names=names) for row in self.recorder.newest(count))
 
     def events(self, n: int = 100) -> Events:
         """Return the newest events, oldest of them first."""
-        return Events(self.event_log.newest(n))
+        return Events(self.event_log.newest(checked_whole("n", n)))
 
     # --- handler ---
 
@@ -669,7 +698,7 @@ class Machine:
     # --- retries and replays ---
 
     @whole
-    def retry_errors(self, oids: Sequence[str] | None = None) -> list[str]:
+    def retry_errors(self, oids: Sequence[str] | None = None) -> Oids:
         """Put unresolved errored messages again, each as the next attempt; return their oids.
 
         Those that find no room can be retried later.
@@ -677,10 +706,10 @@ class Machine:
         Raises:
             MachineFull: there was room for none of them.
         """
-        return self._replay.retry(oids)
+        return Oids(self._replay.retry(None if oids is None else checked_list("oids", oids, "message ids")))
 
     @whole
-    def replay(self, run: str, seqs: Sequence[int]) -> list[str]:
+    def replay(self, run: str, seqs: Sequence[int]) -> Oids:
         """Put kept messages again under their oids, each as the next attempt; return the oids.
 
         Messages are parsed from their JSON texts and put in order, as long as there is room.
@@ -690,7 +719,8 @@ class Machine:
             PayloadTooLarge: one of them was too large to be kept whole; nothing was put.
             MachineFull: there was room for none of them.
         """
-        return self._replay.replay(run, seqs)
+        numbers = [checked_whole("seqs", seq) for seq in checked_list("seqs", seqs, "records' numbers")]
+        return Oids(self._replay.replay(run, numbers))
 
     # --- wire ---
 
@@ -704,6 +734,8 @@ class Machine:
         """
         if self._closed:
             raise MachineClosed(self.name)
+        if transport not in (None, "ipc", "tcp"):
+            raise InvalidArgument("transport", f"{transport!r} is not one of ipc, tcp")
         if self._sockets is None:
             sockets: Any = plugins.load(plugins.FACES, "local_sockets")  # loads ZeroMQ
             opened = self._sockets = sockets.open(self, transport)
@@ -870,6 +902,7 @@ class Machine:
             CannotSave: a function has neither a source text nor a name that can be imported.
             InvalidArgument: the file is there already, without ``overwrite``.
         """
+        check_instance("path", path, (str, PathLike), "a path")
         save: Any = plugins.load(plugins.FACES, "project")
         file: Path = save(self, path, overwrite=overwrite)
         return file
@@ -899,6 +932,18 @@ class Machine:
         )
 
 
+def _numbers(slots: slice, count: int) -> range:
+    """Return the numbers of the slots that a slice means."""
+    try:
+        return range(count)[slots]
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("slot", f"a slice of slots has numbers: {error}") from None
+
+
+def _names_in(revision: Revision) -> SlotNames:
+    return SlotNames(slot.name for slot in revision.slots)
+
+
 def _left_s(deadline: float) -> float:
     """Return what is left for a part of `Machine.close`."""
     return max(deadline - time.monotonic(), CLOSE_LEAST_S)
@@ -906,6 +951,7 @@ def _left_s(deadline: float) -> float:
 
 def checked_machine_name(name: str) -> str:
     """Return ``name``; raise InvalidName or InvalidArgument unless a machine may have it on the wire."""
+    check_instance("name", name, str, "a text")
     checked_component(name)
     if name in RESERVED_NAMES:
         raise InvalidArgument("name", f"{name!r} is a kernel's own name on the wire; choose another")

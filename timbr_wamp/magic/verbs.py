@@ -27,7 +27,7 @@ from timbr_wamp.errors import (
 from timbr_wamp.faces.cards import policy_text
 from timbr_wamp.faces.kernels import restart_text
 from timbr_wamp.faces.plot import Plot
-from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Revisions, SlotInfos
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, RecordRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.literals import JSON_NAMES, json_value
 from timbr_wamp.magic import views
@@ -276,8 +276,8 @@ class Verbs:
     def verb_plot(self) -> Plot:
         return self._state.machine().plot()
 
-    def verb_records(self, n: int) -> views.Records:
-        return views.Records(self._state.machine().recent(n))
+    def verb_records(self, n: int) -> RecordRows:
+        return self._state.machine().recent(n)
 
     def verb_errors(self, n: int) -> ErrorRows:
         return ErrorRows(self._state.machine().errors[-n:])

@@ -7,11 +7,11 @@ Lists are lists and statuses keep their attributes, so that programs can use the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from timbr_wamp.contract import KernelInfo, Record, RevisionInfo, Status
+from timbr_wamp.contract import KernelInfo, RevisionInfo, Status
 from timbr_wamp.contract.displayable import Displayable
 from timbr_wamp.faces.preview import never_raises
 from timbr_wamp.faces.tables import Rows
@@ -19,8 +19,6 @@ from timbr_wamp.tables import StatusTable, html_text, printable, timestamp
 
 #: Longest text of a problem, in characters.
 PROBLEM_LIMIT = 1000
-
-T = TypeVar("T")
 
 
 class Text(str):
@@ -32,15 +30,10 @@ class Text(str):
         return str(self)
 
 
-class Shown(Rows[T]):
-    """Rows whose ``repr`` is their table too."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-class Kernels(Shown[KernelInfo]):
+class Kernels(Rows[KernelInfo]):
     """Kernels with all their details."""
+
+    item = KernelInfo
 
     headers = ("id", "name", "host", "state", "language", "pid", "managed", "restarts", "machines", "started", "folder")
     empty = "no kernels on the router"
@@ -59,27 +52,6 @@ class Kernels(Shown[KernelInfo]):
             ", ".join(machine.name for machine in item.machines),
             _time(item.started_at),
             item.cwd,
-        )
-
-
-class Records(Shown[Record]):
-    """Records, oldest first."""
-
-    headers = ("seq", "oid", "attempt", "revision", "finished", "in", "slots")
-    empty = "no records yet"
-
-    def cells(self, item: Record) -> Sequence[object]:
-        """Return the cells of a record."""
-        size = item.meta.text_bytes
-        known = size is None
-        return (
-            item.seq,
-            item.oid,
-            item.attempt,
-            item.revision,
-            _time(item.finished_at),
-            repr(item.input) if known else f"({size:,} bytes)",
-            ", ".join(_outcome(value) for value in item.values) if known else "",
         )
 
 
@@ -198,14 +170,6 @@ def revision_facts(revision: RevisionInfo) -> Facts:
     functions = ", ".join(name or "·" for name in revision.functions)
     shown = {"time": timestamp(revision.time), "functions": functions}
     return Facts(f"revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision), shown)
-
-
-def _outcome(value: object) -> str:
-    detail = value.get("_exception") if isinstance(value, dict) and len(value) == 1 else None
-    if isinstance(detail, dict):
-        return f"✗ {detail.get('exc_class')}"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _time(seconds: float | None) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias, get_args
 from timbr_wamp import plugins
 from timbr_wamp.contract import EventKind
 from timbr_wamp.errors import InvalidArgument, did_you_mean, is_users_interrupt
+from timbr_wamp.machine.checks import checked_list
 from timbr_wamp.machine.events.failure_log import FailureLog
 from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.slots.callables import is_async, is_class, is_kind, method_of
@@ -180,7 +181,7 @@ def load_hooks(parts: Iterable[object]) -> list[object]:
         UnknownPlugin, PluginNotInstalled: an unknown name, or one whose library is missing.
         InvalidArgument: options that the class does not take, or a missing one.
     """
-    return [_loaded(part) for part in parts]
+    return [_loaded(part) for part in checked_list("hooks", parts, "objects, classes or names")]
 
 
 def _loaded(part: object) -> object:

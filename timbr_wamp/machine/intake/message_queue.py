@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
-from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineFull, WouldDeadlock
+from timbr_wamp.errors import MachineClosed, MachineFull, WouldDeadlock
+from timbr_wamp.machine.checks import checked_whole
 from timbr_wamp.machine.forks import ForkedLock, survive_forks
 from timbr_wamp.machine.interrupts import deferred
 from timbr_wamp.machine.messages import Entry
@@ -519,6 +520,4 @@ class MessageQueue:
 
 def checked_capacity(capacity: int) -> int:
     """Return ``capacity``; raise InvalidArgument unless it is a whole number of at least 1."""
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-        raise InvalidArgument("bufsize", f"{capacity!r} is not a whole number of at least 1")
-    return capacity
+    return checked_whole("bufsize", capacity, 1)

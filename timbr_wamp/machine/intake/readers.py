@@ -1,8 +1,9 @@
 """Everything a machine can read messages from, as one `Reader`, and how a source is restarted.
 
-An iterable, an iterator, a generator function, an async generator (or a function of one) or a
-`Source` object. Pure adapters: no thread, no queue, no policy; those are in `timbr_wamp.machine.intake.feeder`.
-The type of an object decides what kind of source it is, never attributes that it could make up.
+An iterable, an iterator, a generator function, an async generator (or a function of one), a table
+or a file of rows (`timbr_wamp.rows`), or a `Source` object. Pure adapters: no thread, no queue, no
+policy; those are in `timbr_wamp.machine.intake.feeder`. The type of an object decides what kind of
+source it is, never attributes that it could make up.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, Protocol, cast
 from timbr_wamp.errors import NotASource
 from timbr_wamp.machine.intake.async_reader import AsyncReader
 from timbr_wamp.machine.protocols import EndOfSource, Source
+from timbr_wamp.machine.raw import Raw
+from timbr_wamp.rows import has_rows, row_source
 
 #: Pause before a `Source` with nothing ready is polled again, doubled up to the second value, seconds.
 POLL_S, POLL_MAX_S = 0.005, 0.1
@@ -89,6 +92,39 @@ class IteratorReader:
             self.iterator.close()
 
 
+class RowsReader:
+    """Read rows that are there at once, some at a time: of a table or a file."""
+
+    def __init__(self, rows: Iterator[object]) -> None:
+        self._rows = rows
+        self._failed: Exception | None = None
+
+    def read(self) -> Sequence[object]:
+        """Return the next rows; an error after those before it."""
+        rows: list[object] = []
+        try:
+            if self._failed is not None:
+                raise self._failed
+            for row in islice(self._rows, READY_MESSAGES):
+                rows.append(row)
+        except Exception as error:
+            if not rows:
+                raise
+            self._failed = error
+        if not rows:
+            raise EndOfSource
+        return rows
+
+    def interrupt(self, times: int) -> bool:
+        """Return False: a read takes no long time."""
+        return False
+
+    def close(self) -> None:
+        """Close the file."""
+        if inspect.isgenerator(self._rows):
+            self._rows.close()
+
+
 class SourceReader:
     """Read a `Source` object, with growing pauses while it has nothing."""
 
@@ -133,14 +169,14 @@ class SourceReaders:
 
     Raises:
         NotASource: it cannot be read as messages, or is a probable mistake: the characters of a text, the keys
-            of a mapping, the columns of a table.
+            of a mapping, the columns of an unknown table; or a file that is not there.
+        PluginNotInstalled: it takes pyarrow to read it.
     """
 
     def __init__(self, source: object) -> None:
         self._source = source
-        #: Number of messages, if the source's type is known to say it.
-        self.total = _total_of(source)
-        self.first = reader_of(source)
+        #: The first reader; and the number of messages, if the source's type is known to say it.
+        self.first, self.total = _opened(source)
 
     @property
     def ready(self) -> bool:
@@ -184,21 +220,30 @@ def reader_of(source: object) -> Reader:
     Raises:
         NotASource: as `SourceReaders` says.
     """
+    return _opened(source)[0]
+
+
+def _opened(source: object) -> tuple[Reader, int | None]:
+    """Return a reader of ``source``, and the number of messages if it is known."""
     if _is_source(source):
-        return SourceReader(cast(Source, source))
+        return SourceReader(cast(Source, source)), _total_of(source)
+    rows = row_source(source)
+    if rows is not None:
+        return RowsReader(rows.rows(Raw)), rows.total()
     if _gives_when_called(source):
         made = _call(cast(Callable[[], object], source))
         if not _gives_when_called(made):
-            return reader_of(made)
+            return reader_of(made), None  # a function may give another number of messages the next time
         raise NotASource("function", "returned another function instead of messages")
     refuse_source(source)
     if isinstance(source, AsyncIterable):
-        return AsyncReader(aiter(source))
+        return AsyncReader(aiter(source)), None
     try:
         iterator = iter(cast("Iterable[object]", source))
     except TypeError:
         raise NotASource(type(source).__name__) from None
-    return ReadyReader(iterator) if type(iterator) in _READY else IteratorReader(iterator)
+    reader = ReadyReader(iterator) if type(iterator) in _READY else IteratorReader(iterator)
+    return reader, _total_of(source)
 
 
 #: Iterators that never block: those of the built-in containers.
@@ -215,12 +260,10 @@ _CONTAINERS: tuple[Iterable[object], ...] = (
 )
 _READY = frozenset(type(iter(container)) for container in _CONTAINERS)
 
-#: How to get the rows of a table, by the package of its class.
+#: How to get rows of a table that is read by no code here, by the package of its class.
 _ROWS = {
-    "pandas": "source.to_dict('records')",
-    "geopandas": "source.to_dict('records')",
-    "polars": "source.iter_rows(named=True)",
-    "pyarrow": "source.to_pylist()",
+    "polars": "source.collect()",
+    "dask": "source.compute()",
 }
 
 
@@ -231,14 +274,23 @@ def refuse_source(source: object) -> None:
         NotASource: as `SourceReaders` says.
     """
     kind = type(source)
+    if has_rows(source) and not _is_source(source):
+        return
     if isinstance(source, (str, bytes, bytearray, memoryview)):
-        raise NotASource(kind.__name__, "would be read character by character; put it in a list")
+        raise NotASource(
+            kind.__name__,
+            "would be read character by character; put it in a list, or give the name of a .csv, .jsonl or .parquet "
+            "file",
+        )
     for base in kind.__mro__:
-        if base.__name__ in ("DataFrame", "LazyFrame") or (base.__name__, base.__module__) == ("Table", "pyarrow.lib"):
+        if base.__name__ in ("DataFrame", "LazyFrame"):
             rows = _ROWS.get(base.__module__.partition(".")[0], "its rows as dicts")
             raise NotASource(kind.__name__, f"would be read column by column; give its rows: {rows}")
     if isinstance(source, Mapping):
-        raise NotASource(kind.__name__, "would be read key by key; give its keys(), values() or items()")
+        raise NotASource(
+            kind.__name__,
+            "would be read key by key; give its keys(), values() or items(), or a list [it] to put it as one message",
+        )
     read = _is_source(source) or callable(source) or isinstance(source, (Iterable, AsyncIterable))
     if not read and not hasattr(kind, "__getitem__"):  # iter() takes what has the latter
         raise NotASource(kind.__name__)

@@ -23,6 +23,7 @@ from timbr_wamp.errors import (
     UnknownSlot,
     counted,
 )
+from timbr_wamp.machine.checks import checked_whole
 from timbr_wamp.machine.forks import survive_forks
 from timbr_wamp.machine.interrupts import delivered
 from timbr_wamp.machine.protocols import Clock
@@ -173,9 +174,7 @@ def make_step(slot: Slot, carry: int, policy: Policy) -> Step:
 
 def checked_stages(stages: int) -> int:
     """Return ``stages``; raise InvalidArgument unless a machine may have that many slots."""
-    if not 1 <= stages <= STAGES_LIMIT:
-        raise InvalidArgument("stages", f"{stages} is not between 1 and {STAGES_LIMIT}")
-    return stages
+    return checked_whole("stages", stages, 1, STAGES_LIMIT)
 
 
 class Preparation(Protocol):
