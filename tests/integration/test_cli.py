@@ -102,9 +102,26 @@ def test_without_a_router_a_sentence_says_what_to_do() -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_debug_shows_the_traceback() -> None:
-    result = CliRunner().invoke(main, ["--debug", "list"], env={"TIMBR_WAMP_RUNTIME_DIR": "/tmp/nothing_runs_here"})
+@pytest.mark.parametrize("words", [["--debug", "list"], ["list", "--debug"], ["kernel", "--debug", "list", "--json"]])
+def test_debug_shows_the_traceback_wherever_it_stands(words: list[str]) -> None:
+    result = CliRunner().invoke(main, words, env={"TIMBR_WAMP_RUNTIME_DIR": "/tmp/nothing_runs_here"})
     assert isinstance(result.exception, NoRouter)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lst"], "no command 'lst'; did you mean 'list'?"),
+        (["restart"], "did you mean 'kernel restart'?"),
+        (["start"], "'kernel start'"),
+        (["frobnicate"], "no command 'frobnicate'"),
+        (["list", "--jsn"], "--json"),
+    ],
+)
+def test_a_mistyped_command_is_answered_with_what_may_be_meant(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 def test_a_wrong_setting_is_named_with_where_it_came_from() -> None:
@@ -176,6 +193,7 @@ def test_exec_shows_texts_that_utf_8_cannot_carry_by_their_escapes(home: Home) -
 def test_exec_reads_a_file_and_stdin(home: Home) -> None:
     (home.folder / "code.py").write_text("print('from a file')")
     assert home.run("exec", "lab", "@code.py") == "from a file\n"
+    assert "cannot read none.py: No such file or directory\n" in home.run("exec", "lab", "@none.py", status=2)
     assert home.run("exec", "lab", "-", stdin="print('from stdin')") == "from stdin\n"
 
 

@@ -23,7 +23,7 @@ from timbr_wamp.errors import InvalidSetting
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(timbr_wamp.__version__, prog_name="timbr-wamp")
-@click.option("--debug", is_flag=True, help="Show tracebacks and the whole log.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the whole log; may also stand behind the command.")
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
     """Start, watch and change machines in IPython kernels on a WAMP router, while they run.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from timbr_wamp.command_line import command_line, this_is_the_command
-from timbr_wamp.errors import TimbrError
+from timbr_wamp.errors import TimbrError, did_you_mean
 from timbr_wamp.processes import hand_over
 from timbr_wamp.tables import terminal_text
 
@@ -39,6 +39,9 @@ OUTPUT = "cannot write to stdout"
 
 #: Characters that `json.dumps` writes as they are, and that a terminal obeys or Unicode reorders texts by.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: The option of all commands that shows tracebacks.
+DEBUG = "--debug"
 
 #: Questions that were asked in this process.
 _asked: set[str] = set()
@@ -104,7 +107,29 @@ class OneSentence(click.Command):
 
 
 class Commands(OneSentence, click.Group):
-    """The group of all commands."""
+    """The group of all commands. ``--debug`` may stand anywhere, also behind the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the group's options."""
+        own = args[: args.index("--")] if "--" in args else args
+        if DEBUG in own:
+            args = [DEBUG, *(word for word in own if word != DEBUG), *args[len(own) :]]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with; for one that does not exist, say which one may be meant."""
+        asked = args[0]
+        if self.get_command(ctx, asked) is None and not asked.startswith("-"):
+            ctx.fail(f"no command {asked!r}{self._meant(asked)}")
+        return super().resolve_command(ctx, args)
+
+    def _meant(self, asked: str) -> str:
+        """Return which commands may be meant: those of this name in groups, else one with a similar name."""
+        groups = [(name, group) for name, group in self.commands.items() if isinstance(group, click.Group)]
+        inside = [f"'{name} {asked}'" for name, group in groups if asked in group.commands]
+        return f"; did you mean {' or '.join(inside)}?" if inside else did_you_mean(asked, self.commands)
 
 
 def prepare_streams() -> None:
@@ -335,7 +360,9 @@ def file_text(name: str) -> str:
     """
     try:
         return Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
+        raise click.UsageError(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeError as error:
         raise click.UsageError(f"cannot read {name}: {error}") from None
 
 

@@ -25,10 +25,11 @@ HEAD = """# The command line
 argument, because all users of a computer can see arguments. `KERNEL` is an id, a name or a unique prefix of one; if
 it is optional, the default is the only kernel.
 
-Exit status: 0 success; 1 failure, with a sentence on stderr (`timbr-wamp --debug …` shows the traceback), also when a
-disk is full, a file cannot be written or stdout is closed; 2 wrong usage; 3 `machine` and `run` with `--until-done`:
-done, but errored messages are unresolved; 130 Ctrl-C. `--json` prints results for programs; other messages go to
-stderr. `NO_COLOR` is obeyed. Characters that the encoding of stdout does not have are printed as escapes.
+Exit status: 0 success; 1 failure, with a sentence on stderr (`--debug`, anywhere among the words, shows the
+traceback), also when a disk is full, a file cannot be written or stdout is closed; 2 wrong usage; 3 `machine` and
+`run` with `--until-done`: done, but errored messages are unresolved; 130 Ctrl-C. `--json` prints results for
+programs; other messages go to stderr. `NO_COLOR` is obeyed. Characters that the encoding of stdout does not have are
+printed as escapes.
 """
 
 
