@@ -40,7 +40,9 @@ FILES: dict[str, msgspec.Struct] = {
     f"headless-{KERNEL_ID}.json": runtime.HeadlessFile(
         **OWN, kernel_id=KERNEL_ID, name="pump", cwd="/", started_at=0.0, python="3.11.0"
     ),
-    f"shared-{KERNEL_ID}.json": runtime.SharedFile(**OWN, kernel_id=KERNEL_ID, name="pump"),
+    f"shared-{KERNEL_ID}.json": runtime.SharedFile(
+        **OWN, kernel_id=KERNEL_ID, name="pump", connection_file="/c.json", started_at=0.0
+    ),
     f"bridge-{KERNEL_ID}.json": runtime.BridgeFile(**OWN, kernel_id=KERNEL_ID),
     "machine-1-m.json": runtime.MachineFile(**OWN, name="m", run="r", pub="ipc://p", control="ipc://c"),
     "attached-lab-1.json": runtime.AttachedFile(kernel_id=KERNEL_ID, connection_file="/c.json"),
@@ -131,7 +133,7 @@ def test_no_kernel_is_adopted_from_another_users_file(folder: Path, give_away: C
     assert kernel_identity.of_kernel_id(folder, KERNEL_ID).headless is not None
     (folder / f"headless-{KERNEL_ID}.json").unlink()
     assert kernel_identity.of_kernel_id(folder, KERNEL_ID).connection_file == Path("/c.json")
-    for name in (f"kernel-{KERNEL_ID}.json", "attached-lab-1.json"):
+    for name in (f"kernel-{KERNEL_ID}.json", f"shared-{KERNEL_ID}.json", "attached-lab-1.json"):
         give_away(folder / name)
     assert runtime.kernel_ids_of(folder, "/c.json") == frozenset()
     with pytest.raises(UnknownKernel):
