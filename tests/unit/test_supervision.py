@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from wait_kit import wait_until
 
 from timbr_wamp import runtime
 from timbr_wamp.errors import NoRouter, PortBusy
-from timbr_wamp.processes import Process, RestartPolicy, Supervisor, lock, log_tail, process, spawn, unlock
+from timbr_wamp.processes import Process, RestartPolicy, Supervisor, end_all, lock, log_tail, process, spawn, unlock
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 IGNORES_SIGTERM = [
@@ -88,6 +89,20 @@ def test_a_reused_pid_is_never_signalled(tmp_path):
     assert other.end()
     assert child.alive
     assert child.end(term_s=20)
+
+
+def test_many_processes_are_ended_at_the_same_time_with_their_children(tmp_path):
+    log = tmp_path / "log.txt"
+    stubborn = [start(tmp_path, IGNORES_SIGTERM) for _ in range(4)]
+    family = start(tmp_path, WITH_A_CHILD)
+    wait_until(lambda: log.read_text().count("ready") == 4, "they ignore SIGTERM")
+    wait_until(lambda: "child" in log.read_text(), "the child is there")
+    child = psutil.Process(int(log.read_text().partition("child ")[2].split()[0]))
+    started = time.monotonic()
+    assert end_all([*stubborn, family], term_s=1.0, kill_s=20) == []
+    assert time.monotonic() - started < 4 * 1.0, "they were waited for together"
+    assert not any(process.alive for process in (*stubborn, family))
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child ended, too")
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no pidfds")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from timbr_wamp import runtime
 from timbr_wamp.command_line import command_line
 from timbr_wamp.errors import ServiceEnded
-from timbr_wamp.processes import Process, RestartPolicy, Restarts, Supervisor, spawn
+from timbr_wamp.processes import Process, RestartPolicy, Restarts, Supervisor, end_all, spawn
 from timbr_wamp.runtime import BridgeFile, HostFile, KernelFile
 
 if TYPE_CHECKING:
@@ -225,10 +225,11 @@ class LocalServices:
                 return
 
     def _end_kernels(self) -> None:
-        from timbr_wamp.components.launcher import end_process, forget_kernel
+        from timbr_wamp.components.launcher import forget_kernel
 
         folder = self._settings.runtime_dir
-        kept = []
+        kept: list[str] = []
+        ended: list[KernelFile] = []
         for kernel in runtime.live_files(folder, "kernel-", KernelFile, clean=False).values():
             if not runtime.is_of_router(kernel.router, self.router.unix_url):
                 continue
@@ -236,7 +237,10 @@ class LocalServices:
                 kept.append(kernel.name)
                 continue
             self._report(f"ending kernel {kernel.name}")
-            if end_process(kernel):
+            ended.append(kernel)
+        running = end_all([process for kernel in ended if (process := Process.of(kernel)) is not None])
+        for kernel in ended:
+            if kernel.pid not in [process.pid for process in running]:
                 forget_kernel(folder, kernel)
         if kept:
             up, stop = command_line("up"), command_line("kernel", "stop", "NAME")

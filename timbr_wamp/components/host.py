@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 JOIN_TIMEOUT_S = 15.0
 #: Time for the router to notice that an earlier host of this name has gone, and interval for trying again.
 NAME_WAIT_S, NAME_RETRY_S = 5.0, 0.25
+#: Most threads that start and end processes.
+THREADS = 64
 #: Interval for checking the bridges.
 WATCH_INTERVAL_S = 0.5
 
@@ -72,6 +75,8 @@ class HostProcess:
 
     async def _run(self, environment: BridgeEnvironment) -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        # by default a loop has as many threads as cores, and ending many kernels at once waits in threads
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="timbr host"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await Host(environment, stop_kernels=self._stop_kernels).run(stop)

@@ -7,7 +7,7 @@ doing the same work. What a process is for is left to the callers.
 """
 
 from timbr_wamp.processes.locks import lock, locked, unlock
-from timbr_wamp.processes.process import Process, log_end, log_tail, spawn
+from timbr_wamp.processes.process import Process, end_all, log_end, log_tail, spawn
 from timbr_wamp.processes.reasons import hand_over, is_supervised
 from timbr_wamp.processes.restarts import RestartPolicy, Restarts
 from timbr_wamp.processes.supervisor import Supervisor
@@ -18,6 +18,7 @@ __all__ = [
     "RestartPolicy",
     "Restarts",
     "Supervisor",
+    "end_all",
     "hand_over",
     "is_supervised",
     "lock",

@@ -152,6 +152,29 @@ class _Child:
         return self._popen.returncode
 
 
+def end_all(
+    processes: Sequence[Process], *, term_s: float = TERM_TIMEOUT_S, kill_s: float = KILL_TIMEOUT_S
+) -> list[Process]:
+    """End processes and their groups at the same time: SIGTERM to all, and SIGKILL to those that run after ``term_s``.
+
+    Blocks for at most ``term_s`` and ``kill_s`` and `GROUP_GRACE_S`, however many they are. Returns those that still
+    run.
+    """
+    leaders = [process.pid for process in processes if process._leads_group()]
+    for number, limit_s in ((signal.SIGTERM, term_s), (signal.SIGKILL, kill_s)):
+        for process in processes:
+            process.signal(number, group=True)
+        deadline = time.monotonic() + limit_s
+        if all(process.wait(max(0.0, deadline - time.monotonic())) for process in processes):
+            break
+    running = [process for process in processes if process.alive]
+    deadline = time.monotonic() + GROUP_GRACE_S
+    for leader in leaders:
+        if leader not in [process.pid for process in running]:
+            _end_group(leader, deadline)
+    return running
+
+
 def _open_pidfd(pid: int) -> int | None:
     if not hasattr(os, "pidfd_open"):
         return None  # not Linux
@@ -161,13 +184,14 @@ def _open_pidfd(pid: int) -> int | None:
         return None  # it has ended, or a sandbox forbids it
 
 
-def _end_group(leader: int) -> None:
+def _end_group(leader: int, deadline: float | None = None) -> None:
     """Kill what is left of a process group some time after its leader has ended.
 
     The number of a group is given to no new process while the group has members, and zombies are members.
     """
-    deadline = time.monotonic() + GROUP_GRACE_S
+    deadline = time.monotonic() + GROUP_GRACE_S if deadline is None else deadline
     with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter: only zombies are left (macOS)
+        os.killpg(leader, 0)
         while time.monotonic() < deadline:
             os.killpg(leader, 0)
             time.sleep(POLL_S)
@@ -231,4 +255,4 @@ def log_tail(log_file: Path | None, *, after: int = 0) -> str:
         return ""
 
 
-__all__ = ["Process", "log_end", "log_tail", "spawn"]
+__all__ = ["Process", "end_all", "log_end", "log_tail", "spawn"]
