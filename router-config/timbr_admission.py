@@ -60,6 +60,11 @@ class AdmittedConnection(endpoint._CountedConnection):
         if self.transport is not None:
             self.transport.abortConnection()
 
+    def unsent_bytes(self) -> int:
+        """Return how much waits to be sent, because the other side does not read as fast as it gets."""
+        buffer: Any = self.transport  # twisted.internet.abstract.FileDescriptor, of the version that is pinned
+        return len(buffer.dataBuffer) - buffer.offset + int(buffer._tempDataLen)
+
     def _cancel(self) -> None:
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()

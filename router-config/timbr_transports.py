@@ -1,6 +1,7 @@
 """Websocket and rawsocket of the router: what is checked of each message before it is decoded, and of each session.
 
-Until its wamp session has joined, a connection may send small flat messages only, and must join in time
+What waits for a connection that does not read is bounded. Until its wamp session has joined, a connection may
+send small flat messages only, and must join in time
 (`timbr_admission`). JSON and MsgPack are the only serializers, without batches of messages.
 
 Crossbar.io has no settings for this, so `install` puts our classes in the place of its own. They were
@@ -48,6 +49,8 @@ UNJOINED_MAX_DEPTH = 8
 MAX_DEPTH = 128
 #: Time in which a session that was expelled is to take its GOODBYE.
 EXPELLED_LIMIT_S = 1.0
+#: Most bytes that wait for a connection that does not read; then it is dropped. Crossbar.io would keep all.
+UNSENT_LIMIT_BYTES = 64 * 1024 * 1024
 #: Frames of a traceback in the log.
 TRACEBACK_FRAMES = 8
 
@@ -125,6 +128,14 @@ class _Guarded:
         """Start the time in which a session must join."""
         super().connectionMade()  # type: ignore[misc]
         connection_of(self).expect_join()
+
+    def send(self, message: Any) -> None:
+        """Send a message; drop the connection when too much waits for it. Who reads all joins again and refills."""
+        super().send(message)  # type: ignore[misc]
+        connection = connection_of(self)
+        if (unsent := connection.unsent_bytes()) > UNSENT_LIMIT_BYTES:
+            log.warn("dropped a connection that does not read: {unsent} bytes waited for it", unsent=unsent)
+            connection.drop()
 
     def session_joined(self) -> None:
         """Lift the limits of connections without a session."""
