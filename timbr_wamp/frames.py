@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import re
 import sysconfig
 import traceback
@@ -17,11 +18,9 @@ FRAMES_LIMIT = 5
 #: Frames of a traceback that are looked at, and characters of a line that is shown.
 _LOOKED_AT, _LINE_LIMIT = 1000, 120
 
-#: Folders whose code is not the user's: this package, the standard library, what is installed.
-_FOREIGN = (
-    f"{Path(__file__).parent}/",
-    *(f"{Path(sysconfig.get_path(name))}/" for name in ("stdlib", "purelib", "platlib")),
-)
+#: Folders whose code is not the user's: this package and the standard library; and those of what is installed.
+_FOREIGN = tuple(os.path.join(folder, "") for folder in (str(Path(__file__).parent), sysconfig.get_path("stdlib")))
+_INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
 #: File names of cells, of IPython in a kernel and in a terminal.
 _CELL = re.compile(r"[/\\]ipykernel_\d+[/\\]|^<ipython-input-")
 #: What IPython makes of a line ``%name words``.
@@ -60,7 +59,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
     for frame in traceback.extract_tb(error.__traceback__, limit=_LOOKED_AT):
         name = frame.filename
-        if _CELL.search(name) or not (name.startswith(_FOREIGN) or name.startswith("<frozen ")):
+        if _CELL.search(name) or not (name.startswith(_FOREIGN) or _INSTALLED.search(name)):
             yield frame
 
 

@@ -30,18 +30,25 @@ def literal(text: str, argument: str = "message") -> object:
         InvalidArgument: it is neither, or has a number or a text that JSON cannot carry.
     """
     try:
-        return json_value(text)
-    except ValueError as error:
-        problem = str(error)
-    except RecursionError:
-        problem = "it is nested too deeply"
-    try:
-        return _python_value(text)
-    except _Uncarried as error:
-        raise InvalidArgument(argument, str(error)) from None
-    except _UNREADABLE:
+        return _read(text, argument)
+    except _Unread as error:
         hint = "a text needs quotes: '\"text\"'"
-        raise InvalidArgument(argument, f"is not JSON: {problem}; nor a Python literal; {hint}") from None
+        raise InvalidArgument(argument, f"is not JSON: {error}; nor a Python literal; {hint}") from None
+
+
+def literal_or_text(text: str, argument: str) -> object:
+    """Return the value of a text as `literal` does; the text itself if it is neither JSON nor Python.
+
+    >>> literal_or_text("None", "x"), literal_or_text("drop", "x"), literal_or_text("[1,null]", "x")
+    (None, 'drop', [1, None])
+
+    Raises:
+        InvalidArgument: it has a number or a text that JSON cannot carry.
+    """
+    try:
+        return _read(text, argument)
+    except _Unread:
+        return text
 
 
 def json_value(text: str) -> object:
@@ -55,6 +62,25 @@ def json_value(text: str) -> object:
     if "\\u" in text or not text.isascii():
         _check_text(json.dumps(value, ensure_ascii=False))
     return value
+
+
+def _read(text: str, argument: str) -> object:
+    try:
+        return json_value(text)
+    except ValueError as error:
+        problem = str(error)
+    except RecursionError:
+        problem = "it is nested too deeply"
+    try:
+        return _python_value(text)
+    except _Uncarried as error:
+        raise InvalidArgument(argument, str(error)) from None
+    except _UNREADABLE:
+        raise _Unread(problem) from None
+
+
+class _Unread(Exception):
+    """A text that is neither JSON nor a Python literal; says why it is no JSON."""
 
 
 class _Uncarried(ValueError):

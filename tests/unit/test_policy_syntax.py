@@ -18,6 +18,7 @@ from timbr_wamp.errors import InvalidArgument
         ("default=0", Policy(on_error="default", default=0)),
         ("default=[0,1],timeout_s=2", Policy(on_error="default", default=[0, 1], timeout_s=2.0)),
         (["default=no reading"], Policy(on_error="default", default="no reading")),
+        ("default={'value': None}", Policy(on_error="default", default={"value": None})),
         ("none", None),
     ],
 )
@@ -35,6 +36,7 @@ def test_words_become_a_policy(words, policy):
         ("retries=many", "retries"),
         ("retries=-1", "retries"),
         ("=3", "'=3'"),
+        ("default=1e999", "default.*out of range"),
     ],
 )
 def test_invalid_words_are_refused_by_name(words, reason):
@@ -49,7 +51,8 @@ def test_every_completion_is_valid():
         assert (made is None) == (word == "none")
 
 
-def test_options_are_json_or_texts():
+def test_options_are_json_python_literals_or_texts():
     assert parse_options(["retries=5", "then=drop", 'take=["a"]']) == {"retries": 5, "then": "drop", "take": ["a"]}
+    assert parse_options(["then=None", "also=(1, 2)"]) == {"then": None, "also": (1, 2)}
     with pytest.raises(InvalidArgument, match="name=value"):
         parse_options(["retries"])

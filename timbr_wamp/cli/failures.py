@@ -62,7 +62,7 @@ def policy(client: Client, kernel: str, slot: str, words: tuple[str, ...], machi
 
     SLOT is a number, a name, or `machine` for all slots without a policy of their own. WORDS are a
     verdict (record, default, drop, dead_letter, pause, stop) and any of retries=N, backoff_s=S,
-    backoff_max_s=S, default=JSON, timeout_s=S; `none` removes the slot's own policy.
+    backoff_max_s=S, default=VALUE, timeout_s=S; `none` removes the slot's own policy.
     """
     from timbr_wamp.contract.policy_syntax import parse_policy
     from timbr_wamp.faces.cards import policy_text

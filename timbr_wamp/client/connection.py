@@ -270,7 +270,7 @@ class Connection:
         except TimeoutError:
             raise CallTimeout(uri, timeout_s or 0.0) from None
         except Exception as error:  # autobahn's errors have no common base
-            raise self._with_role(to_timbr_error("call", uri, error)) from None
+            raise self._explained(to_timbr_error("call", uri, error)) from None
         finally:
             self.calls -= 1
         return list(result.results) if isinstance(result, CallResult) else result
@@ -289,7 +289,7 @@ class Connection:
         try:
             return await self._subscriptions.subscribe(self._attached(), _checked_uri(topic), handler, get_retained)
         except NotAuthorized as error:
-            raise self._with_role(error) from None
+            raise self._explained(error) from None
 
     async def register(self, uri: str, endpoint: Endpoint) -> Registration:
         """Register a procedure that is answered with ``await endpoint(args, kwargs, CallInfo)``.
@@ -307,10 +307,12 @@ class Connection:
         try:
             return await self._subscriptions.register(self._attached(), _checked_uri(uri), endpoint)
         except NotAuthorized as error:
-            raise self._with_role(error) from None
+            raise self._explained(error) from None
 
-    def _with_role(self, error: TimbrError) -> TimbrError:
-        """Return the error; one about rights says which role the token has, and which one it takes."""
+    def _explained(self, error: TimbrError) -> TimbrError:
+        """Return the error with what is known here: the router's address, the token's role and the one it takes."""
+        if isinstance(error, ConnectionLost):
+            return ConnectionLost(error.what, f"{self.url}: {error.reason}")
         if not isinstance(error, NotAuthorized) or error.role is not None:
             return error
         return NotAuthorized(error.action, error.name, self.role, needed_role(error.action, error.name))
@@ -422,7 +424,8 @@ class Connection:
                 problem = f"none was passed or configured for {self.url}; {TOKENS_RULE}"
                 raise _PermanentFailure(InvalidToken(problem)) from None
             if refused.reason in FATAL_REFUSALS:
-                raise _PermanentFailure(TokenRejected(self._name, refused.message or refused.reason)) from None
+                reason = f"{refused.message or refused.reason} ({self.url})"
+                raise _PermanentFailure(TokenRejected(self._name, reason)) from None
             mistake = None if self._has_joined else self._mistake(refused, session.opened)
             if mistake is not None:
                 raise _PermanentFailure(NotConnected(self.url, mistake)) from None

@@ -1,11 +1,10 @@
 """Parse policies and options from the arguments of a command line or a magic: ``drop retries=3``.
 
-An argument is a verdict or ``name=value``. A value is parsed as JSON; if that fails, it is a text.
+An argument is a verdict or ``name=value``. A value is JSON or a Python literal; else it is a text.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -13,6 +12,7 @@ from typing import Any, get_args
 from timbr_wamp.contract.policies import checked_policy
 from timbr_wamp.contract.structs import Policy, Verdict
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.literals import literal_or_text
 
 #: The argument that removes a slot's own policy.
 NO_POLICY = "none"
@@ -67,8 +67,5 @@ def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
         name, equals, text = argument.partition("=")
         if not equals or not name.isidentifier():
             raise InvalidArgument("options", f"{argument!r} does not have the form name=value")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
+        options[name] = literal_or_text(text, name)
     return options
