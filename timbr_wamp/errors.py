@@ -10,7 +10,6 @@ module imports only `timbr_wamp.frames` and `timbr_wamp.command_line`.
 from __future__ import annotations
 
 import queue
-import re
 import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -145,28 +144,19 @@ def _with_log(text: str, log_tail: str) -> str:
     return f"{text}\nits log ends with:\n{log_tail}" if log_tail else text
 
 
-#: Files in the text of a traceback; and those of timbr_wamp and of the standard library.
-_FILE = re.compile(r'^ *File "([^"]+)", line \d+', re.MULTILINE)
-_INTERNAL = re.compile(
-    r"[/\\]timbr_wamp[/\\](client|components|contract|kernel|machine|router)[/\\]"
-    r"|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
-)
-
-
 def brief_lines(error: BaseException, *, of_cells: bool = False) -> list[str]:
     """Return an error in lines for a notebook: its class and sentence, and where in the user's own code it arose.
 
     With ``of_cells`` this is only told of cells, as for a magic.
 
-    A traceback of another process follows if there is users' code in it. No control characters. The whole
-    traceback is still there: ``%wamp debug last`` shows it.
+    What is users' code of another process's traceback follows. No control characters. The whole traceback is
+    still there: ``%wamp debug last`` shows it.
     """
-    from timbr_wamp.frames import own_frames
+    from timbr_wamp.frames import own_frames, own_part
 
     lines = [*described(error).splitlines(), *own_frames(error, of_cells=of_cells)]
-    remote = getattr(error, "remote_traceback", None) or ""
-    if any(not _INTERNAL.search(file) for file in _FILE.findall(remote)):
-        lines += ["", "remote traceback:", *remote.rstrip().splitlines()]
+    if there := own_part(getattr(error, "remote_traceback", None) or ""):
+        lines += ["", "remote traceback:", *there]
     return [_without_controls(line) for line in lines]
 
 

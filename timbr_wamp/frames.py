@@ -21,6 +21,18 @@ _LOOKED_AT, _LINE_LIMIT = 1000, 120
 #: Folders whose code is not the user's: this package and the standard library; and those of what is installed.
 _FOREIGN = tuple(os.path.join(folder, "") for folder in (str(Path(__file__).parent), sysconfig.get_path("stdlib")))
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
+#: A frame in the text of a traceback; files of timbr_wamp there, and of the standard library; what joins tracebacks.
+_FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line \d+')
+_INTERNAL = re.compile(
+    r"[/\\]timbr_wamp[/\\](?:(?:client|codecs|components|contract|faces|kernel|machine|processes|projects|router|store)[/\\]"
+    r"|(?:errors|frames|literals|names|plugins|runtime|settings|tables|values)\.py$)"
+    r"|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
+)
+_JOINTS = re.compile(
+    r"^(?:The above exception was the direct cause|During handling of the above exception, another exception).*$",
+    re.MULTILINE,
+)
+
 #: File names of cells, of IPython in a kernel and in a terminal.
 _CELL = re.compile(r"[/\\]ipykernel_\d+[/\\]|^<ipython-input-")
 #: What IPython makes of a line ``%name words``.
@@ -81,3 +93,30 @@ def _as_written(found: re.Match[str]) -> str:
     rest = found["rest"].rstrip(")")
     words = rest[1:-1] if found["kind"] == "line" and rest[:1] == rest[-1:] else ""
     return f"{percent}{found['name']} {words}".rstrip()
+
+
+def own_part(text: str) -> list[str]:
+    """Return the lines of another process's traceback that are about users' code: their frames, and what was raised.
+
+    Empty if there is no such frame.
+    """
+    shown: list[str] = []
+    for part in _JOINTS.split(text):
+        lines = _own_lines(part.strip("\n").splitlines())
+        shown += [*([""] if shown and lines else []), *lines]
+    return shown
+
+
+def _own_lines(lines: list[str]) -> list[str]:
+    """Return one traceback's lines without the frames of ours; empty if no other is left."""
+    kept, found, ours = [], False, False
+    for line in lines:
+        frame = _FRAME.match(line)
+        if frame is not None:
+            ours = _INTERNAL.search(frame["file"]) is not None
+            found = found or not ours
+        elif not line.startswith(" "):
+            ours = False
+        if not ours:
+            kept.append(line)
+    return kept if found else []

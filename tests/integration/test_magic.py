@@ -317,7 +317,7 @@ def test_a_comment_ends_a_line_of_any_verb(notebook, demo):
 def test_what_a_cell_made_is_there_for_the_next_line_and_what_it_closed_is_gone(notebook, settings, client):
     kernel_id = new_kernel_id("lab")
     with on_router(settings, kernel_id, "fresh"):
-        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == kernel_id], 30, "it is there")
+        wait_until(lambda: "idle" in [k.state for k in client.kernels() if k.kernel_id == kernel_id], "it is there", 30)
         notebook("%wamp select fresh")
         notebook("%wamp execute import timbr_wamp")
         for round_ in range(3):
@@ -477,6 +477,10 @@ def test_ones_own_kernel_is_not_chosen_and_runs_no_cell_of_its_own(notebook, dem
         own = f"import timbr_wamp\nwith timbr_wamp.connect() as c: c.kernel({mine!r}).execute('1')"
         assert notebook.fails(own).ename == "OwnKernel"
         assert client.kernel(mine).run("1 + 1").status == "ok"  # anybody else may
+        made = "import timbr_wamp\nown = timbr_wamp.Machine(1, name='own')\nkernels = %wamp list\n"
+        assert notebook(f"{made}[m.name for k in kernels for m in k.machines if k.kernel_id == {mine!r}]") == "['own']"
+        assert len(notebook("%wamp put 1\n")) == 24
+        notebook("own.close()")
     finally:
         bridge.terminate()
         bridge.wait(10)

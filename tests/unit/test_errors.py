@@ -121,3 +121,35 @@ def test_control_characters_of_other_processes_are_shown_as_text():
     error = UnknownSlot("\x1b]0;title\x07", [])
     error.remote_traceback = '  File "<slot source 0123456789ab>", line 3, in \x1b[31mclean\n'
     assert all(line.isprintable() for line in error._render_traceback_())
+
+
+REMOTE = """Traceback (most recent call last):
+  File "/home/ada/timbr_wamp/machine/slots/functions.py", line 135, in _from_source
+    return _last_value(tree, filename, globals_)
+           ^^^^^^^^^^^^^
+  File "<slot source 59a315338f7a>", line 1, in <module>
+    claen
+NameError: name 'claen' is not defined
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "/venv/lib/python3.11/site-packages/timbr_wamp/plugins.py", line 90, in load
+    raise UnknownPlugin(group, name, names(group))
+timbr_wamp.errors.InvalidSource: the source text raised NameError
+"""
+
+
+def test_of_another_processs_traceback_the_users_frames_are_shown():
+    error = UnknownSlot("a", [])
+    error.remote_traceback = REMOTE
+    assert error._render_traceback_()[1:] == [
+        "",
+        "remote traceback:",
+        "Traceback (most recent call last):",
+        '  File "<slot source 59a315338f7a>", line 1, in <module>',
+        "    claen",
+        "NameError: name 'claen' is not defined",
+    ]
+    error.remote_traceback = REMOTE.partition("The above")[2]
+    assert len(error._render_traceback_()) == 1

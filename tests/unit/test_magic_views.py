@@ -98,7 +98,7 @@ OVER_THERE = """Traceback (most recent call last):
 USERS = '  File "<slot source 0123456789ab>", line 3, in clean\n'
 
 
-@pytest.mark.parametrize(("remote", "lines"), [(None, 1), (OVER_THERE, 1), (OVER_THERE + USERS, 7)])
+@pytest.mark.parametrize(("remote", "lines"), [(None, 1), (OVER_THERE, 1), (OVER_THERE + USERS, 5)])
 def test_our_errors_show_as_one_sentence_and_a_remote_traceback_that_users_have_a_part_in(capsys, remote, lines):
     error = MachineFull(8)
     error.remote_traceback = remote

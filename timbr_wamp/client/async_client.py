@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from timbr_wamp.errors import (
     NoMachine,
     NoSuchProcedure,
     OwnKernel,
+    TimbrError,
     what_there_is,
 )
 from timbr_wamp.names import DEFAULT_MACHINE, checked_kernel_id, host_uri, kernel_uri
@@ -51,6 +53,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 #: Timeout for starting a kernel, which includes its imports and its startup file.
 START_TIMEOUT_S = 120.0
+#: Timeout for the bridge of the own kernel to look at its machines.
+OWN_TIMEOUT_S = 1.0
 
 
 @checked_methods
@@ -112,7 +116,13 @@ class AsyncClient(LinkState):
         await self._shared.run(self._shared.connection.wait_joined, timeout_s)
 
     async def kernels(self) -> KernelList:
-        """Return the kernels on the router, including offline ones."""
+        """Return the kernels on the router, including offline ones.
+
+        The kernel in which this code runs is there with the machines that it has now.
+        """
+        for kernel_id in self._own_ids():
+            with suppress(TimbrError):  # it has no bridge, or is on another router
+                await self._shared.call(kernel_uri(kernel_id, "info"), KERNEL["info"], timeout_s=OWN_TIMEOUT_S)
         return KernelList(await self._shared.call(NODE_URIS["list"], NODE["list"]))
 
     async def kernel(self, wanted: str | None = None) -> AsyncKernel:
@@ -123,8 +133,7 @@ class AsyncClient(LinkState):
         Raises:
             UnknownKernel, AmbiguousKernel: no kernel or several kernels match.
         """
-        here = own_kernel()
-        own = frozenset[str]() if here is None else kernel_ids_of(self._runtime_dir, here.connection_file())
+        own = self._own_ids()
         info = choose(await self.kernels(), wanted, own)
         return AsyncKernel(self._shared, info.kernel_id, info.name, own=info.kernel_id in own)
 
@@ -209,6 +218,11 @@ class AsyncClient(LinkState):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+    def _own_ids(self) -> frozenset[str]:
+        """Return the ids of the kernel in which this code runs; empty outside a kernel."""
+        here = own_kernel()
+        return frozenset() if here is None else kernel_ids_of(self._runtime_dir, here.connection_file())
 
     def _local_host(self) -> str | None:
         file = local_host(self._runtime_dir, self._shared.connection.url)

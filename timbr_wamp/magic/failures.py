@@ -24,6 +24,11 @@ class RemoteCellError(Exception):
     def __str__(self) -> str:
         return self.evalue
 
+    @property
+    def remote_traceback(self) -> str:
+        """The traceback in the other kernel."""
+        return "\n".join(self.lines)
+
     def _render_traceback_(self) -> list[str]:
         return self.lines
 
@@ -59,5 +64,5 @@ def whole_traceback(shell: Any, error: BaseException) -> str:
     lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
     remote = getattr(error, "remote_traceback", None) or ""
     if remote:
-        lines = [*lines, "", "remote traceback:", terminal_text(remote.rstrip())]
+        lines = [*lines, "", "remote traceback:", terminal_text(remote.rstrip(), styles=True)]
     return str(shell.InteractiveTB.stb2text(lines))
