@@ -87,7 +87,7 @@ class KernelApi(Protocol):
 
     @procedure(Access.READ)
     def info(self) -> KernelInfo:
-        """Return the kernel's state and description."""
+        """Return the kernel's state and description, with the machines that it has at this moment."""
 
     @procedure(Access.READ)
     def ping(self) -> float:
@@ -105,7 +105,10 @@ class KernelApi(Protocol):
     def execute(
         self, code: str, silent: bool = False, store_history: bool = True, timeout_s: float | None = None
     ) -> ExecuteReply:
-        """Run code and return its ``execute_reply``. Output is published on ``K.iopub``."""
+        """Run code and return its ``execute_reply``. Output is published on ``K.iopub``.
+
+        When it answers, the machines that the code made can be called, and those that it closed are gone.
+        """
 
     @procedure(
         Access.ADMIN, progress=IopubMessage, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout, e.PayloadTooLarge)
@@ -113,7 +116,7 @@ class KernelApi(Protocol):
     def execute_interactive(
         self, code: str, silent: bool = False, store_history: bool = True, timeout_s: float | None = None
     ) -> ExecuteReply:
-        """Run code, send its output as progressive results, and return its ``execute_reply``."""
+        """Run code as ``execute``, send its output as progressive results, and return its ``execute_reply``."""
 
     @procedure(Access.ADMIN, errors=(e.KernelDead, e.NotAKernel, e.CallTimeout))
     def complete(self, code: str, cursor_pos: int | None = None) -> CompleteReply:
