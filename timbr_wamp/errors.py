@@ -940,12 +940,14 @@ class NoSuchProcedure(TimbrError, LookupError):
 
     uri = ERROR_PREFIX + "no_such_procedure"
 
-    def __init__(self, procedure: str) -> None:
-        super().__init__(procedure)
-        self.procedure = procedure
+    def __init__(self, procedure: str, near: str | None = None) -> None:
+        super().__init__(procedure, near)
+        #: ``near`` is the procedure of the contract that may be meant, if this is none.
+        self.procedure, self.near = procedure, near
 
     def __str__(self) -> str:
-        return f"{self.procedure} is not registered: the kernel is gone, or it has no such machine"
+        why = "the kernel is gone, or it has no such machine" if self.near is None else f"did you mean {self.near!r}?"
+        return f"{self.procedure} is not registered: {why}"
 
 
 class CallCancelled(TimbrError):

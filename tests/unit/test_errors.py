@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from timbr_wamp.contract.roles import needed_role
+from timbr_wamp.contract.lookup import near_procedure, needed_role
 from timbr_wamp.errors import (
     NoMachine,
     NotAuthorized,
@@ -74,6 +74,22 @@ def test_the_sentence_says_what_there_is(error, text):
 )
 def test_the_role_that_a_name_takes_comes_from_the_contract(action, uri, role):
     assert needed_role(action, uri) == role
+
+
+@pytest.mark.parametrize(
+    ("uri", "near"),
+    [
+        (f"{K}.machine.statsu", f"{K}.machine.status"),
+        (f"{K}.exceute", f"{K}.execute"),
+        ("io.timbr.kernel.lits", "io.timbr.kernel.list"),
+        ("io.timbr.host.lab.strat", "io.timbr.host.lab.start"),
+        (f"{K}.machine.status", None),
+        (f"{K}.machine.zzz", None),
+        ("com.example.add", None),
+    ],
+)
+def test_a_procedure_that_is_none_has_a_neighbour(uri, near):
+    assert near_procedure(uri) == near
 
 
 # --- in a notebook -------------------------------------------------------------------------------

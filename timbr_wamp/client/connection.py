@@ -40,7 +40,7 @@ from timbr_wamp.client.subscriptions import (
 )
 from timbr_wamp.client.tasks import as_timbr_error, first_of
 from timbr_wamp.client.transport import is_local, open_transport
-from timbr_wamp.contract.roles import needed_role
+from timbr_wamp.contract.lookup import needed_role
 from timbr_wamp.errors import (
     CallTimeout,
     ConnectionLost,

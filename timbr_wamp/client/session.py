@@ -19,6 +19,7 @@ from autobahn.wamp.types import ComponentConfig
 
 from timbr_wamp.client.tasks import first_of
 from timbr_wamp.client.transport import QUIET
+from timbr_wamp.contract.lookup import near_procedure
 from timbr_wamp.errors import (
     ERROR_PREFIX,
     ConnectionLost,
@@ -268,7 +269,7 @@ def _from_application_error(action: str, uri: str, error: Any) -> TimbrError:
     if name in ("wamp.error.not_authorized", "wamp.error.authorization_failed"):
         return NotAuthorized(action, uri)
     if name == "wamp.error.no_such_procedure":
-        return NoSuchProcedure(uri)
+        return NoSuchProcedure(uri, near_procedure(uri))
     if name == "wamp.error.canceled" or name.startswith("wamp.close."):
         return ConnectionLost(f"{action} {uri}", text)
     if name == "wamp.error.invalid_uri":

@@ -1,11 +1,14 @@
-"""The role that a procedure or topic takes, by its URI."""
+"""What the contract says of a URI: the role that it takes, and the procedure that may be meant by one it has not."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from timbr_wamp.contract.api import KERNEL, PROCEDURES, TOPICS
 from timbr_wamp.contract.exports import NODE_URIS
 from timbr_wamp.contract.structs import Access
-from timbr_wamp.names import HOST_PREFIX, KERNEL_PREFIX
+from timbr_wamp.errors import nearest
+from timbr_wamp.names import HOST_PREFIX, KERNEL_PREFIX, PREFIX
 
 #: Access class → the lowest role that has it.
 ROLE_OF = {Access.READ: "viewer", Access.OPERATE: "operator", Access.ADMIN: "admin", Access.HOST: "host"}
@@ -42,3 +45,23 @@ def _access(is_topic: bool, uri: str) -> Access | None:
     name = parts[1] if len(parts) == 2 else ""
     of_machine = tables["machine"].get(name) if parts and parts[0] not in KERNEL else None
     return None if of_machine is None else of_machine.access
+
+
+def near_procedure(uri: str) -> str | None:
+    """Return the procedure that may be meant by a URI that is none; None for one of the contract, and for others'.
+
+    >>> near_procedure("io.timbr.kernel.lab_4f2a9c01d3e7.machine.statsu")
+    'io.timbr.kernel.lab_4f2a9c01d3e7.machine.status'
+    >>> near_procedure("io.timbr.kernel.lab_4f2a9c01d3e7.machine.status")
+    """
+    if _access(False, uri) is not None:
+        return None
+    prefix, _, name = uri.rpartition(".")
+    if uri.startswith(f"{HOST_PREFIX}."):
+        known: Iterable[str] = PROCEDURES["host"]
+    elif uri.startswith(f"{KERNEL_PREFIX}.") and uri.count(".") - KERNEL_PREFIX.count(".") in (2, 3):
+        known = PROCEDURES["kernel" if uri.count(".") - KERNEL_PREFIX.count(".") == 2 else "machine"]
+    else:
+        return nearest(uri, (NODE_URIS[node] for node in PROCEDURES["node"])) if uri.startswith(f"{PREFIX}.") else None
+    near = nearest(name, known)
+    return None if near is None else f"{prefix}.{near}"
