@@ -819,7 +819,7 @@ class InvalidToken(TimbrError, ValueError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"not a token: {self.problem}; a token has the form <name>.<secret>"
+        return f"no valid token: {self.problem}; a token has the form <name>.<secret>"
 
 
 class TokenRevoked(TimbrError, PermissionError):

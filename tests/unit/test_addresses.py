@@ -188,7 +188,9 @@ def test_a_router_that_is_not_there_is_waited_for_when_asked(settings: Settings,
     assert time.monotonic() - started >= 0.5
 
 
-@pytest.mark.parametrize("words", [["list"], ["status"], ["put", "lab", "1"], ["export"], ["diff"]])
+@pytest.mark.parametrize(
+    "words", [["list"], ["status"], ["put", "lab", "1"], ["export"], ["diff"], ["host"], ["bridge", "kernel.json"]]
+)
 def test_commands_say_what_is_wrong_with_the_address(
     words: list[str], free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from timbr_wamp.cli.base import OneSentence, note, router_options, set_up_logging, settings_from
+from timbr_wamp.cli.base import OneSentence, connected, note, router_options, set_up_logging, settings_from
+from timbr_wamp.errors import InvalidToken
+
+if TYPE_CHECKING:
+    from timbr_wamp.settings import Settings
 
 
 @click.command()
@@ -25,9 +29,25 @@ def host(ctx: click.Context, url: str | None, realm: str | None, name: str | Non
     from timbr_wamp.components.host import HostProcess
 
     settings = settings_from(url=url, realm=realm, host=name)
+    _check_address(settings)
     if name is not None and (token := bridge_environment(settings).authid) != name:
         raise click.UsageError(f"--name {name}: the token's name is {token}, and a host has its token's name")
     ctx.exit(HostProcess(settings, stop_kernels=stop_kernels).run())
+
+
+def _check_address(settings: Settings) -> None:
+    """Say, for a router without a token, first what is wrong with its address. With a token, services wait for it.
+
+    Raises:
+        NotConnected, InvalidToken: no router answers there; one does, and there is no token for it.
+    """
+    from timbr_wamp.components.bridge_process import bridge_environment
+
+    try:
+        bridge_environment(settings)
+    except InvalidToken:
+        with connected(settings):
+            raise
 
 
 @click.command()
@@ -73,6 +93,7 @@ def bridge(
     from timbr_wamp.components.bridge_process import bridge_environment
     from timbr_wamp.processes import is_supervised
 
+    _check_address(settings)
     router = bridge_environment(settings)
     if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():
         file, kernel_id = None, file
