@@ -1,7 +1,7 @@
 """Interrupts at every point of a call, one after the other, so that no window is missed by chance.
 
-CPython runs signal handlers in the main thread, between two bytecodes: a Ctrl-C is a `KeyboardInterrupt`
-raised at any of them. Here a trace function raises it at the n-th, for every n.
+CPython runs signal handlers in the main thread: after a call, at a jump back, at a function's entry. A Ctrl-C is a
+`KeyboardInterrupt` raised at one of these points. Here a trace function raises it at the n-th, for every n.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def interrupt_at(
     error: type[BaseException] = Interruption,
     by_signal: bool = False,
 ) -> bool:
-    """Run ``call`` and raise ``error`` in it before its ``number``-th bytecode; return whether it was raised.
+    """Run ``call`` and raise ``error`` in it at its ``number``-th point; return whether it was raised.
 
-    False: the call has fewer bytecodes, and ran to its end undisturbed. Counted are those that run in this
+    False: the call has fewer points, and ran to its end undisturbed. Counted are those that run in this
     thread in ``modules``; other threads are not touched. What ``call`` raises instead of, or besides, the
     interrupt is raised here; the interrupt itself is not. ``by_signal``: the handler of SIGINT that is installed
     at that moment is called instead, as CPython would do it; ``error`` is what this handler raises.
@@ -53,7 +53,7 @@ def interrupt_at(
 
     def step(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left, raised
-        if event == "opcode" and frame.f_lasti not in _uninterruptible(frame.f_code):
+        if event == "opcode" and frame.f_lasti in _interruptible(frame.f_code):
             left -= 1
             if left == 0:
                 raised = error(f"at {frame.f_code.co_qualname}, line {frame.f_lineno}")
@@ -110,11 +110,11 @@ def interrupt_everywhere(
         try:
             check(thing, number)
         except BaseException as failure:
-            failure.add_note(f"after an interrupt at bytecode {number}")
+            failure.add_note(f"after an interrupt at point {number}")
             raise
         if not interrupted:
             return number - 1
-    raise AssertionError(f"the call has more than {limit} bytecodes")
+    raise AssertionError(f"the call has more than {limit} points")
 
 
 def use_everywhere(
@@ -176,6 +176,12 @@ def _handler_points(code: CodeType) -> frozenset[int]:
         for one, following in pairwise(steps)
         if one.opname.startswith(("CALL", "JUMP_BACKWARD", "RESUME"))
     )
+
+
+@functools.cache
+def _interruptible(code: CodeType) -> frozenset[int]:
+    """Return the offsets before which a handler may run and raise."""
+    return _handler_points(code) - _uninterruptible(code)
 
 
 #: Between these CPython runs no handler: they keep the stack of handled exceptions in order.

@@ -233,6 +233,7 @@ def test_reading_waits_while_the_machine_is_paused(machine):
     assert read == [0, 1]
     machine.resume()
     wait_until(lambda: machine.status.processed == 51, "the rest came through")
+    more.release(49)  # nor does it hold up the end
 
 
 def test_draining_finishes_what_waits_and_leaves_the_source_where_it_is(machine, gate):
