@@ -75,7 +75,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run files and tests that are named one by one here, where a debugger works; folders on all cores."""
     if all(argument.partition("::")[0].endswith(".py") for argument in config.args):
         return 0
-    return min(os.cpu_count() or 1, WORKERS_LIMIT)
+    cores = os.cpu_count() or 1
+    return min(cores + (cores + 1) // 2, WORKERS_LIMIT)  # half of the time, a test waits for processes that start
 
 
 @pytest.hookimpl(wrapper=True)
@@ -151,6 +152,19 @@ def settings(test_folder: Path) -> Settings:
 @pytest.fixture
 def own_settings(crossbar: Path) -> Iterator[Settings]:
     """Settings with folders for one test alone, for who starts a router or host of its own."""
+    with _in_own_folders(crossbar) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def module_settings(crossbar: Path) -> Iterator[Settings]:
+    """The same for the tests of one file."""
+    with _in_own_folders(crossbar) as settings:
+        yield settings
+
+
+@contextlib.contextmanager
+def _in_own_folders(crossbar: Path) -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
     folders = {name: folder / name.removesuffix("_dir") for name in ("runtime_dir", "data_dir", "router_env")}
     yield load_settings(environ={}, host="lab", crossbar=crossbar, **folders)

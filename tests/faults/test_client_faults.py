@@ -29,24 +29,58 @@ from timbr_wamp.settings import ENV_PREFIX, Settings
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
-class LocalServices:
-    """A router, a host and a kernel with a machine, for one test alone: they are killed and restarted."""
+class Node:
+    """A router and a host for the tests of this file, which kill the router and start it again."""
 
-    def __init__(self, settings: Settings, startup: Path) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, lasting_routers: list[Router]) -> None:
+        self.settings, self._lasting_routers = settings, lasting_routers
         self.port = pick_free_port()
-        self.router = Router.start(settings, port=self.port)
+        self.start_router()
         environ = {
             **os.environ,
             f"{ENV_PREFIX}RUNTIME_DIR": str(settings.runtime_dir),
             f"{ENV_PREFIX}DATA_DIR": str(settings.data_dir),
         }
         self.host = subprocess.Popen([sys.executable, "-m", "timbr_wamp", "host"], env=environ)
-        self.client: Client | None = None
-        self.kernel: RemoteKernel | None = None
         try:
             wait_until(runtime.host_file(settings.runtime_dir, self.router.unix_url).exists)
-            self.client = timbr_wamp.connect(settings=settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def restart_router(self) -> None:
+        self.kill_router()
+        self.start_router()
+
+    def kill_router(self) -> None:
+        processes = [*psutil.Process(self.router.pid).children(recursive=True), psutil.Process(self.router.pid)]
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes[:-1], timeout=10.0)
+        self._lasting_routers.remove(self.router)
+        self.router.stop()
+
+    def start_router(self) -> None:
+        self.router = Router.start(self.settings, port=self.port)
+        self._lasting_routers.append(self.router)
+
+    def close(self) -> None:
+        self.host.terminate()
+        self.host.wait(30)
+        if self.router in self._lasting_routers:
+            self._lasting_routers.remove(self.router)
+        self.router.stop()
+
+
+class LocalServices:
+    """A kernel with a machine, for one test alone, on a node: all of them are killed and restarted."""
+
+    def __init__(self, node: Node, startup: Path) -> None:
+        self.node, self.settings = node, node.settings
+        self.client: Client | None = timbr_wamp.connect(settings=node.settings)
+        self.kernel: RemoteKernel | None = None
+        try:
             self.kernel = self.client.start_kernel("spring", str(startup))
             wait_until(self.machine_is_there)
             self.machine = self.kernel.machine()
@@ -79,37 +113,26 @@ class LocalServices:
             return False
         return False
 
-    def restart_router(self) -> None:
-        self.kill_router()
-        self.start_router()
-
-    def kill_router(self) -> None:
-        processes = [*psutil.Process(self.router.pid).children(recursive=True), psutil.Process(self.router.pid)]
-        for process in processes:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(processes[:-1], timeout=10.0)
-        self.router.stop()
-
-    def start_router(self) -> None:
-        self.router = Router.start(self.settings, port=self.port)
-
     def close(self) -> None:
-        if self.client is not None:
-            with suppress(TimbrError):
-                if self.kernel is not None:
-                    self.kernel.shutdown()
-            self.client.close()
-        self.host.terminate()
-        self.host.wait(30)
-        self.router.stop()
+        assert self.client is not None
+        with suppress(TimbrError):
+            if self.kernel is not None:
+                self.kernel.shutdown()
+        self.client.close()
+
+
+@pytest.fixture(scope="module")
+def node(module_settings: Settings, lasting_routers: list[Router]) -> Iterator[Node]:
+    made = Node(module_settings, lasting_routers)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def services(own_settings: Settings, tmp_path: Path) -> Iterator[LocalServices]:
+def services(node: Node, tmp_path: Path) -> Iterator[LocalServices]:
     startup = tmp_path / "machines.py"
     startup.write_text("import timbr_wamp\nm = timbr_wamp.Machine(stages=3, bufsize=2000)\n")
-    made = LocalServices(own_settings, startup)
+    made = LocalServices(node, startup)
     yield made
     made.close()
 
@@ -180,9 +203,9 @@ def test_a_killed_router_costs_no_record_and_puts_are_repeated(services: LocalSe
     with machine.records(timeout_s=60.0) as records:
         machine.set_source(GATED_SOURCE.format(gate=str(tmp_path / "gate")))
         first = [next(records) for _ in range(20)]
-        services.kill_router()
+        services.node.kill_router()
         (tmp_path / "gate").touch()  # the rest is made while there is no router
-        services.start_router()
+        services.node.start_router()
         oid = machine.put("after")
         seen = first + [next(records) for _ in range(281)]
     assert all(isinstance(record, Record) for record in seen)
@@ -192,7 +215,7 @@ def test_a_killed_router_costs_no_record_and_puts_are_repeated(services: LocalSe
 
 def test_a_call_waits_for_a_bridge_that_comes_back_after_its_caller(services: LocalServices):
     services.kill_bridge(signal.SIGSTOP)
-    services.restart_router()
+    services.node.restart_router()
     services.client.wait_connected(30.0)
     with pytest.raises(NoSuchProcedure):  # a call of the router's own, which waits for nobody
         services.client.call(f"io.timbr.kernel.{services.kernel.id}.ping")

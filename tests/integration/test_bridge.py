@@ -41,11 +41,34 @@ from timbr_wamp.settings import Settings
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def plain_kernel(settings: Settings, router: Router, tmp_path: Path) -> Iterator[KernelFile]:
-    """A kernel without a machine, bridged."""
-    with a_kernel(settings, tmp_path) as file, BridgeProcess(settings, router, "--kernel-id", file.kernel_id):
+@pytest.fixture(scope="module")
+def bridged_kernel(
+    settings: Settings, router: Router, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KernelFile]:
+    """A kernel without a machine, bridged, for all tests that leave it so."""
+    with (
+        a_kernel(settings, tmp_path_factory.mktemp("plain")) as file,
+        BridgeProcess(settings, router, "--kernel-id", file.kernel_id),
+    ):
         yield file
+
+
+@pytest.fixture
+def plain_kernel(settings: Settings, router: Router, bridged_kernel: KernelFile) -> KernelFile:
+    """That kernel, idle, and without the machines of the test before."""
+
+    async def ready() -> None:
+        async with connected(router, settings) as connection:
+            remote = Remote(connection, bridged_kernel.kernel_id)
+
+            async def alone() -> bool:
+                info = await remote.there()
+                return info["state"] == "idle" and not info["machines"]
+
+            await until(alone, "no machine is there")
+
+    run(ready())
+    return bridged_kernel
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from timbr_wamp.components import launcher
 from timbr_wamp.dashboard import build, page_dir
 from timbr_wamp.errors import TimbrError
 from timbr_wamp.router import Router, TokenStore, free_port
-from timbr_wamp.settings import Settings, load_settings
+from timbr_wamp.settings import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -116,16 +115,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def stack(crossbar: Path, lasting_routers: list[Router]) -> Iterator[Stack]:
-    folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
-    settings = load_settings(
-        environ={}, host="lab", realm="works", crossbar=crossbar, runtime_dir=folder / "run", data_dir=folder / "data"
-    )  # the page learns the realm from the router
+def stack(module_settings: Settings, lasting_routers: list[Router], tmp_path_factory: Any) -> Iterator[Stack]:
+    settings = replace(module_settings, realm="works")  # the page learns the realm from the router
     router = Router.start(settings, port=free_port(), page_dir=page_dir())
     store = TokenStore(Path(router.node_dir))
     tokens = {"admin": router.admin_token} | {r: store.create(f"a_{r}", r) for r in ("viewer", "operator")}
     host = start_host(settings, router)
-    startup = folder / "startup.py"
+    startup = tmp_path_factory.mktemp("ticker") / "startup.py"
     startup.write_text(STARTUP)
     with timbr_wamp.connect(router.url, router.admin_token, settings=settings) as client:
         starting = lambda: client.start_kernel("ticker", startup=str(startup))  # noqa: E731
@@ -140,7 +136,6 @@ def stack(crossbar: Path, lasting_routers: list[Router]) -> Iterator[Stack]:
     made.router.stop()
     if made.router in lasting_routers:
         lasting_routers.remove(made.router)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
