@@ -175,6 +175,7 @@ def test_a_kernel_that_is_killed_is_off_the_router(router, client, settings, pas
     os.kill(int(passing_notebook("import os; print(os.getpid())")), signal.SIGKILL)
     wait_until(lambda: listed(client) == {}, "the router lists it no more")
     wait_until(lambda: not accepts(router, settings, token), "the token in the link is revoked")
+    assert listed(client) == {}
 
 
 def test_a_bridge_that_somebody_started_by_hand_is_taken_over(router, client, settings, notebook):
