@@ -1,7 +1,7 @@
 """A bridge puts one kernel and its machines on the router, from a process outside the kernel.
 
 It answers while a cell runs, and publishes a topic only while it has subscribers. When the bridge
-ends, the kernel keeps running. This module connects the parts: `kernel_supervisor`, `machine_relay`, `relay`.
+ends, the kernel keeps running. This module connects the parts: `kernel_supervisor`, `machine_relays`, `relay`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
-import zmq
 
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.client.tasks import Tasks, first_of
@@ -30,12 +29,11 @@ from timbr_wamp.components.headless_supervisor import HeadlessSupervisor, Superv
 from timbr_wamp.components.kernel_identity import Identity
 from timbr_wamp.components.kernel_service import KernelService, answer
 from timbr_wamp.components.kernel_supervisor import KernelSupervisor
-from timbr_wamp.components.machine_connection import MachineConnection
-from timbr_wamp.components.machine_relay import MachineRelay, send
+from timbr_wamp.components.machine_relay import send
+from timbr_wamp.components.machine_relays import GONE_STATES, MachineRelays
 from timbr_wamp.components.relay import SubscribedTopics, split_to_fit
 from timbr_wamp.contract import (
     KERNEL,
-    RESERVED_NAMES,
     Interest,
     IopubMessage,
     KernelInfo,
@@ -44,18 +42,14 @@ from timbr_wamp.contract import (
 )
 from timbr_wamp.errors import (
     InvalidArgument,
-    InvalidName,
     KernelDead,
     KernelNameTaken,
-    NoMachine,
     NotAuthorized,
     NotConnected,
     TimbrError,
 )
 from timbr_wamp.names import (
-    DEFAULT_MACHINE,
     NODE_PREFIX,
-    checked_component,
     checked_name,
     host_of_kernel,
     kernel_uri,
@@ -68,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 #: Size of the router connection's write buffer above which the bridge stops reading records and output.
 BUFFER_BYTES = 512 * 1024
-#: Interval for trying again what failed, and for looking at a kernel that may be gone.
+#: Interval for looking at a kernel that may be gone.
 POLL_INTERVAL_S = 0.5
 #: Longest interval for looking whether the kernel was used, where it is ended when it was not.
 IDLE_INTERVAL_S = 5.0
@@ -81,14 +75,8 @@ PACE_TIMEOUT_S = 5.0
 #: Time for sending the reply to ``shutdown`` before the bridge ends.
 REPLY_GRACE_S = 0.2
 JOIN_TIMEOUT_S = 15.0
-#: Longest wait of an answer for the router's list to have the machines that are known here.
-ANNOUNCED_TIMEOUT_S = 1.0
-#: A process that is about to end waits until no reader has asked for records for so long.
-READERS_QUIET_S = 0.5
 #: Timeout for announcing the kernel's last state.
 LAST_STATE_TIMEOUT_S = 2.0
-#: States of a kernel without a process that answers.
-GONE_STATES = ("dead", "restarting")
 #: Announces a kernel's state to the node component, and the topic on which it tells of subscribers.
 ANNOUNCE, INTEREST_TOPIC = f"{NODE_PREFIX}.announce", f"{NODE_PREFIX}.interest"
 
@@ -179,12 +167,10 @@ class Bridge:
         )
         self._supervisor = self._supervisor_for(who)
         self._subscribed = SubscribedTopics(who.kernel_id)
-        self._machines: dict[str, MachineRelay] = {}
-        self._machines_lock = asyncio.Lock()
-        self._registrations: dict[str, list[Any]] = {}
-        #: Names of machines that are not valid in a URI.
-        self._refused: set[str] = set()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._machines = MachineRelays(
+            who.kernel_id, self._connection, self._subscribed, self._supervisor,
+            on_change=self._changed, called=self._called, can_send=self._can_send, on_error=self._failed,
+        )  # fmt: skip
         self._iopub_topic = kernel_uri(who.kernel_id, "iopub")
         self._iopub_seq = 0
         self._stop = asyncio.Event()
@@ -195,9 +181,6 @@ class Bridge:
         self._last_state: tuple[KernelStateName, str] | None = None
         self._shared = who.shared
         self._state_changed = asyncio.Event()
-        self._machines_due = asyncio.Event()
-        #: The router's list has the machines that are known here.
-        self._machines_announced = asyncio.Event()
         self._folder_watch: FolderWatch | None = None
         #: Set when the kernel may be dead for good.
         self._kernel_gone = asyncio.Event()
@@ -230,8 +213,7 @@ class Bridge:
             self._changed()
             await self._connection.subscribe(INTEREST_TOPIC, self._on_interest)
             await self._register_kernel()
-            await self._add_machine(DEFAULT_MACHINE)
-            await self._update_machines()
+            await self._machines.open()
             await self._connection.open(JOIN_TIMEOUT_S)
             if self._connection.role != "host":
                 raise NotAuthorized("register", kernel_uri(self._kernel_id, "info"), self._connection.role, "host")
@@ -239,8 +221,8 @@ class Bridge:
             self._report(
                 f"kernel {self._kernel_id} ({self._name}) is on {self._options.url}; Ctrl-C takes it off the router"
             )
-            self._folder_watch = FolderWatch(self._options.runtime_dir, self._look_for_machines)
-            self._tasks.start(self._follow_machines(), "follow machines")
+            self._folder_watch = FolderWatch(self._options.runtime_dir, self._machines.look)
+            self._tasks.start(self._machines.follow(), "follow machines")
             self._tasks.start(self._publish_state_changes(), "publish state changes")
             self._tasks.start(self._watch_gone(), "watch gone")
             if self._shared is not None:
@@ -258,10 +240,8 @@ class Bridge:
             await self._say_last_state()
             await self._connection.close()
             shared_kernel.forget_ended(self._options.runtime_dir)
-            for relay in self._machines.values():
-                await relay.use(None)
+            await self._machines.close()
             await self._supervisor.close()
-            self._context.destroy(linger=0)
 
     async def _wait_for_end(self) -> None:
         """Return when ``stop`` is set; raise the error that ended the connection or one of the tasks."""
@@ -314,7 +294,6 @@ class Bridge:
         supervisor, described = self._supervisor, self._supervisor.info
         language: Any = described.get("language_info", {})
         file = supervisor.file
-        machines = [relay.machine.brief for relay in self._machines.values() if relay.machine is not None]
         return KernelInfo(
             kernel_id=self._kernel_id,
             name=self._name,
@@ -331,7 +310,7 @@ class Bridge:
             started_at=file.started_at if file is not None else None,
             restarts=supervisor.restarts,
             reason=supervisor.reason,
-            machines=machines,
+            machines=self._machines.briefs,
             time=time.time(),
         )
 
@@ -341,17 +320,8 @@ class Bridge:
     def _kernel_changed(self) -> None:
         self._changed()
         if self._supervisor.state in GONE_STATES:
-            self._machines_due.set()
+            self._machines.kernel_gone()
             self._kernel_gone.set()
-
-    def _absent(self, machine: str) -> TimbrError:
-        """Return why there is no machine of that name."""
-        supervisor = self._supervisor
-        if supervisor.state not in GONE_STATES:
-            present = [relay.name for relay in self._machines.values() if relay.machine is not None]
-            return NoMachine(self._kernel_id, machine, present, supervisor.startup_error or "")
-        reason = supervisor.reason or "it has no process"
-        return KernelDead(self._kernel_id, reason if supervisor.state == "dead" else f"{reason}; it is restarting")
 
     async def _say_last_state(self) -> None:
         """Say why the kernel ended, or was let go; the node component says of any other end that the bridge left."""
@@ -376,12 +346,11 @@ class Bridge:
             noted = self._note_in_file(noted, machines)
             try:
                 await self._connection.wait_joined(JOIN_TIMEOUT_S)
-                runs, described = self._runs(), self.info()
+                runs, described = self._machines.runs, self.info()
                 info = to_builtins(described)
                 # announce first, so that the kernel is in the list when a host's `start` sees its state
                 self._on_interest(await self._connection.call(ANNOUNCE, info, timeout_s=10.0))
-                if runs == self._runs():
-                    self._machines_announced.set()
+                self._machines.announced(runs)
             except TimbrError as error:
                 if joined := self._connection.joined:
                     logger.warning("announcing kernel %s failed: %s", self._kernel_id, error)
@@ -404,20 +373,19 @@ class Bridge:
         return now
 
     async def _joined(self) -> None:
-        for relay in self._machines.values():
-            relay.rejoined()
+        self._machines.joined()
         self._state_changed.set()
 
     def _left(self, reason: str) -> None:
         logger.info("kernel %s lost the router: %s", self._kernel_id, reason)
-        self._machines_announced.clear()
+        self._machines.left()
         if self._subscribed.clear():
-            self._refresh_machines()
+            self._machines.refresh()
 
     # --- kernel ------------------------------------------------------------------------------
 
     async def _register_kernel(self) -> None:
-        service = KernelService(self._supervisor, self.info, self._see_machines, self._ended)
+        service = KernelService(self._supervisor, self.info, self._machines.see, self._ended)
         for name, procedure in KERNEL.items():
             method = getattr(service, name)
 
@@ -484,9 +452,7 @@ class Bridge:
         """End a kernel that is idle for too long."""
         while True:
             await asyncio.sleep(min(IDLE_INTERVAL_S, limit_s / 4))
-            if self._supervisor.state == "busy" or any(
-                r.machine is not None and r.machine.running for r in self._machines.values()
-            ):
+            if self._supervisor.state == "busy" or self._machines.running:
                 self._called()
             if time.monotonic() - self._last_call > limit_s:
                 await self._end_idle(f"it was idle for {limit_s:g} s")
@@ -508,111 +474,11 @@ class Bridge:
         async def leave() -> None:
             with contextlib.suppress(TimeoutError, TimbrError):  # what was not read, readers are told as a gap
                 async with asyncio.timeout(limit_s):
-                    await self._read_to_end()
+                    await self._machines.read_to_end()
             assert isinstance(self._supervisor, HeadlessSupervisor)
             self._supervisor.leave()
 
         self._tasks.start(leave(), "leave")
-
-    async def _read_to_end(self) -> None:
-        """Wait until all records are with the router, and no reader fetches any more what it missed."""
-        for relay in self._machines.values():
-            if relay.machine is not None:
-                await relay.machine.read_to_end()
-        while self._connection.buffered_bytes() or any(
-            time.monotonic() - relay.read_at < READERS_QUIET_S for relay in self._machines.values()
-        ):
-            await asyncio.sleep(READERS_QUIET_S / 10)
-
-    # --- machines ----------------------------------------------------------------------------
-
-    def _look_for_machines(self) -> None:
-        if self._supervisor.machine_files.changed():
-            self._machines_due.set()
-
-    async def _follow_machines(self) -> None:
-        while True:
-            await self._machines_due.wait()
-            self._machines_due.clear()
-            try:
-                await self._update_machines()
-            except TimbrError as error:  # the router did not answer
-                logger.warning("kernel %s: updating its machines failed: %s", self._kernel_id, error)
-                await asyncio.sleep(POLL_INTERVAL_S)
-                self._machines_due.set()
-
-    async def _see_machines(self) -> None:
-        """Return when the machines that there are now are known here and in the router's list, and no others.
-
-        So an answer that comes after it is in order with what a cell did to its machines.
-        """
-        if self._machines_lock.locked() or self._machines_due.is_set() or self._supervisor.machine_files.changed():
-            try:
-                await self._update_machines()
-            except TimbrError as error:  # the router did not answer; `_follow_machines` tries again
-                logger.warning("kernel %s: updating its machines failed: %s", self._kernel_id, error)
-                self._machines_due.set()
-        with contextlib.suppress(TimeoutError):  # a router that is slow to take it does not delay the answer further
-            await asyncio.wait_for(self._machines_announced.wait(), ANNOUNCED_TIMEOUT_S)
-
-    def _runs(self) -> list[str]:
-        """Return the runs of the machines that are known here."""
-        return [relay.machine.brief.run for relay in self._machines.values() if relay.machine is not None]
-
-    async def _update_machines(self) -> None:
-        """Connect to new machines and disconnect from machines that are gone."""
-        async with self._machines_lock:
-            await self._update_machines_locked()
-
-    async def _update_machines_locked(self) -> None:
-        files = {} if self._supervisor.state == "dead" else self._supervisor.machine_files.machines()
-        changed = False
-        for name in set(files) - set(self._machines) - self._refused:
-            await self._add_machine(name)
-        for name, relay in list(self._machines.items()):
-            file, machine = files.get(name), relay.machine
-            if (machine.file.control if machine is not None else None) == (file.control if file is not None else None):
-                continue
-            changed = True
-            await relay.use(None if file is None else self._connect_machine(relay, file))
-            if file is None and name != DEFAULT_MACHINE:
-                await self._remove_machine(name)
-        if changed:
-            self._machines_announced.clear()
-            self._changed()
-
-    def _connect_machine(self, relay: MachineRelay, file: Any) -> MachineConnection:
-        return MachineConnection(
-            self._context, file, self._kernel_id, relay, can_send=self._can_send, on_error=self._failed
-        )
-
-    async def _add_machine(self, name: str) -> None:
-        """Register the procedures of a machine. The default machine's are always registered, also without a machine:
-        their callers then get `NoMachine`, which says what to do."""
-        if not _is_valid_name(name):
-            self._refused.add(name)
-            logger.error(
-                "kernel %s: %r is not a valid machine name on the router; the machine stays local",
-                self._kernel_id,
-                name,
-            )
-            return
-        relay = MachineRelay(
-            self._kernel_id, name, self._connection, self._subscribed,
-            on_brief=self._changed, called=self._called, absent=self._absent, look=self._see_machines,
-        )  # fmt: skip
-        self._machines[name], self._registrations[name] = relay, []
-        try:
-            for uri, endpoint in relay.procedures.items():
-                self._registrations[name].append(await self._connection.register(uri, endpoint))
-        except TimbrError:
-            await self._remove_machine(name)
-            raise
-
-    async def _remove_machine(self, name: str) -> None:
-        del self._machines[name]
-        for registration in self._registrations.pop(name):
-            await registration.unregister()
 
     # --- interest ----------------------------------------------------------------------------
 
@@ -624,16 +490,4 @@ class Bridge:
             logger.error("kernel %s: the router's statement about subscribers is invalid: %s", self._kernel_id, error)
             return
         if self._subscribed.tell(interest):
-            self._refresh_machines()
-
-    def _refresh_machines(self) -> None:
-        for relay in self._machines.values():
-            relay.refresh()
-
-
-def _is_valid_name(name: str) -> bool:
-    """Return whether a machine's name is valid in a URI under its kernel."""
-    try:
-        return checked_component(name) not in RESERVED_NAMES
-    except InvalidName:
-        return False
+            self._machines.refresh()
