@@ -180,11 +180,11 @@ def test_a_kernel_that_is_killed_is_off_the_router(router, client, settings, pas
 
 def test_a_bridge_that_somebody_started_by_hand_is_taken_over(router, client, settings, notebook):
     file = notebook("from ipykernel.connect import get_connection_file\nprint(get_connection_file())").strip()
-    with BridgeProcess(settings, router, file, "--name", "by hand") as bridge:
-        wait_until(lambda: "by hand" in listed(client), "the bridge is there")
+    with BridgeProcess(settings, router, file, "--name", "by_hand") as bridge:
+        wait_until(lambda: "by_hand" in listed(client), "the bridge is there")
         assert "not put there by share" in str(notebook.fails("%wamp unshare"))
         notebook("m.share()")
-        assert bridge_of(settings, listed(client)["by hand"]).pid == bridge.pid
+        assert bridge_of(settings, listed(client)["by_hand"]).pid == bridge.pid
         notebook("m.unshare()")
         assert listed(client) == {}
         assert not bridge.alive
