@@ -86,6 +86,8 @@ PUBLIC = (
     "timbr_wamp.machine",
     "timbr_wamp.client",
     "timbr_wamp.contract",
+    "timbr_wamp.store",
+    "timbr_wamp.streams",
     "timbr_wamp.errors",
     "timbr_wamp.tables",
     "timbr_wamp.display",
