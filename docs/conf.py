@@ -5,12 +5,14 @@ The pages are plain Markdown, to be read anywhere; what only the site has is add
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sphinx.addnodes import pending_xref
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
@@ -30,6 +32,7 @@ NAV = {
         "how-to/feed-one-machine-from-another",
     ],
     "How to: data in and out": [
+        "how-to/tables-and-dataframes",
         "how-to/when-the-queue-is-full",
         "how-to/restart-a-source",
         "how-to/read-every-record",
@@ -208,8 +211,16 @@ def link_by_last_part(app: Any, env: Any, node: Any, content: Any) -> Any:
     return make_refnode(app.builder, node["refdoc"], page, target, content, wanted[1:])
 
 
+def leave_builtins_alone(app: Any, doctree: Any) -> None:
+    """Make no links of `bytes` and the like: a field of that name may be somewhere."""
+    for node in list(doctree.findall(pending_xref)):
+        if node.get("refdomain") == "py" and hasattr(builtins, node["reftarget"]):
+            node.replace_self(node.children)
+
+
 def setup(app: Any) -> None:
     app.connect("builder-inited", write_api_pages)
     app.connect("source-read", add_navigation)
     app.connect("autodoc-skip-member", is_left_out)
+    app.connect("doctree-read", leave_builtins_alone)
     app.connect("missing-reference", link_by_last_part)

@@ -291,6 +291,7 @@ INTERNAL = {
     "timbr_wamp.kernel": "for IPython",
     "timbr_wamp.magic": "for IPython, reached by %load_ext timbr_wamp",
     "timbr_wamp.processes": "processes of bridges and hosts",
+    "timbr_wamp.rows": "what records and other values inherit their methods from",
 }
 
 
