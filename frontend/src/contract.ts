@@ -254,6 +254,19 @@ export interface TrialRow {
   text: string;
   errored: boolean;
   duration_s: number;
+  input: string;
+  before: string | null;
+}
+
+/** A machine's counters over time, as lists of one length: one sample about every ``interval_s`` seconds. */
+export interface Metrics {
+  run: string;
+  interval_s: number;
+  time: number[];
+  processed: number[];
+  errored: number[];
+  dropped: number[];
+  queue_size: number[];
 }
 
 /** A change of a machine's state. */
@@ -383,6 +396,7 @@ export interface MachineProcedures {
   graph: { args: {  }; result: Graph };
   progress: { args: { interval_s?: number; timeout_s?: number }; result: Progress };
   revisions: { args: {  }; result: RevisionInfo[] };
+  metrics: { args: { last_s?: number }; result: Metrics };
   events: { args: { n?: number }; result: Event[] };
   put: { args: { message: unknown; oid?: string | null }; result: string };
   put_many: { args: { messages: unknown[]; oids?: string[] | null; timeout_s?: number }; result: PutResult };
@@ -433,5 +447,5 @@ export const ACCESS = {
   node: { list: "read", announce: "host" },
   host: { start: "admin", list: "read", restart: "admin", stop: "admin" },
   kernel: { info: "read", ping: "read", interrupt: "operate", restart: "operate", execute: "admin", execute_interactive: "admin", complete: "admin", inspect: "admin", is_complete: "admin", shutdown: "admin" },
-  machine: { status: "read", slots: "read", slot: "read", records: "read", record: "read", recent: "read", errors: "read", error_groups: "read", graph: "read", progress: "read", revisions: "read", events: "read", put: "operate", put_many: "operate", call: "operate", start: "operate", stop: "operate", pause: "operate", resume: "operate", replay: "operate", retry_errors: "operate", slot_set: "admin", slot_delete: "admin", policy_set: "admin", handler_set: "admin", configure: "admin", trial: "admin", rollback: "admin", source_set: "admin", source_delete: "admin" },
+  machine: { status: "read", slots: "read", slot: "read", records: "read", record: "read", recent: "read", errors: "read", error_groups: "read", graph: "read", progress: "read", revisions: "read", metrics: "read", events: "read", put: "operate", put_many: "operate", call: "operate", start: "operate", stop: "operate", pause: "operate", resume: "operate", replay: "operate", retry_errors: "operate", slot_set: "admin", slot_delete: "admin", policy_set: "admin", handler_set: "admin", configure: "admin", trial: "admin", rollback: "admin", source_set: "admin", source_delete: "admin" },
 } as const;

@@ -1,6 +1,6 @@
 /** An `Api` with invented, changing data, for development without a router. */
 
-import type { ErrorGroup, ErrorRow, Event, KernelInfo, Policy, SlotCounts, SlotInfo, SourceOptions, Status } from "./contract";
+import type { ErrorGroup, ErrorRow, Event, KernelInfo, Policy, SlotCounts, SlotInfo, SourceOptions, Status, TrialRow } from "./contract";
 import * as model from "./model";
 import { Failure, type Api, type Link, type MachineView, type Message, type View } from "./seam";
 
@@ -48,6 +48,14 @@ export class FakeApi implements Api {
     if (message.kind === "slot_set")
       throw new Failure("line 2: expected an indented block after function definition", "io.timbr.error.invalid_source");
     if (message.kind === "select") this.change({ selected: { ...message } });
+  }
+
+  async trial(_slot: number, source: string): Promise<readonly TrialRow[]> {
+    const failed = JSON.stringify({ _exception: { exc_class: "KeyError", exc_value: "'cpu'" } });
+    return Array.from({ length: 10 }, (_, i) => ({
+      oid: oid(i), text: i % 4 === 3 ? failed : String(20 + (source.length % 7)), errored: i % 4 === 3, duration_s: 0.001,
+      input: `{"cpu":${20 + i}}`, before: i % 2 ? String(20 + i) : "20",
+    })); // prettier-ignore
   }
 
   private tick(now_ms: number): void {

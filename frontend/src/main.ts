@@ -2,7 +2,7 @@
 
 import { askForToken } from "./login";
 import { mount } from "./mount";
-import { forgetToken, keepToken, looksLikeToken, takeToken } from "./token";
+import { forgetToken, keepToken, looksLikeToken, takeFragment } from "./token";
 import { WampApi } from "./wamp";
 
 const DEFAULT_REALM = "timbr";
@@ -23,7 +23,7 @@ function routerUrl(): string {
 }
 
 function show(element: HTMLElement, token: string, realm: string): void {
-  const api = new WampApi({ url: routerUrl(), realm, token });
+  const api = new WampApi({ url: routerUrl(), realm, token, kernel_id: opened.kernel_id });
   const unmount = mount(element, api);
   const off = api.onChange(() => {
     const { state, reason } = api.get().link;
@@ -45,13 +45,15 @@ function ask(element: HTMLElement, problem: string | null, realm: string): void 
 }
 
 const root = document.getElementById("page") as HTMLElement;
-const token = takeToken();
+const opened = takeFragment();
+const { token } = opened;
 void findRealm().then((realm) => {
   if (token !== null && looksLikeToken(token)) show(root, token, realm);
   else ask(root, token === null ? null : "The address contains an invalid token.", realm);
 });
 
-// opening another link with a token in this tab changes the fragment only
+// opening another link in this tab changes the fragment only
 addEventListener("hashchange", () => {
-  if (takeToken() !== token) location.reload();
+  const now = takeFragment();
+  if (now.token !== token || now.kernel_id !== opened.kernel_id) location.reload();
 });

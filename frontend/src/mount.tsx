@@ -90,7 +90,7 @@ function Machine({ api, view, now_ms }: { api: Api; view: View; now_ms: number }
       <Head api={api} view={view} now_ms={now_ms} />
       {machine.status && (
         <>
-          <Counters status={machine.status} />
+          <Counters status={machine.status} points={machine.points} />
           <Charts points={machine.points} now_ms={now_ms} />
           <Slots api={api} role={link.role} status={machine.status} slots={machine.slots} />
           <div class="pair">

@@ -6,7 +6,7 @@
  * each change, so that components can compare by identity.
  */
 
-import type { ErrorGroup, ErrorRow, Event, KernelInfo, SlotInfo, Status } from "./contract";
+import type { ErrorGroup, ErrorRow, Event, KernelInfo, SlotInfo, Status, TrialRow } from "./contract";
 
 export interface Api {
   /** The current view. The same object until something changes. */
@@ -15,6 +15,8 @@ export interface Api {
   onChange(f: () => void): () => void;
   /** Carry out a command. Resolves when it is done; rejects with a `Failure` whose message is for people. */
   send(message: Message): Promise<void>;
+  /** Run a source text on the newest records as if it were in a slot; nothing changes. Rejects as `send` does. */
+  trial(slot: number, source: string): Promise<readonly TrialRow[]>;
 }
 
 export type Message =
@@ -83,10 +85,13 @@ export interface MachineView {
   trouble: string | null;
 }
 
+/** The machine's counters at one time. */
 export interface Point {
   /** This browser's clock, seconds. */
   time: number;
-  rate_per_s: number;
+  processed: number;
+  errored: number;
+  dropped: number;
   queue_size: number;
 }
 

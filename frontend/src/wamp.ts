@@ -7,7 +7,7 @@
 
 import { Connection } from "./connection";
 import { NODE_URIS, type Discovery, type ErrorRow, type Event, type KernelInfo } from "./contract";
-import type { MachineProcedures, RecordRow, Status } from "./contract";
+import type { FunctionRef, MachineProcedures, RecordRow, Status, TrialRow } from "./contract";
 import * as model from "./model";
 import { Failure, type Api, type Link, type Message, type MachineView, type Selection, type View } from "./seam";
 
@@ -16,6 +16,8 @@ export interface WampOptions {
   realm: string;
   /** `<name>.<secret>` */
   token: string;
+  /** The kernel to show first, when it is there; null means any. */
+  kernel_id: string | null;
 }
 
 /** Interval for fetching the list of kernels again, which also detects a dead connection. */
@@ -24,6 +26,8 @@ const CHECK_INTERVAL_MS = 15_000;
 const RETRY_MS = 1_000;
 /** Shortest interval for fetching error groups while failures arrive. */
 const GROUPS_EVERY_MS = 2_000;
+/** Records on which a function is tried. */
+const TRIAL_RECORDS = 10;
 const PREFIX = "io.timbr.kernel";
 
 export class WampApi implements Api {
@@ -43,6 +47,7 @@ export class WampApi implements Api {
   private records_seen = 0;
 
   constructor(options: WampOptions) {
+    if (options.kernel_id !== null) this.wanted = { kernel_id: options.kernel_id, machine: "machine" };
     const dot = options.token.indexOf(".");
     this.connection = new Connection({
       url: options.url,
@@ -86,8 +91,7 @@ export class WampApi implements Api {
       case "command":
         return this.applyStatus(await this.callMachine(message.verb));
       case "slot_set": {
-        const code = { kind: "source", text: message.source, data: null, python: null } as const;
-        await this.callMachine("slot_set", { slot: message.slot, function: code, name: message.name });
+        await this.callMachine("slot_set", { slot: message.slot, function: sourceRef(message.source), name: message.name });
         return this.fetchSlots(this.generation);
       }
       case "slot_delete":
@@ -97,6 +101,10 @@ export class WampApi implements Api {
         await this.callMachine("retry_errors");
         return this.fetchGroups(this.generation);
     }
+  }
+
+  trial(slot: number, source: string): Promise<readonly TrialRow[]> {
+    return this.callMachine("trial", { slot, function: sourceRef(source), n: TRIAL_RECORDS });
   }
 
   // --- the connection and the list of kernels ------------------------------------------------
@@ -194,6 +202,7 @@ export class WampApi implements Api {
         this.callMachine("events", { n: model.EVENTS_KEPT }),
         this.fetchSlots(generation),
         this.fetchGroups(generation),
+        this.fetchMetrics(generation),
       ]);
       const records = recent.map((row) => model.recordFromRow(row, ++this.records_seen));
       apply((m) => model.withEvents(model.withErrors(model.withRecent(m, records), errors), events));
@@ -205,6 +214,12 @@ export class WampApi implements Api {
   private async fetchSlots(generation: number): Promise<void> {
     const slots = await this.callMachine("slots");
     if (generation === this.generation) this.changeMachine((m) => ({ ...m, slots }));
+  }
+
+  /** Fetch what was counted before the page listened; a machine of an earlier version does not tell. */
+  private async fetchMetrics(generation: number): Promise<void> {
+    const metrics = await this.callMachine("metrics", { last_s: model.POINTS_KEPT_S }).catch(() => null);
+    if (metrics && generation === this.generation) this.changeMachine((m) => model.withMetrics(m, metrics, Date.now()));
   }
 
   private async fetchGroups(generation: number): Promise<void> {
@@ -253,6 +268,10 @@ export class WampApi implements Api {
     this.view = { ...this.view, ...part };
     for (const listener of this.listeners) listener();
   }
+}
+
+function sourceRef(text: string): FunctionRef {
+  return { kind: "source", text, data: null, python: null };
 }
 
 function same(a: Selection | null, b: Selection | null): boolean {

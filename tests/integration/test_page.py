@@ -32,7 +32,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
 RUNNING, PAUSED, UNKNOWN = (f'[data-testid=light]:text-is("{text}")' for text in ("Running", "Paused", "Not known"))
-#: Runs in the kernel: a slow live source, markup as data, and a slot that fails on every seventh.
+#: Runs in the kernel: a slow live source, markup as data, and a slot that fails on every seventh; and a machine of
+#: which every message fails, in a slot without a source text.
 STARTUP = '''
 import itertools, time
 from timbr_wamp import Machine
@@ -54,6 +55,11 @@ machine[0] = label
 machine[1] = fail_on_sevenths
 machine.source = ticks
 machine.start()
+
+failing = Machine(stages=2, name="failing")
+failing[0] = len
+failing.source = ticks
+failing.start()
 '''
 
 
@@ -207,6 +213,71 @@ def test_policies_error_groups_and_progress_are_on_the_page(stack, browser, mach
     browser("wait", selector="[role=progressbar][aria-valuenow='100']")
     browser("wait", selector="[data-testid=count-dropped]:not(:text-is('0'))")
     browser("screenshot", path=str(tmp_path / "policies.png"))
+
+
+def open_failing(stack: Stack, browser: Browser, role: str) -> None:
+    """Open the page, and on it the machine of which every message fails."""
+    browser("open", url=f"{stack.link(role)}&kernel={stack.kernel_id}")
+    browser("click", selector="role=button[name=/^failing/]")
+    browser("wait", selector='h2:has-text("failing")')
+
+
+def test_a_machine_whose_messages_all_fail_does_not_look_well(stack, browser, tmp_path):
+    with timbr_wamp.connect(stack.router.url, stack.tokens["viewer"], settings=stack.settings) as client:
+        metrics = client.kernel(stack.kernel_id).machine("failing").metrics
+        wait_until(lambda: len(metrics().time) > 6, "the machine has counted for some seconds")
+    open_failing(stack, browser, "viewer")
+    assert browser("address") == stack.router.page_url
+    browser("wait", selector="[data-testid=health]:text-is('Every message fails')")
+    said = browser("text", selector=".health")  # counted by the machine before the page was opened
+    failed, of, span = re.search(r"(\d+) of (\d+) in the last (.+)", said.replace(",", "")).groups()
+    assert failed == of
+    assert span == "1 min" or int(span.removesuffix(" s")) > 4
+    assert browser("count", selector=".head-bad .light-bad") == 1
+    assert number(browser, "processed") == 0
+    browser("wait", selector='[data-testid=count-errored] + .note:has-text("/s")')
+    assert browser("text", selector="[data-testid=count-processed] + .note") == "0 /s"
+    group = browser("text", selector="[data-testid=group-0-TypeError] .line")
+    assert group.split("\n") == ["TypeError: object of type 'int' has no len()", "in slot 0"]
+    browser("screenshot", path=str(tmp_path / "failing.png"))
+    assert browser("problems") == []
+
+
+def test_a_function_without_a_source_is_not_shown_as_another_one(stack, browser):
+    open_failing(stack, browser, "admin")
+    browser("click", selector="[data-testid=slot-0] summary")
+    assert "cannot be shown" in browser("text", selector="[data-testid=slot-0] .slot-body")
+    browser("click", selector='[data-testid=slot-0] >> role=button[name="Edit"]')
+    assert browser("value", selector="#slot-0-source") == "def len(message):\n    "
+    assert not browser("enabled", selector='[data-testid=slot-0] >> role=button[name="Set"]')
+
+
+def test_an_admin_tries_a_function_on_the_newest_records_before_it_is_set(stack, browser, machine, tmp_path):
+    browser("open", url=stack.link("admin"))
+    browser("wait", selector=RUNNING)
+    browser("click", selector="[data-testid=slot-0] summary")
+    browser("click", selector='[data-testid=slot-0] >> role=button[name="Edit"]')
+    trial, revision = "[data-testid=trial]", machine.status.revision
+    attempt = '[data-testid=slot-0] >> role=button[name="Try"]'
+    for body, summary in (
+        (
+            "return {'n': n, 'text': \"<b id='markup'>bold</b>\"}",
+            "No outcome differs on the newest 10 records; none fails.",
+        ),
+        ("return 1 / 0", "It fails on the newest 10 records."),
+        ("return n // (n % 2)", "10 of 10 outcomes differ on the newest 10 records; it fails on 5."),
+    ):
+        browser("fill", selector="#slot-0-source", text=f"def label(n):\n    {body}\n")
+        assert browser("count", selector=trial) == 0, "the outcome of another text"
+        browser("click", selector=attempt)
+        browser("wait", selector=f"{trial} >> text={summary}")
+    assert "ZeroDivisionError: integer division or modulo by zero" in browser("text", selector=trial)
+    browser("screenshot", path=str(tmp_path / "trial.png"))
+    browser("fill", selector="#slot-0-source", text="def label(n:\n")
+    browser("click", selector=attempt)
+    browser("wait", selector="[data-testid=slot-0] >> role=alert")
+    assert machine.status.revision == revision
+    assert browser("problems") == []
 
 
 def test_integers_of_any_size_keep_their_digits_live_and_when_asked_for(stack, browser, machine):

@@ -43,6 +43,7 @@ const verbs = {
     page.locator(selector).first().waitFor({ state, timeout: timeout_ms }),
   click: ({ selector }) => page.locator(selector).first().click(),
   fill: ({ selector, text }) => page.locator(selector).first().fill(text),
+  value: ({ selector }) => page.locator(selector).first().inputValue(),
   text: ({ selector }) => page.locator(selector).first().innerText(),
   count: ({ selector }) => page.locator(selector).count(),
   enabled: ({ selector }) => page.locator(selector).first().isEnabled(),

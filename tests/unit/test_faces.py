@@ -193,7 +193,7 @@ def test_a_long_traceback_keeps_its_end() -> None:
 def test_a_trial_shows_values_and_errors_and_is_one_line_in_a_repl() -> None:
     failure = {"_exception": {"exc_class": "KeyError", "exc_value": "'x'", "exc_tb": "line 1", "task": "f0"}}
     trials = Trials([
-        TrialRow(oid="a" * 24, text='{"depth": 7}', errored=False, duration_s=0.002),
+        TrialRow(oid="a" * 24, text='{"depth": 7}', errored=False, duration_s=0.002, before='"shallow"'),
         TrialRow(oid="b" * 24, text=json.dumps(failure), errored=True, duration_s=0.001),
     ])  # fmt: skip
     assert repr(trials) == "<trial on 2 records: 1 ok, 1 failed>"
@@ -201,6 +201,7 @@ def test_a_trial_shows_values_and_errors_and_is_one_line_in_a_repl() -> None:
     for shown in (str(trials), trials._repr_html_()):
         assert "KeyError" in shown
         assert "2 ms" in shown
+        assert "shallow" in shown
     assert "{'depth': 7}" in str(trials)
     assert "KeyError" in str(trials[1])
     assert "no records are kept" in str(Trials())

@@ -338,7 +338,7 @@ SOURCE_TEXT = {"kind": "source", "text": "str"}
 #: Every procedure of a machine with arguments.
 EVERY_CALL = {
     "status": (), "slots": (), "slot": (0,), "records": ("RUN", 0), "record": ("RUN", 1), "recent": (), "errors": (),
-    "error_groups": (), "graph": (), "progress": (0.1, 0.2), "revisions": (), "events": (), "put": (1,),
+    "error_groups": (), "graph": (), "progress": (0.1, 0.2), "revisions": (), "events": (), "metrics": (), "put": (1,),
     "put_many": ([1, 2],), "call": (1,), "start": (), "stop": (), "pause": (), "resume": (), "replay": ("RUN", [1]),
     "retry_errors": (), "slot_set": (0, SOURCE_TEXT), "slot_delete": (0,), "policy_set": (None, {"on_error": "drop"}),
     "handler_set": ("RawEventDebugger",), "configure": (50, 9, 2), "trial": (0, SOURCE_TEXT), "rollback": (0,),
@@ -494,6 +494,8 @@ def test_a_trial_runs_a_function_on_kept_records_as_if_it_were_in_the_slot(serve
     newest = {0: [1, 2], 1: [10, 20], 5: [[10, 1], [20, 2]]}[slot]
     assert [orjson.loads(row.text) for row in rows] == [["tried", value] for value in newest]
     assert [row.errored for row in rows] == [False, False]
+    assert [row.input for row in rows] == ["1", "2"]
+    assert [row.before for row in rows] == {0: ["10", "20"], 1: ["[10,1]", "[20,2]"]}.get(slot, ["[10,1]", "[20,2]"])
     assert served.revision == 1
     assert served.status.last_seq == 2
 
@@ -509,8 +511,20 @@ def test_a_trial_reports_errors_and_skips(served, peer):
     assert (skipped["errored"], "f0 failed" in skipped["text"]) == (True, True)
     failed = peer.call("trial", 0, {"kind": "source", "text": "lambda x: 1 / 0"})[0]
     assert (failed["errored"], "ZeroDivisionError" in failed["text"]) == (True, True)
+    assert "on purpose" in failed["before"]
     served.configure(stages=12)
-    assert orjson.loads(peer.call("trial", 11, {"kind": "source", "text": "lambda: 'new'"})[0]["text"]) == "new"
+    new = peer.call("trial", 11, {"kind": "source", "text": "lambda: 'new'"})[0]
+    assert (new["text"], new["before"]) == ('"new"', None)
+
+
+def test_who_begins_to_look_later_gets_how_the_counters_grew(served, peer):
+    served.put(1)
+    served.get()
+    wait_until(lambda: peer.call("metrics")["processed"][:-1][-1:] == [1], "a second has passed")
+    metrics = MACHINE["metrics"].result(peer.call("metrics", 60))
+    assert metrics.run == served.run
+    assert len({len(series) for series in (metrics.time, metrics.processed, metrics.errored, metrics.dropped)}) == 1
+    assert metrics.time == sorted(metrics.time)
 
 
 def test_a_source_is_set_and_deleted_remotely(served, peer):

@@ -22,6 +22,7 @@ from timbr_wamp.contract import (
     Event,
     FunctionRef,
     Graph,
+    Metrics,
     Policy,
     Progress,
     PutResult,
@@ -90,6 +91,10 @@ class AsyncMachine(AsyncTopics):
     async def error_groups(self, n: int = 50) -> ErrorGroups:
         """Return failures grouped by slot, exception class and line, most recent group first."""
         return ErrorGroups(await self._call(list[ErrorGroup], "error_groups", n))
+
+    async def metrics(self, last_s: float = 600.0) -> Metrics:
+        """Return how the counters grew in the last ``last_s`` seconds, once a second; a quarter of an hour is kept."""
+        return await self._call(Metrics, "metrics", last_s)
 
     async def graph(self) -> Graph:
         """Return which slot consumes the value of which."""

@@ -143,6 +143,7 @@ class RemoteMachine(Blocking[AsyncMachine]):
     policy_of = blocking(AsyncMachine.policy_of)
     rollback = blocking(AsyncMachine.rollback)
     trial = blocking(AsyncMachine.trial)
+    metrics = blocking(AsyncMachine.metrics)
 
     # --- source -----------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from timbr_wamp.contract.structs import (
     IopubMessage,
     IsCompleteReply,
     KernelInfo,
+    Metrics,
     Policy,
     Progress,
     PutResult,
@@ -193,6 +194,10 @@ class MachineApi(Protocol):
         """Return the kept revisions of the slot table, oldest first."""
 
     @procedure(Access.READ)
+    def metrics(self, last_s: float = 600.0) -> Metrics:
+        """Return how the counters grew in the last ``last_s`` seconds, once a second; a quarter of an hour is kept."""
+
+    @procedure(Access.READ)
     def events(self, n: int = 100) -> list[Event]:
         """Return the newest ``n`` events, oldest first."""
 
@@ -283,7 +288,10 @@ class MachineApi(Protocol):
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.NotCallable, e.InvalidSource, e.PythonMismatch))
     def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
-        """Run a function on the newest ``n`` kept records as if it were in the slot. The machine is not changed."""
+        """Run a function on the newest ``n`` kept records as if it were in the slot. The machine is not changed.
+
+        Rows are in the order of the records, oldest first; fewer than ``n`` when they are large.
+        """
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownRevision, e.PrepFailed))
     def rollback(self, number: int) -> RevisionInfo:

@@ -58,6 +58,7 @@ __all__ = [
     "SourceStateName",
     "SourceStatus",
     "Status",
+    "Metrics",
     "TrialRow",
     "Verdict",
 ]
@@ -547,6 +548,26 @@ class TrialRow(Displayable, msgspec.Struct, kw_only=True):
     text: str
     errored: bool
     duration_s: float
+    #: JSON text of the message.
+    input: str = "null"
+    #: JSON text of what the record has for this slot; None when its slot table was shorter.
+    before: str | None = None
+
+
+class Metrics(msgspec.Struct, kw_only=True):
+    """A machine's counters over time, as lists of one length: one sample about every ``interval_s`` seconds.
+
+    The last sample is of now. Counts only grow within a run; differences of two are what happened between them.
+    """
+
+    run: str
+    interval_s: float
+    #: UTC seconds.
+    time: list[float]
+    processed: list[int]
+    errored: list[int]
+    dropped: list[int]
+    queue_size: list[int]
 
 
 class Event(Displayable, msgspec.Struct, kw_only=True):

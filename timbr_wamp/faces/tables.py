@@ -270,7 +270,7 @@ class Trials(Rows[TrialRow]):
     """What a function on trial gave for kept records, oldest first."""
 
     item = TrialRow
-    headers = ("message id", "outcome", "value", "took")
+    headers = ("message id", "was", "outcome", "value", "took")
     empty = "no records are kept, so there was nothing to try it on"
 
     def __repr__(self) -> str:
@@ -280,9 +280,16 @@ class Trials(Rows[TrialRow]):
     def cells(self, item: TrialRow) -> Sequence[object]:
         """Return the cells of one record's trial."""
         value = json.loads(item.text)
-        kind = outcome_kind(value)
-        shown = _value(value) if kind == "value" else _failure(value["_exception"])
-        return (item.oid, kind, shown, Cell(duration(item.duration_s), right=True))
+        was = None if item.before is None else _outcome(json.loads(item.before))
+        return (item.oid, was, outcome_kind(value), _outcome(value), Cell(duration(item.duration_s), right=True))
+
+
+def _outcome(value: object) -> object:
+    """Return a value as it is shown; of what a slot that raised gave, the failure."""
+    if outcome_kind(value) != "value":
+        assert isinstance(value, dict)
+        return _failure(value["_exception"])
+    return _value(value)
 
 
 class Oids(list[str]):

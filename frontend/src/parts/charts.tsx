@@ -1,47 +1,57 @@
-/** Rate and queue over the last two minutes, drawn by uPlot. */
+/** Rates and queue over the last minutes, drawn by uPlot. */
 
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { rate } from "../format";
-import { FRESH_MS, POINTS_KEPT_S } from "../model";
+import { duration, rate } from "../format";
+import { FRESH_MS, POINTS_KEPT_S, ratePerS, ratesPerS } from "../model";
 import type { Point } from "../seam";
 import { Panel } from "./common";
 
 const HEIGHT_PX = 150;
 
 export function Charts({ points, now_ms }: { points: readonly Point[]; now_ms: number }) {
+  const newest = points.at(-1);
+  const fresh = newest !== undefined && now_ms - 1000 * newest.time < FRESH_MS;
+  const text = (value: number | null | undefined): string => (fresh && value !== null && value !== undefined ? rate(value) : "–");
+  const rates: Line[] = [
+    { label: "processed /s", now: text(ratePerS(points, "processed")), color: "--accent", values: ratesPerS(points, "processed") },
+    { label: "errors /s", now: text(ratePerS(points, "errored")), color: "--bad", values: ratesPerS(points, "errored") },
+  ];
+  const queue: Line[] = [
+    { label: "waiting", now: text(newest?.queue_size), color: "--second", values: points.map((p) => p.queue_size) },
+  ];
+  const times = points.map((point) => point.time);
   return (
     <div class="pair">
-      <Chart title="Rate" unit="messages /s" points={points} now_ms={now_ms} value={(p) => p.rate_per_s} color="--accent" />
-      <Chart title="Queue" unit="messages waiting" points={points} now_ms={now_ms} value={(p) => p.queue_size} color="--second" />
+      <Chart title="Rate" times={times} lines={rates} now_ms={now_ms} />
+      <Chart title="Queue" times={times} lines={queue} now_ms={now_ms} />
     </div>
   );
 }
 
-interface ChartProps {
-  title: string;
-  unit: string;
-  points: readonly Point[];
-  now_ms: number;
-  value: (point: Point) => number;
+interface Line {
+  label: string;
+  /** The newest value as text. */
+  now: string;
   /** Name of a CSS colour variable. */
   color: string;
+  /** One value for each time. */
+  values: (number | null)[];
 }
 
-function Chart({ title, unit, points, now_ms, value, color }: ChartProps) {
+function Chart({ title, times, lines, now_ms }: { title: string; times: number[]; lines: readonly Line[]; now_ms: number }) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
-  const data = series(points, value);
-  const newest = points.at(-1);
-  const latest = useRef(data);
-  latest.current = data;
+  const latest = useRef<uPlot.AlignedData>([[]]);
+  latest.current = withGaps(times, lines);
+  const colors = lines.map((line) => line.color).join(" ");
 
   useEffect(() => {
     const element = place.current as HTMLDivElement;
     const make = () => {
       plot.current?.destroy();
-      plot.current = new uPlot(options(element, color), latest.current, element);
+      plot.current = new uPlot(options(element, colors.split(" ")), latest.current, element);
     };
     make();
     const size = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT_PX }));
@@ -54,7 +64,7 @@ function Chart({ title, unit, points, now_ms, value, color }: ChartProps) {
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [color]);
+  }, [colors]);
 
   useEffect(() => {
     const end = now_ms / 1000;
@@ -62,17 +72,26 @@ function Chart({ title, unit, points, now_ms, value, color }: ChartProps) {
     plot.current?.setScale("x", { min: end - POINTS_KEPT_S, max: end });
   });
 
-  const now = newest && now_ms - 1000 * newest.time < FRESH_MS ? rate(value(newest)) : "–";
+  const aside = lines.map((line) => (
+    <span key={line.label} class="now">
+      <span class="swatch" style={{ background: `var(${line.color})` }} aria-hidden="true" />
+      {`${line.now} ${line.label}`}
+    </span>
+  ));
+  const said = lines.map((line) => `${line.now} ${line.label}`).join(", ");
   return (
-    <Panel title={title} aside={<span class="now">{`${now} ${unit}`}</span>}>
-      <div ref={place} class="chart" role="img" aria-label={`${title} over the last two minutes; newest ${now} ${unit}`} />
+    <Panel title={title} aside={<>{aside}</>}>
+      <div ref={place} class="chart" role="img" aria-label={`${title} over the last ${duration(POINTS_KEPT_S)}; newest ${said}`} />
     </Panel>
   );
 }
 
-function options(element: HTMLElement, color: string): uPlot.Options {
+function options(element: HTMLElement, colors: readonly string[]): uPlot.Options {
   const style = getComputedStyle(element);
-  const ink = style.getPropertyValue(color).trim();
+  const lines = colors.map((color): uPlot.Series => {
+    const stroke = style.getPropertyValue(color).trim();
+    return { stroke, width: 1.75, fill: `${stroke}22`, points: { show: false } };
+  });
   const axis: uPlot.Axis = {
     stroke: style.getPropertyValue("--muted").trim(),
     grid: { stroke: style.getPropertyValue("--line").trim(), width: 1 },
@@ -82,7 +101,7 @@ function options(element: HTMLElement, color: string): uPlot.Options {
   return {
     width: element.clientWidth || 300,
     height: HEIGHT_PX,
-    padding: [8, 8, 0, 0],
+    padding: [8, 24, 0, 0],
     legend: { show: false },
     cursor: { show: false },
     scales: {
@@ -93,24 +112,23 @@ function options(element: HTMLElement, color: string): uPlot.Options {
       { ...axis, space: 70, size: 26, values: (_plot, ticks) => ticks.map(clock) },
       { ...axis, size: 46, values: (_plot, ticks) => ticks.map(rate) },
     ],
-    series: [{}, { stroke: ink, width: 1.75, fill: `${ink}22`, points: { show: false } }],
+    series: [{}, ...lines],
   };
 }
 
-/** The points as uPlot takes them; where nothing was heard for a while there is a gap, not a line. */
-function series(points: readonly Point[], value: (point: Point) => number): uPlot.AlignedData {
-  const times: number[] = [];
-  const values: (number | null)[] = [];
-  for (const point of points) {
-    const before = times.at(-1);
-    if (before !== undefined && 1000 * (point.time - before) > FRESH_MS) {
-      times.push(before + 0.001);
-      values.push(null);
-    }
-    times.push(point.time);
-    values.push(value(point));
-  }
-  return [times, values];
+/** The lines as uPlot takes them; where nothing was heard for a while there is a gap, not a line. */
+function withGaps(times: readonly number[], lines: readonly Line[]): uPlot.AlignedData {
+  const out: [number[], ...(number | null)[][]] = [[], ...lines.map(() => [])];
+  const add = (time: number, value: (line: Line) => number | null): void => {
+    out[0].push(time);
+    lines.forEach((line, n) => (out[n + 1] as (number | null)[]).push(value(line)));
+  };
+  times.forEach((time, i) => {
+    const before = times[i - 1];
+    if (before !== undefined && 1000 * (time - before) > FRESH_MS) add(before + 0.001, () => null);
+    add(time, (line) => line.values[i] ?? null);
+  });
+  return out;
 }
 
 function clock(seconds: number): string {

@@ -2,14 +2,20 @@
 
 import type { Status } from "../contract";
 import { count, rate } from "../format";
+import { ratePerS, type Counter as Counted } from "../model";
+import type { Point } from "../seam";
 
-export function Counters({ status }: { status: Status }) {
+export function Counters({ status, points }: { status: Status; points: readonly Point[] }) {
+  const perS = (counter: Counted): string | undefined => {
+    const now = ratePerS(points, counter);
+    return now === null ? undefined : `${rate(now)} /s`;
+  };
   const part = status.queue_capacity ? Math.min(1, status.queue_size / status.queue_capacity) : 0;
   return (
     <dl class="counters">
       <Counter name="Put" value={status.put} />
-      <Counter name="Processed" value={status.processed} note={`${rate(status.rate_per_s[1])} /s`} />
-      <Counter name="Errored" value={status.errored} bad />
+      <Counter name="Processed" value={status.processed} note={perS("processed")} />
+      <Counter name="Errored" value={status.errored} bad note={status.errored > 0 ? perS("errored") : undefined} />
       <Counter name="Dropped" value={status.dropped} bad note={sourceDropText(status)} />
       <Counter name="Refused" value={status.refused} bad />
       <Counter name="In flight" value={status.in_flight} note={retryingText(status)} />

@@ -1,10 +1,12 @@
 /** Failures of slots: the groups, then single failures with traceback, newest first. */
 
 import type { ErrorGroup, ErrorRow } from "../contract";
-import { count, rate, timeOfDay } from "../format";
-import { errorKey, may } from "../model";
+import { count, cut, rate, timeOfDay } from "../format";
+import { errorKey, exceptionText, may, placeText, saidText } from "../model";
 import type { Api, MachineView } from "../seam";
 import { LongText, Panel, Problem, useAction } from "./common";
+
+const GROUP_CHARACTERS = 160;
 
 export function Errors({ api, role, machine }: { api: Api; role: string | null; machine: MachineView }) {
   const { busy, failure, run } = useAction();
@@ -60,7 +62,7 @@ function Group({ group }: { group: ErrorGroup }) {
             group.open > 0 && <span class="tag">{count(group.open)} open</span>
           )}
           <span class="line">
-            {group.exc_class} <span class="muted">at {group.where}</span>
+            {cut(exceptionText(group.exc_class, group.exc_value), GROUP_CHARACTERS)} <span class="muted">{placeText(group)}</span>
           </span>
         </summary>
         <p class="muted small">
@@ -85,12 +87,12 @@ function Row({ row }: { row: ErrorRow }) {
           {row.resolved && <span class="tag tag-good">resolved</span>}
           {row.policy !== "record" && <span class="tag">{row.policy}</span>}
           <span class="line">
-            <strong class="bad">{row.exc_class}</strong> {row.exc_value}
+            <strong class="bad">{row.exc_class || "Exception"}</strong> {saidText(row.exc_value)}
           </span>
         </summary>
         <p class="muted small">
           {row.task} · message <code>{row.oid}</code> · number {count(row.seq)} · attempt {row.attempt} · tries{" "}
-          {row.tries} · revision {row.revision} · {row.where}
+          {row.tries} · revision {row.revision} · {placeText(row)}
         </p>
         <LongText text={row.exc_tb} class="code" />
         <p class="muted small">Message</p>

@@ -2,7 +2,7 @@
 
 import type { Status } from "../contract";
 import { count, duration, policyText, share } from "../format";
-import { isThere, kernelOf, light, may, type Light } from "../model";
+import { health, isThere, kernelOf, light, may, type Health, type Light } from "../model";
 import type { Api, Verb, View } from "../seam";
 import { Problem, useAction } from "./common";
 
@@ -17,23 +17,38 @@ const LIGHT_TEXT: Record<Light, string> = {
 export function Head({ api, view, now_ms }: { api: Api; view: View; now_ms: number }) {
   const status = view.machine?.status ?? null;
   const shown = light(view, now_ms);
+  const found = view.machine && shown !== "unknown" ? health(view.machine, now_ms) : null;
+  const level = found?.level ?? "good";
   return (
-    <header class="head">
+    <header class={`head head-${level}`} data-testid="state-card">
       <div>
         <h2>
           {view.selected?.machine} <span class="muted">in {kernelOf(view)?.name ?? view.selected?.kernel_id}</span>
         </h2>
         <p class="state" role="status" aria-live="polite">
-          <span class={`light light-${shown}`} aria-hidden="true" />
+          <span class={`light light-${shown}${shown === "running" ? ` light-${level}` : ""}`} aria-hidden="true" />
           <strong data-testid="light">{shown === "unknown" || shown === "running" ? LIGHT_TEXT[shown] : stateText(status)}</strong>
           {status?.reason && shown !== "unknown" && <span> · {status.reason}</span>}
         </p>
+        {found?.text && <HealthText found={found} />}
         <p class="muted small">{aboutText(view, status, shown, now_ms)}</p>
         {status && <p class="muted small">{conductText(status)}</p>}
         {status && <Source status={status} />}
       </div>
       <Buttons api={api} view={view} known={shown !== "unknown"} />
     </header>
+  );
+}
+
+/** What is wrong; the numbers, which change all the time, are not read aloud. */
+function HealthText({ found }: { found: Health }) {
+  return (
+    <p class={`health health-${found.level}`}>
+      <strong role="status" data-testid="health">
+        {found.text}
+      </strong>
+      <span>{` · ${count(found.failed)} of ${count(found.of)} in the last ${duration(Math.max(1, Math.round(found.span_s)))}`}</span>
+    </p>
   );
 }
 

@@ -3,7 +3,7 @@
 import { useRef, useState } from "preact/hooks";
 import type { SlotInfo } from "../contract";
 import { bytes, count, oneLine, pretty } from "../format";
-import { isException } from "../model";
+import { exceptionText, isException } from "../model";
 import type { Api, MachineView, RecordView } from "../seam";
 import { LongText, Panel } from "./common";
 
@@ -69,7 +69,7 @@ function summary(record: RecordView): string {
   if (record.values === null) return `too large to show: ${bytes(record.text_bytes ?? 0)}`;
   const last = record.values.at(-1);
   const failed = record.values.find(isException);
-  if (failed) return `${failed._exception.exc_class ?? "error"}: ${failed._exception.exc_value ?? ""}`;
+  if (failed) return exceptionText(failed._exception.exc_class ?? "", failed._exception.exc_value ?? "");
   return oneLine(last, 160);
 }
 

@@ -3,8 +3,10 @@
 import { useState } from "preact/hooks";
 import type { SlotCounts, SlotInfo, Status } from "../contract";
 import { count, counted, duration, policyText } from "../format";
-import { may } from "../model";
+import { may, trialView, type TrialView } from "../model";
 import type { Api } from "../seam";
+import { signatureOf } from "../signature";
+import { Trial } from "./trial";
 import { Panel, Problem, useAction } from "./common";
 
 interface SlotsProps {
@@ -101,7 +103,7 @@ function Counts({ counts }: { counts: SlotCounts }) {
 
 function Code({ slot }: { slot: SlotInfo }) {
   if (slot.identity) return <p class="muted">What comes in goes on unchanged.</p>;
-  if (slot.source === null) return <p class="muted">Its source text could not be had.</p>;
+  if (slot.source === null) return <p class="muted">{NO_SOURCE}</p>;
   return (
     <pre class="code" tabIndex={0}>
       {slot.source}
@@ -110,20 +112,37 @@ function Code({ slot }: { slot: SlotInfo }) {
 }
 
 const NEW_FUNCTION = "def f(value):\n    return value\n";
+const NO_SOURCE = "Its source text cannot be shown: Python knows none for it. It runs all the same.";
+
+/** What the editor begins with; for a function without a source text its first line alone. */
+function firstText(slot: SlotInfo): string {
+  if (slot.identity) return NEW_FUNCTION;
+  return slot.source ?? signatureOf(slot);
+}
 
 function Editor({ api, slot, onDone }: { api: Api; slot: SlotInfo; onDone: () => void }) {
-  const [source, setSource] = useState(slot.source ?? NEW_FUNCTION);
+  const [first] = useState(() => firstText(slot));
+  const [source, setSource] = useState(first);
+  const [tried, setTried] = useState<readonly TrialView[] | null>(null);
   const { busy, failure, run } = useAction();
+  const unknown = !slot.identity && slot.source === null;
+  const empty = !source.trim() || (unknown && source.trim() === first.trim());
   const id = `slot-${slot.slot}-source`;
   const submit = async (event: Event): Promise<void> => {
     event.preventDefault();
     if (await run(() => api.send({ kind: "slot_set", slot: slot.slot, source, name: slot.name }))) onDone();
   };
+  const tryOut = (): Promise<boolean> =>
+    run(async () => {
+      setTried(null);
+      setTried((await api.trial(slot.slot, source)).map(trialView));
+    });
   const clear = async (): Promise<void> => {
     if (await run(() => api.send({ kind: "slot_delete", slot: slot.slot }))) onDone();
   };
   return (
     <form class="editor" onSubmit={(event) => void submit(event)}>
+      {unknown && <p class="muted small">{`${NO_SOURCE} What you set here takes its place.`}</p>}
       <label for={id}>Python source of slot {slot.slot}: one function, or one lambda</label>
       <textarea
         id={id}
@@ -133,12 +152,19 @@ function Editor({ api, slot, onDone }: { api: Api; slot: SlotInfo; onDone: () =>
         value={source}
         aria-invalid={failure !== null}
         aria-describedby={`${id}-problem`}
-        onInput={(event) => setSource(event.currentTarget.value)}
+        onInput={(event) => {
+          setSource(event.currentTarget.value);
+          setTried(null); // it was of another text
+        }}
       />
       <Problem text={failure} id={`${id}-problem`} />
+      {tried && <Trial rows={tried} />}
       <div class="row">
-        <button type="submit" class="primary" disabled={busy || !source.trim()}>
-          {busy ? "Setting…" : "Set"}
+        <button type="submit" class="primary" disabled={busy || empty}>
+          {busy ? "Working…" : "Set"}
+        </button>
+        <button type="button" disabled={busy || empty} title="Run it on the newest records; nothing changes" onClick={() => void tryOut()}>
+          Try
         </button>
         <button type="button" disabled={busy} onClick={onDone}>
           Cancel
@@ -149,7 +175,10 @@ function Editor({ api, slot, onDone }: { api: Api; slot: SlotInfo; onDone: () =>
           </button>
         )}
       </div>
-      <p class="muted small">It runs from the next message on; messages under way keep the old one.</p>
+      <p class="muted small">
+        “Try” runs it on the newest records and changes nothing. Once set, it runs from the next message on; messages under way keep
+        the old one.
+      </p>
     </form>
   );
 }

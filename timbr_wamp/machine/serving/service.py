@@ -21,6 +21,7 @@ from timbr_wamp.contract import (
     Event,
     FunctionRef,
     Graph,
+    Metrics,
     Policy,
     RecordRow,
     RecordsPage,
@@ -34,6 +35,7 @@ from timbr_wamp.contract import (
 from timbr_wamp.errors import PayloadTooLarge
 from timbr_wamp.machine.records.batches import page
 from timbr_wamp.machine.records.rows import CompactRow, whole_text
+from timbr_wamp.machine.serving.history import History
 from timbr_wamp.machine.serving.waiting_calls import check_count
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
@@ -58,8 +60,8 @@ class MachineService:
     `put_many` and `progress`, which wait, are in `timbr_wamp.machine.serving.waiting_calls`.
     """
 
-    def __init__(self, machine: Machine, author: str | None, progress: Callable[[Any], None]) -> None:
-        self._machine, self._author, self._progress = machine, author, progress
+    def __init__(self, machine: Machine, author: str | None, progress: Callable[[Any], None], history: History) -> None:
+        self._machine, self._author, self._progress, self._history = machine, author, progress, history
 
     def status(self) -> Status:
         return self._machine.status
@@ -102,6 +104,9 @@ class MachineService:
 
     def events(self, n: int = 100) -> list[Event]:
         return _within(self._machine.events(min(n, PAGE_ROWS)), lambda event: len(to_json(event.data)))
+
+    def metrics(self, last_s: float = 600.0) -> Metrics:
+        return self._history.metrics(last_s)
 
     def put(self, message: Any, oid: str | None = None) -> str:
         return self._machine.put(message, oid=oid)
@@ -176,7 +181,8 @@ class MachineService:
     def trial(self, slot: int | str, function: FunctionRef, n: int = 5) -> list[TrialRow]:
         machine = self._machine
         with machine.tried(slot, function) as tried:
-            return [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
+            rows = [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
+        return _within(rows, lambda row: 4 * (len(row.text) + len(row.input) + len(row.before or "")))
 
     def rollback(self, number: int) -> RevisionInfo:
         return self._machine.rollback(number, author=self._author)
@@ -241,7 +247,8 @@ def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
 
 def _try(machine: Machine, slot: Slot, row: CompactRow) -> TrialRow:
     """Run one function on the values of a kept record before its slot."""
-    before = orjson.loads(whole_text(row[2], row[4]))[: slot.number + 1]
+    values = orjson.loads(whole_text(row[2], row[4]))
+    before = values[: slot.number + 1]
     before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter at that time
     # A table with this one step, after the given values.
     step = make_step(slot, 0, machine.policy_of())
@@ -250,4 +257,9 @@ def _try(machine: Machine, slot: Slot, row: CompactRow) -> TrialRow:
     broken = [None if outcome_kind(value) == "value" else value["_exception"]["task"] for value in before]
     started = time.perf_counter()
     text, errored = machine.try_step(revision, before, texts, broken)
-    return TrialRow(oid=row[1], text=text.decode(), errored=errored, duration_s=time.perf_counter() - started)
+    duration_s = time.perf_counter() - started
+    known = values[slot.number + 1 : slot.number + 2]
+    return TrialRow(
+        oid=row[1], text=text.decode(), errored=errored, duration_s=duration_s, input=orjson.dumps(values[0]).decode(),
+        before=orjson.dumps(known[0]).decode() if known else None,
+    )  # fmt: skip
