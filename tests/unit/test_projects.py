@@ -499,6 +499,8 @@ def test_a_remote_slot_with_too_little_description_is_not_exported(info, machine
         (slot_source(source="class A:\n    def __call__(self, x):\n        return x\n", function="A"), "an object, of"),
         (SlotInfo(slot=0, identity=False, kind="object", function="Counter"), "an object, of the class Counter"),
         (slot_source(source=None, function="<lambda>"), "not known"),
+        (slot_source(source="def scaled(k, x):\n    return k * x\n", function="scaled", values=1), "functools.partial"),
+        (slot_source(source="def step(self, x):\n    return x\n", function="Counter.step", values=1), "a method"),
     ],
 )
 def test_a_part_that_cannot_be_exported_is_named_and_the_others_are_exported(info, said, machines):

@@ -24,6 +24,7 @@ from timbr_wamp.projects.source_texts import (
     free_names,
     is_callable_class,
     reference_of,
+    required_parameters,
     standalone_part,
     standalone_source,
 )
@@ -129,6 +130,10 @@ def slot_source(info: SlotInfo) -> Tables:
         raise CannotSave(_slot(info), f"it is an object, of the class {function}; {way}")
     missed = set() if part is None else free_names(part)
     if part is not None and not missed:
+        given = info.values + info.texts
+        if given and required_parameters(part) not in (None, given):
+            problem = "it takes other values than its text does, as a functools.partial or a method of an object"
+            raise CannotSave(_slot(info), f"{problem}; write a function that calls it")
         return {"source": part if part.endswith("\n") else f"{part}\n"}
     module, _, name = function.rpartition(".")
     if module and "<" not in function:

@@ -134,6 +134,22 @@ def standalone_part(text: str) -> str | None:
     return lambda_text(text) or (text if isinstance(last, ast.Expr) else None)
 
 
+def required_parameters(text: str) -> int | None:
+    """Return how many values the function of a text must be given; None when that cannot be told.
+
+    >>> required_parameters("def f(x, y, z=1):\\n    return x\\n"), required_parameters("lambda *values: values")
+    (2, None)
+    """
+    tree = _parsed(text)
+    last: ast.AST | None = None if tree is None else tree.body[-1]
+    if isinstance(last, ast.Expr):
+        last = last.value
+    if not isinstance(last, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or last.args.vararg is not None:
+        return None
+    arguments = last.args
+    return len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults) or None
+
+
 def is_callable_class(text: str) -> bool:
     """Return whether a text defines a class whose objects are callable: such an object is in the slot, not the class.
 
