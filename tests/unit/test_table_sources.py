@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from feeder_kit import rigs
-from machine_kit import wait_until
+from wait_kit import wait_until
 
 from timbr_wamp import Machine
 from timbr_wamp.client.sources import source_ref
