@@ -288,7 +288,7 @@ def test_a_file_is_closed_when_it_is_read_or_its_source_deleted(folder: Path) ->
         wait_until(lambda: machine.source.count > 0, "a first row")
         machine.stop()
         machine.delete_source()
-    wait_until(lambda: str(path) not in {file.path for file in psutil.Process().open_files()}, "the file closed")
+    assert wait_until(lambda: str(path) not in {file.path for file in psutil.Process().open_files()}, "it is closed")
 
 
 # --- to a machine elsewhere ------------------------------------------------------------------
