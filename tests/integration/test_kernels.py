@@ -21,7 +21,7 @@ from timbr_wamp import runtime
 from timbr_wamp.components import launcher
 from timbr_wamp.components.kernel_supervisor import POLICY, KernelSupervisor
 from timbr_wamp.contract import IopubMessage
-from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed
+from timbr_wamp.errors import CallTimeout, KernelDead, KernelNotManaged, KernelStartFailed, StartupFailed
 from timbr_wamp.names import new_kernel_id
 from timbr_wamp.runtime import KernelFile
 
@@ -298,9 +298,10 @@ def test_the_startup_file_runs_after_each_start_and_its_failure_is_reported(fold
         assert await value_of(supervisor, "fruit") == "apple"
         assert supervisor.reason is None
         startup.write_text("fruit = 'pear'\nraise ValueError('sour')")
-        await supervisor.restart()
+        with pytest.raises(StartupFailed, match="line 2, failed: ValueError: sour"):
+            await supervisor.restart()
         assert await value_of(supervisor, "fruit") == "pear"
-        assert supervisor.reason == f"startup file {startup} failed: ValueError: sour"
+        assert supervisor.reason == f"startup file {startup}, line 2, failed: ValueError: sour"
         assert supervisor.file is not None
         assert "ValueError: sour" in launcher.log_tail(supervisor.file)
 
