@@ -181,6 +181,10 @@ def test_pandas_itself_takes_structs_with_their_fields(machine: Machine) -> None
     assert dataclasses.asdict(machine.errors[0])["exc_class"] == "ZeroDivisionError"
 
 
+def test_a_struct_can_be_a_message_itself(machine: Machine) -> None:
+    assert machine(machine.errors[0], include_serialized=True).texts[0].startswith('{"run":')
+
+
 def test_lists_without_items_keep_columns_and_types() -> None:
     assert ErrorRows().to_frame()["time"].dtype == "datetime64[us, UTC]"
     assert ErrorRows().to_arrow().schema.field("exc_class").type == pyarrow.string()
