@@ -2,7 +2,7 @@
 
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
-import type { Metrics, SlotInfo, Status } from "../../frontend/src/contract";
+import type { KernelInfo, Metrics, SlotInfo, Status } from "../../frontend/src/contract";
 import * as model from "../../frontend/src/model";
 import type { MachineView, Point } from "../../frontend/src/seam";
 import { signatureOf } from "../../frontend/src/signature";
@@ -110,6 +110,14 @@ test("what was missed while the connection was lost is filled in, in order", () 
 test("counts of another run are not mixed in", () => {
   const opened = model.withStatus(model.NEW_MACHINE, STATUS, 1000 * NOW_S, true);
   equal(model.withMetrics(opened, { ...METRICS, run: "b" }, 1000 * NOW_S), opened);
+});
+
+test("a link's kernel is shown as soon as it is there, and another one until then", () => {
+  const kernel = (kernel_id: string) => ({ kernel_id, name: kernel_id, state: "idle", machines: [{ name: "machine", run: "a", state: "idle" }] }) as unknown as KernelInfo;
+  const wanted = { kernel_id: "lab_b", machine: "machine" };
+  const chosen = (...ids: string[]) => model.selectionFor({ ...model.NOTHING, kernels: ids.map(kernel) }, wanted)?.kernel_id;
+  equal(chosen("lab_a"), "lab_a");
+  equal(chosen("lab_a", "lab_b"), "lab_b");
 });
 
 test("an error is never without a text or a place", () => {
