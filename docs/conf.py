@@ -148,9 +148,11 @@ def entry(full: str, value: object) -> list[str]:
     """Return the lines that describe a public name."""
     if inspect.isclass(value):
         outside = [base.__name__ for base in value.__mro__ if not base.__module__.startswith("timbr_wamp")]
-        error = issubclass(value, BaseException)
-        option = "   :show-inheritance:" if error else f"   :inherited-members: {', '.join(outside)}"
-        return [f".. autoclass:: {full}", option, ""]
+        inherits = len(value.__mro__) > len(outside) + 1
+        options = [f"   :inherited-members: {', '.join(outside)}"] if inherits else []
+        if issubclass(value, BaseException):
+            options = ["   :show-inheritance:"]
+        return [f".. autoclass:: {full}", *options, ""]
     if inspect.isroutine(value):
         return [f".. autofunction:: {full}", ""]
     text = repr(value)
