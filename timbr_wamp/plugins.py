@@ -57,7 +57,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "struct_text": "timbr_wamp.faces.tables:text_of",
         "unshare": "timbr_wamp.components.sharing:unshare",
     },
-    JOURNALS: {"sqlite": "timbr_wamp.store.journal:open_journal"},
+    JOURNALS: {
+        "next": "timbr_wamp.store.journal:open_next_journal",
+        "sqlite": "timbr_wamp.store.journal:open_journal",
+    },
     STREAMS: {
         "memory": "timbr_wamp.streams.backends.sqlite:in_memory",
         "mongodb": "timbr_wamp.streams.backends.mongodb:MongoStreams",

@@ -36,6 +36,11 @@ PROJECT_FILE = "timbr.toml"
 #: Environment variables with a project's folder or file. The second is timbr-machine's.
 PROJECT_VARIABLES = (f"{ENV_PREFIX}PROJECT", "TIMBR_PROJECT")
 
+#: Folder of the journals of a process's machines; ``off``: none. And the process, unless that is a kernel.
+JOURNALS_VARIABLE, JOURNALS_PID_VARIABLE = f"{ENV_PREFIX}JOURNALS", f"{ENV_PREFIX}JOURNALS_PID"
+#: In the data folder: a folder for each kernel, and for each name of a machine without a kernel.
+JOURNALS_FOLDER = "journals"
+
 #: How to pass a token, for messages.
 TOKENS_RULE = (
     f"a token goes only to the URL that it was set for: set {ENV_PREFIX}URL and {ENV_PREFIX}TOKEN, or pass both"

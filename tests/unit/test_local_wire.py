@@ -270,7 +270,7 @@ def test_a_full_queue_is_refused_with_its_capacity(served, peer):
     with pytest.raises(MachineFull) as caught:
         peer.call("put", 1)
     assert caught.value.capacity == 100
-    assert served.status.refused == 2
+    assert served.status.refused == 51
 
 
 def test_putting_many_waits_for_room_as_long_as_asked(served, peer):

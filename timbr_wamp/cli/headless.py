@@ -6,6 +6,7 @@ Additional exit status: 0 after SIGINT or SIGTERM, 3 when ``--until-done`` ends 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import click
 
 from timbr_wamp.cli.base import CommandFailed, note, print_json, router_options, settings_from
 from timbr_wamp.names import checked_name, kernel_name_from
+from timbr_wamp.settings import JOURNALS_FOLDER, JOURNALS_PID_VARIABLE, JOURNALS_VARIABLE
 
 if TYPE_CHECKING:
     from timbr_wamp.machine import Machine
@@ -47,6 +49,11 @@ def headless_options(function: Callable[..., T]) -> Callable[..., T]:
             "--drain", "drain_s", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
             help="Time for processing queued messages before it ends, and then for readers to get the records.",
         ),
+        click.option(
+            "--no-journal", is_flag=True,
+            help="Keep nothing beyond the process. Else a machine that is not told otherwise has a journal, named like "
+            "the process, from which it goes on when it is started again; never with --until-done.",
+        ),
         click.option("--offline", is_flag=True, help="Do not join a router; open the local sockets only."),
         click.option("--json", "as_json", is_flag=True, help="Print what runs as one line of JSON."),
         router_options,
@@ -70,9 +77,10 @@ def headless_machine(ctx: click.Context, /, target: str, url: str | None, realm:
     from timbr_wamp.projects.targets import find_machine
 
     settings = settings_from(url=url, realm=realm)
-    machine = find_machine(target)
     where = target.rpartition(":")[0]
     default_name = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+    keep_journals(settings, default_name, options)
+    machine = find_machine(target)
     ctx.exit(Headless(machine, settings, default_name, **options).run())
 
 
@@ -94,7 +102,17 @@ def run_project(
     # for this whole process, so that machine and bridge use the same runtime folder
     os.environ[PROJECT_VARIABLES[0]] = str(loaded.path)
     settings = settings_from(url=url, realm=realm)
+    keep_journals(settings, loaded.folder.name, options)
     ctx.exit(Headless(loaded.machine(), settings, loaded.folder.name, **options).run())
+
+
+def keep_journals(settings: Settings, default_name: str, options: dict[str, Any]) -> None:
+    """Give the machines of this process journals, as the options say. Takes ``no_journal`` out of the options."""
+    if options.pop("no_journal") or options["until_done"] or os.environ.get(JOURNALS_VARIABLE):
+        return
+    name = options["name"] or kernel_name_from(default_name)
+    folder = settings.data_dir / JOURNALS_FOLDER / re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    os.environ |= {JOURNALS_VARIABLE: str(folder), JOURNALS_PID_VARIABLE: str(os.getpid())}
 
 
 class Headless:

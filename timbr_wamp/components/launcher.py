@@ -27,7 +27,7 @@ from timbr_wamp.errors import KernelStartFailed
 from timbr_wamp.kernel.startup import OPTION, SECTION
 from timbr_wamp.names import checked_kernel_id, checked_name
 from timbr_wamp.runtime import BridgeFile, KernelFile
-from timbr_wamp.settings import ENV_PREFIX, expanded
+from timbr_wamp.settings import ENV_PREFIX, JOURNALS_FOLDER, JOURNALS_VARIABLE, expanded, load_settings
 
 #: ``<folder>/<12 hex>-<port number of one digit>``, as jupyter_client names ipc sockets.
 _SOCKET_NAME_BYTES = 14
@@ -85,7 +85,8 @@ def start_kernel(
         connection_file=str(connection_file),
         command=[*command, "-f", str(connection_file)],
         environment={key: value for key, value in source.items() if key not in NOT_INHERITED}
-        | {f"{ENV_PREFIX}RUNTIME_DIR": str(runtime_dir)},  # where bridges look for the files of its machines
+        | {f"{ENV_PREFIX}RUNTIME_DIR": str(runtime_dir)}  # where bridges look for the files of its machines
+        | _journals(source, kernel_id),
         cwd=str(where),
         started_at=time.time(),
         startup=startup,
@@ -97,6 +98,13 @@ def start_kernel(
     except KernelStartFailed:
         forget_kernel(runtime_dir, content)
         raise
+
+
+def _journals(source: Mapping[str, str], kernel_id: str) -> dict[str, str]:
+    """Return the variable with the folder of the kernel's journals, unless the user has set it."""
+    if source.get(JOURNALS_VARIABLE):
+        return {}
+    return {JOURNALS_VARIABLE: str(load_settings(environ=source).data_dir / JOURNALS_FOLDER / kernel_id)}
 
 
 def restart_kernel(runtime_dir: Path, content: KernelFile) -> KernelFile:

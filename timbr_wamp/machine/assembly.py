@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from timbr_wamp.machine.running.worker import Worker
 from timbr_wamp.machine.slots.objects import Objects
 from timbr_wamp.machine.slots.table import Revision, SlotTable
 from timbr_wamp.names import new_run
+from timbr_wamp.settings import JOURNALS_PID_VARIABLE, JOURNALS_VARIABLE
 
 #: Most messages of a journal that are queued again at the start.
 PENDING_LIMIT = 10_000_000
@@ -121,20 +123,43 @@ def assemble(
     )  # fmt: skip
 
 
-def opened_journal(journal: str | Path | Journal | None) -> tuple[Journal | None, Callable[[], None]]:
-    """Return a journal, opened if a path is given, and what closes it: nothing, if it is the caller's own object.
+def opened_journal(journal: str | Path | Journal | bool | None, name: str) -> tuple[Journal | None, Callable[[], None]]:
+    """Return the journal of the machine ``name``, and what closes it: nothing, if it is the caller's own object.
+
+    True means that of the process: `process_journals`.
 
     Raises:
         StorageBusy, StorageFailed: another process has the file; it cannot be used.
         InvalidArgument: neither a path nor a journal.
     """
-    if isinstance(journal, (str, Path)):
-        make: Any = plugins.load(plugins.JOURNALS, "sqlite")
-        opened: Journal = make(journal)
+    if journal is True or isinstance(journal, (str, Path)):
+        folder = process_journals()
+        if journal is True and folder is None:
+            return None, lambda: None
+        make: Any = plugins.load(plugins.JOURNALS, "next" if journal is True else "sqlite")
+        opened: Journal = make(folder, name) if journal is True else make(journal)
         return opened, opened.close
-    if journal is not None and not callable(getattr(type(journal), "commit", None)):
+    if journal is None or isinstance(journal, bool):
+        return None, lambda: None
+    if not callable(getattr(type(journal), "commit", None)):
         raise InvalidArgument("journal", f"{type(journal).__qualname__} is neither a path nor a journal")
     return journal, lambda: None
+
+
+def process_journals() -> Path | None:
+    """Return the folder for the journals of this process's machines; None: they have none unless told.
+
+    Kernels that timbr_wamp starts have such a folder, and so has a process that runs a machine without a kernel.
+    Their child processes inherit the variables, and have none.
+    """
+    folder = os.environ.get(JOURNALS_VARIABLE)
+    if (
+        not folder
+        or folder == "off"
+        or (plugins.own_kernel() is None and os.environ.get(JOURNALS_PID_VARIABLE) != str(os.getpid()))
+    ):
+        return None
+    return Path(folder)
 
 
 def check_revision(executor: Executor, revision: Revision) -> None:

@@ -25,6 +25,7 @@ from timbr_wamp.contract import (
     Policy,
     PolicyCounts,
     Progress,
+    PutResult,
     Record,
     RecordMeta,
     RevisionInfo,
@@ -53,6 +54,7 @@ from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
 from timbr_wamp.machine.isolation import run_within
+from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.processing import is_processing, refuse_deadlock
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
 from timbr_wamp.machine.records.recorder import policies_of
@@ -66,7 +68,7 @@ from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.summaries import slot_counts, slot_info
 from timbr_wamp.machine.slots.table import BySlot, Revision, Slot, SlotFunction, identity
 from timbr_wamp.machine.waiting import Releasable, deadline_after, left_s
-from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid
+from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_oids
 
 if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
@@ -94,7 +96,8 @@ class Machine:
         concurrency: messages under way at once, for ``async def`` slots and in threads.
         journal: keeps messages, records, failures, events and revisions beyond the process: a file's path, or an
             object; see `timbr_wamp.machine.protocols.Journal`. What is in it is there again; a handler given here and
-            slots set later take the place of the kept ones.
+            slots set later take the place of the kept ones. True: one in the data folder if this process is a
+            kernel that timbr_wamp started, or runs a machine without a kernel; else none. None: none.
         sinks: see `timbr_wamp.machine.protocols`.
         hooks: objects with methods named like `timbr_wamp.machine.events.hooks.POINTS`, or plugins' names.
         handler: the event handler: an object, a class or a name; see `timbr_wamp.machine.events.handlers`.
@@ -112,7 +115,7 @@ class Machine:
         on_error: PolicyLike | None = None,
         executor: str | Executor = "inline",
         concurrency: int = 1,
-        journal: str | Path | Journal | None = None,
+        journal: str | Path | Journal | bool | None = True,
         sinks: Sequence[Sink] = (),
         hooks: Sequence[object] = (),
         handler: object = None,
@@ -129,7 +132,7 @@ class Machine:
         kernel = plugins.own_kernel() if serve is None or namespace is None else None
         if kernel is not None and namespace is None:
             self._namespace = kernel.namespace()
-        opened, self._close_journal = opened_journal(journal)
+        opened, self._close_journal = opened_journal(journal, name)
         try:
             parts = assemble(
                 name=name, stages=stages, bufsize=bufsize, on_error=on_error, executor=executor,
@@ -409,6 +412,51 @@ class Machine:
         if hooks.at("post_put"):
             hooks.call("post_put", key, message)
         return key
+
+    def put_many(
+        self, messages: Sequence[object], oids: Sequence[str] | None = None, timeout_s: float = 0.0
+    ) -> PutResult:
+        """Queue messages in order, as many as find room within ``timeout_s`` seconds; with a journal many at a time.
+
+        Args:
+            oids: an id for each; each is put at most once.
+
+        Returns:
+            the ids of the first messages, which were queued, and how many were refused.
+
+        Raises:
+            MachineClosed: the machine was closed.
+            InvalidName, InvalidArgument: an oid is none, or their number differs.
+        """
+        if oids is not None and len(oids) != len(messages):
+            raise InvalidArgument("oids", f"{len(oids)} for {counted(len(messages), 'message')}")
+        deadline, done = deadline_after(timeout_s), list[str]()
+        while len(done) < len(messages):
+            rest = None if oids is None else oids[len(done) :]
+            put = self.put_some(messages[len(done) :], rest)
+            done += put
+            if not put and not self._queue.wait_room(left_s(deadline)):
+                return self.refused(done, len(messages))
+        return PutResult(oids=done, refused=0)
+
+    def refused(self, done: list[str], count: int) -> PutResult:
+        """Return the result of `put_many` for ``count`` messages of which only ``done`` found room, and count it."""
+        self._queue.refuse(count - len(done))
+        return PutResult(oids=done, refused=count - len(done))
+
+    def put_some(self, messages: Sequence[object], oids: Sequence[str] | None = None) -> list[str]:
+        """Queue the first messages for which there is room now; return their ids. Never waits for room."""
+        now, hooks = self._clock(), self.hooks
+        keys = new_oids(now, len(messages)) if oids is None else [checked_oid(oid) for oid in oids]
+        if hooks.at("pre_put"):
+            for message in messages:
+                hooks.call("pre_put", message)
+        entries: list[Entry] = [(key, message, now, 1) for key, message in zip(keys, messages, strict=True)]
+        done = keys[: self._queue.put_together(entries, known=oids is not None)]
+        if hooks.at("post_put"):
+            for key, message in zip(done, messages, strict=False):
+                hooks.call("post_put", key, message)
+        return done
 
     @whole
     def get(self, block: bool = False, timeout: float = 0.5) -> tuple[str, ...]:

@@ -33,6 +33,10 @@ class Source(Protocol):
     It may have ``reopen()`` as well, called after `next_batch` raised an error or `EndOfSource` when
     the source is to be restarted; the object decides where the next batch starts. What it raises is
     the next failure.
+
+    With ``resume(position)`` it goes on after a restart of the process: called before the first batch, when the
+    machine's journal has a position of a source of the same class (and of the same attribute ``identity``, such as a
+    file's path, if there is one). The position is kept together with the messages, so none is read twice or missed.
     """
 
     def next_batch(self) -> Sequence[object]:
@@ -247,6 +251,9 @@ class DropRecorder(Protocol):
 
     def rates_per_s(self) -> tuple[float, float, float]:
         """Return messages per second that ran, over the last 1, 10 and 60 s."""
+
+    def take_position(self) -> JsonValue:
+        """Return, once, where the journal says that a source goes on after a restart; None: nowhere."""
 
     def drop(self, entries: Sequence[Entry], why: str) -> None:
         """Record entries under way as dropped, without a slot having run. Any thread."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sqlite3
 import time
 from array import array
@@ -34,6 +35,8 @@ from timbr_wamp.values import JsonValue
 #: Records are kept so long, and so many bytes of them, unless the journal is told otherwise.
 KEPT_S = 7 * 86_400.0
 KEPT_BYTES = 1024**3
+#: The same for the journals that machines in kernels have without being told.
+DEFAULT_BYTES = 256 * 1024 * 1024
 #: Events, failures and revisions that are kept, each.
 NOTES_KEPT = {"event": 10_000, "failure": 20_000, "revision": 1_000}
 #: Opening fails when another process has the journal and does not release it in this time, seconds.
@@ -57,6 +60,9 @@ CREATE INDEX IF NOT EXISTS record_oids ON record (low, high);
 CREATE TABLE IF NOT EXISTS note (
     kind TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, number)) WITHOUT ROWID
 """
+
+#: Journals that this process has open.
+_open_here: set[Path] = set()
 
 #: A message in the inbox: the row's number, and its place in the row.
 _Place: TypeAlias = tuple[int, int]
@@ -107,6 +113,7 @@ class SqliteJournal:
         except BaseException:
             self._file.close()
             raise
+        _open_here.add(self.path)
 
     def _note_rollback(self) -> None:
         self._stale = True
@@ -121,6 +128,7 @@ class SqliteJournal:
     def close(self) -> None:
         """Release the file; what was posted is written first. Idempotent."""
         self._file.close()
+        _open_here.discard(self.path)
 
     # --- the inbox ---
 
@@ -364,6 +372,41 @@ class SqliteJournal:
 def open_journal(path: str | Path) -> SqliteJournal:
     """Return the journal in a file: what ``Machine(journal=path)`` calls."""
     return SqliteJournal(path)
+
+
+def open_next_journal(folder: Path, machine: str) -> SqliteJournal:
+    """Return the journal of a machine in the folder of its process: the newest one, or a new one.
+
+    ``<machine>-<number>.journal``. When a machine of this process has the newest one, as when a cell of a notebook
+    makes it anew, the next number begins empty. Those before it are removed once nothing was written for `KEPT_S`.
+    """
+    numbers = sorted(
+        int(match[1]) for path in folder.glob("*.journal") if (match := _number_of(machine).fullmatch(path.name))
+    )
+    newest = numbers[-1] if numbers else 1
+    for number in numbers[:-1]:
+        remove_unused(folder / f"{machine}-{number}.journal", time.time() - KEPT_S)
+    path = folder / f"{machine}-{newest}.journal"
+    if path in _open_here:
+        path = folder / f"{machine}-{newest + 1}.journal"
+    return SqliteJournal(path, kept_bytes=DEFAULT_BYTES)
+
+
+def remove_unused(path: Path, before: float) -> bool:
+    """Remove a journal's files if nothing was written since ``before``, and nobody has it; tell whether it is gone."""
+    try:
+        if path in _open_here or path.stat().st_mtime > before:
+            return False
+        SqliteJournal(path).close()  # nobody has it
+    except (OSError, StorageFailed):
+        return False
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    return True
+
+
+def _number_of(machine: str) -> re.Pattern[str]:
+    return re.compile(rf"{re.escape(machine)}-(\d{{1,9}})\.journal")
 
 
 # --- forms ---

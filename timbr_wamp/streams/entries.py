@@ -79,10 +79,10 @@ class Retention:
     age_s: float | None = None
     count: int | None = None
     #: Of the messages' JSON texts.
-    bytes: int | None = None
+    size_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("age_s", "count", "bytes"):
+        for name in ("age_s", "count", "size_bytes"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -115,7 +115,7 @@ class StreamInfo:
     last: Position
     #: Entries kept, and bytes of their JSON texts.
     count: int
-    bytes: int
+    size_bytes: int
     groups: tuple[GroupInfo, ...] = ()
     retention: Retention = Retention()
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)

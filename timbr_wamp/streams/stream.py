@@ -160,12 +160,12 @@ class Stream:
 
     # --- what is kept ---
 
-    def retain(self, *, age_s: float | None = None, count: int | None = None, bytes: int | None = None) -> int:
+    def retain(self, *, age_s: float | None = None, count: int | None = None, size_bytes: int | None = None) -> int:
         """Keep no more than this, now and from now on, whoever appends; return how many entries were removed.
 
         Entries that a group has not acknowledged are kept in any case. Without arguments all is kept.
         """
-        retention = Retention(age_s, count, bytes)
+        retention = Retention(age_s, count, size_bytes)
         self._backend.set_retention(self.name, retention)
         return self._backend.trim(self.name, retention)
 

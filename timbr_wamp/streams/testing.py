@@ -370,9 +370,9 @@ class StreamBackendContract:
     def test_retention_by_count_bytes_and_age_removes_the_oldest(self, events: Stream) -> None:
         events.append_many(["x" * 98] * 10)  # 100 bytes of JSON each
         assert events.retain(count=8) == 2
-        assert events.retain(bytes=500) == 3
+        assert events.retain(size_bytes=500) == 3
         info = events.info()
-        assert (info.first, info.last, info.count, info.bytes) == (6, 10, 5, 500)
+        assert (info.first, info.last, info.count, info.size_bytes) == (6, 10, 5, 500)
         assert events.retain(age_s=3600) == 0
         time.sleep(0.02)
         assert events.retain(age_s=0.01) == 5
@@ -403,7 +403,7 @@ class StreamBackendContract:
         events.append_many(["a", "b"])
         info = events.info()
         assert dict(info.metadata) == dict(events.metadata) == {"owner": "ada", "tags": [1, 2]}
-        assert (info.name, info.first, info.last, info.count, info.bytes) == ("events", 1, 2, 2, 6)
+        assert (info.name, info.first, info.last, info.count, info.size_bytes) == ("events", 1, 2, 2, 6)
 
     def test_a_deleted_stream_is_empty_and_begins_anew(self, events: Stream) -> None:
         events.append("a", key="k")

@@ -19,13 +19,20 @@ from timbr_wamp.contract.structs import SourceStateName
 from timbr_wamp.errors import InvalidArgument, described
 from timbr_wamp.machine.intake.admission import Admission, OnDrop, checked_options
 from timbr_wamp.machine.intake.message_queue import Counts, MessageQueue
-from timbr_wamp.machine.intake.readers import Reader, ReadyReader, SourceReaders, why_not_restarted
+from timbr_wamp.machine.intake.readers import (
+    Reader,
+    ReadyReader,
+    SourceReader,
+    SourceReaders,
+    why_not_restarted,
+)
 from timbr_wamp.machine.intake.restarts import Restarts
 from timbr_wamp.machine.intake.timers import TIMERS
 from timbr_wamp.machine.isolation import call_isolated
 from timbr_wamp.machine.processing import mark_source_thread
 from timbr_wamp.machine.protocols import Clock, EndOfSource
 from timbr_wamp.machine.waiting import Monitor
+from timbr_wamp.values import JsonValue
 
 logger = logging.getLogger(__name__)
 
@@ -282,13 +289,14 @@ class Feeder:
     def _admit(self, messages: Sequence[object], reader: Reader) -> None:
         """Queue or drop messages."""
         if not self._is_current(reader):
-            self._admission.admit(messages, droppable=False)
+            self._admission.admit(messages, droppable=False, position=_position_of(reader))
             return
         if not self._restarts.productive:
             self._restarts.note_message()
             self.error = None
         self._warn_of_reuse(messages[-1])
-        self._admission.admit(messages, droppable=not isinstance(reader, ReadyReader))
+        droppable = not isinstance(reader, ReadyReader)
+        self._admission.admit(messages, droppable=droppable, position=_position_of(reader))
         if self._permitted != float("inf"):
             with self._monitor.lock:
                 self._permitted = max(self._permitted - len(messages), 0)
@@ -418,6 +426,10 @@ class Feeder:
             self._start(self._run_in_place_of_another)
         self._monitor.notify()
         return timeout_s
+
+
+def _position_of(reader: Reader) -> Callable[[], JsonValue] | None:
+    return reader.position if isinstance(reader, SourceReader) else None
 
 
 #: In place of a source's last message, once the reuse of one object was reported.

@@ -228,6 +228,63 @@ class MessageQueue:
                     return False
         return True if reserved else self._put_when_possible(entry, deadline, known)
 
+    def put_together(self, entries: Sequence[Entry], *, known: bool = False) -> int:
+        """Queue the first entries for which there is room now, made durable together; return how many.
+
+        With ``known`` those whose oid was put before count as queued, and are not queued again; an oid that is just
+        being put by another call ends the entries.
+
+        Raises:
+            MachineClosed: the machine was closed.
+            BaseException: what `make_durable` raised; none was queued.
+        """
+        with deferred():
+            with self._lock:
+                if self._closed:
+                    raise MachineClosed(self._name)
+                fresh, done = self._first_fresh(entries, known)
+                if self.make_durable is None:
+                    self._enqueue(fresh, known)
+                    return done
+                self._reserve(len(fresh))
+                oids = {entry[0] for entry in fresh} if known else set()
+                self._becoming_durable |= oids
+            kept: Sequence[Entry] = ()
+            try:
+                new = [entry for entry in fresh if not self.was_put(entry[0])] if known else fresh
+                if new:
+                    self.make_durable(new, sync=True)
+                kept = new
+            finally:
+                with self._lock:
+                    self._reserve(-len(fresh))
+                    self._becoming_durable -= oids
+                    self._enqueue(kept, known)
+                    wake_all(self._writers)
+            return done
+
+    def _first_fresh(self, entries: Sequence[Entry], known: bool) -> tuple[list[Entry], int]:
+        """Return the first entries that are to be queued now, and how many are done with them; with the lock held."""
+        room, fresh, seen = self._room(), list[Entry](), set[str]()
+        for done, entry in enumerate(entries):
+            if known and (entry[0] in self._known or entry[0] in seen):
+                continue
+            if len(fresh) >= room or (known and entry[0] in self._becoming_durable):
+                return fresh, done
+            seen.add(entry[0])
+            fresh.append(entry)
+        return fresh, len(entries)
+
+    def _enqueue(self, entries: Sequence[Entry], known: bool) -> None:
+        """Queue entries, with the lock held."""
+        if known:
+            for entry in entries:
+                self._append_known(entry)
+        else:
+            self._queue.extend(entries)
+        if entries:
+            wake_all(self._readers)
+
     def _room(self) -> int:
         return self._capacity - len(self._queue) - self._reserved
 
@@ -481,6 +538,30 @@ class MessageQueue:
         with self._lock:
             waiter = add_waiter(waiters)
         wait(waiters, waiter, timeout_s)
+
+    def wait_room(self, timeout_s: float | None) -> bool:
+        """Wait at most ``timeout_s`` until a `put` might find room; return whether it might.
+
+        Raises:
+            WouldDeadlock: the caller processes a message of this queue: it would wait for itself.
+        """
+        deadline = deadline_after(timeout_s)
+        with self._lock:
+            if self._closed or self._room() > 0:
+                return True
+            report = self._note_full()
+            waiter = None if left_s(deadline) <= 0 else self._add_writer_or_refuse(deadline)
+        if report:
+            self._report_full()
+        if waiter is None:
+            return False
+        wait(self._writers, waiter, left_s(deadline))
+        return True
+
+    def refuse(self, count: int) -> None:
+        """Count messages that their caller was told are not queued."""
+        with self._lock:
+            self._refused += count
 
     def call_when_room(self, listener: Releasable) -> bool:
         """Return whether a `put` would not wait; if not, release ``listener`` once when it should be tried again."""

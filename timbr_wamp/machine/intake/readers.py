@@ -21,6 +21,7 @@ from timbr_wamp.machine.intake.async_reader import AsyncReader
 from timbr_wamp.machine.protocols import EndOfSource, Source
 from timbr_wamp.machine.raw import Raw
 from timbr_wamp.rows import has_rows, row_source
+from timbr_wamp.values import JsonValue
 
 #: Pause before a `Source` with nothing ready is polled again, doubled up to the second value, seconds.
 POLL_S, POLL_MAX_S = 0.005, 0.1
@@ -152,6 +153,12 @@ class SourceReader:
             self._pause_s = min(self._pause_s * 2, POLL_MAX_S)
         return batch
 
+    def position(self) -> JsonValue:
+        """Return where the source goes on after what was read, for a journal; None: it cannot go on anywhere."""
+        if not _resumes(self._source):
+            return None
+        return {"source": _identity(self._source), "at": self._source.position()}
+
     def interrupt(self, times: int) -> bool:
         """End a pause. A call that blocks, although it must not, cannot be interrupted."""
         self._interrupted = True
@@ -197,6 +204,33 @@ class SourceReaders:
         if self.reopens:
             cast(Any, self._source).reopen()  # checked by `why_not_restarted`
         return reader_of(self._source)
+
+
+def resume_source(source: object, kept: JsonValue) -> bool:
+    """Let a source go on where an earlier process left it; return whether it does.
+
+    ``kept`` is what `SourceReader.position` returned there. It does if it is a `Source` of the same class, and of the
+    same `identity` if it has one, with a method ``resume(position)``.
+
+    Raises:
+        BaseException: what the source's own code raises.
+    """
+    if not isinstance(kept, dict) or not _is_source(source) or not _resumes(source):
+        return False
+    if kept.get("source") != _identity(source):
+        return False
+    cast(Any, source).resume(kept.get("at"))
+    return True
+
+
+def _resumes(source: object) -> bool:
+    return callable(getattr(type(source), "resume", None))
+
+
+def _identity(source: object) -> str:
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    own = getattr(source, "identity", None)
+    return kind if own is None else f"{kind} {own}"
 
 
 def why_not_restarted(source: object) -> str | None:

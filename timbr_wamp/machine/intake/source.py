@@ -11,6 +11,7 @@ from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.feeder import Feeder
 from timbr_wamp.machine.intake.message_queue import MessageQueue
+from timbr_wamp.machine.intake.readers import resume_source
 from timbr_wamp.machine.protocols import Clock, DropRecorder
 from timbr_wamp.names import new_oids
 
@@ -57,6 +58,7 @@ class CurrentSource:
     ) -> Feeder:
         """Set the source; see `Machine.set_source`."""
         self._refuse_accident(replace)
+        resumed = resume_source(source, self._recorder.take_position())
         feeder = Feeder(
             source, total, options=options, queue=self._queue, clock=self._clock, new_oids=new_oids, name=self._name,
             on_end=self._source_ended, on_drop=self._recorder.drop, on_event=self._event,
@@ -66,7 +68,7 @@ class CurrentSource:
             old, self._feeder = self._feeder, feeder
         if old is not None:
             old.close()
-        self._events.add("source_set", author, total=feeder.total)
+        self._events.add("source_set", author, total=feeder.total, **({"resumed": True} if resumed else {}))
         self._apply_permission()
         return feeder
 

@@ -141,6 +141,8 @@ class Recorder:
         self._sinks_lock = short_lock()
         self._queue, self._journal, self._clock = queue, journal, clock
         self._events, self._hooks, self._current = events, events.hooks, current
+        #: Where the source of an earlier process goes on, until it is taken.
+        self._position: JsonValue = None
         #: Settlements so far, also before a restart: see `_notes`.
         self._settled = 0
         #: Held while sinks and hooks run; reentrant, as these may call the machine.
@@ -210,8 +212,13 @@ class Recorder:
         return self._journal.first_seq(), last, rows
 
     def newest(self, n: int) -> list[Row]:
-        """Return the newest ``n`` rows of the ring, oldest of them first."""
-        return [whole_row(row) for row in self.ring.newest(n)]
+        """Return the newest ``n`` rows, oldest of them first: of the ring, and those before it of the journal."""
+        rows = self.ring.newest(n)
+        missing = min(n, self.ring.last_seq) - len(rows)
+        if self._journal is not None and missing > 0 and self.ring.first_seq > 1:
+            before = self.ring.first_seq - 1 - missing
+            rows = [*self._journal_rows(max(before, 0), missing), *rows]
+        return [whole_row(row) for row in rows]
 
     def row_of(self, oid: str) -> Row | None:
         """Return the newest record of a message that was committed just now."""
@@ -242,6 +249,11 @@ class Recorder:
         if self._journal is not None:
             self._journal.append(entries, sync=sync, position=position)
 
+    def take_position(self) -> JsonValue:
+        """Return, once, where the source of an earlier process goes on; see `Journal.position`."""
+        position, self._position = self._position, None
+        return position
+
     def was_put(self, oid: str) -> bool:
         """Tell whether the journal knows a message with this id."""
         return self._journal is not None and self._journal.knows(oid)
@@ -261,6 +273,7 @@ class Recorder:
         journal = self._journal
         if journal is None:
             return Counts()
+        self._position = journal.position()
         counted = 0
         for _, body in journal.notes("groups", 1):
             counted = self.groups.load(body)

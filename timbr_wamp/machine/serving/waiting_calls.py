@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from timbr_wamp.contract import PutResult
-from timbr_wamp.errors import InvalidArgument, MachineFull, counted
+from timbr_wamp.errors import InvalidArgument, counted
 from timbr_wamp.machine.running.cancellation import Cancellation
 
 if TYPE_CHECKING:
@@ -106,21 +106,18 @@ class PutMany:
     def advance(self, now: float) -> object:
         """Put what has room, at most `TURN_MESSAGES`."""
         done, messages, oids = self._done, self._messages, self._oids
-        for index in range(len(done), min(len(done) + TURN_MESSAGES, len(messages))):
-            if now < self._deadline and not self.wakeup.wait(self._machine.call_when_room):
-                self.due_at = min(self._deadline, now + LOOK_EVERY_S)
-                return WAITS
-            try:
-                done.append(self._machine.put(messages[index], oid=None if oids is None else oids[index]))
-            except MachineFull:
-                if now >= self._deadline:
-                    return PutResult(oids=done, refused=len(messages) - len(done))
-                self.due_at = now
-                return WAITS
-        if len(done) < len(messages):
-            self.due_at = now
+        turn = slice(len(done), len(done) + TURN_MESSAGES)
+        if now < self._deadline and not self.wakeup.wait(self._machine.call_when_room):
+            self.due_at = min(self._deadline, now + LOOK_EVERY_S)
             return WAITS
-        return PutResult(oids=done, refused=0)
+        put = self._machine.put_some(messages[turn], None if oids is None else oids[turn]) if messages[turn] else []
+        done += put
+        if len(done) == len(messages):
+            return PutResult(oids=done, refused=0)
+        if not put and now >= self._deadline:
+            return self._machine.refused(done, len(messages))
+        self.due_at = now
+        return WAITS
 
 
 def check_count(name: str, messages: Sequence[object]) -> None:

@@ -440,7 +440,7 @@ def _trim(db: sqlite3.Connection, stream: str, retention: Retention, now: float,
     for at_row, at, length in rows.fetchall():
         too_old = retention.age_s is not None and at < now - retention.age_s
         too_many = retention.count is not None and count - removed > retention.count
-        too_large = retention.bytes is not None and size - removed_bytes > retention.bytes
+        too_large = retention.size_bytes is not None and size - removed_bytes > retention.size_bytes
         if not (too_old or too_many or too_large):
             break
         removed, removed_bytes, upto = removed + 1, removed_bytes + length, at_row
