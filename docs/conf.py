@@ -24,7 +24,6 @@ NAV = {
     "Learn it": ["tutorial/first-machine", "tutorial/introspection", "tutorial/from-anywhere"],
     "How to: functions in slots": [
         "how-to/call-a-web-api",
-        "how-to/tables-and-dataframes",
         "how-to/use-a-model",
         "how-to/keep-a-state",
         "how-to/write-object-and-async-slots",
