@@ -177,8 +177,11 @@ def api_page(package: str, described: dict[int, str]) -> str:
 
 
 def write_api_pages(*_: object) -> None:
-    """Write a page for each public package."""
+    """Write a page for each public package, and remove those of others."""
     API_PAGES.mkdir(exist_ok=True)
+    for page in API_PAGES.glob("*.rst"):
+        if page.stem not in PUBLIC:
+            page.unlink()
     described: dict[int, str] = {}
     for package in PUBLIC:
         page, text = API_PAGES / f"{package}.rst", api_page(package, described)
@@ -207,10 +210,12 @@ def is_left_out(app: Any, what: str, name: str, value: object, skip: bool, optio
 
 def link_by_last_part(app: Any, env: Any, node: Any, content: Any) -> Any:
     """Link `connect_async` in a docstring to the one public name that ends like that, wherever it is."""
-    wanted = f".{node.get('reftarget')}"
+    if node.get("reftype") != "obj":
+        return None
+    wanted = f".{node['reftarget']}"
     objects = env.domains.python_domain.objects.items()
     found = {(to.docname, to.node_id) for name, to in objects if name.endswith(wanted) and to.objtype != "data"}
-    if node.get("reftype") != "obj" or len(found) != 1:
+    if len(found) != 1:
         return None
     ((page, target),) = found
     return make_refnode(app.builder, node["refdoc"], page, target, content, wanted[1:])

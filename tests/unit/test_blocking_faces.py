@@ -60,6 +60,10 @@ def test_help_shows_what_a_blocking_method_returns():
     )
     assert inspect.signature(Client.kernel).return_annotation == "RemoteKernel"
     assert inspect.signature(RemoteMachine.records).return_annotation == "Records"
+    assert inspect.get_annotations(Client.kernel)["return"] is RemoteKernel
+    assert inspect.get_annotations(AsyncClient.kernel)["return"] == "AsyncKernel", (
+        "the method it is made of keeps its own"
+    )
 
 
 class Counter:
