@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine_kit import LIMIT_S, assert_counts_add_up
+from machine_kit import LIMIT_S, assert_counts_add_up, in_thread
 from wait_kit import wait_until
 from wire_kit import Peer
 
@@ -82,6 +82,19 @@ def user_steps(machine: Machine) -> None:
 
 
 USERS = [user_waits, user_stops, user_steps]
+
+
+def test_a_get_without_a_limit_raises_the_error_of_a_debugger_and_waits_no_longer(machines, caplog):
+    machine, faulty = machines(stages=2, handler="RawEventDebugger"), Faulty("source")
+    faulty.put_into(machine)
+
+    def get_all() -> None:
+        while True:
+            machine.get(block=True, timeout=2 * LIMIT_S)
+
+    with pytest.raises(Fault) as caught:
+        in_thread(get_all).result()
+    assert caught.value is faulty.error
 
 
 @pytest.mark.parametrize("user", USERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -538,3 +539,22 @@ def test_stepping_to_the_end_of_a_source_reports_exhausted_and_drained_once(mach
     with pytest.raises(queue.Empty):
         machine.get()
     assert kinds(machine) == ["source_set", "exhausted", "drained"]
+
+
+@pytest.mark.parametrize("verb", ["start", "resume"])
+def test_what_follows_a_start_is_told_after_it(machines, verb):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            machine = machines(1)
+            if verb == "resume":
+                machine.start()
+                machine.pause()
+            machine.source = map(int, "123")
+            getattr(machine, verb)()
+            assert machine.wait(LIMIT_S)
+            assert kinds(machine)[-3:] == ["started" if verb == "start" else "resumed", "exhausted", "drained"]
+            machine.close()
+    finally:
+        sys.setswitchinterval(interval)

@@ -252,6 +252,9 @@ class Worker:
             self._life, effects = lifecycle.transition(self._life, event(), self.name)
             self._context.changed()
             for effect in effects:
+                if isinstance(effect, lifecycle.Report):  # before anything that follows from the new state
+                    self._events.add(effect.kind, effect.author, **effect.data)
+            for effect in effects:
                 if isinstance(effect, lifecycle.ForgetError):
                     self._error = None
                 elif isinstance(effect, lifecycle.StartThread) and not self._thread_lives():
@@ -268,8 +271,6 @@ class Worker:
             self._return_retries()
         elif isinstance(effect, lifecycle.WakeWaiters):
             self._queue.wake()
-        elif isinstance(effect, lifecycle.Report):
-            self._events.add(effect.kind, effect.author, **effect.data)
 
     def apply_source_permission(self) -> None:
         """Permit or hold the source by the present state, which another thread may have changed since the effect."""
@@ -526,7 +527,7 @@ class Worker:
                 return entries[0]
             if self._life.active:
                 raise MachineRunning("get")
-            if not left_s or noted():
+            if not left_s or noted() or self._error is not None:
                 return None
 
     def _step(self, entry: Entry) -> Row | None:
