@@ -14,6 +14,7 @@ from machine_kit import Machines
 from timbr_wamp.errors import InvalidName, UpstreamError
 from timbr_wamp.faces.plot import Plot, dot_text
 from timbr_wamp.machine import Machine
+from timbr_wamp.machine.serving.history import History
 from timbr_wamp.machine.serving.service import MachineService
 from timbr_wamp.machine.slots.dependencies import Segment, dependencies_of
 from timbr_wamp.machine.slots.graph import LABEL_LIMIT
@@ -117,7 +118,9 @@ def test_the_graph_names_set_slots_and_whose_values_they_take(machine):
 
 
 def test_the_service_gives_the_graph(machine):
-    assert MachineService(machine, "me", lambda progress: None).graph() == machine.graph
+    assert (
+        MachineService(machine, "me", lambda progress: None, History(lambda: machine.status)).graph() == machine.graph
+    )
 
 
 def named(name: str) -> Any:
