@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from timbr_wamp.errors import InvalidArgument, StorageBusy
 from timbr_wamp.machine import Machine
 from timbr_wamp.settings import JOURNALS_PID_VARIABLE, JOURNALS_VARIABLE
-from timbr_wamp.store import SqliteJournal
+from timbr_wamp.store import SqliteJournal, remove_old
 
 
 @pytest.fixture
@@ -57,3 +59,46 @@ def test_a_journal_is_one_machines_at_a_time(tmp_path):
     with Machine(1, journal=path), pytest.raises(StorageBusy):
         Machine(1, journal=path)
     Machine(1, journal=path).close()
+
+
+def aged(path):
+    """Make a journal look as if nothing was written to it for a year."""
+    for file in path.parent.glob(f"{path.name}*"):
+        os.utime(file, (0, 0))
+
+
+def test_journals_of_those_long_gone_are_removed_but_not_what_has_no_record_or_is_in_use(tmp_path):
+    for kernel in ("gone", "waiting", "used", "new"):
+        with Machine(1, journal=tmp_path / kernel / "machine-1.journal") as machine:
+            machine.put("m")
+            if kernel != "waiting":
+                machine.get()
+    with Machine(1, journal=tmp_path / "used" / "machine-1.journal"):
+        for kernel in ("gone", "waiting", "used"):
+            aged(tmp_path / kernel / "machine-1.journal")
+        assert remove_old(tmp_path) == [tmp_path / "gone" / "machine-1.journal"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["new", "used", "waiting"]
+
+
+def test_a_journal_that_another_process_has_makes_a_machine_begin_a_new_one(folder, caplog):
+    with Machine(1) as machine:
+        machine.put("m")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder / "machine-1.journal")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout.readline() == b"open\n"
+        with Machine(1) as other:
+            assert other.status.put == 0
+        assert "another process has the journal" in caplog.text
+        holder.communicate(b"\n", timeout=20)
+
+
+HOLD = """
+import sys
+from timbr_wamp.store import SqliteJournal
+journal = SqliteJournal(sys.argv[1])
+print("open", flush=True)
+sys.stdin.readline()
+journal.close()
+"""

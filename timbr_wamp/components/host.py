@@ -37,7 +37,8 @@ from timbr_wamp.errors import (
 )
 from timbr_wamp.names import checked_name, host_of_kernel, host_uri, new_kernel_id
 from timbr_wamp.runtime import HostFile, KernelFile
-from timbr_wamp.settings import Settings
+from timbr_wamp.settings import JOURNALS_FOLDER, Settings
+from timbr_wamp.store import remove_old
 from timbr_wamp.tables import terminal_text
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,14 @@ class HostProcess:
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="timbr host"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        removing = asyncio.create_task(asyncio.to_thread(self._remove_old_journals))
         await Host(environment, stop_kernels=self._stop_kernels).run(stop)
+        await removing
+
+    def _remove_old_journals(self) -> None:
+        """Remove what kernels that are long gone have left."""
+        for path in remove_old(self._settings.data_dir / JOURNALS_FOLDER):
+            logger.info("nothing was written to %s for a week: removed", path)
 
 
 @contextmanager

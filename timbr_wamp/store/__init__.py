@@ -1,5 +1,5 @@
 """What outlives a machine's process: the journal."""
 
-from timbr_wamp.store.journal import SqliteJournal, open_journal, open_next_journal
+from timbr_wamp.store.journal import SqliteJournal, open_journal, open_next_journal, remove_old
 
-__all__ = ["SqliteJournal", "open_journal", "open_next_journal"]
+__all__ = ["SqliteJournal", "open_journal", "open_next_journal", "remove_old"]

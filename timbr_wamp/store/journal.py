@@ -10,6 +10,8 @@ Python object; the file is its owner's alone (mode 0600), and another user's is 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import pickle
 import re
@@ -25,12 +27,14 @@ from typing import Any, TypeAlias
 import cloudpickle
 import orjson
 
-from timbr_wamp.errors import InvalidArgument, StorageFailed, described
+from timbr_wamp.errors import InvalidArgument, StorageBusy, StorageFailed, described
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Commit, CompactRow, RecordBlock
 from timbr_wamp.names import new_run
 from timbr_wamp.streams.sqlite_file import SqliteFile
 from timbr_wamp.values import JsonValue
+
+logger = logging.getLogger(__name__)
 
 #: Records are kept so long, and so many bytes of them, unless the journal is told otherwise.
 KEPT_S = 7 * 86_400.0
@@ -387,21 +391,47 @@ def open_next_journal(folder: Path, machine: str) -> SqliteJournal:
     for number in numbers[:-1]:
         remove_unused(folder / f"{machine}-{number}.journal", time.time() - KEPT_S)
     path = folder / f"{machine}-{newest}.journal"
-    if path in _open_here:
-        path = folder / f"{machine}-{newest + 1}.journal"
-    return SqliteJournal(path, kept_bytes=DEFAULT_BYTES)
+    if path not in _open_here:
+        try:
+            return SqliteJournal(path, kept_bytes=DEFAULT_BYTES)
+        except StorageBusy:
+            logger.warning("another process has the journal %s; this machine begins a new one", path)
+    return SqliteJournal(folder / f"{machine}-{newest + 1}.journal", kept_bytes=DEFAULT_BYTES)
+
+
+def remove_old(folder: Path, kept_s: float = KEPT_S) -> list[Path]:
+    """Remove the journals in the folders of a folder to which nothing was written for ``kept_s``; return their paths.
+
+    Those that a process has, and those with messages that have no record, are kept.
+    """
+    removed = []
+    for path in sorted(folder.glob("*/*.journal")):
+        if remove_unused(path, time.time() - kept_s):
+            removed.append(path)
+            with contextlib.suppress(OSError):  # another one is in it
+                path.parent.rmdir()
+    return removed
 
 
 def remove_unused(path: Path, before: float) -> bool:
-    """Remove a journal's files if nothing was written since ``before``, and nobody has it; tell whether it is gone."""
+    """Remove a journal's files if nothing was written since ``before``; tell whether they are gone.
+
+    Not if a process has it, or a message in it has no record.
+    """
+    files = [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")]
     try:
-        if path in _open_here or path.stat().st_mtime > before:
+        if path in _open_here or max(file.stat().st_mtime for file in files if file.exists()) > before:
             return False
-        SqliteJournal(path).close()  # nobody has it
-    except (OSError, StorageFailed):
+        journal = SqliteJournal(path)
+        try:
+            if journal.pending(1):
+                return False
+        finally:
+            journal.close()
+    except (OSError, ValueError):
         return False
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    for file in files:
+        file.unlink(missing_ok=True)
     return True
 
 
