@@ -96,8 +96,6 @@ PUBLIC = (
     "timbr_wamp.tables",
     "timbr_wamp.display",
     "timbr_wamp.codecs",
-    "timbr_wamp.streams",
-    "timbr_wamp.store",
     "timbr_wamp.values",
     "timbr_wamp.projects",
     "timbr_wamp.settings",
