@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from gc import is_tracked
@@ -179,6 +180,32 @@ def _fill(copied: dict[Any, Any], left: list[int], depth: int) -> None:
                 copied[key] = inner
             else:
                 copied[key] = _plain(item, kind, left, depth - 1)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Return the value of a JSON text, also of one with numbers that no float can hold: they become infinite.
+
+    >>> parse_json(b'[1, 1e400]')
+    [1, inf]
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return json.loads(text, parse_int=_number, parse_constant=_no_constant)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:  # too many digits
+        return float(text)
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
 
 
 def json_safe(value: object) -> JsonValue:

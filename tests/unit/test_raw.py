@@ -12,6 +12,7 @@ from timbr_wamp import Raw
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.machine import Machine
 from timbr_wamp.machine.messages import Row
+from timbr_wamp.values import parse_json
 
 EXECUTORS = ["inline", "threads", "processes"]
 
@@ -75,13 +76,16 @@ def test_a_text_that_is_not_json_and_that_no_slot_takes_is_described(served):
     assert b"__invalid_json__" in rows.texts[0]
 
 
-UNREADABLE = [
+DEEP = [
     "[" * 101 + "]" * 101,
     "[" * 101 + "1" + "]" * 101,
     "[" * 990 + "]" * 990,  # orjson reads it, others do not
     "[" * 1020 + "]" * 1020,
     '{"a":' * 101 + "1" + "}" * 101,
     "[" * 100_000 + "]" * 100_000,
+]
+#: Numbers that no float can hold.
+HUGE = [
     "1e400",
     "-1E+400",
     "1.8e308",
@@ -90,6 +94,7 @@ UNREADABLE = [
     "1" * 5_000,
     '{"a": [1e99999999999999999999]}',
 ]
+UNREADABLE = [*DEEP, *HUGE]
 READABLE = [
     "[" * 100 + "1" + "]" * 100,
     '"' + "[" * 2_000 + '"',
@@ -120,9 +125,43 @@ def test_texts_that_not_every_reader_can_parse_harm_neither_the_machine_nor_its_
         run(machine, *map(Raw, UNREADABLE), Raw("7"))
         *bad, good = machine.recent(50)
         assert len(bad) == len(UNREADABLE)
-        assert all(record.input["__type__"] == "Raw" for record in bad)
+        assert all(record.input["__type__"] == "Raw" for record in bad[: len(DEEP)])
+        assert [record.input for record in bad[len(DEEP) :]] == [parse_json(text) for text in HUGE]
+        assert [record.errored for record in bad] == [takes] * len(bad)
         assert good.input == 7
         assert machine.running
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff", b'"\xc3"', b'"\xed\xa0\x80"', b"01", b"[1,]", b"nul", b'"\\ud800"', b"", b"1 2", b"NaN"]
+)
+def test_what_is_no_json_is_told_without_making_its_value(text):
+    with pytest.raises(InvalidArgument):
+        Raw(text).check()
+
+
+@pytest.mark.parametrize("text", [*READABLE, *HUGE, '"é"', "[" * 99 + "1e400" + "]" * 99])
+def test_a_text_that_records_may_show_passes_the_check(text):
+    Raw(text).check()
+
+
+@pytest.mark.parametrize("text", [*DEEP, '{"a":' * 101 + "1e400" + "}" * 101])
+def test_a_text_that_is_too_deep_fails_the_check(text):
+    with pytest.raises(InvalidArgument, match=r"deeper|not JSON"):
+        Raw(text).check()
+
+
+def test_a_number_that_no_float_can_hold_is_shown_replayed_and_retried_as_it_was(served):
+    machine, rows = served
+    run(machine, Raw("[1e400]"))
+    machine.replay(machine.run, [1])
+    assert machine.wait(LIMIT_S)
+    assert rows.texts == [b"[[1e400],[1e400],[1e400],[1e400]]"] * 2
+    machine[0] = lambda message: message
+    machine.replay(machine.run, [1])
+    assert machine.wait(LIMIT_S)
+    assert rows.texts[2].startswith(b"[[1e400],")
+    assert machine.recent(1)[0].errored
 
 
 def test_stepping_and_dry_runs_take_it_too():

@@ -26,6 +26,7 @@ from timbr_wamp.contract import (
 )
 from timbr_wamp.errors import InvalidArgument, KernelDead, PayloadTooLarge, TimbrError
 from timbr_wamp.names import kernel_uri
+from timbr_wamp.values import json_safe, parse_json
 
 if TYPE_CHECKING:
     from timbr_wamp.client.connection import CallInfo, Connection
@@ -138,7 +139,7 @@ class MachineRelay(MachineSink):
     def on_sample(self, batch: RecordsBatch, sampled: int) -> None:
         keywords: dict[str, Any] = {"sampled": sampled} if sampled > 1 else {}
         for _, oid, text in texts_from_batch(batch):
-            values = [] if text is None else orjson.loads(text)  # a row without text was too large
+            values = [] if text is None else _values_of(text)  # a row without text was too large
             send(self._connection, self._topics[""], oid, values, **keywords)
 
     def on_status(self, status: Status) -> None:
@@ -178,3 +179,11 @@ class MachineRelay(MachineSink):
             )
 
         return endpoint
+
+
+def _values_of(text: bytes) -> Any:
+    """Return a record's values; null for a number that no float can hold, and so no message of WAMP."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return json_safe(parse_json(text))

@@ -15,6 +15,7 @@ from timbr_wamp.contract.displayable import Printer, render
 from timbr_wamp.contract.structs import CallResult, RecordMeta, RecordRow, RecordsBatch
 from timbr_wamp.errors import RecordTooLarge, class_and_text
 from timbr_wamp.rows.tabular import ColumnType, Grid, Tabular
+from timbr_wamp.values import parse_json
 
 T = TypeVar("T")
 
@@ -34,6 +35,16 @@ _decode_meta = msgspec.json.Decoder(RecordMeta).decode
 _decode_rows = msgspec.json.Decoder(list[tuple[int, str, msgspec.Raw, msgspec.Raw]]).decode
 _decode_values = msgspec.json.Decoder(list[Any] | None).decode
 _split_rows = msgspec.json.Decoder(list[_TextRow]).decode
+
+
+def _values_of(text: msgspec.Raw) -> list[Any] | None:
+    values: list[Any] | None
+    try:
+        values = _decode_values(text)
+    except msgspec.DecodeError:  # a number that no float can hold
+        values = parse_json(bytes(text))
+    return values
+
 
 OutcomeKind = Literal["value", "error", "skipped"]
 
@@ -146,7 +157,7 @@ class Record(Tabular, Sequence[Any]):
                 if (items := self._items) is not None:  # another thread has parsed it meanwhile
                     return items
                 raise self._too_large()
-            made = _decode_values(text)
+            made = _values_of(text)
             if made is None:
                 self._unparsed = self._whole = None
                 raise self._too_large()
@@ -369,7 +380,7 @@ def record_from_row(row: RecordRow, *, include_serialized: bool = False, names: 
     if row.text is None:
         return Record.make(row.oid, [], meta, names=names)
     meta.text_bytes = None  # it came apart
-    values = orjson.loads(row.text)
+    values = parse_json(row.text)
     texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
     return Record.make(row.oid, values, meta, texts, names)
 
@@ -408,6 +419,6 @@ def record_from_call(
     meta = RecordMeta(
         run="", seq=0, attempt=0, revision=result.revision, received_at=now, finished_at=now, errored=result.errored
     )
-    values = orjson.loads(result.text)
+    values = parse_json(result.text)
     texts = [orjson.dumps(value).decode() for value in values] if include_serialized else None
     return Record.make(result.oid, values, meta, texts, names)

@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, overload
 
-import orjson
-
 from timbr_wamp.contract.record import outcome_kind
 from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.faces.preview import preview
 from timbr_wamp.rows.tabular import Grid, Tabular
+from timbr_wamp.values import parse_json
 
 TAP_LIMIT = 100_000
 
@@ -145,7 +144,7 @@ class Tap(Tabular, Sequence[Any]):
     def _value(self, text: bytes | str | None) -> Any:
         if text is None:
             return {"__type__": "text", "__too_large__": True}
-        values = orjson.loads(text)
+        values = parse_json(text)
         return values[self._position] if self._position < len(values) else _ABSENT
 
     def _columns(self, value: Any) -> dict[str, Any]:

@@ -5,18 +5,24 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
+import msgspec
 import orjson
 
 from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.values import DEPTH_LIMIT, text_of
+from timbr_wamp.values import DEPTH_LIMIT, parse_json, text_of
+
+#: Walks through a text by the rules of JSON without making its value. It does not look at the encoding, nor at how
+#: large a number is.
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{"))
 
 
 class Raw:
     """A JSON text as a message: ``machine.put(Raw(b'{"a": 1}'))``.
 
     Records show the text unchanged, digits and spaces included. Slots get the parsed value. A text that turns out not
-    to be JSON, is nested deeper than 100 levels, or has a number that no float can hold, fails in the first slot that
-    takes the message; its record shows a description instead.
+    to be JSON, or is nested deeper than 100 levels, fails in the first slot that takes the message; its record shows a
+    description instead. So does one with a number that no float can hold, but its record shows the text.
 
     Args:
         text: one JSON value in UTF-8; without line ends around it.
@@ -26,6 +32,27 @@ class Raw:
 
     def __init__(self, text: bytes | str) -> None:
         self.text = text.encode() if isinstance(text, str) else bytes(text)
+
+    def check(self) -> None:
+        """Check what records may show: a JSON text, whatever its numbers, of few levels. Makes no value: quicker.
+
+        Raises:
+            InvalidArgument: it is none.
+        """
+        text = self.text
+        try:
+            if not text.isascii():
+                text.decode()
+            _skip(text)
+        except (ValueError, RecursionError):
+            self.parsed()
+        if len(text) > 2 * DEPTH_LIMIT and len(text.translate(None, _NO_BRACKETS)) > DEPTH_LIMIT:
+            try:
+                value = parse_json(text)
+            except (ValueError, RecursionError):
+                raise self._refused(f"is nested deeper than {DEPTH_LIMIT} levels") from None
+            if _is_deep(value):
+                raise self._refused(f"is nested deeper than {DEPTH_LIMIT} levels")
 
     def parsed(self) -> Any:
         """Return the value.
@@ -75,4 +102,8 @@ def opened(message: object) -> tuple[Any, bytes, InvalidArgument | None]:
         return message.parsed(), message.text, None
     except InvalidArgument as error:
         described = {"__type__": "Raw", "__invalid_json__": message.text[:200].decode("utf-8", "replace")}
-        return described, text_of(described), error
+        try:
+            message.check()
+        except InvalidArgument:
+            return described, text_of(described), error
+        return described, message.text, error

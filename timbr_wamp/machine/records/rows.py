@@ -18,6 +18,7 @@ import orjson
 from timbr_wamp.contract import RecordRow
 from timbr_wamp.machine.messages import Row
 from timbr_wamp.machine.protocols import Plan
+from timbr_wamp.machine.raw import Raw
 from timbr_wamp.values import VALUE_LIMIT_BYTES
 
 Layout: TypeAlias = tuple[int, ...]
@@ -173,5 +174,9 @@ def wire_row(row: Row) -> RecordRow:
 
 
 def message_of(row: CompactRow) -> Any:
-    """Return the message of a kept row, parsed from its JSON text."""
-    return orjson.loads(bytes(_split(row[2])[0]))
+    """Return the message of a kept row, parsed from its JSON text; one that cannot be, as it was: `Raw`."""
+    text = bytes(_split(row[2])[0])
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return Raw(text)

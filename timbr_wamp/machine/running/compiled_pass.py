@@ -142,7 +142,7 @@ class _SourceWriter:
         return [
             " if type(value) is Raw:",
             "  text = value.text",
-            f"  try: {'value = ' if read else ''}value.parsed()",
+            f"  try: {'value = value.parsed' if read else 'value.check'}()",
             f"  except InvalidArgument:{leave.format(f'careful(value, {self._oid})')}",
             " else:",
             f"  try: {_text_line('text', 'value')}",

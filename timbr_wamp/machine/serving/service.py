@@ -40,7 +40,7 @@ from timbr_wamp.machine.serving.waiting_calls import check_count
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.table import Revision, Slot, make_step
-from timbr_wamp.values import to_json
+from timbr_wamp.values import parse_json, to_json
 
 if TYPE_CHECKING:
     from timbr_wamp.machine.machine import Machine
@@ -247,7 +247,7 @@ def _within(items: Sequence[T], size_bytes: Callable[[T], int]) -> list[T]:
 
 def _try(machine: Machine, slot: Slot, row: CompactRow) -> TrialRow:
     """Run one function on the values of a kept record before its slot."""
-    values = orjson.loads(whole_text(row[2], row[4]))
+    values = parse_json(whole_text(row[2], row[4]))
     before = values[: slot.number + 1]
     before += [before[-1]] * (slot.number + 1 - len(before))  # the table was shorter at that time
     # A table with this one step, after the given values.

@@ -20,8 +20,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import orjson
-
 from timbr_wamp.errors import InvalidArgument, SlotTimeout, WorkerDied
 from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Plan, PlanStep, RunContext
@@ -48,6 +46,7 @@ from timbr_wamp.machine.running.executors.sendable import Sendable, SendableFunc
 from timbr_wamp.machine.running.executors.threads import POOL_THREADS, ThreadsExecutor
 from timbr_wamp.machine.running.executors.window import UnderWay
 from timbr_wamp.machine.tracebacks import RaisedElsewhere
+from timbr_wamp.values import parse_json
 
 #: Target duration of a batch in a child, seconds, and most messages in it.
 BATCH_S, BATCH_MESSAGES = 0.010, 64
@@ -207,7 +206,7 @@ class ProcessesExecutor(ThreadsExecutor):
             for step, seconds in zip(revision.steps, result.timings or (), strict=False):
                 step.slot.tally.timings.append(seconds)
             # Only a hook needs values, and only if it was added while the batch ran.
-            values = [orjson.loads(text) for text in texts] if context.hooks.at("post_message") else []
+            values = [parse_json(text) for text in texts] if context.hooks.at("post_message") else []
             self._finish(one, values, texts, ())
             return True
         if isinstance(result, Failed):
