@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import tempfile
+from pathlib import Path
 
+import pytest
+from server_kit import find_mongodb, find_redis, mongodb_server, redis_server
+
+from timbr_wamp import plugins
 from timbr_wamp.streams.backends.sqlite import SqliteStreams
 from timbr_wamp.streams.testing import DurableBackendContract, StreamBackendContract
 
@@ -26,3 +31,38 @@ class TestSqlite(DurableBackendContract):
         backend = SqliteStreams(tmp_path / "streams.db")
         yield backend
         backend.close()
+
+
+@pytest.fixture
+def backend(url):
+    backend = plugins.load(plugins.STREAMS, url.partition(":")[0])(url)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="session")
+def redis(test_folder, require_service):
+    """The session's Redis; its streams are told apart by prefix."""
+    require_service("Redis", find_redis)
+    with redis_server(Path(tempfile.mkdtemp(dir=test_folder))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongodb(test_folder, require_service):
+    """The session's server with MongoDB's protocol; its streams are told apart by database."""
+    require_service("MongoDB", find_mongodb)
+    with mongodb_server(Path(tempfile.mkdtemp(dir=test_folder))) as server:
+        yield server
+
+
+class TestRedis(DurableBackendContract):
+    @pytest.fixture
+    def url(self, redis, tmp_path):
+        return f"redis://127.0.0.1:{redis.port}/?prefix={tmp_path.name[:90]}"
+
+
+class TestMongodb(DurableBackendContract):
+    @pytest.fixture
+    def url(self, mongodb, tmp_path):
+        return f"mongodb://127.0.0.1:{mongodb.port}/{tmp_path.name[:50]}"
