@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wait_kit import wait_until
@@ -47,6 +49,84 @@ class Server:
         self._process.kill()
         self._process.wait(STOP_LIMIT_S)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP: then it answers nobody until SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+class Proxy:
+    """Stands between a client and a server of this computer, and loses answers: `losing`.
+
+    A client whose answer is lost finds its connection closed; the server has done what it was asked.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._threads: list[threading.Thread] = []
+        self._sockets: list[socket.socket] = [self._listener]
+        #: Answers until the next one that is lost; None: none is.
+        self._left: int | None = None
+        #: Answers lost.
+        self.lost = 0
+
+    def __enter__(self) -> Proxy:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._sockets:
+            _shut(one)
+        for thread in self._threads:
+            thread.join(STOP_LIMIT_S)
+
+    @contextlib.contextmanager
+    def losing(self, answers: int) -> Iterator[None]:
+        """Within the block, lose one answer, after so many that come."""
+        self._left = answers
+        yield
+        self._left = None
+
+    def _start(self, target: Callable[..., object], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._sockets.append(client)
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._server_port))
+                except OSError:
+                    _shut(client)
+                    continue
+                self._sockets.append(server)
+                self._start(self._pump, client, server, False)
+                self._start(self._pump, server, client, True)
+
+    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if answers and self._left is not None:
+                    self._left -= 1
+                    if self._left < 0:
+                        self._left = None
+                        self.lost += 1
+                        break
+                target.sendall(data)
+        _shut(source)
+        _shut(target)
+
+
+def _shut(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
+
 
 def find_redis() -> str:
     """Return the path of redis-server.
@@ -83,12 +163,12 @@ def redis_server(folder: Path, *options: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def mongodb_server(folder: Path) -> Iterator[Server]:
-    """A server with MongoDB's protocol, in memory."""
+def mongodb_server(folder: Path, data: str = "memory") -> Iterator[Server]:
+    """A server with MongoDB's protocol; ``data``: the folder of its files, or in memory."""
     port = free_port()
     program = "from nx_27017.nx_27017 import main; main()"
     command = [
-        sys.executable, "-W", "ignore", "-c", program, "--data-dir", "memory", "--host", "127.0.0.1", "--port", str(port),
+        sys.executable, "-W", "ignore", "-c", program, "--data-dir", data, "--host", "127.0.0.1", "--port", str(port),
         "--log-file", str(folder / "log"), "--pid-file", str(folder / "pid"),
     ]  # fmt: skip
     with _running(Server(command, port, folder)) as server:

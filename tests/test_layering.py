@@ -66,10 +66,12 @@ THIRD_PARTIES = {
     "click": {"cli"},
     "rich": {"cli", "display"},
     "tqdm": {"display"},
+    "redis": {"streams"},
+    "pymongo": {"streams"},
 }
 
 #: Where even within its room a third party has one module of its own.
-ONE_MODULE = {"jupyter_client": 1}
+ONE_MODULE = {"jupyter_client": 1, "redis": 1}
 
 
 def _modules() -> Iterator[Path]:

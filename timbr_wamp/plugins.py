@@ -69,6 +69,9 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
 }
 
+#: The library of an optional part of ours → the extra that installs it.
+EXTRAS = {"pymongo": "mongodb", "redis": "redis"}
+
 
 class OwnKernel(Protocol):
     """The IPython kernel of this process, as the machine uses it."""
@@ -103,7 +106,9 @@ def load(group: str, name: str) -> object:
     try:
         module = import_module(point.module)
     except ModuleNotFoundError as error:
-        raise PluginNotInstalled(group, name, f"pip install {error.name}") from error
+        extra = EXTRAS.get(error.name or "") if builtin is not None else None
+        wanted = error.name if extra is None else f"'timbr-wamp[{extra}]'"
+        raise PluginNotInstalled(group, name, f"pip install {wanted}") from error
     plugin: object = module
     for attribute in (point.attr or "").split("."):
         plugin = getattr(plugin, attribute) if attribute else plugin

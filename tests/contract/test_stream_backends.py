@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import pytest
-from server_kit import find_mongodb, find_redis, mongodb_server, redis_server
 
 from timbr_wamp import plugins
 from timbr_wamp.streams.backends.sqlite import SqliteStreams
@@ -38,22 +34,6 @@ def backend(url):
     backend = plugins.load(plugins.STREAMS, url.partition(":")[0])(url)
     yield backend
     backend.close()
-
-
-@pytest.fixture(scope="session")
-def redis(test_folder, require_service):
-    """The session's Redis; its streams are told apart by prefix."""
-    require_service("Redis", find_redis)
-    with redis_server(Path(tempfile.mkdtemp(dir=test_folder))) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def mongodb(test_folder, require_service):
-    """The session's server with MongoDB's protocol; its streams are told apart by database."""
-    require_service("MongoDB", find_mongodb)
-    with mongodb_server(Path(tempfile.mkdtemp(dir=test_folder))) as server:
-        yield server
 
 
 class TestRedis(DurableBackendContract):

@@ -10,6 +10,7 @@ import pytest
 from timbr_wamp import plugins
 from timbr_wamp.errors import PluginNotInstalled, UnknownPlugin
 from timbr_wamp.machine.running.executors.inline import InlineExecutor
+from timbr_wamp.streams import stream
 
 
 def test_our_own_parts_load_by_name():
@@ -35,6 +36,18 @@ def test_a_part_whose_library_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setattr(plugins, "entry_points", lambda group: (point,))
     with pytest.raises(PluginNotInstalled, match="pip install no_such_library_here"):
         plugins.load(plugins.SINKS, "kafka")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "library", "extra"), [("redis", "redis", "redis"), ("mongodb", "pymongo", "mongodb")]
+)
+def test_a_part_of_ours_whose_library_is_missing_names_the_extra(monkeypatch, scheme, library, extra):
+    for module in [name for name in sys.modules if name.startswith(f"timbr_wamp.streams.backends.{scheme}")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(PluginNotInstalled) as caught:
+        stream("events", f"{scheme}://127.0.0.1/")
+    assert f"pip install 'timbr-wamp[{extra}]'" in str(caught.value)
 
 
 def test_outside_an_ipython_kernel_there_is_no_kernel_face(monkeypatch):

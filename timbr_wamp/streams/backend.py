@@ -17,7 +17,7 @@ class StreamBackend(Protocol):
     """Named streams in one place. A name that was never appended to is an empty stream.
 
     Raises (all methods):
-        StorageFailed: the storage refused or failed; nothing was changed.
+        StorageFailed: the storage refused or failed; nothing was changed, unless a server's answer was lost for good.
         StorageBusy: others used it for too long.
         StorageClosed: `close` was called.
     """

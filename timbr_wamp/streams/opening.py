@@ -48,7 +48,8 @@ def stream(name: str, url: str | None = None) -> Stream:
 
     Raises:
         InvalidName, InvalidArgument: the name or the URL is not valid.
-        UnknownPlugin, PluginNotInstalled: nobody knows the URL's scheme; its library is missing.
+        UnknownPlugin, PluginNotInstalled: nobody knows the URL's scheme; its library is missing, as the extra ``redis``
+            or ``mongodb`` brings it.
         StorageFailed, StorageBusy: the storage cannot be opened.
     """
     checked_name(name)

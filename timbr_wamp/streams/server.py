@@ -1,6 +1,6 @@
 """What storages on a server have in common: the URL's options, and calls that are made again when a connection is lost.
 
-A call ends within the URL's ``timeout_s``, whatever the server does: with a result, or with `StorageFailed`.
+A call ends about ``timeout_s`` (an option of the URL) after the server's last answer: with `StorageFailed`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -22,6 +22,8 @@ T = TypeVar("T")
 TIMEOUT_S = 15.0
 #: Seconds between two tries: the first, and the longest.
 RETRY_S, LONGEST_RETRY_S = 0.01, 0.5
+#: Seconds before the next try when another one changed the same document: the first, and the longest.
+CONTENDED_S, LONGEST_CONTENDED_S = 0.001, 0.05
 #: Longest `timeout_s`.
 TIMEOUT_LIMIT_S = 3600.0
 
@@ -30,9 +32,15 @@ def split_url(url: str, own: Iterable[str], passed: Callable[[str], bool]) -> tu
     """Take our options out of a URL's query; return the rest of the URL, and them.
 
     Raises:
-        InvalidArgument: there is an option that is neither one of ``own`` nor ``passed`` on to the library.
+        InvalidArgument: there is an option that is neither one of ``own`` nor ``passed`` on to the library, or a
+            password with characters that end it; the error does not show it.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidArgument("url", f"{url.partition(':')[0][:20]}: it is no valid address") from None
+    if parts.fragment or "@" in parts.path or "@" in parts.query:
+        raise InvalidArgument("url", "write the characters / ? # @ of user and password as %2F %3F %23 %40")
     known = tuple(own)
     ours, theirs = dict[str, str](), list[tuple[str, str]]()
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
@@ -105,14 +113,34 @@ class Caller:
             self.check()
             try:
                 return work()
-            except self._failures as error:
-                self.check()
+            except Exception as error:
+                self.check()  # closing breaks what the library does in other threads, with errors of any class
+                if not isinstance(error, self._failures):
+                    raise
                 waited_s = time.monotonic() - started
                 failure, again = self._translated(error, waited_s)
                 if not again or waited_s + pause_s >= self.timeout_s:
                     raise failure from error
             self.pause(pause_s)
             pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+
+    def tries(self) -> Iterator[None]:
+        """Yield for each try of a change that others may get ahead of.
+
+        Raises:
+            StorageBusy: they did, for ``timeout_s``.
+            StorageClosed: `close` was called.
+        """
+        started = time.monotonic()
+        pause_s = CONTENDED_S
+        while True:
+            self.check()
+            yield
+            waited_s = time.monotonic() - started
+            if waited_s >= self.timeout_s:
+                raise StorageBusy(self.place, waited_s)
+            self.pause(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_CONTENDED_S)
 
     def pause(self, pause_s: float) -> None:
         """Wait about so long, or until `close`: several that wait for the same thing do not come back together."""

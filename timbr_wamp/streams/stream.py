@@ -273,6 +273,7 @@ class ConsumerGroup:
         """
         delay_s = _checked_seconds("delay_s", delay_s)
         text = described(error) if isinstance(error, BaseException) else error
+        text = text and text.encode("utf-8", "backslashreplace").decode()  # lone surrogates are no UTF-8
         given = _several(claims)
         lost = self._backend.release(self.stream, self.name, _fenced(given), delay_s, text) if given else []
         if lost:

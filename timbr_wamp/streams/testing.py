@@ -307,6 +307,15 @@ class StreamBackendContract:
         group.acknowledge(good)
         assert group.info().position == 2
 
+    def test_any_error_text_can_be_given_with_an_entry(self, events: Stream) -> None:
+        events.append_many("abc")
+        group = events.group("g", max_attempts=1)
+        texts = ["zwölf \N{PILE OF POO}", '"quoted" \\ \n \x00 \x7f', "lone \udc80"]
+        for claim, text in zip(group.claim(3), texts, strict=True):
+            group.release(claim, error=text)
+        told = [entry.message["error"] for entry in events.dead.read()]  # type: ignore[index, call-overload]
+        assert told == [*texts[:2], "lone \\udc80"]
+
     def test_an_entry_whose_lease_always_ends_is_dead_in_the_end(self, events: Stream) -> None:
         events.append("poison")
         group = events.group("g", max_attempts=1)

@@ -56,8 +56,8 @@ BLOCK_S = 0.5
 _HIGHEST = 2**53 - 2
 _OPTIONS = ("prefix", "timeout_s")
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-#: Refusals that end by themselves: another server becomes the first one.
-_PASSING = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError, redis.exceptions.TryAgainError)
+#: Beginnings of the server's refusals that end by themselves, such as: another server becomes the first one.
+_PASSING = ("READONLY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN")
 _SCRIPT = files("timbr_wamp.streams.backends").joinpath("redis.lua").read_bytes()
 
 
@@ -86,8 +86,8 @@ class RedisStreams:
                 rest, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, 5.0), socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0), client_name="timbr_wamp",
             )  # fmt: skip
-        except (ValueError, TypeError) as error:
-            raise InvalidArgument("url", f"it is no address of a Redis server: {error}") from None
+        except (ValueError, TypeError):  # whose text may hold a part of the password
+            raise InvalidArgument("url", "it is no address of a Redis server; write redis://host:6379/0") from None
         self._sha = ""
         try:
             self._open()
@@ -105,6 +105,8 @@ class RedisStreams:
             persistence, memory = {}, {}  # INFO is not ours to call; a script that is not is told by the first call
         except (redis.RedisError, OSError) as error:
             raise self._translated(error, 0.0)[0] from error
+        except TypeError as error:
+            raise InvalidArgument("url", f"one of its options is none of redis-py: {error}") from None
         if persistence.get("aof_enabled") == 0:
             logger.warning("%s does not write each change to its disk (appendonly no): appended entries are lost when "
                            "the server ends before its next snapshot", self.url)  # fmt: skip
@@ -178,8 +180,7 @@ class RedisStreams:
     def release(
         self, stream: str, group: str, claims: Sequence[tuple[Position, int]], delay_s: float, error: str | None
     ) -> list[Position]:
-        fault = (error or "").encode("utf-8", "replace")
-        arguments = (stream, group, _microseconds(delay_s), fault, *_flat(claims))
+        arguments = (stream, group, _microseconds(delay_s), error or "", *_flat(claims))
         return [int(one) for one in self._run("release", stream, *arguments, once=True)]
 
     def seek(self, stream: str, group: str, position: Position) -> None:
@@ -260,7 +261,10 @@ class RedisStreams:
             return StorageFailed(self.url, f"no answer; whether the server did it is not known ({text})"), True
         if text.startswith("BUSY"):
             return StorageBusy(self.url, waited_s), True
-        return StorageFailed(self.url, text), isinstance(error, _PASSING)
+        passing = isinstance(
+            error, redis.exceptions.ReadOnlyError | redis.exceptions.ClusterError | redis.exceptions.TryAgainError
+        )
+        return StorageFailed(self.url, text), passing or text.startswith(_PASSING)
 
 
 def _shown(url: str, prefix: str) -> str:
