@@ -92,6 +92,7 @@ def test_the_wheel_carries_page_router_configuration_and_data(wheel: Path) -> No
         "timbr_wamp/py.typed",
         "timbr_wamp/dashboard/static/index.html",
         "timbr_wamp/cli/demo/metrics.py",
+        "timbr_wamp/streams/backends/redis.lua",
         "timbr_wamp/cli/demo/earthquakes.py",
         *(f"timbr_wamp/example_data/{name}" for name in (*examples.NAMES, "README.md")),
         *(f"timbr_wamp/router/config/{path.name}" for path in (ROOT / "router-config").iterdir() if path.is_file()),
