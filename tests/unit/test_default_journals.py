@@ -102,3 +102,23 @@ print("open", flush=True)
 sys.stdin.readline()
 journal.close()
 """
+
+
+def test_the_newest_records_and_true_rates_are_there_after_a_restart(tmp_path, clock):
+    path = tmp_path / "one.journal"
+    with Machine(2, journal=path, clock=clock) as machine:
+        machine[0] = lambda number: number + 1
+        machine.put_many(range(500))
+        machine.start()
+        assert machine.wait(10)
+    clock.advance(1000.0)
+    with Machine(2, journal=path, clock=clock) as machine:
+        assert [record.input for record in machine.recent(3)] == [497, 498, 499]
+        assert machine.recent(3)[0].values == (498, 498)
+        trials = machine.recorder.ring.newest(100)
+        assert [row[0] for row in trials] == list(range(401, 501))
+        clock.advance(5.0)
+        assert machine.status.rate_per_s == (0.0, 0.0, 0.0)
+        machine.put(500)
+        machine.get()
+        assert machine.recent(1)[0].seq == 501

@@ -14,11 +14,11 @@ SPANS_S = (1.0, 10.0, 60.0)
 class Rates:
     """Rates of a growing count, which is noted whenever it grows. Any thread."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, count: int = 0) -> None:
         self._lock = short_lock()
-        self._points: deque[tuple[float, int]] = deque([(now, 0)])
+        self._points: deque[tuple[float, int]] = deque([(now, count)])
         #: The newest note; most notes do not become points.
-        self._newest = (now, 0)
+        self._newest = (now, count)
 
     def note(self, now: float, count: int) -> None:
         """Remember that the count was ``count`` at ``now``."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, groupby, islice, repeat
+from itertools import accumulate, chain, groupby, islice, repeat
 from operator import concat, itemgetter
 
 import msgspec
@@ -38,6 +38,7 @@ from timbr_wamp.machine.records.rows import (
     CompactRow,
     Layout,
     WholeRows,
+    block_of,
     layout_of,
     message_of,
     whole_row,
@@ -99,6 +100,8 @@ _encode = msgspec.json.Encoder().encode
 _decode_settlement = msgspec.json.Decoder(Settlement).decode
 _decode_counts = msgspec.json.Decoder(Counts).decode
 
+#: So many of a journal's newest records, and bytes of them, are read when it is opened.
+RESTORED_ROWS, RESTORED_BYTES = 1_000, 4 * 1024 * 1024
 #: The journal gets the groups anew after so many failures: a restart replays the later ones only.
 GROUPS_EVERY = 500
 #: `Recorder.row_of` searches this many of the newest records: other threads may have committed some meanwhile.
@@ -212,13 +215,8 @@ class Recorder:
         return self._journal.first_seq(), last, rows
 
     def newest(self, n: int) -> list[Row]:
-        """Return the newest ``n`` rows, oldest of them first: of the ring, and those before it of the journal."""
-        rows = self.ring.newest(n)
-        missing = min(n, self.ring.last_seq) - len(rows)
-        if self._journal is not None and missing > 0 and self.ring.first_seq > 1:
-            before = self.ring.first_seq - 1 - missing
-            rows = [*self._journal_rows(max(before, 0), missing), *rows]
-        return [whole_row(row) for row in rows]
+        """Return the newest ``n`` rows of the ring, oldest of them first."""
+        return [whole_row(row) for row in self.ring.newest(n)]
 
     def row_of(self, oid: str) -> Row | None:
         """Return the newest record of a message that was committed just now."""
@@ -274,6 +272,7 @@ class Recorder:
         if journal is None:
             return Counts()
         self._position = journal.position()
+        self.ring = restored_ring(journal)
         counted = 0
         for _, body in journal.notes("groups", 1):
             counted = self.groups.load(body)
@@ -284,6 +283,7 @@ class Recorder:
         for _, body in journal.notes("counts", 1):
             counts = _decode_counts(body)
             self.last_oid, self.last_processed_time, self.ran = counts.last_oid, counts.last_time, counts.ran
+            self._rates = Rates(self._clock(), self.ran)
             return counts
         return Counts()
 
@@ -578,6 +578,18 @@ class Recorder:
             for failure in notes.failures
             if failure.policy != "skip"
         ]  # fmt: skip
+
+
+def restored_ring(journal: Journal) -> RecordRing:
+    """Return a ring with the newest records of a journal, so that they are at hand as before."""
+    last = journal.last_seq()
+    rows = journal.records(max(last - RESTORED_ROWS, 0), RESTORED_ROWS)
+    sizes = accumulate(len(row[2]) for row in reversed(rows))
+    kept = sum(1 for size in sizes if size <= RESTORED_BYTES)
+    rows = rows[len(rows) - kept :]
+    ring = RecordRing(after_seq=rows[0][0] - 1 if rows else last)
+    ring.extend([block_of(row) for row in rows])
+    return ring
 
 
 def _number_texts(numbers: Iterable[float]) -> list[bytes]:

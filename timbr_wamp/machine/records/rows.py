@@ -135,6 +135,13 @@ def whole_row(row: CompactRow) -> Row:
     return seq, oid, whole_text(text, layout), meta
 
 
+def block_of(row: CompactRow) -> Block:
+    """Return a kept record as a block of its own."""
+    seq, oid, text, meta, layout = row
+    parts = [*texts_of(text), meta]
+    return Block(seq, [oid], parts, list(map(len, parts)), layout, [meta], [parts[:-1]])
+
+
 class WholeRows(Sequence[Row]):
     """The rows of blocks for sinks, made when the first sink looks at one."""
 
