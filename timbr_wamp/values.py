@@ -253,6 +253,10 @@ def _foreign_text(ask: Callable[[Any], str], value: object) -> str:
     return clean_text(text[:REPR_LIMIT])
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _nested_text(value: object, limit_bytes: int) -> bytes:
     """Return the text of any value; that of its size, if it is too large to be walked through."""
     try:
@@ -364,9 +368,8 @@ class _Walk:
 
     def _described(self, form: dict[str, Any]) -> dict[str, Any]:
         if self._strict:
-            raise _Undescribed(
-                f"{form['__type__']} has no form in JSON: {form.get('__repr__', 'it is nested too deep')}"
-            )
+            shown = str(form.get("__repr__", "it is nested too deep"))
+            raise _Undescribed(f"{form['__type__']} has no form in JSON: {_one_line(shown)}")
         return form
 
     def _derived(self, value: Any, kind: type, depth: int) -> Any:
@@ -498,5 +501,5 @@ def _carried(form: Any, strict: bool = False) -> Any:
     else:
         return form
     if strict and carried != form:
-        raise _Undescribed(f"{_foreign_text(repr, form)} has no form in JSON")
+        raise _Undescribed(f"{_one_line(_foreign_text(repr, form))} has no form in JSON")
     return carried

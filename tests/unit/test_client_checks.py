@@ -145,6 +145,7 @@ def test_no_value_of_any_argument_raises_anything_but_our_own_errors(
     [
         ("RemoteMachine", lambda m: m.put_many(5), "messages"),
         ("RemoteMachine", lambda m: m.put_many("abc"), "messages"),
+        ("RemoteMachine", lambda m: m.put_many({"a": 1}), "messages"),
         ("RemoteMachine", lambda m: m.put_many([1], timeout_s="a"), "timeout_s"),
         ("RemoteMachine", lambda m: m.put(1, timeout="a"), "timeout"),
         ("RemoteMachine", lambda m: m.put(1, oid=7), "oid"),

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from timbr_wamp.contract import Procedure, to_builtins
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.rows import is_table
 from timbr_wamp.values import DEPTH_LIMIT, NotPlain, json_form, plain_text
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
@@ -96,4 +97,8 @@ def _converted(value: Any, name: str) -> Any:
         return json_form(value)
     except TypeError as error:
         problem = f"it cannot be sent: {error}; use dicts, lists, texts and numbers only"
+        if is_table(value):
+            problem = (
+                f"{type(value).__name__} is a table, not a message; put_many() puts its rows, m.source = reads them"
+            )
         raise InvalidArgument(name, problem) from None

@@ -49,6 +49,7 @@ from timbr_wamp.errors import (
 )
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Oids, RecordRows, Revisions, SlotInfos, Trials
 from timbr_wamp.names import checked_oid, new_oid
+from timbr_wamp.rows import messages_of
 
 T = TypeVar("T")
 
@@ -188,14 +189,24 @@ class AsyncMachine(AsyncTopics):
             if _remaining_s(deadline) <= 0:
                 raise MachineFull((await self.status()).queue_capacity)
 
-    async def put_many(
-        self, messages: Sequence[Any], oids: Sequence[str] | None = None, timeout_s: float = 0.0
-    ) -> PutResult:
-        """Queue messages in order, waiting at most ``timeout_s`` for space. Messages without space are refused."""
-        messages = list(messages)
-        oids = [new_oid() for _ in messages] if oids is None else [checked_oid(oid) for oid in oids]
+    async def put_many(self, messages: object, oids: Sequence[str] | None = None, timeout_s: float = 0.0) -> PutResult:
+        """Queue messages in order, waiting at most ``timeout_s`` for space. Messages without space are refused.
+
+        Args:
+            messages: a list or another iterable; or a table (a DataFrame of pandas or polars, an Arrow table, batch
+                or stream), whose rows are put as dicts.
+
+        Raises:
+            InvalidArgument: ``messages`` is a text, a mapping or no iterable, or holds what cannot be sent.
+            NotASource: a table without columns, or with two of one name.
+        """
+        if isinstance(messages, list):
+            put = list(messages)
+        else:
+            put = list(await asyncio.to_thread(messages_of, messages))  # a table takes time
+        oids = [new_oid() for _ in put] if oids is None else [checked_oid(oid) for oid in oids]
         self._shared.put_to.add((self.kernel_id, self.name))
-        return await self._put_some(messages, oids, timeout_s)
+        return await self._put_some(put, oids, timeout_s)
 
     async def _put_some(self, messages: list[Any], oids: list[str], timeout_s: float) -> PutResult:
         call_s = timeout_s + CALL_TIMEOUT_S

@@ -69,6 +69,7 @@ from timbr_wamp.machine.slots.summaries import slot_counts, slot_info
 from timbr_wamp.machine.slots.table import BySlot, Revision, Slot, SlotFunction, identity
 from timbr_wamp.machine.waiting import Releasable, deadline_after, left_s
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_oids
+from timbr_wamp.rows import messages_of
 
 if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
@@ -413,12 +414,12 @@ class Machine:
             hooks.call("post_put", key, message)
         return key
 
-    def put_many(
-        self, messages: Sequence[object], oids: Sequence[str] | None = None, timeout_s: float = 0.0
-    ) -> PutResult:
+    def put_many(self, messages: object, oids: Sequence[str] | None = None, timeout_s: float = 0.0) -> PutResult:
         """Queue messages in order, as many as find room within ``timeout_s`` seconds; with a journal many at a time.
 
         Args:
+            messages: a list or another iterable; or a table (a DataFrame of pandas or polars, an Arrow table, batch
+                or stream), whose rows are put as dicts.
             oids: an id for each; each is put at most once.
 
         Returns:
@@ -426,17 +427,19 @@ class Machine:
 
         Raises:
             MachineClosed: the machine was closed.
-            InvalidName, InvalidArgument: an oid is none, or their number differs.
+            InvalidName, InvalidArgument: an oid is none, or their number differs; ``messages`` is a text, a mapping
+                or no iterable.
+            NotASource: a table without columns, or with two of one name.
         """
-        if oids is not None and len(oids) != len(messages):
-            raise InvalidArgument("oids", f"{len(oids)} for {counted(len(messages), 'message')}")
-        deadline, done = deadline_after(timeout_s), list[str]()
-        while len(done) < len(messages):
-            rest = None if oids is None else oids[len(done) :]
-            put = self.put_some(messages[len(done) :], rest)
-            done += put
-            if not put and not self._queue.wait_room(left_s(deadline)):
-                return self.refused(done, len(messages))
+        put, given = list(messages_of(messages)), _checked_oids(oids)
+        if given is not None and len(given) != len(put):
+            raise InvalidArgument("oids", f"{len(given)} for {counted(len(put), 'message')}")
+        deadline, done = deadline_after(checked_timeout("timeout_s", timeout_s)), list[str]()
+        while len(done) < len(put):
+            some = self.put_some(put[len(done) :], None if given is None else given[len(done) :])
+            done += some
+            if not some and not self._queue.wait_room(left_s(deadline)):
+                return self.refused(done, len(put))
         return PutResult(oids=done, refused=0)
 
     def refused(self, done: list[str], count: int) -> PutResult:
@@ -444,17 +447,23 @@ class Machine:
         self._queue.refuse(count - len(done))
         return PutResult(oids=done, refused=count - len(done))
 
-    def put_some(self, messages: Sequence[object], oids: Sequence[str] | None = None) -> list[str]:
-        """Queue the first messages for which there is room now; return their ids. Never waits for room."""
+    def put_some(self, messages: object, oids: Sequence[str] | None = None) -> list[str]:
+        """Queue the first messages for which there is room now; return their ids. Never waits for room.
+
+        Messages and ids are those of `put_many`.
+        """
+        put, given = messages_of(messages), _checked_oids(oids)
+        if given is not None and len(given) != len(put):
+            raise InvalidArgument("oids", f"{len(given)} for {counted(len(put), 'message')}")
         now, hooks = self._clock(), self.hooks
-        keys = new_oids(now, len(messages)) if oids is None else [checked_oid(oid) for oid in oids]
+        keys = new_oids(now, len(put)) if given is None else given
         if hooks.at("pre_put"):
-            for message in messages:
+            for message in put:
                 hooks.call("pre_put", message)
-        entries: list[Entry] = [(key, message, now, 1) for key, message in zip(keys, messages, strict=True)]
+        entries: list[Entry] = [(key, message, now, 1) for key, message in zip(keys, put, strict=True)]
         done = keys[: self._queue.put_together(entries, known=oids is not None)]
         if hooks.at("post_put"):
-            for key, message in zip(done, messages, strict=False):
+            for key, message in zip(done, put, strict=False):
                 hooks.call("post_put", key, message)
         return done
 
@@ -986,6 +995,10 @@ def _numbers(slots: slice, count: int) -> range:
         return range(count)[slots]
     except (TypeError, ValueError) as error:
         raise InvalidArgument("slot", f"a slice of slots has numbers: {error}") from None
+
+
+def _checked_oids(oids: object) -> list[str] | None:
+    return None if oids is None else [checked_oid(oid) for oid in checked_list("oids", oids, "message ids")]
 
 
 def _names_in(revision: Revision) -> SlotNames:
