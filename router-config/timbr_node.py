@@ -83,7 +83,7 @@ def create_authenticator(config: dict[str, Any], controller: object) -> Callable
 
     async def authenticate(asked_realm: str | None, authid: str | None, details: dict[str, Any]) -> dict[str, Any]:
         if asked_realm != realm:
-            raise ApplicationError("wamp.error.no_such_realm", "unknown realm")
+            raise ApplicationError("wamp.error.no_such_realm", f"realms: {realm}")
         component = await _registry.component()
         role = await component.role_of(authid, details.get("ticket"))
         if role is None:

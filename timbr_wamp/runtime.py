@@ -19,7 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from timbr_wamp.errors import UnsafeFolder
-from timbr_wamp.names import UNIX_SCHEME
+from timbr_wamp.names import DEFAULT_REALM, UNIX_SCHEME
 
 #: ``sun_path`` of ``sockaddr_un`` has 108 bytes on Linux and 104 on macOS.
 SOCKET_PATH_LIMIT_BYTES = 100
@@ -306,6 +306,15 @@ def live_files(runtime_dir: Path, prefix: str, kind: type[F], *, clean: bool = T
 def node_file(runtime_dir: Path) -> Path:
     """Return the path of the local router's file."""
     return runtime_dir / "node.json"
+
+
+def realm_of(configured: str, local: NodeFile | None) -> str:
+    """Return the realm to join: the configured one, but for the default that of the local router.
+
+    Args:
+        local: the file of the local router, if that is the one to connect to.
+    """
+    return local.realm if local is not None and configured == DEFAULT_REALM else configured
 
 
 def host_file(runtime_dir: Path, router: str) -> Path:

@@ -439,7 +439,7 @@ def test_a_wrong_token_is_final_and_says_so_at_once(lab):
 def test_a_realm_that_the_router_does_not_have_is_final_and_says_so_at_once(lab):
     async def main() -> None:
         connection = Connection(lab.url, "nowhere", lab.caller_token)
-        with pytest.raises(NotConnected, match="no realm 'nowhere'"):
+        with pytest.raises(NotConnected, match="no realm 'nowhere'; realms: timbr"):
             await connection.open(timeout_s=10 * LIMIT_S)
 
     in_loop(main())

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from click.testing import CliRunner
 
+import timbr_wamp.client
 from timbr_wamp import runtime
+from timbr_wamp.cli import main
 from timbr_wamp.client.arguments import sendable, wire_arguments
 from timbr_wamp.client.client import UnencryptedConnection, connect, find_router
 from timbr_wamp.client.functions import as_source, function_ref, reference, source_text
@@ -20,7 +23,7 @@ from timbr_wamp.client.kernel_list import KernelList, choose
 from timbr_wamp.client.session import split_token
 from timbr_wamp.components.bridge_process import bridge_environment
 from timbr_wamp.contract import KERNEL, MACHINE, FunctionRef, KernelInfo, MachineBrief
-from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, InvalidToken, NoRouter, UnknownKernel
+from timbr_wamp.errors import AmbiguousKernel, InvalidArgument, InvalidToken, NoRouter, NotConnected, UnknownKernel
 from timbr_wamp.runtime import NodeFile
 from timbr_wamp.settings import Settings
 from timbr_wamp.values import to_json
@@ -266,6 +269,28 @@ def test_settings_come_before_the_local_routers_file(settings: Settings):
     target = find_router(None, None, None, configured)
     assert (target.url, target.realm, target.token) == ("wss://example.org/ws", "theirs", "ada.s")
     assert find_router("wss://other/ws", "x.y", None, configured).url == "wss://other/ws"
+
+
+def test_a_realm_that_was_asked_for_or_configured_is_not_replaced_by_the_local_routers(settings: Settings):
+    write_node(settings, os.getpid())
+    assert find_router(None, None, "timbr", settings).realm == "timbr"
+    configured = given(settings, None, "vic.s", "theirs")
+    assert find_router(None, None, None, configured).realm == "theirs"
+    assert bridge_environment(configured).realm == "theirs"
+    assert bridge_environment(settings).realm == "local"
+
+
+@pytest.mark.parametrize("words", [["list"], ["kernel", "stop", "lab"]], ids=["list", "kernel stop"])
+def test_a_command_asks_for_the_realm_of_its_option(monkeypatch: pytest.MonkeyPatch, words: list[str]):
+    asked: list[object] = []
+
+    def connect(*, realm: str | None, **others: object) -> None:
+        asked.append(realm)
+        raise NotConnected("ws://127.0.0.1:1/ws", "it has no realm")
+
+    monkeypatch.setattr(timbr_wamp.client, "connect", connect)
+    done = CliRunner().invoke(main, [*words, "--url", "ws://127.0.0.1:1/ws", "--realm", "timbr"])
+    assert (done.exit_code, asked) == (1, ["timbr"])
 
 
 def test_a_token_goes_to_its_own_url_and_to_no_other(settings: Settings):

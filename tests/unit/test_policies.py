@@ -12,6 +12,7 @@ from timbr_wamp import BaseEventHandler, Machine, RetryHandler
 from timbr_wamp.contract import Policy
 from timbr_wamp.contract.policies import backoff_s, checked_policy
 from timbr_wamp.errors import InvalidArgument, MessageKept
+from timbr_wamp.faces.tables import Rows
 
 
 class FailsFor:
@@ -83,6 +84,39 @@ def test_a_dropped_message_has_a_record_runs_no_later_slot_and_is_counted_as_dro
     status = machine.status
     assert (status.processed, status.errored, status.dropped) == (2, 0, 1)
     assert machine.retry_errors() == []
+
+
+def test_a_retry_that_is_dropped_resolves_the_earlier_failure_in_rows_and_groups_alike(machine):
+    machine[0] = FailsFor(2)
+    (record,) = run(machine, 2)
+    machine[0] = lambda message: message
+    machine.set(1, FailsFor(2), policy="drop")
+    assert machine.retry_errors() == [record.oid]
+    assert machine.wait(LIMIT_S)
+    assert [(row.slot, row.policy, row.resolved) for row in machine.errors] == [(0, "record", True), (1, "drop", False)]
+    groups = {group.slot: (group.open, group.resolved) for group in machine.error_groups}
+    assert groups == {0: (0, True), 1: (0, False)}  # what was dropped at once was never open
+    assert resolved_cells(machine.errors) == ["yes", ""]
+    assert resolved_cells(machine.error_groups) == ["", "yes"]
+    assert machine.retry_errors() == []
+
+
+def test_a_drop_closes_failures_of_the_same_attempt_that_were_recorded(machine):
+    machine[0] = FailsFor(2)
+    machine.set(1, raises_without_arguments, policy="drop")
+    run(machine, 2)
+    assert machine.status.dropped == 1
+    assert [(row.slot, row.resolved) for row in machine.errors] == [(0, True), (1, False)]
+    assert {group.slot: (group.open, group.resolved) for group in machine.error_groups} == {0: (0, True), 1: (0, False)}
+
+
+def resolved_cells(rows: Rows) -> list[str]:
+    """Return what people read in the column of what is resolved."""
+    return [str(rows.cells(row)[-1]) for row in rows]
+
+
+def raises_without_arguments() -> None:
+    raise ValueError("no")
 
 
 def test_a_dead_letter_is_errored_runs_no_later_slot_and_can_be_retried(machine):

@@ -32,6 +32,8 @@ def test_words_become_a_policy(words, policy):
         ("", "not one of record"),
         ("drop stop", "one verdict"),
         ("nonsense", "not one of record, default, drop"),
+        ("retries", "retries needs a value: retries=N"),
+        (["drop", "backoff_s"], "backoff_s needs a value: backoff_s=S"),
         ("tries=3", "'tries' is unknown"),
         ("retries=many", "retries"),
         ("retries=-1", "retries"),

@@ -275,17 +275,17 @@ def connecting(function: Callable[..., T]) -> Callable[..., T]:
     @connect_options
     @functools.wraps(function)
     def run(*args: Any, url: str | None, realm: str | None, connect_timeout_s: float | None, **kwargs: Any) -> T:
-        with connected(settings_from(url=url, realm=realm), connect_timeout_s) as client:
+        with connected(settings_from(url=url, realm=realm), connect_timeout_s, realm) as client:
             return function(client, *args, **kwargs)
 
     return run
 
 
 @contextmanager
-def connected(settings: Settings, timeout_s: float | None = None) -> Iterator[Client]:
+def connected(settings: Settings, timeout_s: float | None = None, realm: str | None = None) -> Iterator[Client]:
     """Connect to the router of ``settings``, else to the local one; close the client at the end.
 
-    With ``timeout_s`` it waits so long for a router that is not there yet.
+    With ``timeout_s`` it waits so long for a router that is not there yet. ``realm``: the one of ``--realm``.
     """
     from timbr_wamp.client import connect
     from timbr_wamp.client.async_client import CONNECT_TIMEOUT_S
@@ -293,7 +293,7 @@ def connected(settings: Settings, timeout_s: float | None = None) -> Iterator[Cl
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnencryptedConnection)
-        client = connect(settings=settings, timeout_s=timeout_s or CONNECT_TIMEOUT_S, wait=bool(timeout_s))
+        client = connect(realm=realm, settings=settings, timeout_s=timeout_s or CONNECT_TIMEOUT_S, wait=bool(timeout_s))
     for warning in caught:
         note(f"timbr-wamp: {warning.message}")
     try:

@@ -86,7 +86,7 @@ def stop(kernel: str, url: str | None, realm: str | None, connect_timeout_s: flo
 
     settings = settings_from(url=url, realm=realm)
     try:
-        with connected(settings, connect_timeout_s) as client:
+        with connected(settings, connect_timeout_s, realm) as client:
             chosen = client.kernel(kernel)
             chosen.shutdown()
             ended = chosen.id

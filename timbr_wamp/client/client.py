@@ -17,7 +17,7 @@ from timbr_wamp.client.statistics import Unfinished
 from timbr_wamp.client.transport import is_local
 from timbr_wamp.errors import NoRouter
 from timbr_wamp.names import router_url
-from timbr_wamp.runtime import NodeFile, node_file, read_file
+from timbr_wamp.runtime import NodeFile, node_file, read_file, realm_of
 from timbr_wamp.settings import Settings, load_settings, same_router
 
 
@@ -112,9 +112,7 @@ def find_router(url: str | None, token: str | None, realm: str | None, settings:
     configured = same_router(wanted, settings.url) or (settings.url is None and local is not None)
     token = token or (settings.token if configured else None) or (local.token if local is not None else None)
     warn_if_readable(wanted)
-    if realm is None:
-        realm = local.realm if local is not None else settings.realm
-    return Target(wanted, realm, token, settings.runtime_dir)
+    return Target(wanted, realm or realm_of(settings.realm, local), token, settings.runtime_dir)
 
 
 def _is_of(node: NodeFile, url: str) -> bool:

@@ -438,7 +438,8 @@ class Connection:
     def _mistake(self, refused: JoinRefused, opened: bool) -> str | None:
         """Return what is wrong with realm or address; None for a refusal that may end by itself."""
         if refused.reason == "wamp.error.no_such_realm":
-            return f"it has no realm {self._realm!r}"
+            there = f"; {refused.message}" if refused.message.startswith("realms: ") else ""  # our node names them
+            return f"it has no realm {self._realm!r}{there}"
         return None if opened else wrong_address(refused.message, self.url, may_come=self._may_come)
 
     async def _notify_joined(self, session: SafeSession) -> None:

@@ -60,7 +60,9 @@ def bridge_environment(settings: Settings) -> BridgeEnvironment:
         raise NoRouter("TIMBR_WAMP_URL is not set, and no router runs on this computer")
     if token is None:
         raise InvalidToken(f"none is set for {url}; {TOKENS_RULE}")
-    return BridgeEnvironment(settings.runtime_dir, url, settings.realm, token, settings.log_level)
+    return BridgeEnvironment(
+        settings.runtime_dir, url, runtime.realm_of(settings.realm, local), token, settings.log_level
+    )
 
 
 class BridgeProcess:

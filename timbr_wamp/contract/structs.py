@@ -450,7 +450,7 @@ class ErrorRow(Displayable, msgspec.Struct, kw_only=True):
     exc_tb: str
     #: JSON text of the message, at most 2000 characters.
     input: str
-    #: A later try or attempt at the same message succeeded.
+    #: Nothing is left to do: a later try or attempt at the same message succeeded, or the message was dropped later.
     resolved: bool = False
     #: The verdict that was applied, or ``retry`` when a retry succeeded.
     policy: str = "record"
@@ -483,7 +483,7 @@ class ErrorGroup(Displayable, msgspec.Struct, kw_only=True):
     policies: dict[str, int] = {}
     #: Messages whose newest attempt has this failure and that no policy handled.
     open: int = 0
-    #: There were failures, and none is open.
+    #: Messages were open, and none is any more: each succeeded, was dropped or failed elsewhere.
     resolved: bool = False
 
 

@@ -181,13 +181,18 @@ def _slot_row(info: SlotInfo | None, counts: SlotCounts) -> tuple[object, ...]:
     )
 
 
+def resolved_text(row: ErrorRow) -> str:
+    """Return whether a failure is resolved; empty if its own policy dropped the message, so that it never was open."""
+    return "yes" if row.resolved else "" if row.policy == "drop" else "no"
+
+
 def errors_table(errors: Sequence[ErrorRow]) -> StatusTable:
     """Return a table of the newest failures."""
     title = f"the newest {CARD_ERRORS} of {len(errors)} failures" if len(errors) > CARD_ERRORS else "failures"
     table = StatusTable(("time", "slot", "error", "message", "resolved"), title)
     for row in errors[-CARD_ERRORS:]:
         error = class_and_text(row.exc_class, row.exc_value)
-        table.add((timestamp(row.time), f"f{row.slot}", error, row.input, row.resolved))
+        table.add((timestamp(row.time), f"f{row.slot}", error, row.input, resolved_text(row)))
     return table
 
 

@@ -21,6 +21,7 @@ from timbr_wamp.faces.cards import (
     policy_text,
     progress_html,
     progress_text,
+    resolved_text,
 )
 from timbr_wamp.faces.preview import never_raises, preview
 from timbr_wamp.rows.tabular import Grid, Tabular
@@ -214,7 +215,7 @@ class ErrorRows(Rows[ErrorRow]):
             item.attempt,
             item.tries,
             item.policy,
-            item.resolved,
+            resolved_text(item),
         )
 
 
@@ -237,7 +238,7 @@ class ErrorGroups(Rows[ErrorGroup]):
             timestamp(item.last_time),
             item.input,
             ", ".join(f"{name} {count:,}" for name, count in item.policies.items()),
-            "yes" if item.resolved else "",
+            "yes" if item.resolved else "no" if item.open else "",
         )
 
 

@@ -46,7 +46,7 @@ class ErrorRing:
     def add(self, failed: Failed) -> None:
         """Keep a failed attempt; earlier attempts at the same message can no longer be retried."""
         with self._lock:
-            if failed.attempt > 1:
+            if failed.attempt > 1 and not failed.retrying:
                 self._settle(failed.oid, resolved=False)
             self._failed.append(failed)
             self._by_oid.setdefault(failed.oid, []).append(failed)
@@ -64,7 +64,7 @@ class ErrorRing:
             del self._by_oid[oldest.oid]
 
     def resolve(self, oid: str) -> None:
-        """Mark a message's failures as resolved: a later attempt at it succeeded."""
+        """Mark a message's failures as resolved: a later attempt at it succeeded, or was dropped."""
         if oid in self._by_oid:
             with self._lock:
                 self._settle(oid, resolved=True)

@@ -514,7 +514,7 @@ class Recorder:
         )  # fmt: skip
 
     def _settle(self, one: Settlement, message: Callable[[], object], *, count: bool = True) -> None:
-        """Record a message's failures, or that a later attempt succeeded.
+        """Record a message's failures, and that a later attempt succeeded or was dropped, which closes earlier ones.
 
         ``message`` returns it for a retry. ``count``: add the failures to their groups.
         """
@@ -522,15 +522,17 @@ class Recorder:
         if one.errored:
             self.errors.add(Failed(one.rows, one.oid, message, one.attempt, size_bytes=one.size_bytes))
         else:
+            closes = one.attempt > 1 or one.was_kept
+            if closes:
+                self.errors.resolve(one.oid)
             if one.rows:  # shown, but not retryable
                 self.errors.add(Failed(one.rows, one.oid, None, one.attempt, retrying=True))
-            resolved = one.attempt > 1 or one.was_kept
-            if resolved and not one.dropped:
-                self.errors.resolve(one.oid)
-            if count and (resolved or one.dropped):
+            if count and closes:
                 self.groups.resolve(one.oid)
         for row in one.rows if count else ():
             self.groups.add(row)
+        if count and one.dropped:
+            self.groups.resolve(one.oid)
 
     def _report(self, rows: Sequence[ErrorRow]) -> None:
         for row in rows:
@@ -572,8 +574,8 @@ class Recorder:
             ErrorRow(
                 run=self.run, seq=seq, oid=entry[0], attempt=entry[3], revision=revision.number, time=finished_at,
                 slot=failure.slot, task=failure.task, exc_class=failure.exc_class, exc_value=failure.exc_value,
-                exc_tb=failure.exc_tb, input=preview, resolved=failure.policy in MENDED, policy=failure.policy,
-                tries=failure.tries, where=failure.where,
+                exc_tb=failure.exc_tb, input=preview, policy=failure.policy, tries=failure.tries, where=failure.where,
+                resolved=failure.policy in MENDED or (notes.verdict == "drop" and failure.policy != "drop"),
             )
             for failure in notes.failures
             if failure.policy != "skip"
