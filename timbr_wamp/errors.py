@@ -228,7 +228,8 @@ class InvalidName(TimbrError, ValueError):
         self.text, self.expected = text, expected
 
     def __str__(self) -> str:
-        return f"{self.text!r} is not a valid name: expected {self.expected}"
+        noun, colon, _ = self.expected.partition(": ")
+        return f"{self.text!r} is not {'' if colon and ' ' in noun else 'a valid name: expected '}{self.expected}"
 
 
 class InvalidArgument(TimbrError, ValueError, TypeError):
@@ -886,6 +887,8 @@ class NotAuthorized(TimbrError, PermissionError):
 
 #: `UnknownKernel.kernel` when none was named, and when the only one is the kernel that asks.
 ANY_KERNEL, OTHER_KERNEL = "(any)", "(any other)"
+#: `AmbiguousKernel.kernel` when no host was named.
+ANY_HOST = "(any host)"
 
 
 class UnknownKernel(TimbrError, LookupError):
@@ -932,7 +935,10 @@ class AmbiguousKernel(TimbrError, LookupError):
         self.kernel, self.candidates = kernel, tuple(candidates)
 
     def __str__(self) -> str:
-        return f"{self.kernel!r} matches several kernels: {', '.join(self.candidates)}; use the full id"
+        names = ", ".join(self.candidates)
+        if self.kernel in (ANY_KERNEL, OTHER_KERNEL, ANY_HOST):
+            return f"there are several {'hosts' if self.kernel == ANY_HOST else 'kernels'}; name one of: {names}"
+        return f"{self.kernel!r} matches several kernels; name one of them by its full id: {names}"
 
 
 class NoSuchProcedure(TimbrError, LookupError):

@@ -224,6 +224,15 @@ def slot_key(text: str) -> int | str:
     return int(text.removeprefix("f")) if found else text
 
 
+def begins_python(word: str) -> bool:
+    """Return whether a word in place of a slot begins the text of a function.
+
+    >>> begins_python("lambda"), begins_python("lambda:"), begins_python("clean")
+    (True, True, False)
+    """
+    return word.partition(":")[0] in ("lambda", "def", "async", "class", "import", "from")
+
+
 def host_uri(authid: str, *parts: str) -> str:
     """Return the URI of one of a host's procedures.
 
@@ -312,5 +321,5 @@ new_oids = new_oid.many
 def checked_oid(text: object) -> str:
     """Return ``text`` if it is a message id: 24 lower-case hex digits."""
     if not isinstance(text, str) or not _OID.fullmatch(text):
-        raise InvalidName(str(text)[:80], "a message id of 24 hex digits (0-9, a-f)")
+        raise InvalidName(str(text)[:80], "a message id: 24 hex digits (0-9, a-f)")
     return text

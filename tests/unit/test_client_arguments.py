@@ -162,7 +162,7 @@ def test_a_kernel_is_chosen_by_id_name_or_unique_beginning():
     with pytest.raises(AmbiguousKernel) as raised:
         choose(kernels, "lab_")
     assert len(raised.value.candidates) == 3
-    with pytest.raises(AmbiguousKernel):
+    with pytest.raises(AmbiguousKernel, match=r"there are several kernels; name one of: lab_.*\(pump"):
         choose(kernels, None)
     with pytest.raises(UnknownKernel, match="pump2"):
         choose(kernels, "nobody")

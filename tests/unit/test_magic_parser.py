@@ -28,6 +28,12 @@ def test_every_verb_that_was_promised_is_there():
     assert set(VERBS) | set(REPLACED) >= OF_JUNO
 
 
+@pytest.mark.parametrize("line", ["set lambda x: x", "set lambda: 3", "set --name a def f(x): return x"])
+def test_a_slot_that_is_missing_before_the_text_is_named(line):
+    with pytest.raises(UsageError, match="argument slot: is missing: '(lambda|lambda:|def)' begins the Python text"):
+        parse(line)
+
+
 def test_words_and_options_become_arguments():
     command = parse("connect ws://127.0.0.1:8080/ws --token ada.secret --reconnect")
     assert command.verb == "connect"

@@ -99,7 +99,7 @@ def test_ids_of_several_threads_are_all_different():
 
 @pytest.mark.parametrize("oid", ["", "x" * 24, "A" * 24, "a" * 23, "a" * 25, 5, None, b"a" * 24])
 def test_what_is_no_message_id_is_refused(oid):
-    with pytest.raises(InvalidName):
+    with pytest.raises(InvalidName, match="is not a message id: 24 hex digits"):
         names.checked_oid(oid)
 
 

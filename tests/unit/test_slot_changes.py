@@ -316,8 +316,10 @@ def test_local_source_text_is_treated_like_remote_source_text(machine):
     assert machine.slots[0].source == "lambda x: x + 1"
     with pytest.raises(InvalidSource):
         machine[0] = "no function at all"
-    with pytest.raises(NotCallable):
+    with pytest.raises(NotCallable, match="slot 0: int is what the text gives, no function; write a lambda or a def"):
         machine[0] = "5"
+    with pytest.raises(NotCallable, match="slot 0: None is what the text gives"):
+        machine[0] = "print('hi')"
     assert machine.revision == 3
 
 

@@ -248,7 +248,11 @@ def ask_for_consent(folder: Path | None = None) -> None:
 def router_options(function: Callable[P, T]) -> Callable[P, T]:
     """Add ``--url`` and ``--realm``. The token is taken from environment or file, never from an argument."""
     for option in (
-        click.option("--realm", metavar="NAME", help="The router's realm; default: the configured one, else `timbr`."),
+        click.option(
+            "--realm",
+            metavar="NAME",
+            help="The router's realm; default: the configured one, else the local router's, else `timbr`.",
+        ),
         click.option(
             "--url", metavar="URL", help="The router: ws://…, wss://… or rs+unix:///path. Default: the local one."
         ),

@@ -35,6 +35,7 @@ from timbr_wamp.contract import (
 from timbr_wamp.contract.exports import NODE_URIS
 from timbr_wamp.contract.keywords import keywords_taken
 from timbr_wamp.errors import (
+    ANY_HOST,
     AmbiguousKernel,
     InvalidArgument,
     KernelDead,
@@ -237,7 +238,7 @@ class AsyncClient(LinkState):
             start = command_line("host")
             raise InvalidArgument("host", f"no host is known; start one with `{start}`, or pass its name")
         if len(hosts) > 1:
-            raise AmbiguousKernel("host", hosts)
+            raise AmbiguousKernel(ANY_HOST, hosts)
         return hosts[0]
 
 

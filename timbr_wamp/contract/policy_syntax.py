@@ -23,6 +23,9 @@ POLICY_COMPLETIONS = (
     NO_POLICY,
 )
 
+#: Words that need a value, and how that is written.
+_VALUES = {"retries": "N", "backoff_s": "S", "backoff_max_s": "S", "timeout_s": "S"}
+
 #: Separator between two arguments in one text. A comma inside a value is not a separator.
 _SEPARATOR = re.compile(r"[,\s]+(?=[a-z_]+(?:[=,\s]|$))")
 
@@ -42,6 +45,9 @@ def parse_policy(arguments: str | Sequence[str]) -> Policy | None:
     if parts == [NO_POLICY]:
         return None
     verdicts = [part for part in parts if "=" not in part]
+    for word in verdicts:
+        if word in _VALUES:
+            raise InvalidArgument("policy", f"{word} needs a value: {word}={_VALUES[word]}")
     if len(verdicts) > 1 or not parts:
         verdict_names = ", ".join(get_args(Verdict))
         raise InvalidArgument("policy", f"expected one verdict ({verdict_names}) and name=value, or {NO_POLICY}")

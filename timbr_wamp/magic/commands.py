@@ -13,7 +13,7 @@ from typing import Literal
 
 from timbr_wamp.contract.policy_syntax import parse_policy
 from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.names import slot_key
+from timbr_wamp.names import begins_python, slot_key
 
 #: Kind of values that Tab completes for an argument.
 Offer = Literal["kernel", "slot", "target", "policy", "handler", "topic", "name", "verb", None]
@@ -89,6 +89,13 @@ def seconds(text: str) -> float:
     return number
 
 
+def slot(text: str) -> int | str:
+    """Parse which slot is meant."""
+    if begins_python(text):
+        raise ArgumentTypeError(f"is missing: {text!r} begins the Python text; write a slot's number or name before it")
+    return slot_key(text)
+
+
 def policy(text: str) -> object:
     """Parse a policy from one text with arguments separated by commas."""
     try:
@@ -117,7 +124,7 @@ def _switch(name: str, help: str) -> Argument:
     return Argument(name, help, convert=None, required=False, default=False)
 
 
-_SLOT = Argument("slot", "number or name of the slot", slot_key, offer="slot")
+_SLOT = Argument("slot", "number or name of the slot", slot, offer="slot")
 _LIMIT = _optional("n", "how many; 10 by default", convert=count, default=10)
 _TIMEOUT = _optional("--timeout-s", "timeout in seconds; no limit by default", convert=seconds)
 

@@ -503,6 +503,9 @@ def _slot_of(number: int, loaded: Loaded | None, author: str | None, since: int)
     if problem is not None:
         advice = advice_for(function, number) if not callable(function) else None
         name = function_name(type(function)).rpartition(".")[2]
+        if loaded.made_of is not None and not callable(function):
+            name = "None" if function is None else name
+            problem, advice = "is what the text gives, no function", advice or "write a lambda or a def"
         raise NotCallable(number, name, problem, advice) if advice else NotCallable(number, name, problem)
     return Slot(
         number, function, arguments=arguments_of(called_of(function), number), source=loaded.source, author=author,
