@@ -30,7 +30,7 @@ def test_every_verb_that_was_promised_is_there():
 
 @pytest.mark.parametrize("line", ["set lambda x: x", "set lambda: 3", "set --name a def f(x): return x"])
 def test_a_slot_that_is_missing_before_the_text_is_named(line):
-    with pytest.raises(UsageError, match="argument slot: is missing: '(lambda|lambda:|def)' begins the Python text"):
+    with pytest.raises(UsageError, match=r"argument slot: is missing: '(lambda|lambda:|def)' begins the Python text"):
         parse(line)
 
 
