@@ -6,12 +6,13 @@ CPython runs signal handlers in the main thread: after a call, at a jump back, a
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
@@ -208,3 +209,13 @@ def _uninterruptible(code: CodeType) -> frozenset[int]:
         if one.opname in ("SWAP", "NOP", "COPY") and following.offset in found:
             found.add(one.offset)
     return frozenset(found)
+
+
+@contextlib.contextmanager
+def handler_of_sigint() -> Iterator[None]:
+    """Have a SIGINT raise KeyboardInterrupt, however the tests were started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1279,16 +1279,17 @@ class ServiceEnded(TimbrError):
 
 
 class StorageBusy(TimbrError, TimeoutError):
-    """Other processes used a storage for too long."""
+    """Other processes, or a slow disk, used a storage for too long; ``holder`` says who, if it is known."""
 
     uri = ERROR_PREFIX + "storage_busy"
 
-    def __init__(self, place: str, waited_s: float) -> None:
-        super().__init__(place, waited_s)
-        self.place, self.waited_s = place, waited_s
+    def __init__(self, place: str, waited_s: float, holder: str = "another process") -> None:
+        super().__init__(place, waited_s, holder)
+        self.place, self.waited_s, self.holder = place, waited_s, holder
 
     def __str__(self) -> str:
-        return f"{self.place} is in use by another process (waited {self.waited_s:.1f} s); try again, or end that one"
+        cure = "close it there first" if self.holder == "this process" else "try again, or end that one"
+        return f"{self.place} is in use by {self.holder} (waited {self.waited_s:.1f} s); {cure}"
 
 
 class StorageFailed(TimbrError, OSError):

@@ -58,8 +58,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "unshare": "timbr_wamp.components.sharing:unshare",
     },
     JOURNALS: {
-        "next": "timbr_wamp.store.journal:open_next_journal",
-        "sqlite": "timbr_wamp.store.journal:open_journal",
+        "next": "timbr_wamp.store.journal_files:open_next_journal",
+        "sqlite": "timbr_wamp.store.journal_files:open_journal",
     },
     STREAMS: {
         "memory": "timbr_wamp.streams.backends.sqlite:in_memory",

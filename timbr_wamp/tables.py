@@ -304,6 +304,18 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def size_text(size_bytes: int) -> str:
+    """Return a number of bytes with a unit that suits it.
+
+    >>> size_text(512), size_text(16_384), size_text(3_000_000_000)
+    ('512 B', '16.0 KiB', '2.8 GiB')
+    """
+    size, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, _ = size / 1024, units.pop(0)
+    return f"{size:,.0f} B" if units[0] == "B" else f"{size:,.1f} {units[0]}"
+
+
 def timestamp(seconds: float | None) -> str:
     """Return UTC seconds as RFC 3339 with ``Z``, to the millisecond; an empty text for None and 0.
 

@@ -90,7 +90,7 @@ def test_a_journal_that_another_process_has_makes_a_machine_begin_a_new_one(fold
         assert holder.stdout.readline() == b"open\n"
         with Machine(1) as other:
             assert other.status.put == 0
-        assert "another process has the journal" in caplog.text
+        assert "begins with a new journal" in caplog.text
         holder.communicate(b"\n", timeout=20)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import zmq
-from interrupt_kit import interrupt_everywhere
+from interrupt_kit import handler_of_sigint, interrupt_everywhere
 
 from tests.machine_kit import LIMIT_S
 from timbr_wamp.machine import Machine
@@ -220,13 +219,3 @@ def test_ctrl_c_while_a_record_is_sent_leaves_no_half_of_it():
                 modules=modules, error=KeyboardInterrupt, by_signal=True,
             )  # fmt: skip
         publisher.close()
-
-
-@contextlib.contextmanager
-def handler_of_sigint() -> Iterator[None]:
-    """Have a SIGINT raise KeyboardInterrupt, however the tests were started."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from timbr_wamp.errors import StorageBusy, StorageClosed, StorageFailed, described
+from timbr_wamp.streams.file_locks import has_open, holder_of, holder_text, identity_of, note_closed, note_open
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ T = TypeVar("T")
 
 #: A call waits at most this long for other processes' transactions, seconds.
 BUSY_S = 30.0
+#: And this much longer for the disk, seconds.
+SLOW_S = 10.0
 #: Seconds between two tries while another process writes: the first, and the longest.
 RETRY_S, LONGEST_RETRY_S = 0.0005, 0.05
 #: The writing thread ends after so many seconds without work; the next call starts another.
@@ -37,6 +41,8 @@ IDLE_S = 5.0
 GROUP_LIMIT = 512
 #: Calls that may wait when another one is posted.
 POSTED_LIMIT = 4_096
+#: What was posted and could not be written is tried again with the next call, and at this interval, seconds.
+POSTED_RETRY_S = 1.0
 #: After a transaction that was larger, the WAL file is cut to this size, bytes.
 WAL_KEPT_BYTES = 64 * 1024 * 1024
 
@@ -56,14 +62,19 @@ _REASONS = {
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
     sqlite3.SQLITE_IOERR: "reading or writing failed",
     sqlite3.SQLITE_PERM: "access is denied",
+    sqlite3.SQLITE_NOMEM: "there is no memory left",
 }
+#: Result codes that mean: the whole transaction failed, whoever's work it was.
+_OF_THE_FILE = _LOCKED | _REASONS.keys()
 
 
 def translated(error: sqlite3.Error, path: Path, waited_s: float = 0.0) -> StorageBusy | StorageFailed:
     """Return an error of SQLite as ours; ``waited_s``: how long the call has waited for a lock."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _LOCKED:
-        return StorageBusy(str(path), waited_s)
+        return StorageBusy(str(path), waited_s, holder_text(holder_of(path)))
+    if "decode to UTF-8" in str(error):  # the text follows, perhaps a long one
+        return StorageFailed(str(path), "the file is damaged (a text is not UTF-8)")
     reason = _REASONS.get(code)
     return StorageFailed(str(path), f"{reason} ({error})" if reason else str(error))
 
@@ -89,7 +100,7 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str 
 class _Call(Generic[T]):
     """A piece of work for the writing thread, and its result."""
 
-    __slots__ = ("done", "durable", "error", "posted", "result", "work")
+    __slots__ = ("abandoned", "done", "durable", "error", "posted", "reads", "result", "work")
 
     def __init__(self, work: Callable[[sqlite3.Connection], T], durable: bool) -> None:
         self.work, self.durable = work, durable
@@ -98,6 +109,10 @@ class _Call(Generic[T]):
         self.error: BaseException | None = None
         #: Nobody waits for it.
         self.posted = False
+        #: It changes nothing: it is done also while nothing can be written.
+        self.reads = False
+        #: Who waited has given up: it must not be written any more.
+        self.abandoned = False
 
 
 class SqliteFile:
@@ -142,14 +157,23 @@ class SqliteFile:
         self._writer: sqlite3.Connection | None = self._connect()
         try:
             self._create()
+            self._identity = None if path is None else identity_of(path)
         except BaseException:
             self._writer.close()
             raise
+        if self._identity is not None:
+            note_open(self._identity)
 
     def _set_up_threads(self) -> None:
         self._changed = threading.Condition()
         self._calls: deque[_Call[Any]] = deque()
         self._thread: threading.Thread | None = None
+        #: What was posted and could not be written: it is written before anything else.
+        self._postponed: list[_Call[Any]] = []
+        #: The newest transaction failed.
+        self.failing = False
+        #: A COMMIT is under way: what is in it cannot be abandoned.
+        self._committing = False
         #: Held while the reading connection is used.
         self._reading = threading.RLock()
 
@@ -161,9 +185,23 @@ class SqliteFile:
             raise StorageFailed(str(self.path), f"it is on a network file system ({kind}), where locks do not hold")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if not self.path.exists():
+                # Never one that is there: closing it here would end the locks that this process has on it.
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    os.close(os.open(os.path.realpath(self.path), flags, 0o600))
+            elif not stat.S_ISREG(self.path.stat().st_mode):
+                raise StorageFailed(str(self.path), "it is not a regular file")
+        except StorageFailed:
+            raise
         except OSError as error:
             raise StorageFailed(str(self.path), error.strerror or str(error)) from error
+        started = time.monotonic()
+        while self._exclusive and has_open(self.path):  # perhaps it is just being closed
+            waited_s = time.monotonic() - started
+            if waited_s >= self._busy_s:
+                raise StorageBusy(str(self.path), waited_s, holder_text(holder_of(self.path)))
+            time.sleep(LONGEST_RETRY_S)
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -195,6 +233,8 @@ class SqliteFile:
                 empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
                 if not empty and ours != self._application_id:
                     raise StorageFailed(str(self.path), "the file is another program's")
+                if not empty and version < self._version:
+                    raise StorageFailed(str(self.path), f"an older timbr_wamp wrote it (its version is {version})")
                 if version > self._version:
                     raise StorageFailed(str(self.path), f"a newer timbr_wamp wrote it (its version is {version})")
                 for statement in self._schema.split(";"):
@@ -225,14 +265,16 @@ class SqliteFile:
 
     # --- calls: any thread ---
 
-    def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+    def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True, patient: bool = False) -> T:
         """Return what ``work(connection)`` returns, once its changes are committed.
 
         ``work`` runs in the writing thread, perhaps several times; of what it changes nothing remains if it raises.
         With ``durable`` the changes have reached the disk; else they survive the end of this process only.
+        ``patient``: wait for a disk that hangs in the middle of a commit, as long as it does.
 
         Raises:
-            StorageBusy: other processes wrote for too long.
+            StorageBusy: other processes, or the disk, took too long; nothing was changed, unless the disk hung in the
+                middle of the commit, of which the end is then not known.
             StorageFailed: SQLite failed; nothing was changed.
             StorageClosed: `close` was called.
             KeyboardInterrupt: the user's, while it waits: whether the changes were made is not known.
@@ -240,21 +282,38 @@ class SqliteFile:
         self._follow_fork()
         if self._in_memory:
             return self._write_here(work)
-        call = _Call(work, durable)
+        return self._done(_Call(work, durable), patient=patient)
+
+    def _done(self, call: _Call[T], *, patient: bool = False) -> T:
+        """Have the writing thread do something, and return its result."""
         with self._changed:
             if self._closed:
                 raise StorageClosed(str(self.path))
             self._enqueue(call)
-        if not call.done.wait(3 * self._busy_s + 10.0):
-            raise StorageBusy(str(self.path), 3 * self._busy_s + 10.0)
+        limit_s = 3 * self._busy_s + SLOW_S
+        if not call.done.wait(limit_s) and (self._abandon(call) or not (call.done.wait(limit_s) or patient)):
+            raise StorageBusy(str(self.path), limit_s, "others, or its disk is slow")
+        call.done.wait()
         if call.error is not None:
             raise call.error
         return call.result
 
-    def post(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        """Write in the order of the calls, without waiting for it; what fails then is logged.
+    def _abandon(self, call: _Call[Any]) -> bool:
+        """Have a call not written; tell whether that is certain."""
+        with self._changed:
+            if call in self._calls:
+                self._calls.remove(call)
+                return True
+            if call.done.is_set() or self._committing:
+                return False
+            call.abandoned = True  # the transaction under way is done anew without it
+            return True
 
-        Waits only while `POSTED_LIMIT` calls wait.
+    def post(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Write in the order of the calls, without waiting for it.
+
+        What cannot be written, as the disk is full for one, is logged and tried again, before anything else, until
+        the file is closed. Waits only while `POSTED_LIMIT` calls wait.
 
         Raises:
             StorageBusy: they wait for too long.
@@ -264,8 +323,9 @@ class SqliteFile:
         call: _Call[object] = _Call(work, durable=False)
         call.posted = True
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._calls) < POSTED_LIMIT or self._closed, self._busy_s):
-                raise StorageBusy(str(self.path), self._busy_s)
+            limit_s = 0.0 if self.failing else self._busy_s
+            if not self._changed.wait_for(lambda: self._waiting() < POSTED_LIMIT or self._closed, limit_s):
+                raise StorageBusy(str(self.path), limit_s, "others, or its disk is slow or full")
             if self._closed:
                 raise StorageClosed(str(self.path))
             self._enqueue(call)
@@ -278,6 +338,9 @@ class SqliteFile:
             if self._closed or connection is None:
                 raise StorageClosed(str(self.path))
             return self._insist(lambda: work(connection))
+
+    def _waiting(self) -> int:
+        return len(self._calls) + len(self._postponed)
 
     def _enqueue(self, call: _Call[Any]) -> None:
         """Hand a call to the writing thread. Under the lock."""
@@ -302,8 +365,12 @@ class SqliteFile:
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what ``work(connection)`` reads, all of it from one state. Raises as `write` does."""
         self._follow_fork()
-        if self._exclusive or self._in_memory:
-            return self.write(work, durable=False)  # the only connection that is allowed
+        if self._in_memory:
+            return self._write_here(work)
+        if self._exclusive:  # its writer is the only connection that is allowed
+            call = _Call(work, durable=False)
+            call.reads = True
+            return self._done(call)
         with self._reading:
             if self._closed:
                 raise StorageClosed(str(self.path))
@@ -311,14 +378,8 @@ class SqliteFile:
                 self._reader = self._connect()
             connection = self._reader
 
-            def consistent() -> T:
-                connection.execute("BEGIN")
-                try:
-                    return work(connection)
-                finally:
-                    _roll_back(connection)
-
-            return self._insist(consistent)
+            self._check_identity()
+            return self._insist(lambda: _of_one_state(connection, work))
 
     def changes_seen(self) -> int:
         """Return a number that is another one after another process or thread has committed; 0 always in memory."""
@@ -327,7 +388,10 @@ class SqliteFile:
         return self.read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
 
     def close(self) -> None:
-        """Finish what was called, and release the file. Idempotent; waits at most ``busy_s``."""
+        """Finish what was called, and release the file. Idempotent.
+
+        Waits at most ``busy_s``; what takes longer is finished, and the file released, by the writing thread.
+        """
         with self._changed:
             self._closed = True
             thread = self._thread
@@ -341,9 +405,16 @@ class SqliteFile:
             if reader is not None:
                 reader.close()
         if thread is None or not thread.is_alive():
+            self._close_writer()
+
+    def _close_writer(self) -> None:
+        """Close the writing connection, when nothing is written any more."""
+        with self._changed:
             writer, self._writer = self._writer, None
-            if writer is not None:
-                writer.close()
+        if writer is not None:
+            writer.close()
+            if self._identity is not None:
+                note_closed(self._identity)
 
     def _follow_fork(self) -> None:
         """In a forked child, open the file anew: a connection must not be used, nor closed, in two processes."""
@@ -355,48 +426,105 @@ class SqliteFile:
         self._pid, self._reader = os.getpid(), None
         self._set_up_threads()
         self._writer = self._connect()
+        if self._identity is not None:
+            note_open(self._identity)
 
     # --- the writing thread ---
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._calls) or self._closed, IDLE_S)
-                if not self._calls:
+                pause_s = POSTED_RETRY_S if self._postponed else IDLE_S
+                self._changed.wait_for(lambda: bool(self._calls) or self._closed, pause_s)
+                if not self._waiting():
                     self._thread = None
-                    return
-                crowded = len(self._calls) >= POSTED_LIMIT
-                group = [self._calls.popleft() for _ in range(min(len(self._calls), GROUP_LIMIT))]
-                if crowded:
-                    self._changed.notify_all()
+                    break
+                crowded = self._waiting() >= POSTED_LIMIT
+                taken = [self._calls.popleft() for _ in range(min(len(self._calls), GROUP_LIMIT))]
+                last = self._closed and not self._calls
+            group = [*self._postponed, *taken]
             try:
                 self._commit(group)
             except BaseException as error:
+                self._note_failure([call for call in group if not call.reads], error, last=last)
                 for call in group:
-                    call.error = error
+                    if call.reads:
+                        self._read_alone(call)
+            else:
+                self.failing, self._postponed = False, []
             for call in group:
                 call.done.set()
                 if call.posted and call.error is not None:
                     logger.error("%s: something was not kept: %s", self.path, described(call.error))
+            if crowded:
+                with self._changed:
+                    self._changed.notify_all()
+        if self._closed:
+            self._close_writer()
+
+    def _note_failure(self, group: list[_Call[Any]], error: BaseException, *, last: bool) -> None:
+        """Tell who waits that a transaction failed; keep what was posted for the next one, unless it is the last."""
+        again = [call for call in group if call.posted and isinstance(error, OSError) and not last]
+        for call in group:
+            call.error = None if call in again else error
+        if again and not self.failing:
+            logger.error("%s: what was to be kept waits, and is tried again: %s", self.path, described(error))
+        self.failing, self._postponed = True, again
+
+    def _read_alone(self, call: _Call[Any]) -> None:
+        connection = self._writer
+        assert connection is not None
+        call.error = None
+        try:
+            call.result = self._insist(lambda: _of_one_state(connection, call.work))
+        except BaseException as error:
+            call.error = error
 
     def _commit(self, group: list[_Call[Any]]) -> None:
         connection = self._writer
         assert connection is not None, "closed only after this thread has ended"
         level = "FULL" if any(call.durable for call in group) else "NORMAL"
 
-        def transaction() -> None:
+        def transaction() -> bool:
+            wanted = [call for call in group if not call.abandoned]
+            self._check_identity()
             connection.execute(f"PRAGMA synchronous={level}")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                for call in group:
+                for call in wanted:
                     self._perform(call, connection)
-                connection.execute("COMMIT")
+                with self._changed:
+                    self._committing = not any(call.abandoned for call in wanted)
+                connection.execute("COMMIT" if self._committing else "ROLLBACK")
+                if not self._committing:
+                    self.on_rollback()
+                return self._committing
             except BaseException:
                 _roll_back(connection)
                 self.on_rollback()
                 raise
+            finally:
+                self._committing = False
 
-        self._insist(transaction)
+        while not self._insist(transaction):
+            pass  # who abandoned a piece made it fewer
+
+    def _check_identity(self) -> None:
+        """Refuse a file that was removed, or replaced by another one, while it is open: what is written would be lost.
+
+        Raises:
+            StorageFailed: it was.
+        """
+        if self._identity is None:
+            return
+        try:
+            same = identity_of(self.path) == self._identity
+        except FileNotFoundError:
+            raise StorageFailed(str(self.path), "the file was removed while it was in use; open it anew") from None
+        except OSError as error:
+            raise StorageFailed(str(self.path), error.strerror or str(error)) from error
+        if not same:
+            raise StorageFailed(str(self.path), "the file was replaced while it was in use; open it anew")
 
     def _perform(self, call: _Call[Any], connection: sqlite3.Connection) -> None:
         """Do one piece of work; its own failure leaves the others' alone."""
@@ -405,7 +533,8 @@ class SqliteFile:
         try:
             call.result = call.work(connection)
         except sqlite3.Error as error:
-            if not connection.in_transaction or not isinstance(error, sqlite3.IntegrityError):
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if not connection.in_transaction or code in _OF_THE_FILE:
                 raise  # the whole transaction failed
             call.error = translated(error, self.path)
             connection.execute("ROLLBACK TO piece")
@@ -419,6 +548,15 @@ class SqliteFile:
 
 #: Connections of a parent process: closing them here would drop the parent's locks.
 _kept_open: list[object] = []
+
+
+def _of_one_state(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Return what ``work`` reads, all of it from one state."""
+    connection.execute("BEGIN")
+    try:
+        return work(connection)
+    finally:
+        _roll_back(connection)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

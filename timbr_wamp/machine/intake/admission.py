@@ -14,7 +14,7 @@ from itertools import islice, repeat
 from typing import cast
 
 from timbr_wamp.contract import SourceOptions
-from timbr_wamp.errors import InvalidArgument, MachineClosed, did_you_mean
+from timbr_wamp.errors import InvalidArgument, MachineClosed, described, did_you_mean
 from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
 from timbr_wamp.machine.messages import Entry
@@ -37,6 +37,10 @@ POLICIES = ("wait", *WHY)
 #: Gets entries in flight, and why they were dropped. Called in the source's thread, without a lock: it
 #: queues them for the next commit, so that sinks and hooks are not called in that thread.
 OnDrop = Callable[[Sequence[Entry], str], object]
+
+
+#: While the journal fails, a source tries again at this interval, seconds.
+JOURNAL_RETRY_S = 1.0
 
 
 class Admission:
@@ -65,6 +69,8 @@ class Admission:
         self._queue, self._clock, self._new_oids = queue, clock, new_oids
         self._on_drop, self._may_drop, self._lock = on_drop, may_drop, lock
         self._policy, self._sample_every = options.policy, options.sample_every
+        #: Read by `fill`, and not durable yet.
+        self._held: list[Entry] = []
         #: Messages since the queue was full, for `sample`.
         self._since_full = 0
         self._counting = short_lock()
@@ -74,15 +80,61 @@ class Admission:
 
         Also above the capacity, as the worker would wait for itself.
         """
-        entries: Iterator[Entry] = self._entries(islice(iterator, limit), limit)
-        if self._queue.make_durable is not None:
-            kept = list(entries)
-            if kept:
-                self._queue.make_durable(kept, sync=False)
-            entries = iter(kept)
-        taken = self._queue.fill(entries)
+        if self._queue.make_durable is None:
+            taken = self._queue.fill(self._entries(islice(iterator, limit), limit))
+        else:
+            if not self._held:
+                self._held = list(self._entries(islice(iterator, limit), limit))
+            kept, refusal = self._made_durable(self._held, None) if self._held else ((), None)
+            self._held = []
+            taken = self._queue.fill(iter(kept))
+            if refusal is not None:
+                self._count(taken)
+                raise refusal
         self._count(taken)
         return taken
+
+    @property
+    def holds(self) -> bool:
+        """`fill` read messages that the journal could not keep: they are the first of its next call."""
+        return bool(self._held)
+
+    def _made_durable(
+        self, entries: Sequence[Entry], position: Callable[[], JsonValue] | None
+    ) -> tuple[Sequence[Entry], InvalidArgument | None]:
+        """Make entries durable; return those that are, and why the one after them cannot be.
+
+        Those of a source with a position are kept all or none, as it goes on after all of them.
+        """
+        make_durable = self._queue.make_durable
+        assert make_durable is not None
+        try:
+            make_durable(entries, sync=False, position=None if position is None else position())
+        except InvalidArgument as refusal:
+            if position is not None or len(entries) == 1:
+                return (), refusal
+            for done, entry in enumerate(entries):
+                try:
+                    make_durable([entry], sync=False)
+                except InvalidArgument as own:
+                    return entries[:done], own
+        return entries, None
+
+    def _wait_until_durable(
+        self, entries: Sequence[Entry], position: Callable[[], JsonValue] | None
+    ) -> tuple[Sequence[Entry], InvalidArgument | None]:
+        """Make entries durable as `_made_durable`; while the journal fails, wait, until the machine is closed."""
+        said = False
+        while True:
+            try:
+                return self._made_durable(entries, position)
+            except OSError as error:
+                if self._queue.closed:
+                    raise
+                if not said:
+                    logger.warning("the source waits, as the journal failed: %s", described(error))
+                said = True
+            self._queue.wait_change(JOURNAL_RETRY_S, settled=False)
 
     def admit(
         self, messages: Sequence[object], *, droppable: bool = True, position: Callable[[], JsonValue] | None = None
@@ -92,8 +144,15 @@ class Admission:
         ``droppable=False``: they wait for room under any policy. ``position`` returns where their source would go on.
         """
         entries: Sequence[Entry] = list(self._entries(messages, len(messages)))
+        refusal = None
         if self._queue.make_durable is not None:
-            self._queue.make_durable(entries, sync=False, position=None if position is None else position())
+            entries, refusal = self._wait_until_durable(entries, position)
+        if entries:
+            self._admit(entries, droppable=droppable)
+        if refusal is not None:
+            raise refusal
+
+    def _admit(self, entries: Sequence[Entry], *, droppable: bool) -> None:
         droppable = droppable and self._policy != "wait"
         while True:
             may_drop = droppable and self._may_drop()

@@ -200,6 +200,8 @@ class Feeder:
             if not count and not self._queue.closed:
                 self._end("exhausted")
         except Exception as error:  # an iterator whose container changed, for one
+            if self._admission.holds:  # not the iterator's fault, but the journal's
+                raise
             self._end("failed", error)
 
     def close(self, timeout_s: float = 0.0) -> None:

@@ -6,6 +6,7 @@ the ring, failures and their groups, counts, sinks. So a commit that fails leave
 
 from __future__ import annotations
 
+import logging
 import threading
 from _thread import RLock
 from collections import deque
@@ -19,7 +20,7 @@ import msgspec
 import orjson
 
 from timbr_wamp.contract import ErrorRow, PolicyCounts
-from timbr_wamp.errors import InvalidArgument, RecordNotFound, RunMismatch, SlotTimeout, UpstreamError
+from timbr_wamp.errors import InvalidArgument, RecordNotFound, RunMismatch, SlotTimeout, UpstreamError, described
 from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.forks import ForkedLock, short_lock, survive_forks
 from timbr_wamp.machine.intake.message_queue import MessageQueue
@@ -47,6 +48,8 @@ from timbr_wamp.machine.records.rows import (
 from timbr_wamp.machine.slots.callables import is_async, method_of
 from timbr_wamp.machine.slots.table import Revision
 from timbr_wamp.values import JsonValue, text_of
+
+logger = logging.getLogger(__name__)
 
 _dumps = orjson.dumps
 _REVISION = itemgetter(1)
@@ -345,7 +348,13 @@ class Recorder:
                 detail = text_of({"_exception": {**skipped, "task": step.slot.task}})
                 texts += [detail] * (step.carry + 1)
             self.add_finished((entry, revision, texts, Notes([], "drop", why), self._clock()))
-        self.commit()
+        try:
+            self.commit()
+        except OSError as error:
+            if self._journal is None:
+                raise
+            # The next commit has them. The worker's own commits find out as well, and suspend the machine.
+            logger.warning("%d dropped messages are recorded later: %s", len(entries), described(error))
 
     def record_kept(self, finished: Finished) -> None:
         """Record the failure of a message that a pause or stop keeps. The message itself has no record yet."""
