@@ -37,8 +37,8 @@ def open_next_journal(folder: Path, machine: str) -> SqliteJournal:
     """Return the journal of a machine in the folder of its process: the newest one, or a new one.
 
     ``<machine>-<number>.journal``. When a machine of this process has the newest one, as when a cell of a notebook
-    makes it anew, or when it is damaged or another process's, the next number begins empty. Those before it are removed once nothing was
-    written for `KEPT_S`.
+    makes it anew, or when it is damaged or another process's, the next number begins empty. Those before it are
+    removed once nothing was written for `KEPT_S`.
     """
     numbers = sorted(
         int(match[2])
@@ -125,6 +125,8 @@ def readable(path: Path) -> Iterator[SqliteJournal]:
     """
     if not path.is_file():
         raise StorageFailed(str(path), "there is no such file")
+    if has_open(path):  # copying it would end the locks that this process has on it
+        raise StorageBusy(str(path), 0.0, holder_text(os.getpid()))
     if holder_of(path) is None and os.access(path, os.W_OK):
         journal = SqliteJournal(path)
         try:

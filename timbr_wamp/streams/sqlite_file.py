@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from timbr_wamp.errors import StorageBusy, StorageClosed, StorageFailed, described
-from timbr_wamp.streams.file_locks import has_open, holder_of, holder_text, identity_of, note_closed, note_open
+from timbr_wamp.streams.file_locks import (
+    FileIdentity,
+    has_open,
+    holder_of,
+    holder_text,
+    identity_of,
+    note_closed,
+    note_open,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +80,7 @@ def translated(error: sqlite3.Error, path: Path, waited_s: float = 0.0) -> Stora
     """Return an error of SQLite as ours; ``waited_s``: how long the call has waited for a lock."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _LOCKED:
-        return StorageBusy(str(path), waited_s, holder_text(holder_of(path)))
+        return StorageBusy(str(path), waited_s)
     if "decode to UTF-8" in str(error):  # the text follows, perhaps a long one
         return StorageFailed(str(path), "the file is damaged (a text is not UTF-8)")
     reason = _REASONS.get(code)
@@ -95,6 +103,13 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str 
         if (held == folder or held.startswith(f"{folder}/")) and len(folder) >= best:
             best, kind = len(folder), fields[2]
     return kind
+
+
+def _identity_of(path: Path) -> FileIdentity:
+    try:
+        return identity_of(path)
+    except OSError as error:
+        raise StorageFailed(str(path), error.strerror or str(error)) from error
 
 
 class _Call(Generic[T]):
@@ -154,15 +169,28 @@ class SqliteFile:
         self._reader: sqlite3.Connection | None = None
         if path is not None:
             self._prepare_place()
-        self._writer: sqlite3.Connection | None = self._connect()
+        self._identity = None if path is None else _identity_of(path)
         try:
-            self._create()
-            self._identity = None if path is None else identity_of(path)
-        except BaseException:
-            self._writer.close()
-            raise
+            self._writer: sqlite3.Connection | None = self._opened()
+        except StorageBusy as error:
+            raise StorageBusy(error.place, error.waited_s, holder_text(holder_of(self.path))) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return the writing connection, to a file in which all tables are."""
         if self._identity is not None:
-            note_open(self._identity)
+            note_open(self._identity)  # before SQLite locks it
+        try:
+            connection = self._connect()
+            try:
+                self._create(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            if self._identity is not None:
+                note_closed(self._identity)
+            raise
+        return connection
 
     def _set_up_threads(self) -> None:
         self._changed = threading.Condition()
@@ -220,10 +248,8 @@ class SqliteFile:
             raise
         return connection
 
-    def _create(self) -> None:
+    def _create(self, connection: sqlite3.Connection) -> None:
         """Check whose file it is, and create what is missing."""
-        connection = self._writer
-        assert connection is not None
 
         def create() -> None:
             connection.execute("BEGIN IMMEDIATE")
@@ -425,9 +451,9 @@ class SqliteFile:
         _kept_open.append((self._writer, self._reader))
         self._pid, self._reader = os.getpid(), None
         self._set_up_threads()
-        self._writer = self._connect()
         if self._identity is not None:
             note_open(self._identity)
+        self._writer = self._connect()
 
     # --- the writing thread ---
 
