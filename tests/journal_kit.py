@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+
+import psutil
+from wait_kit import wait_until
 
 from timbr_wamp.names import new_oid
 from timbr_wamp.store import SqliteJournal
@@ -49,10 +54,11 @@ print("done", flush=True)
 class Child:
     """The process, fed and listened to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, environment: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-c", PROGRAM, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
         self.lines: SimpleQueue[str] = SimpleQueue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -79,6 +85,16 @@ class Child:
 
         self._feeder = threading.Thread(target=feed)
         self._feeder.start()
+
+    def freeze(self) -> None:
+        """Stop it where it is, until `thaw`."""
+        self._process.send_signal(signal.SIGSTOP)
+        process = psutil.Process(self._process.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once."""
@@ -147,3 +163,16 @@ def check(path: Path, oids: Sequence[str]) -> None:
         number, doubled, *_ = json.loads(text)
         assert doubled == number * 2
         assert json.loads(meta)["errored"] == (number % 7 == 0)
+
+
+def check_image(path: Path, confirmed: Sequence[str]) -> None:
+    """Fail unless the file is whole, and each confirmed message either waits in it or has one record."""
+    journal = SqliteJournal(path)
+    try:
+        assert journal.check() == []
+        oids = [row[1] for row in journal.records(0, 10_000_000)] + [entry[0] for entry in journal.pending(10_000_000)]
+    finally:
+        journal.close()
+    held = Counter(oids)
+    assert max(held.values(), default=1) == 1
+    assert set(confirmed) <= held.keys()

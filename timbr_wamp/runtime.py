@@ -232,6 +232,16 @@ def _started_since_boot(pid: int) -> float | None:
     return None if state in "ZX" else int(rest[18]) / os.sysconf("SC_CLK_TCK")
 
 
+def process_name(pid: int) -> str | None:
+    """Return the name of a process's program; None: it has ended."""
+    import psutil  # slow to import, as below
+
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return None
+
+
 def process_alive(pid: int, started: float) -> bool:
     """Return whether the process ``pid`` that started at ``started`` still runs."""
     now = process_started(pid)

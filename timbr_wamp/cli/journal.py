@@ -227,17 +227,11 @@ def _kernel_name(settings: Settings, kernel_id: str) -> str | None:
 
 def _holder(path: Path) -> str | None:
     """Return which process has a journal: its pid and command."""
-    import psutil
-
+    from timbr_wamp.runtime import process_name
     from timbr_wamp.streams.file_locks import holder_of
 
     pid = holder_of(path)
-    if pid is None:
-        return None
-    try:
-        return f"process {pid} ({psutil.Process(pid).name()})"
-    except psutil.Error:
-        return f"process {pid}"
+    return None if pid is None else f"process {pid} ({process_name(pid) or 'it has ended'})"
 
 
 @contextmanager

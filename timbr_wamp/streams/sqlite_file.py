@@ -400,11 +400,10 @@ class SqliteFile:
         with self._reading:
             if self._closed:
                 raise StorageClosed(str(self.path))
+            self._check_identity()  # first: else SQLite would make a new file
             if self._reader is None:
                 self._reader = self._connect()
             connection = self._reader
-
-            self._check_identity()
             return self._insist(lambda: _of_one_state(connection, work))
 
     def changes_seen(self) -> int:
