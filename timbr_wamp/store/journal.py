@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from timbr_wamp.machine.protocols import Commit, CompactRow
 from timbr_wamp.names import new_run
 from timbr_wamp.store.journal_rows import (
     ROW,
+    check_sum,
     inbox_entries,
     is_whole,
     packed,
@@ -145,7 +145,7 @@ class SqliteJournal:
             self._refresh(db)
             for keys, bytes_ in rows:
                 number = db.execute(
-                    "INSERT INTO inbox (done, crc, entries) VALUES (x'', ?, ?)", (zlib.crc32(bytes_), bytes_)
+                    "INSERT INTO inbox (done, crc, entries) VALUES (x'', ?, ?)", (check_sum(bytes_), bytes_)
                 ).lastrowid
                 assert number is not None
                 self._enter(number, 0, keys)
@@ -177,7 +177,7 @@ class SqliteJournal:
     def _inbox(self, db: sqlite3.Connection) -> Iterator[tuple[int, int, list[tuple[str, bytes, float, int]]]]:
         """Yield of each row of the inbox its number, the bits of what has records, and its entries."""
         for number, bits, crc, entries in db.execute("SELECT id, done, crc, entries FROM inbox ORDER BY id"):
-            if zlib.crc32(entries) != crc:
+            if check_sum(entries) != crc:
                 raise StorageFailed(str(self.path), "the file is damaged (messages that wait have other check sums)")
             yield number, int.from_bytes(bits, "little"), inbox_entries(entries)
 
@@ -388,7 +388,7 @@ class SqliteJournal:
                     problems.append(f"records {first} to {last}: the ids do not fit")
                 after = last
             for number, crc, entries in db.execute("SELECT id, crc, entries FROM inbox"):
-                if zlib.crc32(entries) != crc:
+                if check_sum(entries) != crc:
                     problems.append(f"messages that wait, in row {number}, are damaged")
             return problems
 

@@ -49,6 +49,8 @@ IDLE_S = 5.0
 GROUP_LIMIT = 512
 #: Calls that may wait when another one is posted.
 POSTED_LIMIT = 4_096
+#: Before what must be durable, and else at this interval, it looks whether the file is still there, seconds.
+LOOK_S = 0.25
 #: What was posted and could not be written is tried again with the next call, and at this interval, seconds.
 POSTED_RETRY_S = 1.0
 #: After a transaction that was larger, the WAL file is cut to this size, bytes.
@@ -80,7 +82,7 @@ def translated(error: sqlite3.Error, path: Path, waited_s: float = 0.0) -> Stora
     """Return an error of SQLite as ours; ``waited_s``: how long the call has waited for a lock."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _LOCKED:
-        return StorageBusy(str(path), waited_s)
+        return StorageBusy(str(path), waited_s, holder_text(None))
     if "decode to UTF-8" in str(error):  # the text follows, perhaps a long one
         return StorageFailed(str(path), "the file is damaged (a text is not UTF-8)")
     reason = _REASONS.get(code)
@@ -200,6 +202,10 @@ class SqliteFile:
         self._postponed: list[_Call[Any]] = []
         #: The newest transaction failed.
         self.failing = False
+        #: The writer's ``synchronous``.
+        self._level = "unknown"
+        #: When to look next whether the file is still there, before what need not be durable.
+        self._look_again = 0.0
         #: A COMMIT is under way: what is in it cannot be abandoned.
         self._committing = False
         #: Held while the reading connection is used.
@@ -446,7 +452,7 @@ class SqliteFile:
         if os.getpid() == self._pid:
             return
         if self._exclusive or self._in_memory:
-            raise StorageBusy(str(self.path), 0.0)
+            raise StorageBusy(str(self.path), 0.0, holder_text(self._pid))
         _kept_open.append((self._writer, self._reader))
         self._pid, self._reader = os.getpid(), None
         self._set_up_threads()
@@ -512,12 +518,19 @@ class SqliteFile:
 
         def transaction() -> bool:
             wanted = [call for call in group if not call.abandoned]
-            self._check_identity()
-            connection.execute(f"PRAGMA synchronous={level}")
+            if level == "FULL" or self.failing or time.monotonic() >= self._look_again:
+                self._check_identity()
+                self._look_again = time.monotonic() + LOOK_S
+            if level != self._level:
+                self._level = "unknown"
+                connection.execute(f"PRAGMA synchronous={level}")
+                self._level = level
             connection.execute("BEGIN IMMEDIATE")
             try:
                 for call in wanted:
-                    self._perform(call, connection)
+                    self._perform(call, connection, alone=len(wanted) == 1)
+                if not connection.in_transaction:
+                    return True  # the only piece was refused
                 with self._changed:
                     self._committing = not any(call.abandoned for call in wanted)
                 connection.execute("COMMIT" if self._committing else "ROLLBACK")
@@ -551,10 +564,11 @@ class SqliteFile:
         if not same:
             raise StorageFailed(str(self.path), "the file was replaced while it was in use; open it anew")
 
-    def _perform(self, call: _Call[Any], connection: sqlite3.Connection) -> None:
-        """Do one piece of work; its own failure leaves the others' alone."""
+    def _perform(self, call: _Call[Any], connection: sqlite3.Connection, *, alone: bool) -> None:
+        """Do one piece of work; its own failure leaves the others' alone, and ends the transaction of one ``alone``."""
         call.error = None
-        connection.execute("SAVEPOINT piece")
+        if not alone:  # each statement costs a switch of threads
+            connection.execute("SAVEPOINT piece")
         try:
             call.result = call.work(connection)
         except sqlite3.Error as error:
@@ -562,13 +576,13 @@ class SqliteFile:
             if not connection.in_transaction or code in _OF_THE_FILE:
                 raise  # the whole transaction failed
             call.error = translated(error, self.path)
-            connection.execute("ROLLBACK TO piece")
-            self.on_rollback()
         except Exception as error:  # the caller's own refusal
             call.error = error
-            connection.execute("ROLLBACK TO piece")
+        if call.error is not None:
+            connection.execute("ROLLBACK" if alone else "ROLLBACK TO piece")
             self.on_rollback()
-        connection.execute("RELEASE piece")
+        if not alone:
+            connection.execute("RELEASE piece")
 
 
 #: Connections of a parent process: closing them here would drop the parent's locks.
