@@ -1283,7 +1283,7 @@ class StorageBusy(TimbrError, TimeoutError):
 
     uri = ERROR_PREFIX + "storage_busy"
 
-    def __init__(self, place: str, waited_s: float, holder: str) -> None:
+    def __init__(self, place: str, waited_s: float, holder: str = "another process") -> None:
         super().__init__(place, waited_s, holder)
         self.args = (place, waited_s, holder)  # OSError takes a third one for a file's name
         self.place, self.waited_s, self.holder = place, waited_s, holder
