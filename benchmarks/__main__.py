@@ -6,7 +6,7 @@ import importlib
 import platform
 import sys
 
-GROUPS = ("local", "slots", "wamp", "growth", "resources", "start", "idle")
+GROUPS = ("local", "journal", "slots", "wamp", "growth", "resources", "start", "idle")
 
 
 def main(wanted: list[str]) -> int:
