@@ -147,10 +147,11 @@ def _with_log(text: str, log_tail: str) -> str:
 def brief_lines(error: BaseException, *, of_cells: bool = False) -> list[str]:
     """Return an error in lines for a notebook: its class and sentence, and where in the user's own code it arose.
 
-    With ``of_cells`` this is only told of cells, as for a magic.
+    The frames of users' code in another process's traceback follow. There are no control characters in the lines.
+    The error's whole traceback is unchanged; ``%wamp debug last`` shows it.
 
-    What is users' code of another process's traceback follows. No control characters. The whole traceback is
-    still there: ``%wamp debug last`` shows it.
+    Args:
+        of_cells: leave out the user's code in files, as for a magic.
     """
     from timbr_wamp.frames import own_frames, own_part
 
@@ -188,6 +189,16 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     """
     near = nearest(word, known)
     return "" if near is None else f"; did you mean {near!r}?"
+
+
+def not_one_of(value: object, known: Iterable[object]) -> str:
+    """Return an error's text about a value that is none of those allowed, and the one that may be meant.
+
+    >>> not_one_of("amin", ["viewer", "admin"])
+    "'amin' is not one of viewer, admin; did you mean 'admin'?"
+    """
+    names = list(map(str, known))
+    return f"{value!r} is not one of {', '.join(names)}{did_you_mean(value, names)}"
 
 
 def what_there_is(word: object, kind: str, known: Iterable[object]) -> str:
@@ -245,7 +256,7 @@ class InvalidArgument(TimbrError, ValueError, TypeError):
         return f"argument {self.name}: {self.problem}"
 
 
-class WrongArguments(InvalidArgument, TypeError):
+class WrongArguments(InvalidArgument):
     """A method of the client was called with an argument of the wrong type, an unknown one, or without one."""
 
     uri = ERROR_PREFIX + "wrong_arguments"

@@ -25,6 +25,10 @@ NODE_PREFIX = f"{PREFIX}.node"
 DEFAULT_MACHINE = "machine"
 DEFAULT_REALM = "timbr"
 
+#: Roles that a token may have, and those that the token in a link to the page may have.
+ROLES = ("viewer", "operator", "admin", "host")
+LINK_ROLES = ROLES[:3]
+
 UNIX_SCHEME = "rs+unix://"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 #: Where `timbr-wamp up` puts the router and its websocket.

@@ -127,7 +127,8 @@ def instantiate(plugin: Callable[..., object], options: Mapping[str, object]) ->
     except TypeError as error:
         known = ", ".join(signature.parameters) or "no options"
         name = getattr(plugin, "__name__", type(plugin).__name__)
-        near = "".join(did_you_mean(option, signature.parameters) for option in options if option not in known)
+        unknown = [option for option in options if option not in signature.parameters]
+        near = did_you_mean(unknown[0], signature.parameters) if unknown else ""
         raise InvalidArgument("options", f"{name} takes {known}: {error}{near}") from None
     return plugin(**options)
 

@@ -327,6 +327,14 @@ def realm_of(configured: str, local: NodeFile | None) -> str:
     return local.realm if local is not None and configured == DEFAULT_REALM else configured
 
 
+def local_node(runtime_dir: Path, url: str | None = None) -> NodeFile | None:
+    """Return the router that runs on this computer, with ``url`` only if that is one of its URLs; None without one."""
+    node = read_file(node_file(runtime_dir), NodeFile)
+    if node is None or not node.alive():
+        return None
+    return node if url is None or url in (node.url, node.unix_url) else None
+
+
 def host_file(runtime_dir: Path, router: str) -> Path:
     """Return the path of the file of the host on a router. Each router has at most one host per runtime folder."""
     return runtime_dir / f"host-{hashlib.sha256(router.encode()).hexdigest()[:12]}.json"
@@ -334,10 +342,8 @@ def host_file(runtime_dir: Path, router: str) -> Path:
 
 def local_host(runtime_dir: Path, url: str) -> HostFile | None:
     """Return the host that runs on this computer for the router with this URL; None without one."""
-    node = read_file(node_file(runtime_dir), NodeFile)
-    urls = {url}
-    if node is not None and node.alive() and url in (node.url, node.unix_url):
-        urls |= {node.url, node.unix_url}
+    node = local_node(runtime_dir, url)
+    urls = {url} if node is None else {url, node.url, node.unix_url}
     hosts = live_files(runtime_dir, "host-", HostFile).values()
     return next((host for host in hosts if host.router in urls), None)
 

@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -33,6 +35,7 @@ from timbr_wamp.errors import (
     UnsafeFolder,
 )
 from timbr_wamp.machine.events.hooks import POINTS
+from timbr_wamp.machine.serving import sockets
 from timbr_wamp.names import BATCHES, new_listener
 
 # --- records ---------------------------------------------------------------------------------
@@ -212,6 +215,26 @@ def test_a_machine_can_be_served_again(served, connect):
     served.serve()
     served.serve()
     assert connect(served).status().run == served.run
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_closing_the_wire_ends_in_time_though_its_thread_is_stuck(machines, new_gate, monkeypatch, transport):
+    gate, threads = new_gate(), set()
+
+    def clock() -> float:
+        if threading.current_thread().name.endswith(" control"):
+            threads.add(threading.current_thread())
+            gate(None)
+        return time.time()
+
+    monkeypatch.setattr(sockets, "CLOSE_LIMIT_S", 0.1)
+    machine = machines(1, serve=False, clock=clock)
+    machine.serve(transport=transport)
+    gate.wait_until_entered()
+    in_thread(machine.unserve).result()
+    assert machine.endpoint is None
+    gate.open()
+    wait_until(lambda: not any(thread.is_alive() for thread in threads), "the control thread ends")
 
 
 def test_a_slow_subscriber_loses_records_but_can_ask_for_all_of_them(served, peer):

@@ -263,6 +263,26 @@ def test_get_waits_for_a_put_when_asked(machine):
     assert step.result()[1] == "5"
 
 
+def test_get_without_a_limit_waits_for_a_put_and_ends_with_the_machine(machine):
+    step = in_thread(machine.get, block=True, timeout=None)
+    machine.put(5)
+    assert step.result()[1] == "5"
+    step = in_thread(machine.get, block=True, timeout=None)
+    machine.close()
+    with pytest.raises(MachineClosed):
+        step.result()
+
+
+def test_hooks_see_each_message_of_put_many_once_also_those_that_wait_for_room(machines):
+    machine, seen = machines(1, bufsize=2), []
+    machine.hooks.add("pre_put", seen.append)
+    assert machine.put_many(iter("abcd"), timeout_s=0.01).refused == 2
+    assert seen == ["a", "b"]
+    machine.start()
+    assert machine.put_many(["c", "d", "e", "f"], timeout_s=LIMIT_S).refused == 0
+    assert seen == list("abcdef")
+
+
 def test_a_running_machine_is_not_stepped(machine):
     machine.start()
     with pytest.raises(MachineRunning, match="pause"):

@@ -41,6 +41,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "put_some, a text": lambda m: m.put_some("abc"),
     "put_some, ids of other number": lambda m: m.put_some([1], []),
     "get": lambda m: m.get(block=True, timeout="x"),
+    "put_many, oids": lambda m: m.put_many([1], oids=5),
     "wait": lambda m: m.wait("x"),
     "wait, no number": lambda m: m.wait(math.nan),
     "stop": lambda m: m.stop(timeout="x"),

@@ -170,11 +170,13 @@ prot = 1
     report = "\n".join(found)
     for words in (
         "extras: unknown",
-        "machine.stage: unknown; did you mean 'stages'?",
+        "machine.stage: unknown; known keys: name, stages",
+        "did you mean 'stages'?",
         "machine.stages: 'four' is not a whole number",
         "machine.on_error: 'explode' is not one of record, default",
         "slots[0].slot: missing",
-        "slots[1].policy.retry: unknown; did you mean 'retries'?",
+        "slots[1].policy.retry: unknown; known keys: on_error, retries",
+        "did you mean 'retries'?",
         "slots[1].policy.backoff_s: 'long' is not a number",
         "slots[1]: exactly one of `source`",
         "slots[1].function: 'no reference' is not a reference; write module:name",

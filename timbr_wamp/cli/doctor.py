@@ -113,8 +113,7 @@ def _crossbar(settings: Settings) -> Iterator[Finding]:
     try:
         yield Finding("Crossbar.io", "ok", str(find_crossbar(settings)))
     except TimbrError as error:
-        node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
-        runs = node is not None and node.alive()  # with another one, which only its starter knows
+        runs = runtime.local_node(settings.runtime_dir) is not None  # with another one, which only its starter knows
         yield Finding("Crossbar.io", "note" if runs else "problem", str(error), command_line("router", "install"))
 
 
@@ -131,8 +130,8 @@ def _page(settings: Settings) -> Iterator[Finding]:
 def _node(settings: Settings) -> Iterator[Finding]:
     from timbr_wamp import runtime
 
-    node = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
-    if node is None or not node.alive():
+    node = runtime.local_node(settings.runtime_dir)
+    if node is None:
         yield Finding("router", "note", "none runs on this computer", command_line("up"))
         yield _port(settings)
     else:
@@ -143,7 +142,7 @@ def _node(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "host", "note", "none runs on this computer, so no kernel can be started", command_line("host")
             )
-    if settings.url is not None or (node is not None and node.alive()):
+    if settings.url is not None or node is not None:
         yield _connection(settings)
 
 

@@ -6,7 +6,6 @@ Additional exit status: 0 after SIGINT or SIGTERM, 3 when ``--until-done`` ends 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -111,7 +110,7 @@ def keep_journals(settings: Settings, default_name: str, options: dict[str, Any]
     if options.pop("no_journal") or options["until_done"] or os.environ.get(JOURNALS_VARIABLE):
         return
     name = options["name"] or kernel_name_from(default_name)
-    folder = settings.data_dir / JOURNALS_FOLDER / re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    folder = settings.data_dir / JOURNALS_FOLDER / name
     os.environ |= {JOURNALS_VARIABLE: str(folder), JOURNALS_PID_VARIABLE: str(os.getpid())}
 
 

@@ -54,11 +54,7 @@ kernel.add_command(list_kernels, "list")
 
 @kernel.command()
 @click.option("--name", help="The kernel's name for people; default: its id.")
-@click.option(
-    "--startup",
-    metavar="FILE",
-    help="A Python file that runs after each (re)start.",
-)
+@click.option("--startup", metavar="FILE", help="A Python file that runs after each (re)start.")
 @click.option("--cwd", metavar="FOLDER", help="The working folder; default: the host's.")
 @click.option("--host", metavar="NAME", help="The host that starts it, if there are several.")
 @json_option
@@ -80,7 +76,7 @@ def start(
 @kernel.command()
 @click.argument("kernel")
 @connect_options
-def stop(kernel: str, url: str | None, realm: str | None, connect_timeout_s: float) -> None:
+def stop(kernel: str, url: str | None, realm: str | None, connect_timeout_s: float | None) -> None:
     """End a kernel and its bridge. Without a router, one of this computer is found by its runtime file."""
     from timbr_wamp.errors import NoRouter, NotConnected
 

@@ -243,9 +243,10 @@ class LocalServices:
             if kernel.pid not in [process.pid for process in running]:
                 forget_kernel(folder, kernel)
         if kept:
-            up, stop = command_line("up"), command_line("kernel", "stop", "NAME")
+            up, stop = command_line("up"), command_line("kernel", "stop", kept[0])
             self._report(
-                f"these kernels keep running: {', '.join(kept)}; the next `{up}` adopts them, and `{stop}` ends one"
+                f"these kernels keep running: {', '.join(kept)}; the next `{up}` adopts them, and `{stop}` ends "
+                f"{'it' if len(kept) == 1 else 'the first'}"
             )
 
     def _wait(self, done: Callable[[], bool], patience_s: float) -> bool:

@@ -64,8 +64,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
     """Print whether a router runs on this computer; the exit status is 1 if none does."""
     from timbr_wamp import runtime
 
-    node = runtime.read_file(runtime.node_file(settings_from().runtime_dir), runtime.NodeFile)
-    if node is None or not node.alive():
+    node = runtime.local_node(settings_from().runtime_dir)
+    if node is None:
         if as_json:
             print_json({"running": False})
         else:

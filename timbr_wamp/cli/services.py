@@ -119,8 +119,8 @@ def _page_of(runtime_dir: Path, url: str) -> str | None:
     """Return the address of the local router's page, if ``url`` is that router."""
     from timbr_wamp import runtime
 
-    node = runtime.read_file(runtime.node_file(runtime_dir), runtime.NodeFile)
-    return node.page_url if node is not None and node.alive() and url in (node.url, node.unix_url) else None
+    node = runtime.local_node(runtime_dir, url)
+    return None if node is None else node.page_url
 
 
 def _wampify(file: str, **options: Any) -> None:

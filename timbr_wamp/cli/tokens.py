@@ -9,11 +9,10 @@ import click
 
 from timbr_wamp.cli.base import console, echo, json_option, note, print_json, settings_from
 from timbr_wamp.command_line import command_line
+from timbr_wamp.names import ROLES
 
 if TYPE_CHECKING:
     from timbr_wamp.router import TokenStore
-
-ROLES = ("viewer", "operator", "admin", "host")
 
 
 @click.group()
@@ -32,8 +31,8 @@ def _store() -> tuple[TokenStore, bool]:
     from timbr_wamp.router.node import NODE_FOLDER
 
     settings = settings_from()
-    running = runtime.read_file(runtime.node_file(settings.runtime_dir), runtime.NodeFile)
-    if running is not None and running.alive():
+    running = runtime.local_node(settings.runtime_dir)
+    if running is not None:
         return TokenStore(Path(running.node_dir)), True
     return TokenStore(runtime.private_folder(settings.data_dir / NODE_FOLDER)), False
 

@@ -86,7 +86,7 @@ class LinkState:
 
     @property
     def statistics(self) -> ConnectionStatistics:
-        """Counts of the connection, such as reconnections, refills, gaps, paced calls, buffered records and bytes …"""
+        """Counts of the connection: reconnections, refills, gaps, paced calls, buffered records and bytes …"""
         return self._shared.statistics()
 
     def on_link(self, callback: Callable[[LinkChange], object]) -> Callable[[], None]:

@@ -25,7 +25,7 @@ from timbr_wamp.contract import (
     Status,
     texts_from_batch,
 )
-from timbr_wamp.errors import InvalidArgument, KernelDead, NoMachine, NoSuchProcedure, TimbrError, did_you_mean
+from timbr_wamp.errors import InvalidArgument, KernelDead, NoMachine, NoSuchProcedure, TimbrError, not_one_of
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, kernel_uri
 
@@ -101,7 +101,7 @@ class AsyncTopics:
             return await self._on_kernel(lambda event: callback(event) if event.kind == kind else None)
         if kind not in kinds:
             known = ("*", "error", *kinds, *KERNEL_EVENT_KINDS)
-            raise InvalidArgument("kind", f"{kind!r} is not one of {', '.join(known)}{did_you_mean(kind, known)}")
+            raise InvalidArgument("kind", not_one_of(kind, known))
         return await self.on_event(lambda event: callback(event) if event.kind == kind else None)
 
     async def _on_kernel(self, callback: Callable[[KernelEvent], object]) -> Subscription:

@@ -17,7 +17,7 @@ from timbr_wamp.client.statistics import Unfinished
 from timbr_wamp.client.transport import is_local
 from timbr_wamp.errors import NoRouter
 from timbr_wamp.names import router_url
-from timbr_wamp.runtime import NodeFile, node_file, read_file, realm_of
+from timbr_wamp.runtime import NodeFile, local_node, node_file, realm_of
 from timbr_wamp.settings import Settings, load_settings, same_router
 
 
@@ -95,17 +95,16 @@ def find_router(url: str | None, token: str | None, realm: str | None, settings:
     Raises:
         NoRouter, InvalidArgument: see `connect`.
     """
-    path = node_file(settings.runtime_dir)
-    node = read_file(path, NodeFile)
-    if node is not None and not node.alive():
-        node = None
+    node = local_node(settings.runtime_dir)
     asked = url or settings.url
     wanted = None if asked is None else router_url(asked)
     # A token is sent to its own router only: the local router's, and that of the settings.
     local = node if node is not None and (wanted is None or _is_of(node, wanted)) else None
     if wanted is None:
         if local is None:
-            raise NoRouter(f"no url was passed or configured, and {path} names no running router")
+            raise NoRouter(
+                f"no url was passed or configured, and {node_file(settings.runtime_dir)} names no running router"
+            )
         wanted = local.local_url
     elif local is not None and wanted != local.unix_url:
         wanted = local.url  # not a `localhost` that is another process's on the other loopback address

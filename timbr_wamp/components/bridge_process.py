@@ -50,8 +50,7 @@ def bridge_environment(settings: Settings) -> BridgeEnvironment:
         InvalidArgument: the URL is not the address of a router.
         InvalidToken: no token is configured for this router.
     """
-    node = runtime.read_file(runtime.node_file(settings.runtime_dir), NodeFile)
-    here = node if node is not None and node.alive() else None
+    here = runtime.local_node(settings.runtime_dir)
     asked = settings.url or (here.unix_url if here is not None else None)
     url = None if asked is None else router_url(asked)
     local = here if here is not None and any(same_router(url, its) for its in (here.url, here.unix_url)) else None

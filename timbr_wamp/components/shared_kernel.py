@@ -53,7 +53,7 @@ class SharedPresence:
     def write(self, environment: BridgeEnvironment, kernel_id: str) -> None:
         """Write the file, with a new token for the page when the router runs here."""
         forget_ended(self._folder)
-        node = local_node(self._folder, environment.url)
+        node = runtime.local_node(self._folder, environment.url)
         file = SharedFile(
             pid=os.getpid(), process_started=runtime.own_process_started(), kernel_id=kernel_id, name=self.name,
             connection_file=self._connection_file, started_at=time.time(), router=environment.url,
@@ -149,12 +149,6 @@ def _forget(runtime_dir: Path, file: SharedFile) -> None:
         runtime.shared_file(runtime_dir, file.kernel_id).unlink(missing_ok=True)
 
 
-def local_node(runtime_dir: Path, url: str) -> NodeFile | None:
-    """Return the router that runs on this computer, if it is the one with that URL."""
-    node = runtime.read_file(runtime.node_file(runtime_dir), NodeFile)
-    return node if node is not None and node.alive() and url in (node.url, node.unix_url) else None
-
-
 def _page_token(node: NodeFile, kernel_id: str, role: str) -> str:
     """Create the token of a kernel's link; one that was left under its name is revoked."""
     store = TokenStore(Path(node.node_dir))
@@ -166,7 +160,7 @@ def _page_token(node: NodeFile, kernel_id: str, role: str) -> str:
 
 def _link(runtime_dir: Path, file: SharedFile) -> str | None:
     """Return the page's address with this kernel selected; with a token only at the user's own router."""
-    node = local_node(runtime_dir, file.router)
+    node = runtime.local_node(runtime_dir, file.router)
     chosen = {"kernel": file.kernel_id}
     if node is not None:
         token = {} if file.page_token is None else {"token": file.page_token}
@@ -185,4 +179,4 @@ def page_of(url: str, fragment: dict[str, str]) -> str | None:
     return None if scheme is None else f"{scheme}://{parts.netloc.rpartition('@')[2]}/#{urlencode(fragment)}"
 
 
-__all__ = ["TAKEN_OFF", "SharedKernel", "SharedPresence", "forget_ended", "is_shared", "local_node", "page_of"]
+__all__ = ["TAKEN_OFF", "SharedKernel", "SharedPresence", "forget_ended", "is_shared", "page_of"]

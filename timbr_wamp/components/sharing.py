@@ -19,11 +19,11 @@ from timbr_wamp.command_line import command_line
 from timbr_wamp.components.bridge_process import bridge_environment
 from timbr_wamp.components.launcher import NOT_INHERITED
 from timbr_wamp.components.shared_kernel import SharedKernel
-from timbr_wamp.errors import InvalidArgument, NoRouter, ShareFailed
+from timbr_wamp.errors import InvalidArgument, NoRouter, ShareFailed, not_one_of
 from timbr_wamp.faces.shared import Shared
-from timbr_wamp.names import checked_name, kernel_name_from
+from timbr_wamp.names import LINK_ROLES, checked_name, kernel_name_from
 from timbr_wamp.processes import Process, log_tail, spawn
-from timbr_wamp.runtime import BridgeFile, KernelFile, NodeFile
+from timbr_wamp.runtime import BridgeFile, KernelFile
 from timbr_wamp.settings import ENV_PREFIX, Settings, load_settings
 
 #: Timeout for the kernel to be on the router.
@@ -31,8 +31,6 @@ READY_TIMEOUT_S = 30.0
 #: Timeout for a router that is started here, which may have to be installed first.
 ROUTER_TIMEOUT_S = 300.0
 ROUTER_POLL_S = 0.05
-#: Roles that the token in the link may have.
-ROLES = ("viewer", "operator", "admin")
 
 _lock = threading.Lock()
 _shared: SharedKernel | None = None
@@ -66,8 +64,8 @@ def share(
         InvalidArgument, InvalidName, InvalidToken: an argument, or no token for that URL.
     """
     global _shared
-    if role is not None and role not in ROLES:
-        raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}")
+    if role is not None and role not in LINK_ROLES:
+        raise InvalidArgument("role", not_one_of(role, LINK_ROLES))
     kernel = plugins.own_kernel()
     if kernel is None:
         raise ShareFailed(_no_kernel())
@@ -133,9 +131,8 @@ def _managed(settings: Settings, connection_file: str) -> Shared | None:
             raise ShareFailed(
                 f"the host of this kernel does not run; `{command_line('up')}` starts it and adopts the kernel"
             )
-        node = runtime.read_file(runtime.node_file(folder), NodeFile)
-        here = node is not None and node.alive() and bridge.router in (node.url, node.unix_url)
-        page = f"{node.page_url.rstrip('/')}/#kernel={file.kernel_id}" if here and node is not None else None
+        node = runtime.local_node(folder, bridge.router)
+        page = None if node is None else f"{node.page_url.rstrip('/')}/#kernel={file.kernel_id}"
         note = "timbr-wamp started this kernel and keeps it on the router"
         return Shared(file.kernel_id, file.name, tuple(sorted(bridge.machines or ())), bridge.router, page, note)
     return None
@@ -195,7 +192,7 @@ def _start_router(settings: Settings) -> None:
     except OSError as error:
         raise ShareFailed(f"the router could not be started: {error}") from error
     try:
-        _wait_for_router(process, lambda: _router_runs(folder), log)
+        _wait_for_router(process, lambda: runtime.local_node(folder) is not None, log)
     except BaseException:
         process.end()
         raise
@@ -209,11 +206,6 @@ def _wait_for_router(process: Process, runs: Callable[[], bool], log: Path) -> N
         if time.monotonic() > deadline:
             raise ShareFailed(f"the router did not answer within {ROUTER_TIMEOUT_S:g} s:\n{log_tail(log)}")
         time.sleep(ROUTER_POLL_S)
-
-
-def _router_runs(runtime_dir: Path) -> bool:
-    node = runtime.read_file(runtime.node_file(runtime_dir), NodeFile)
-    return node is not None and node.alive()
 
 
 def _no_kernel() -> str:

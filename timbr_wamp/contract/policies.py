@@ -13,7 +13,7 @@ import msgspec
 
 from timbr_wamp.codecs.base import class_name
 from timbr_wamp.contract.structs import Policy, SourceOptions, Verdict
-from timbr_wamp.errors import InvalidArgument, clean_text, did_you_mean, what_there_is
+from timbr_wamp.errors import InvalidArgument, clean_text, did_you_mean, not_one_of, what_there_is
 from timbr_wamp.values import DEPTH_LIMIT, json_safe, placeholder
 
 PolicyLike: TypeAlias = Policy | str | Mapping[str, object]
@@ -34,9 +34,7 @@ def checked_policy(policy: PolicyLike, name: str = "policy") -> Policy:
     """
     if isinstance(policy, str):
         if policy not in get_args(Verdict):
-            verdicts = get_args(Verdict)
-            near = did_you_mean(policy, verdicts)
-            raise InvalidArgument(name, f"{policy!r} is not one of {', '.join(verdicts)}{near}")
+            raise InvalidArgument(name, not_one_of(policy, get_args(Verdict)))
         policy = {"on_error": policy}
     if isinstance(policy, Policy):
         policy = msgspec.structs.asdict(policy)  # a struct does not check what it is made of

@@ -107,9 +107,8 @@ def progress_text(progress: Progress) -> str:
 
 def progress_counts(progress: Progress) -> str:
     """Return a machine's progress as text without a bar."""
-    of = "" if progress.total is None else f" of {progress.total:,}"
-    one = (progress.done if progress.total is None else progress.total) == 1
-    parts = [f"{progress.done:,}{of} message{'' if one else 's'} recorded"]
+    done = "" if progress.total is None else f"{progress.done:,} of "
+    parts = [f"{done}{counted(progress.done if progress.total is None else progress.total, 'message')} recorded"]
     parts += [f"{progress.errored:,} errored"] if progress.errored else []
     parts += [f"{progress.rate_per_s:,.1f} messages/s"] if progress.rate_per_s else []
     if progress.complete:

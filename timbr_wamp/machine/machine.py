@@ -35,7 +35,7 @@ from timbr_wamp.contract import (
     record_from_row,
 )
 from timbr_wamp.contract.policies import PolicyLike, checked_policy, source_options
-from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, counted, is_users_interrupt
+from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, counted, is_users_interrupt, not_one_of
 from timbr_wamp.faces.cards import machine_html, machine_line, machine_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.shared import Shared
@@ -414,19 +414,21 @@ class Machine:
             hooks.call("post_put", key, message)
         return key
 
-    def put_many(self, messages: object, oids: Sequence[str] | None = None, timeout_s: float = 0.0) -> PutResult:
+    def put_many(self, messages: object, oids: Sequence[str] | None = None, timeout_s: float | None = 0.0) -> PutResult:
         """Queue messages in order, as many as find room within ``timeout_s`` seconds; with a journal many at a time.
 
         Args:
             messages: a list or another iterable; or a table (a DataFrame of pandas or polars, an Arrow table, batch
                 or stream), whose rows are put as dicts.
             oids: an id for each; each is put at most once.
+            timeout_s: None means no limit.
 
         Returns:
             the ids of the first messages, which were queued, and how many were refused.
 
         Raises:
             MachineClosed: the machine was closed.
+            WouldDeadlock: it would wait for room in a slot or hook of this machine.
             InvalidName, InvalidArgument: an oid is none, or their number differs; ``messages`` is a text, a mapping
                 or no iterable.
             NotASource: a table without columns, or with two of one name.
@@ -457,7 +459,9 @@ class Machine:
             raise InvalidArgument("oids", f"{len(given)} for {counted(len(put), 'message')}")
         now, hooks = self._clock(), self.hooks
         keys = new_oids(now, len(put)) if given is None else given
-        if hooks.at("pre_put"):
+        if hooks.at("pre_put"):  # for each message once: for the others when there is room for them
+            room = self._queue.room()
+            put, keys = put[:room], keys[:room]
             for message in put:
                 hooks.call("pre_put", message)
         entries: list[Entry] = [(key, message, now, 1) for key, message in zip(keys, put, strict=True)]
@@ -468,21 +472,23 @@ class Machine:
         return done
 
     @whole
-    def get(self, block: bool = False, timeout: float = 0.5) -> tuple[str, ...]:
+    def get(self, block: bool = False, timeout: float | None = 0.5) -> tuple[str, ...]:
         """Step one message: process, number and publish it; return ``(oid, in_s, f0_s, …)``.
 
         Raises:
             MachineRunning: only an idle, paused or stopped machine is stepped.
-            MachineEmpty: no message waits; with ``block`` none came within ``timeout`` seconds.
+            MachineEmpty: no message waits; with ``block`` none came within ``timeout`` seconds (None: no limit).
+            MachineClosed: the machine was closed, also while this waited.
             MessageKept: its slot's policy is ``pause`` or ``stop``; it is at the head of the queue again.
             BaseException: what a slot raised, if the event handler is a debugger.
         """
         if self._closed:
             raise MachineClosed(self.name)
-        timeout = checked_seconds("timeout", timeout)
+        timeout = checked_timeout("timeout", timeout)
         self.hooks.call("pre_get")
-        wait_s = timeout if block else (0.05 if self._source.reading else 0.0)
-        row = self._worker.step(wait_s)
+        if not block:
+            timeout = 0.05 if self._source.reading else 0.0
+        row = self._worker.step(float("inf") if timeout is None else timeout)
         if row is None:
             raise MachineEmpty
         self._source.report_drained()
@@ -792,7 +798,7 @@ class Machine:
         if self._closed:
             raise MachineClosed(self.name)
         if transport not in (None, "ipc", "tcp"):
-            raise InvalidArgument("transport", f"{transport!r} is not one of ipc, tcp")
+            raise InvalidArgument("transport", not_one_of(transport, ("ipc", "tcp")))
         if self._sockets is None:
             sockets: Any = plugins.load(plugins.FACES, "local_sockets")  # loads ZeroMQ
             opened = self._sockets = sockets.open(self, transport)

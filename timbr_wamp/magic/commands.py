@@ -13,16 +13,13 @@ from typing import Literal
 
 from timbr_wamp.contract.policy_syntax import parse_policy
 from timbr_wamp.errors import InvalidArgument
-from timbr_wamp.names import begins_python, slot_key
+from timbr_wamp.names import LINK_ROLES, begins_python, slot_key
 
 #: Kind of values that Tab completes for an argument.
 Offer = Literal["kernel", "slot", "target", "policy", "handler", "topic", "name", "verb", None]
 
 #: Word for the machine in place of a slot.
 MACHINE = "machine"
-
-#: Roles that the link to the page may have.
-LINK_ROLES = ("viewer", "operator", "admin")
 
 #: Short names of the topics of a kernel and of a machine.
 KERNEL_TOPICS = ("state", "iopub")

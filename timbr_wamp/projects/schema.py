@@ -17,7 +17,7 @@ import msgspec
 
 from timbr_wamp.contract import Policy, SourceOptions, Verdict
 from timbr_wamp.contract.policies import checked_policy
-from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting, counted, did_you_mean
+from timbr_wamp.errors import InvalidArgument, InvalidName, InvalidProject, InvalidSetting, counted, what_there_is
 from timbr_wamp.machine.intake.admission import option_problems
 from timbr_wamp.machine.intake.message_queue import checked_capacity
 from timbr_wamp.machine.machine import checked_machine_name
@@ -167,8 +167,7 @@ class _Reader:
     def _unknown(self, table: Mapping[str, object], known: tuple[str, ...], where: str) -> None:
         for name in table:
             if name not in known:
-                hint = did_you_mean(name, known) or ";"
-                self.problems.append(f"{where}{name}: unknown{hint} known keys: {', '.join(known)}")
+                self.problems.append(f"{where}{name}: unknown{what_there_is(name, 'known keys', known)}")
 
     def _value(self, where: str, name: str, value: object, hint: Any) -> dict[str, Any]:
         if Policy in get_args(hint):

@@ -6,9 +6,10 @@ This package creates the node folder from it and starts and stops the router. Li
 
 from __future__ import annotations
 
+from timbr_wamp.names import ROLES
 from timbr_wamp.router.environment import find_crossbar, install_crossbar, share_environment
 from timbr_wamp.router.node import Router, free_port, stop_node
-from timbr_wamp.router.tokens import ROLES, TokenInfo, TokenStore
+from timbr_wamp.router.tokens import TokenInfo, TokenStore
 
 __all__ = [
     "ROLES",

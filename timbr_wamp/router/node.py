@@ -256,11 +256,10 @@ def _check_not_running(settings: Settings, node_dir: Path) -> bool:
     Raises:
         AlreadyUp: a router runs, according to its runtime file or Crossbar's pid file.
     """
-    path = runtime.node_file(settings.runtime_dir)
-    node = runtime.read_file(path, NodeFile)
-    if node is not None and node.alive():
+    node = runtime.local_node(settings.runtime_dir)
+    if node is not None:
         raise AlreadyUp(node.pid, node.page_url)
-    path.unlink(missing_ok=True)
+    runtime.node_file(settings.runtime_dir).unlink(missing_ok=True)
     crossbar_file = node_dir / PID_FILE
     pid = _pid_in(crossbar_file)
     if pid is not None and _is_crossbar_of(pid, node_dir):

@@ -17,17 +17,16 @@ from typing import Literal
 
 import msgspec
 
-from timbr_wamp.errors import InvalidArgument, InvalidSetting, TokenExists, UnknownToken, did_you_mean
-from timbr_wamp.names import checked_authid
+from timbr_wamp.errors import InvalidArgument, InvalidSetting, TokenExists, UnknownToken, not_one_of
+from timbr_wamp.names import ROLES, checked_authid
 from timbr_wamp.processes import locked
 from timbr_wamp.router.folder import write_private
 from timbr_wamp.runtime import private_folder
 
-ROLES = ("viewer", "operator", "admin", "host")
 TOKENS_FILE = "tokens.json"
 #: Written by the router: SHA-256 of the content of the tokens file that it uses.
 APPLIED_FILE = "tokens-applied"
-#: The router looks at the tokens file each quarter of a second.
+#: Interval for looking whether the router has read a change, which it does each quarter of a second.
 APPLIED_STEP_S = 0.02
 SECRET_BYTES = 32
 LOCK_LIMIT_S = 10.0
@@ -80,7 +79,7 @@ class TokenStore:
         """
         checked_authid(name)
         if role not in ROLES:
-            raise InvalidArgument("role", f"{role!r} is not one of {', '.join(ROLES)}{did_you_mean(role, ROLES)}")
+            raise InvalidArgument("role", not_one_of(role, ROLES))
         secret = secrets.token_urlsafe(SECRET_BYTES)
         with self._changing() as tokens:
             if name in tokens:

@@ -14,7 +14,7 @@ from itertools import islice, repeat
 from typing import cast
 
 from timbr_wamp.contract import SourceOptions
-from timbr_wamp.errors import InvalidArgument, MachineClosed, described, did_you_mean
+from timbr_wamp.errors import InvalidArgument, MachineClosed, described, not_one_of
 from timbr_wamp.machine.forks import short_lock
 from timbr_wamp.machine.intake.message_queue import Droppable, MessageQueue
 from timbr_wamp.machine.messages import Entry
@@ -248,7 +248,7 @@ def option_problems(options: SourceOptions, total: int | None = None) -> Iterato
 
 def _unless_known(name: str, value: object, known: Sequence[str]) -> Iterator[InvalidArgument]:
     if value not in known:
-        yield InvalidArgument(name, f"{value!r} is not one of {', '.join(known)}{did_you_mean(value, known)}")
+        yield InvalidArgument(name, not_one_of(value, known))
 
 
 def _unless_whole(name: str, value: object, least: int) -> Iterator[InvalidArgument]:

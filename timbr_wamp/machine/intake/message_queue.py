@@ -285,6 +285,11 @@ class MessageQueue:
         if entries:
             wake_all(self._readers)
 
+    def room(self) -> int:
+        """Return how many entries could be queued now."""
+        with self._lock:
+            return max(self._room(), 0)
+
     def _room(self) -> int:
         return self._capacity - len(self._queue) - self._reserved
 

@@ -21,6 +21,7 @@ from typing import Protocol
 from timbr_wamp.contract import MachineStateName
 from timbr_wamp.errors import (
     CallTimeout,
+    MachineClosed,
     MachineForked,
     MachineRunning,
     MessageKept,
@@ -491,6 +492,7 @@ class Worker:
 
         Raises:
             MachineRunning: the worker processes messages, or one is still under way.
+            MachineClosed: the machine was closed while this waited.
             MessageKept: its slot's policy is ``pause`` or ``stop``; it is queued again.
         """
         deadline = time.monotonic() + wait_s
@@ -527,6 +529,8 @@ class Worker:
                 return entries[0]
             if self._life.active:
                 raise MachineRunning("get")
+            if self._life.closed:
+                raise MachineClosed(self.name)
             if not left_s or noted() or self._error is not None:
                 return None
 

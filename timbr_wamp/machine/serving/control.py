@@ -114,12 +114,25 @@ class ControlServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering; calls under way get no reply. Idempotent, bounded."""
+        """Stop answering soon, see `wait_closed`; calls under way get no reply. Idempotent, returns at once."""
         self._end_listening()
         self._closing = True
         self._wake()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(2.0)
+        if self._thread.ident is None:  # it was never started
+            self._close_sockets()
+
+    def wait_closed(self) -> None:
+        """Wait until its thread has closed its sockets, after `close`. Not in that thread."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller is the control thread."""
+        return threading.current_thread() is self._thread
+
+    def _close_sockets(self) -> None:
+        self._router.close()
         self._waker.close()
         self._woken.close()
 
@@ -132,6 +145,12 @@ class ControlServer:
     # --- its own thread ---
 
     def _run(self) -> None:
+        try:
+            self._answer()
+        finally:
+            self._close_sockets()
+
+    def _answer(self) -> None:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._woken, zmq.POLLIN)
@@ -149,7 +168,6 @@ class ControlServer:
                 return
             except Exception:  # one bad request must not end control
                 logger.exception("control of machine %s", self._machine.name)
-        self._router.close()
 
     def _timeout_ms(self) -> int:
         """Take a sample of the counters if one is due; return how long there is nothing to do."""

@@ -20,6 +20,7 @@ import zmq
 
 from timbr_wamp import plugins, runtime
 from timbr_wamp.errors import CallTimeout
+from timbr_wamp.machine.isolation import run_within
 from timbr_wamp.machine.serving.control import ControlServer
 from timbr_wamp.machine.serving.publisher import Publisher
 from timbr_wamp.settings import load_settings
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 #: records to read the last ones and leave, seconds.
 REPLACED_STOP_S, REPLACED_READ_S = 1.0, 1.0
 READ_POLL_S = 0.005
+
+#: Longest wait for the control thread and for ZeroMQ when the sockets are closed, and longest time for sending the
+#: last replies, seconds.
+CLOSE_LIMIT_S, LINGER_S = 2.0, 0.5
 
 #: Machines that this process serves, by name: a newer one of the same name replaces the older one.
 _served: dict[str, weakref.ref[Machine]] = {}
@@ -75,7 +80,7 @@ class LocalSockets:
             pub, router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
             publisher = Publisher(pub, machine.run)
             pub.setsockopt(zmq.LINGER, 0)
-            router.setsockopt(zmq.LINGER, 500)
+            router.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
             file = runtime.MachineFile(
                 pid=os.getpid(), process_started=runtime.own_process_started(), name=machine.name, run=machine.run,
                 pub="", control="", opened_at=time.time(),
@@ -91,9 +96,7 @@ class LocalSockets:
         except BaseException:
             if control is not None:
                 control.close()
-            if keys is not None:
-                keys.stop()
-            context.destroy(linger=0)
+            _end_within(CLOSE_LIMIT_S, machine.name, control, keys, context, linger_s=0.0)
             _remove(leftovers)
             raise
         control.start()
@@ -184,13 +187,17 @@ def _bind_curve(
     client_public, client_secret = zmq.curve_keypair()
     keys = ThreadAuthenticator(context)
     keys.start()  # before the sockets are bound, which else ask nobody
-    keys.configure_curve_callback(credentials_provider=_OneKey(client_public))
-    for socket in (pub, router):
-        socket.curve_server = True
-        socket.curve_secretkey, socket.curve_publickey = server_secret, server_public
-    file.curve_server_key = server_public.decode()
-    file.curve_client_public, file.curve_client_secret = client_public.decode(), client_secret.decode()
-    file.pub, file.control = (f"tcp://127.0.0.1:{s.bind_to_random_port('tcp://127.0.0.1')}" for s in (pub, router))
+    try:
+        keys.configure_curve_callback(credentials_provider=_OneKey(client_public))
+        for socket in (pub, router):
+            socket.curve_server = True
+            socket.curve_secretkey, socket.curve_publickey = server_secret, server_public
+        file.curve_server_key = server_public.decode()
+        file.curve_client_public, file.curve_client_secret = client_public.decode(), client_secret.decode()
+        file.pub, file.control = (f"tcp://127.0.0.1:{s.bind_to_random_port('tcp://127.0.0.1')}" for s in (pub, router))
+    except BaseException:
+        keys.stop()
+        raise
     return keys
 
 
@@ -203,10 +210,29 @@ def _close(
     _give_name_back(path, file)
     control.close()
     publisher.close()
-    if keys is not None:
-        keys.stop()
-    context.destroy(linger=500)
+    _end_within(CLOSE_LIMIT_S, file.name, control, keys, context, linger_s=LINGER_S)
     _remove(leftovers)
+
+
+def _end_within(
+    limit_s: float, name: str, control: ControlServer | None, keys: ThreadAuthenticator | None,
+    context: zmq.Context[zmq.Socket[bytes]], *, linger_s: float,
+) -> None:  # fmt: skip
+    """Wait for the control thread, then end the thread that checks keys, and ZeroMQ's threads.
+
+    Each of these waits has no limit of its own. What has not ended in time goes on in a daemon thread.
+    """
+    waits = control is None or not control.is_own_thread  # which cannot wait for itself
+
+    def end() -> None:
+        if control is not None:
+            control.wait_closed()
+        if keys is not None:
+            keys.stop()
+        context.destroy(linger=int(linger_s * 1000))
+
+    if not run_within(limit_s if waits else 0.0, end) and waits:
+        logger.warning("machine %r: its sockets are not closed after %g s", name, limit_s)
 
 
 def _remove(paths: list[Path]) -> None:
