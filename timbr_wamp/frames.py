@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import os
 import re
@@ -21,13 +22,8 @@ _LOOKED_AT, _LINE_LIMIT = 1000, 120
 #: Folders whose code is not the user's: this package and the standard library; and those of what is installed.
 _FOREIGN = tuple(os.path.join(folder, "") for folder in (str(Path(__file__).parent), sysconfig.get_path("stdlib")))
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
-#: A frame in the text of a traceback; files of timbr_wamp there, and of the standard library; what joins tracebacks.
+#: A frame in the text of a traceback; what joins tracebacks.
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line \d+')
-_INTERNAL = re.compile(
-    r"[/\\]timbr_wamp[/\\](?:(?:client|codecs|components|contract|faces|kernel|machine|processes|projects|router|store)[/\\]"
-    r"|(?:errors|frames|literals|names|plugins|runtime|settings|tables|values)\.py$)"
-    r"|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
-)
 _JOINTS = re.compile(
     r"^(?:The above exception was the direct cause|During handling of the above exception, another exception).*$",
     re.MULTILINE,
@@ -95,6 +91,20 @@ def _as_written(found: re.Match[str]) -> str:
     return f"{percent}{found['name']} {words}".rstrip()
 
 
+@functools.cache
+def _internal() -> re.Pattern[str]:
+    """Return what finds files of timbr_wamp and of the standard library in the text of a traceback.
+
+    Ours are told by the names of our modules and packages, since a clone's folder may have the package's name and
+    users' files in it. The demo's startup files are users' code.
+    """
+    ours = "|".join(
+        sorted(part.stem for part in Path(__file__).parent.iterdir() if part.suffix == ".py" or part.is_dir())
+    )
+    standard = r"[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
+    return re.compile(rf"[/\\]timbr_wamp[/\\](?!cli[/\\]demo[/\\])(?:{ours})(?:[/\\]|\.py$)|{standard}")
+
+
 def own_part(text: str) -> list[str]:
     """Return the lines of another process's traceback that are about users' code: their frames, and what was raised.
 
@@ -113,7 +123,7 @@ def _own_lines(lines: list[str]) -> list[str]:
     for line in lines:
         frame = _FRAME.match(line)
         if frame is not None:
-            ours = _INTERNAL.search(frame["file"]) is not None
+            ours = _internal().search(frame["file"]) is not None
             found = found or not ours
         elif not line.startswith(" "):
             ours = False

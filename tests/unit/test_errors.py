@@ -169,3 +169,18 @@ def test_of_another_processs_traceback_the_users_frames_are_shown():
     ]
     error.remote_traceback = REMOTE.partition("The above")[2]
     assert len(error._render_traceback_()) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("streams/stream.py", False), ("rows/reading.py", False), ("magic/verbs.py", False), ("consent.py", False),
+        ("cli/put.py", False), ("cli/demo/metrics.py", True), ("my_slots.py", True), ("streamsaver/rows.py", True),
+    ],
+)  # fmt: skip
+def test_in_another_processs_traceback_every_part_of_the_package_is_ours_but_the_demos_programs(file, shown):
+    error = UnknownSlot("a", [])
+    error.remote_traceback = (
+        f'Traceback (most recent call last):\n  File "/x/timbr_wamp/{file}", line 3, in f\n    f()\n'
+    )
+    assert (len(error._render_traceback_()) > 1) is shown

@@ -14,7 +14,7 @@ from machine_kit import Machines
 from timbr_wamp.errors import InvalidName, UpstreamError
 from timbr_wamp.faces.plot import Plot, dot_text
 from timbr_wamp.machine import Machine
-from timbr_wamp.machine.serving.history import History
+from timbr_wamp.machine.serving.counter_samples import CounterSamples
 from timbr_wamp.machine.serving.service import MachineService
 from timbr_wamp.machine.slots.dependencies import Segment, dependencies_of
 from timbr_wamp.machine.slots.graph import LABEL_LIMIT
@@ -119,7 +119,8 @@ def test_the_graph_names_set_slots_and_whose_values_they_take(machine):
 
 def test_the_service_gives_the_graph(machine):
     assert (
-        MachineService(machine, "me", lambda progress: None, History(lambda: machine.status)).graph() == machine.graph
+        MachineService(machine, "me", lambda progress: None, CounterSamples(lambda: machine.status)).graph()
+        == machine.graph
     )
 
 

@@ -215,8 +215,8 @@ class _Interrupts:
 class _Putting:
     """Puts the lines of stdin, in order, and counts them."""
 
-    def __init__(self, remote: RemoteMachine, strict: bool, patience_s: float, as_json: bool) -> None:
-        self._remote, self._strict, self._patience_s, self._as_json = remote, strict, patience_s, as_json
+    def __init__(self, remote: RemoteMachine, strict: bool, timeout_s: float, as_json: bool) -> None:
+        self._remote, self._strict, self._timeout_s, self._as_json = remote, strict, timeout_s, as_json
         self._interrupts = _Interrupts()
         self._said_full = False
         #: Lines that were put, and that were refused.
@@ -286,18 +286,18 @@ class _Putting:
         progress_at = time.monotonic()
         while messages:
             values, oids = [message.value for message in messages], [message.oid for message in messages]
-            result = self._remote.put_many(values, oids, timeout_s=min(WAIT_S, self._patience_s))
+            result = self._remote.put_many(values, oids, timeout_s=min(WAIT_S, self._timeout_s))
             for oid in result.oids:
                 self.put += 1
                 echo(json.dumps({"oid": oid}) if self._as_json else oid)
             messages = messages[len(result.oids) :]
             if result.oids:
                 progress_at, self._said_full = time.monotonic(), False
-            elif time.monotonic() - progress_at >= self._patience_s:
-                raise CommandFailed(f"no space within {self._patience_s:g} s: {self._full()}")
+            elif time.monotonic() - progress_at >= self._timeout_s:
+                raise CommandFailed(f"no space within {self._timeout_s:g} s: {self._full()}")
             elif not self._said_full:
                 self._said_full = True
-                limit = "until Ctrl-C" if math.isinf(self._patience_s) else f"for {self._patience_s:g} s"
+                limit = "until Ctrl-C" if math.isinf(self._timeout_s) else f"for {self._timeout_s:g} s"
                 note(f"timbr-wamp: {self._full()}; waiting for space, {limit}")
             self._interrupts.check()
 

@@ -230,7 +230,7 @@ class Bridge:
             if (limit_s := self._options.shutdown_interval_s) is not None and not self._supervisor.headless:
                 self._tasks.start(self._watch_idle(limit_s), "watch idle")
             await self._wait_for_end()
-            self._report(f"kernel {self._kernel_id} {self._last_words()}")
+            self._report(f"kernel {self._kernel_id} {self._end_text()}")
         finally:
             if self._folder_watch is not None:
                 self._folder_watch.close()
@@ -253,7 +253,7 @@ class Bridge:
         if not self._stop.is_set():
             raise self._connection.failed or NotConnected(self._options.url, "the connection was closed")
 
-    def _last_words(self) -> str:
+    def _end_text(self) -> str:
         """Return what became of the kernel."""
         supervisor = self._supervisor
         if supervisor.state == "dead":

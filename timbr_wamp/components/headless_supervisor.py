@@ -127,7 +127,7 @@ class HeadlessSupervisor:
 
     @property
     def ended_in_order(self) -> bool:
-        """Whether the process took its leave before it ended, or somebody asked it to end."""
+        """Whether the process said that it would end before it did, or somebody asked it to end."""
         return self.state == "dead" and (self._asked or self.reason == ENDED_IN_ORDER)
 
     def leave(self) -> None:

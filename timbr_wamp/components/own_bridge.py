@@ -32,6 +32,8 @@ POLICY = RestartPolicy(limit=None)
 REPORT_LIMIT = 20
 #: Timeout for the bridge to end by itself when the process leaves the router.
 BRIDGE_END_TIMEOUT_S = 2.0
+#: Longest wait for the thread, which may be starting or ending a bridge.
+THREAD_END_TIMEOUT_S = 10.0
 READY_POLL_S = 0.02
 
 
@@ -41,7 +43,7 @@ class Presence(Protocol):
     #: The process's name for people.
     name: str
     #: Time for the bridge to end by itself after `remove`; then it gets SIGTERM.
-    patience_s: float
+    end_timeout_s: float
 
     def kernel_id(self, environment: BridgeEnvironment) -> str:
         """Return the kernel id under which the process is on that router."""
@@ -56,7 +58,7 @@ class Presence(Protocol):
 class HeadlessPresence:
     """The `Presence` of a process that runs machines without a kernel."""
 
-    patience_s = BRIDGE_END_TIMEOUT_S
+    end_timeout_s = BRIDGE_END_TIMEOUT_S
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.name, self._folder = name, settings.runtime_dir
@@ -154,14 +156,14 @@ class OwnBridge:
         """Leave the router and end the bridge. Idempotent, bounded in time."""
         self._end_thread()
         self._presence.remove()
-        self._end_bridge(self._presence.patience_s)
+        self._end_bridge(self._presence.end_timeout_s)
 
     # --- inside ------------------------------------------------------------------------------
 
     def _end_thread(self) -> None:
         self._closing.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(THREAD_END_TIMEOUT_S)
 
     def _run(self) -> None:
         wait_s = 0.0
@@ -210,12 +212,12 @@ class OwnBridge:
             self._reported.add(text)
             self._report(text)
 
-    def _end_bridge(self, patience_s: float) -> None:
-        """Give the bridge ``patience_s`` to end by itself; then end it and remove its files."""
+    def _end_bridge(self, timeout_s: float) -> None:
+        """Give the bridge ``timeout_s`` to end by itself; then end it and remove its files."""
         if self._bridge is not None:
             process = self._bridge.supervisor.process
             if process is not None:
-                process.wait(patience_s)
+                process.wait(timeout_s)
             self._bridge.supervisor.end(term_s=1.0)
             self._bridge.forget()
 

@@ -37,7 +37,7 @@ class SharedPresence:
     """
 
     #: SIGTERM ends a bridge in order.
-    patience_s = 0.0
+    end_timeout_s = 0.0
 
     def __init__(self, settings: Settings, connection_file: str, name: str, role: str) -> None:
         self.name, self.role = name, role

@@ -535,7 +535,7 @@ class Machine:
             SourceActive: the present source has not ended; ``replace=True`` replaces it.
             NotASource: it cannot be read as messages, or is a file that is not there.
             InvalidArgument: an invalid option, or one that this source does not support.
-            PluginNotInstalled: it takes pyarrow to read it.
+            PluginNotInstalled: reading it needs pyarrow.
         """
         if self._closed:
             raise MachineClosed(self.name)

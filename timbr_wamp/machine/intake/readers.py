@@ -177,7 +177,7 @@ class SourceReaders:
     Raises:
         NotASource: it cannot be read as messages, or is a probable mistake: the characters of a text, the keys
             of a mapping, the columns of an unknown table; or a file that is not there.
-        PluginNotInstalled: it takes pyarrow to read it.
+        PluginNotInstalled: reading it needs pyarrow.
     """
 
     def __init__(self, source: object) -> None:

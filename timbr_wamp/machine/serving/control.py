@@ -36,7 +36,7 @@ from timbr_wamp import errors
 from timbr_wamp.contract import MACHINE, to_builtins
 from timbr_wamp.errors import class_name, message_of
 from timbr_wamp.machine.running.cancellation import performing
-from timbr_wamp.machine.serving.history import History
+from timbr_wamp.machine.serving.counter_samples import CounterSamples
 from timbr_wamp.machine.serving.service import MachineService
 from timbr_wamp.machine.serving.waiting_calls import (
     WAITS,
@@ -105,7 +105,7 @@ class ControlServer:
         self._woken.setblocking(False)
         self._room, self._change, self._events = (Wakeup(self._wake) for _ in range(3))
         self._closing = False
-        self._history = History(lambda: machine.status)
+        self._samples = CounterSamples(lambda: machine.status)
         self._end_listening = machine.event_log.listen(self._events.release)
         self._thread = threading.Thread(target=self._run, name=f"timbr {machine.name} control", daemon=True)
 
@@ -172,7 +172,7 @@ class ControlServer:
     def _timeout_ms(self) -> int:
         """Take a sample of the counters if one is due; return how long there is nothing to do."""
         now = time.monotonic()
-        left_s = min([self._history.note(now), *(waiting.due_at - now for waiting in self._waiting)])
+        left_s = min([self._samples.note(now), *(waiting.due_at - now for waiting in self._waiting)])
         return min(max(int(left_s * 1000) + 1, 0), 1000)
 
     def _receive(self) -> None:
@@ -388,7 +388,7 @@ class ControlServer:
 
     def _perform(self, call: Call) -> None:
         progress = partial(self._progress, call)
-        service = MachineService(self._machine, call.author, progress, self._history)
+        service = MachineService(self._machine, call.author, progress, self._samples)
         try:
             result = getattr(service, call.name)(**call.arguments)
             self._reply(call.identity, [call.number, "result", to_builtins(result)])

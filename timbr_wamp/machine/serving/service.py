@@ -35,7 +35,7 @@ from timbr_wamp.contract import (
 from timbr_wamp.errors import PayloadTooLarge
 from timbr_wamp.machine.records.batches import page
 from timbr_wamp.machine.records.rows import CompactRow, whole_text
-from timbr_wamp.machine.serving.history import History
+from timbr_wamp.machine.serving.counter_samples import CounterSamples
 from timbr_wamp.machine.serving.waiting_calls import check_count
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
@@ -60,8 +60,10 @@ class MachineService:
     `put_many` and `progress`, which wait, are in `timbr_wamp.machine.serving.waiting_calls`.
     """
 
-    def __init__(self, machine: Machine, author: str | None, progress: Callable[[Any], None], history: History) -> None:
-        self._machine, self._author, self._progress, self._history = machine, author, progress, history
+    def __init__(
+        self, machine: Machine, author: str | None, progress: Callable[[Any], None], samples: CounterSamples
+    ) -> None:
+        self._machine, self._author, self._progress, self._samples = machine, author, progress, samples
 
     def status(self) -> Status:
         return self._machine.status
@@ -106,7 +108,7 @@ class MachineService:
         return _within(self._machine.events(min(n, PAGE_ROWS)), lambda event: len(to_json(event.data)))
 
     def metrics(self, last_s: float = 600.0) -> Metrics:
-        return self._history.metrics(last_s)
+        return self._samples.metrics(last_s)
 
     def put(self, message: Any, oid: str | None = None) -> str:
         return self._machine.put(message, oid=oid)

@@ -1,4 +1,4 @@
-"""`History`: a machine's counters once a second, for those who begin to look later."""
+"""`CounterSamples`: a machine's counters once a second, for those who begin to look later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = 900
 _Sample = tuple[float, int, int, int, int]
 
 
-class History:
+class CounterSamples:
     """Samples of a machine's counters, newest last. One thread notes them; any thread reads.
 
     Args:
@@ -55,4 +55,4 @@ def _sample_of(status: Status) -> _Sample:
     return status.time, status.processed, status.errored, status.dropped, status.queue_size
 
 
-__all__ = ["History"]
+__all__ = ["CounterSamples"]
