@@ -11,7 +11,7 @@ import threading
 
 import psutil
 import pytest
-from wait_kit import wait_until
+from wait_kit import until, wait_until
 
 from timbr_wamp.client.connection import Connection
 from timbr_wamp.router import Router
@@ -63,8 +63,7 @@ def test_a_subscriber_that_stops_reading_costs_the_router_a_bounded_amount_of_me
         await connection.open()
         highest = before
         for number in range(TOTAL_BYTES // EVENT_BYTES):
-            while not connection.publish(TOPIC, "x" * EVENT_BYTES):
-                await asyncio.sleep(0.005)
+            await until(lambda: connection.publish(TOPIC, "x" * EVENT_BYTES), "room to send")
             if number % 20 == 0:
                 highest = max(highest, router_bytes(router))
         await connection.close()  # the router answers it after all that was published

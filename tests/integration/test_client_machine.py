@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas
 import pytest
-from wait_kit import wait_until
+from wait_kit import until, wait_until
 
 import timbr_wamp
 from timbr_wamp import runtime
@@ -781,8 +781,7 @@ def test_a_cancelled_execute_interrupts_its_own_cell(kernel: RemoteKernel, tmp_p
 
     async def work() -> None:
         cell = asyncio.create_task(kernel.aio.execute(SLEEPS.format(path=str(told), seconds=60)))
-        while not told.exists() or told.read_text() != "started":
-            await asyncio.sleep(0.01)
+        await until(lambda: told.exists() and told.read_text() == "started", "the cell runs")
         queued = asyncio.create_task(kernel.aio.execute("'of somebody else'"))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(cell, 0.1)
@@ -797,8 +796,7 @@ def test_a_cancelled_execute_that_waits_interrupts_no_other_cell(kernel: RemoteK
 
     async def work() -> None:
         cell = asyncio.create_task(kernel.aio.execute(SLEEPS.format(path=str(told), seconds=1)))
-        while not told.exists() or told.read_text() != "started":
-            await asyncio.sleep(0.01)
+        await until(lambda: told.exists() and told.read_text() == "started", "the cell runs")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(kernel.aio.execute("'waits'"), 0.2)
         await asyncio.wait_for(cell, 20)

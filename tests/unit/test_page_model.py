@@ -21,7 +21,7 @@ def installed() -> None:
             raise FileNotFoundError(f"{package} is not installed in frontend: make page")
 
 
-def run(*command: str | Path) -> None:
+def check_exits_0(*command: str | Path) -> None:
     done = subprocess.run(["node", *command], cwd=ROOT / "frontend", capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -29,7 +29,7 @@ def run(*command: str | Path) -> None:
 def test_the_page_decides_as_its_own_tests_say(tmp_path: Path) -> None:
     require_service("Node.js with the page's packages", installed)
     tests = ROOT / "tests" / "page"
-    run(MODULES / "typescript/bin/tsc", "--noEmit", "-p", tests)
+    check_exits_0(MODULES / "typescript/bin/tsc", "--noEmit", "-p", tests)
     vite = ("build", "--configLoader", "native", "--logLevel", "error", "--emptyOutDir", "--outDir", tmp_path)
-    run(MODULES / "vite/bin/vite.js", *vite, "--ssr", tests / "model.test.ts")
-    run("--test", tmp_path / "model.test.js")
+    check_exits_0(MODULES / "vite/bin/vite.js", *vite, "--ssr", tests / "model.test.ts")
+    check_exits_0("--test", tmp_path / "model.test.js")
