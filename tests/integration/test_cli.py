@@ -334,13 +334,15 @@ def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
     (home.folder / "slot.py").write_text("def less(x):\n    return x - 1\n")
     assert home.json("set", "lab", "more", "@slot.py")["change"]
     assert "less" in home.json("slots", "lab")[1]["function"]
+    home.run("set", "lab", "-7", "math:sqrt")
+    assert home.json("slots", "lab")[1]["function"] == "math:sqrt"
     home.run("set", "lab", "1", "")
     assert home.json("slots", "lab")[1]["identity"]
 
 
 @pytest.mark.parametrize(
     ("slot", "source", "said"),
-    [("99", "lambda x: x", "no slot 99"), ("0", "def broken(", "does not compile"), ("0", "3", "callable")],
+    [("99", "lambda x: x", "no slot 99"), ("0", "def broken(", "does not compile"), ("0", "3", "no function")],
 )
 def test_a_slot_that_cannot_be_set_is_reported_in_one_sentence(home: Home, slot: str, source: str, said: str) -> None:
     assert said in home.run("set", "lab", slot, source, status=1)

@@ -20,6 +20,7 @@ from timbr_wamp.cli.base import (
     print_json,
     settings_from,
 )
+from timbr_wamp.cli.words import TextCommand
 from timbr_wamp.command_line import command_line
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def interrupt(client: Client, kernel: str) -> None:
     client.kernel(kernel).interrupt()
 
 
-@click.command("exec")
+@click.command("exec", cls=TextCommand)
 @click.argument("kernel")
 @click.argument("code")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Timeout; default: no limit.")

@@ -23,6 +23,8 @@ from timbr_wamp.cli.base import (
     print_json,
 )
 from timbr_wamp.cli.failures import parse_words, print_revision
+from timbr_wamp.cli.words import TextCommand
+from timbr_wamp.client.functions import is_reference, reference
 from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
@@ -203,7 +205,7 @@ def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> No
     console().print(slots_view(found))
 
 
-@click.command("set")
+@click.command("set", cls=TextCommand)
 @click.argument("kernel")
 @click.argument("slot")
 @click.argument("source")
@@ -224,8 +226,8 @@ def set_slot(
 ) -> None:
     """Assign a function to a slot of a machine, also while it runs: SOURCE text, or `@file.py`.
 
-    SOURCE is an expression such as `lambda x: x**2`, or a text that defines one function. An empty
-    SOURCE unsets the slot.
+    SOURCE is an expression such as `lambda x: x**2`, a text that defines one function, or `module:name`, which the
+    kernel imports. It is one word of the shell: put it in quotes. An empty SOURCE unsets the slot.
     """
     from timbr_wamp.contract.policy_syntax import parse_policy
 
@@ -234,7 +236,8 @@ def set_slot(
     key = slot_key(slot)
     text = file_text(source[1:]) if source.startswith("@") else source
     if text.strip():
-        print_revision(remote.set(key, text, name=name, policy=policy), as_json)
+        function = reference(text.strip()) if is_reference(text) else text
+        print_revision(remote.set(key, function, name=name, policy=policy), as_json)
     else:
         del remote[key]
         print_revision(remote.revisions[-1], as_json)

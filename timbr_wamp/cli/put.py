@@ -26,6 +26,7 @@ from timbr_wamp.cli.base import (
     note,
     print_json,
 )
+from timbr_wamp.cli.words import EXAMPLE, TextCommand
 from timbr_wamp.contract import PAYLOAD_LIMIT_BYTES
 from timbr_wamp.errors import InvalidArgument, PayloadTooLarge
 from timbr_wamp.literals import literal
@@ -48,7 +49,7 @@ class Refused(ValueError):
     """A text that is no message; the error says what is wrong with it: "is not JSON …"."""
 
 
-@click.command()
+@click.command(cls=TextCommand)
 @click.argument("kernel")
 @click.argument("message")
 @machine_option
@@ -100,7 +101,9 @@ def _value_of_argument(text: str) -> object:
     try:
         return _parsed(text)
     except Refused as error:
-        raise click.UsageError(f"MESSAGE {error}") from None
+        lost = text[:1] in ("{", "[") and not {'"', "'"} & set(text)
+        hint = f"; the shell takes quotes away: put the whole in single quotes, as in {EXAMPLE}" if lost else ""
+        raise click.UsageError(f"MESSAGE {error}{hint}") from None
 
 
 def _parsed(text: str | bytes) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from typing import Any
 
 from timbr_wamp.contract import FunctionRef
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.names import begins_python
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -42,6 +46,15 @@ def function_ref(function: object) -> FunctionRef:
         problem = f"{type(function).__name__} cannot be sent: {error}; pass source text, or create it in the kernel"
         raise InvalidArgument("function", problem) from None
     return FunctionRef(kind="cloudpickle", data=data, python=PYTHON, text=source_text(function))
+
+
+def is_reference(text: str) -> bool:
+    """Return whether a text is ``module:name``, and no source text such as ``lambda:x``.
+
+    >>> is_reference("math:sqrt"), is_reference("lambda:x"), is_reference("math.sqrt")
+    (True, False, False)
+    """
+    return _REFERENCE.fullmatch(text.strip()) is not None and not begins_python(text.strip())
 
 
 def reference(name: str) -> FunctionRef:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from IPython.core.error import StdinNotImplementedError, UsageError
 
 from timbr_wamp import plugins
+from timbr_wamp.client.functions import is_reference
 from timbr_wamp.contract import Policy, Record, Status
 from timbr_wamp.contract.policy_syntax import parse_options, parse_policy
 from timbr_wamp.errors import (
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from timbr_wamp.client import Client
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 Namespace: TypeAlias = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., object])
@@ -211,7 +211,7 @@ class Verbs:
         text = code.strip()
         if _DOTTED.fullmatch(text) and (found := _lookup(text, namespace)) is not None:
             revision = machine.set(slot, found, name=name, policy=policy)
-        elif _REFERENCE.fullmatch(text):
+        elif is_reference(text):
             revision = machine.set(slot, reference=text, name=name, policy=policy)
         else:
             try:
