@@ -102,6 +102,9 @@ distclean: clean  ## remove the environments too
 LOCK = $(UV) pip compile --quiet $(RENEW) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--annotation-style line --custom-compile-command 'make upgrade'
 
+# $(call briefly,COMMAND): its output only when it fails. Ctrl-C ends the shell before: make's own line is enough.
+briefly = output=$$($(1) 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; }
+
 # $(call install,LOCKS): exactly what the locks name, and this package, editable.
 define install
 @$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(1) $(NODE_LOCK)
@@ -115,13 +118,13 @@ $(BIN)/python:
 		echo "make: $(PYTHON) is older than 3.11: install a newer Python, or name one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@echo "making .venv with $$($(PYTHON) --version)"
 	@if [ '$(UV)' != '$(BIN)/uv' ]; then $(UV) venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
-	elif $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then $(PYTHON) -m venv .venv; \
+	elif $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then $(call briefly,$(PYTHON) -m venv .venv); \
 	else echo "make: $(PYTHON) lacks its venv module: install python3-venv (Debian, Ubuntu) or uv" >&2; exit 1; fi
 
 $(BIN)/uv: | $(BIN)/python
 	@echo "bringing uv, which installs the rest"
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/uv.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(call briefly,$(BIN)/python -m ensurepip); }
+	@$(call briefly,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/uv.txt)
 
 # Tools that are there stay.
 $(INSTALLED): $(PACKAGING) locks/runtime.txt | $(BIN)/python $(UV)

@@ -28,7 +28,8 @@ def options(monkeypatch: pytest.MonkeyPatch) -> list[BridgeOptions]:
 def run(tmp_path: Path, *words: str, **environ: str) -> int:
     folders = {f"TIMBR_WAMP_{kind}_DIR": str(tmp_path / kind) for kind in ("RUNTIME", "DATA", "CONFIG")}
     router = {"TIMBR_WAMP_URL": "ws://router.example/ws", "TIMBR_WAMP_TOKEN": "lab.secret"}
-    done = CliRunner().invoke(main, ["bridge", "kernel.json", *words], env=folders | router | environ)
+    (tmp_path / "kernel.json").touch()
+    done = CliRunner().invoke(main, ["bridge", str(tmp_path / "kernel.json"), *words], env=folders | router | environ)
     return done.exit_code
 
 
@@ -50,3 +51,13 @@ def test_a_negative_limit_is_wrong_usage(tmp_path, options):
     assert run(tmp_path, "--shutdown-interval", "-1") == 2
     assert run(tmp_path, SHUTDOWN_INTERVAL="-1") == 1
     assert options == []
+
+
+def test_a_connection_file_that_is_not_there_is_said_first_and_alone(tmp_path: Path) -> None:
+    """Before anything about the router, of which there is none here."""
+    folders = {f"TIMBR_WAMP_{kind}_DIR": str(tmp_path / kind) for kind in ("RUNTIME", "DATA", "CONFIG")}
+    done = CliRunner().invoke(main, ["bridge", "no-such-file.json"], env=folders)
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert "no-such-file.json" in line
+    assert "no such file" in line

@@ -143,3 +143,13 @@ def test_the_built_page_has_hashed_files_and_no_inline_script():
         assert source is not None
         assert (STATIC / source[1]).is_file()
         assert not content.strip()
+
+
+def test_ctrl_c_during_the_build_is_one_line(monkeypatch, capsys):
+    def interrupted(report):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "build", interrupted)
+    monkeypatch.setattr("sys.argv", ["build"])
+    assert build.main() == 130
+    assert capsys.readouterr().err == "the page was not built: interrupted\n"

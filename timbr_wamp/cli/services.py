@@ -91,12 +91,15 @@ def bridge(
     from timbr_wamp import runtime
     from timbr_wamp.components.bridge import BridgeOptions, run_bridge
     from timbr_wamp.components.bridge_process import bridge_environment
+    from timbr_wamp.components.kernel_identity import find_connection_file
     from timbr_wamp.processes import is_supervised
 
-    _check_address(settings)
-    router = bridge_environment(settings)
     if file is not None and runtime.kernel_file(settings.runtime_dir, file).exists():
         file, kernel_id = None, file
+    if file is not None:
+        find_connection_file(Path(file))  # what is wrong with it is said first
+    _check_address(settings)
+    router = bridge_environment(settings)
     options = BridgeOptions(
         runtime_dir=settings.runtime_dir,
         url=router.url,

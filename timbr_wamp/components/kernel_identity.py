@@ -77,7 +77,7 @@ def of_connection_file(runtime_dir: Path, connection_file: Path, host: str) -> I
     Raises:
         NoConnectionFile: there is no such file.
     """
-    path = _resolved(connection_file)
+    path = find_connection_file(connection_file)
     for kernel_path in runtime_dir.glob("kernel-*.json"):
         file = runtime.read_file(kernel_path, KernelFile)
         if file is not None and os.path.realpath(file.connection_file) == str(path):
@@ -129,7 +129,12 @@ def keep_name(runtime_dir: Path, who: Identity, name: str) -> None:
         runtime.write_file(runtime.kernel_file(runtime_dir, who.kernel_id), who.file)
 
 
-def _resolved(connection_file: Path) -> Path:
+def find_connection_file(connection_file: Path) -> Path:
+    """Return the path of a connection file, links resolved; a bare name may be that of one in Jupyter's folder.
+
+    Raises:
+        NoConnectionFile: there is no such file.
+    """
     candidates = [connection_file]
     if connection_file.parent == Path():
         from jupyter_core.paths import jupyter_runtime_dir  # slow to import, and needed for bare names only

@@ -241,6 +241,9 @@ def main() -> int:
     except PageBuildFailed as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("the page was not built: interrupted\n")
+        return 130  # 128 + SIGINT, as in shells
     return 0
 
 
