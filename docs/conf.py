@@ -45,6 +45,7 @@ NAV = {
     ],
     "How to: run it for others": [
         "how-to/share-a-notebook",
+        "how-to/use-it-in-your-jupyter",
         "how-to/run-the-router",
         "how-to/secure-a-realm",
         "how-to/restart-and-adopt-kernels",

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args
@@ -376,6 +377,12 @@ def test_commands_exist_with_their_options(page: Path) -> None:
             parse(["bridge", *words], line)
         elif program == "timbr-wamp":
             parse(words, line)
+        elif program == ".venv/bin/uv":
+            assert "\nuv==" in "\n" + (ROOT / "locks" / "uv.txt").read_text(encoding="utf-8"), line
+            assert words[:2] == ["pip", "install"], line
+        elif program == ".venv/bin/python":
+            assert words[0] == "-m", line
+            assert find_spec(words[1]) is not None, line
 
 
 def parse(words: list[str], line: str) -> None:

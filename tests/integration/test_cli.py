@@ -335,7 +335,7 @@ def test_a_slot_is_set_while_the_machine_runs(home: Home) -> None:
     assert home.json("set", "lab", "more", "@slot.py")["change"]
     assert "less" in home.json("slots", "lab")[1]["function"]
     home.run("set", "lab", "-7", "math:sqrt")
-    assert home.json("slots", "lab")[1]["function"] == "math:sqrt"
+    assert home.json("slots", "lab")[1]["function"] == "math.sqrt"
     home.run("set", "lab", "1", "")
     assert home.json("slots", "lab")[1]["identity"]
 
