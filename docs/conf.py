@@ -21,7 +21,12 @@ from timbr_wamp.machine.removed import Removed
 
 #: The pages in the order in which a reader asks: caption → pages of ``docs``, without their suffix.
 NAV = {
-    "Learn it": ["tutorial/first-machine", "tutorial/introspection", "tutorial/from-anywhere"],
+    "Learn it": [
+        "tutorial/first-machine",
+        "tutorial/introspection",
+        "tutorial/mend-and-recover",
+        "tutorial/from-anywhere",
+    ],
     "How to: functions in slots": [
         "how-to/call-a-web-api",
         "how-to/use-a-model",
@@ -39,6 +44,7 @@ NAV = {
     ],
     "How to: failures": [
         "how-to/mend-a-slot-live",
+        "how-to/try-a-change",
         "how-to/choose-a-policy",
         "how-to/debug-a-pipeline",
         "how-to/what-is-left-after-a-restart",

@@ -39,10 +39,10 @@ ALLOWED = {
 #: Inside `machine/`: room or module → floor, likewise.
 MACHINE_FLOORS = {
     "messages": 1, "waiting": 1, "interrupts": 1, "isolation": 1, "parsing": 1, "forks": 1, "processing": 1,
-    "removed": 1, "raw": 1, "checks": 1,
+    "removed": 1, "raw": 1, "checks": 1, "differences": 1,
     "protocols": 2, "tracebacks": 2,
     "slots": 3, "events": 4, "intake": 5, "records": 6, "running": 7, "history": 7,
-    "assembly": 8, "machine": 9, "serving": 10,
+    "trials": 8, "inquiries": 9, "assembly": 9, "machine": 10, "serving": 11,
 }  # fmt: skip
 
 #: Third party → the rooms or modules that may import it. What is not listed is not allowed.

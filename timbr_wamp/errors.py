@@ -569,6 +569,23 @@ class UnknownRevision(TimbrError, LookupError):
         return f"no revision {self.number}: revisions {self.first} to {self.last} are kept"
 
 
+class TableChanged(TimbrError, RuntimeError):
+    """The slot table was changed meanwhile; nothing was set."""
+
+    uri = ERROR_PREFIX + "table_changed"
+
+    def __init__(self, expected: int, current: int, change: str, author: str | None = None) -> None:
+        super().__init__(expected, current, change, author)
+        self.expected, self.current, self.change, self.author = expected, current, change, author
+
+    def __str__(self) -> str:
+        by = f" by {self.author}" if self.author else ""
+        return (
+            f"the slots are at revision {self.current} ({self.change}{by}), no longer at {self.expected}; "
+            "nothing was set: try it again on the present table"
+        )
+
+
 class NotASource(TimbrError, TypeError):
     """A value that cannot be used as a source of messages."""
 
@@ -625,6 +642,63 @@ class RecordNotFound(TimbrError, LookupError):
 
     def __str__(self) -> str:
         return f"no record {self.what}: records {self.first} to {self.last} are kept"
+
+
+class UnknownMessage(TimbrError, LookupError):
+    """A message that was never put here, or of which nothing is kept any more."""
+
+    uri = ERROR_PREFIX + "unknown_message"
+
+    def __init__(self, oid: str) -> None:
+        super().__init__(oid)
+        self.oid = oid
+
+    def __str__(self) -> str:
+        return f"no message {self.oid}: it was never put into this machine, or its records are no longer kept"
+
+
+class UnknownErrorGroup(TimbrError, LookupError):
+    """No failures of this slot, exception class and line."""
+
+    uri = ERROR_PREFIX + "unknown_error_group"
+
+    def __init__(self, group: str, known: Sequence[str]) -> None:
+        super().__init__(group, list(known))
+        self.group, self.known = group, tuple(known)
+
+    def __str__(self) -> str:
+        return f"no error group {self.group!r}{what_there_is(self.group, 'groups', self.known)}"
+
+
+class CanaryFailed(TimbrError, RuntimeError):
+    """Messages that were retried first did not pass; the others were left as they are."""
+
+    uri = ERROR_PREFIX + "canary_failed"
+
+    def __init__(self, oids: Sequence[str], left: int, reason: str) -> None:
+        super().__init__(list(oids), left, reason)
+        #: The messages that were retried.
+        self.oids = tuple(oids)
+        self.left, self.reason = left, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(len(self.oids), 'message')} retried first: {self.reason}; "
+            f"the other {self.left:,} were not retried"
+        )
+
+
+class NothingToDebug(TimbrError, LookupError):
+    """No kept attempt at the message failed in a slot."""
+
+    uri = ERROR_PREFIX + "nothing_to_debug"
+
+    def __init__(self, oid: str) -> None:
+        super().__init__(oid)
+        self.oid = oid
+
+    def __str__(self) -> str:
+        return f"no slot raised for message {self.oid} in an attempt whose record is kept"
 
 
 class RecordTooLarge(TimbrError, LookupError):

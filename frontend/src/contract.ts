@@ -128,6 +128,7 @@ export interface RevisionInfo {
   time: number;
   author: string | null;
   change: string;
+  reason: string | null;
   functions: (string | null)[];
 }
 
@@ -248,7 +249,7 @@ export interface PutResult {
   refused: number;
 }
 
-/** Result of a trial function for one kept record. */
+/** Result of a trial for one message. The fields from ``outcome`` on are those of a comparison. */
 export interface TrialRow {
   oid: string;
   text: string;
@@ -256,6 +257,9 @@ export interface TrialRow {
   duration_s: number;
   input: string;
   before: string | null;
+  outcome: "same" | "changed" | "new_error" | "mended" | "other_error" | "skipped" | null;
+  changes: string[];
+  before_s: number | null;
 }
 
 /** A machine's counters over time, as lists of one length: one sample about every ``interval_s`` seconds. */
@@ -359,6 +363,84 @@ export interface IsCompleteReply {
   indent: string;
 }
 
+/** What one slot gave in an attempt. */
+export interface AttemptValue {
+  slot: number;
+  name: string | null;
+  kind: "value" | "error" | "skipped" | "carried";
+  text: string | null;
+  size_bytes: number;
+  policy: string | null;
+}
+
+/** One attempt at a message. */
+export interface Attempt {
+  attempt: number;
+  state: "waiting" | "in_flight" | "processed" | "errored" | "dropped";
+  seq: number;
+  revision: number | null;
+  received_at: number;
+  finished_at: number | null;
+  slots: AttemptValue[];
+}
+
+/** A message, and all that became of it: each attempt with each slot's value, oldest first. */
+export interface Lookup {
+  run: string;
+  oid: string;
+  input: string | null;
+  state: "waiting" | "in_flight" | "processed" | "errored" | "dropped";
+  attempts: Attempt[];
+}
+
+/** How far a retry or replay of many messages is. */
+export interface ReplayProgress {
+  phase: "canary" | "put";
+  done: number;
+  total: number;
+}
+
+/** What a function or slot table on trial gave for messages, beside what the present one, or the record, has. */
+export interface TrialResult {
+  title: string;
+  slot: number | null;
+  base_revision: number;
+  rows: TrialRow[];
+  tried: number;
+  same: number;
+  changed: number;
+  new_errors: number;
+  mended: number;
+  other_errors: number;
+  skipped: number;
+  before_p50_s: number | null;
+  after_p50_s: number | null;
+  before_total_s: number | null;
+  after_total_s: number | null;
+  source_diff: string;
+  notes: string[];
+  left_out: number;
+}
+
+/** How one slot differs between two revisions. */
+export interface SlotDiff {
+  slot: number;
+  change: "set" | "unset" | "changed";
+  before: string | null;
+  after: string | null;
+  source_diff: string;
+  also: string[];
+}
+
+/** Two revisions of the slot table, side by side. */
+export interface RevisionDiff {
+  a: number;
+  b: number;
+  slots: SlotDiff[];
+  notes: string[];
+  trial: TrialResult | null;
+}
+
 export interface NodeProcedures {
   list: { args: {  }; result: KernelInfo[] };
   announce: { args: { kernel: KernelInfo }; result: Interest };
@@ -393,9 +475,11 @@ export interface MachineProcedures {
   recent: { args: { n?: number }; result: RecordRow[] };
   errors: { args: { n?: number }; result: ErrorRow[] };
   error_groups: { args: { n?: number }; result: ErrorGroup[] };
+  lookup: { args: { oid: string }; result: Lookup };
   graph: { args: {  }; result: Graph };
   progress: { args: { interval_s?: number; timeout_s?: number }; result: Progress };
   revisions: { args: {  }; result: RevisionInfo[] };
+  compare: { args: { a: number; b: number }; result: RevisionDiff };
   metrics: { args: { last_s?: number }; result: Metrics };
   events: { args: { n?: number }; result: Event[] };
   put: { args: { message: unknown; oid?: string | null }; result: string };
@@ -405,15 +489,17 @@ export interface MachineProcedures {
   stop: { args: { drain?: boolean; timeout_s?: number }; result: Status };
   pause: { args: {  }; result: Status };
   resume: { args: {  }; result: Status };
-  replay: { args: { run: string; seqs: number[] }; result: string[] };
-  retry_errors: { args: { oids?: string[] | null }; result: string[] };
-  slot_set: { args: { slot: number | string; function: FunctionRef | (FunctionRef | null)[]; name?: string | null; policy?: Policy | null }; result: RevisionInfo };
-  slot_delete: { args: { slot: number | string }; result: RevisionInfo };
-  policy_set: { args: { slot: number | string | null; policy: Policy | null }; result: RevisionInfo };
+  replay: { args: { run?: string | null; seqs?: number[] | null; oids?: string[] | null; group?: string | null; timeout_s?: number }; result: string[] };
+  retry_errors: { args: { oids?: string[] | null; group?: string | null; canary?: number; timeout_s?: number }; result: string[] };
+  slot_set: { args: { slot: number | string; function: FunctionRef | (FunctionRef | null)[]; name?: string | null; policy?: Policy | null; reason?: string | null; if_revision?: number | null }; result: RevisionInfo };
+  slot_delete: { args: { slot: number | string; reason?: string | null }; result: RevisionInfo };
+  policy_set: { args: { slot: number | string | null; policy: Policy | null; reason?: string | null }; result: RevisionInfo };
   handler_set: { args: { handler: string; options?: { [key: string]: unknown } | null }; result: Status };
   configure: { args: { bufsize?: number | null; stages?: number | null; concurrency?: number | null }; result: Status };
   trial: { args: { slot: number | string; function: FunctionRef; n?: number }; result: TrialRow[] };
-  rollback: { args: { number: number }; result: RevisionInfo };
+  trial_report: { args: { slot: number | string; function: FunctionRef; last?: number | null; oids?: string[] | null; group?: string | null; samples?: unknown[] | null; timeout_s?: number }; result: TrialResult };
+  table_trial: { args: { after?: number | null; before?: number | null; last?: number | null; oids?: string[] | null; group?: string | null; seqs?: number[] | null; with_values?: { [key: string]: unknown } | null; timeout_s?: number }; result: TrialResult };
+  rollback: { args: { number: number; reason?: string | null; if_revision?: number | null }; result: RevisionInfo };
   source_set: { args: { source: FunctionRef; total?: number | null; replace?: boolean; options?: SourceOptions | null }; result: Status };
   source_delete: { args: {  }; result: Status };
 }
@@ -447,5 +533,5 @@ export const ACCESS = {
   node: { list: "read", announce: "host" },
   host: { start: "admin", list: "read", restart: "admin", stop: "admin" },
   kernel: { info: "read", ping: "read", interrupt: "operate", restart: "operate", execute: "admin", execute_interactive: "admin", complete: "admin", inspect: "admin", is_complete: "admin", shutdown: "admin" },
-  machine: { status: "read", slots: "read", slot: "read", records: "read", record: "read", recent: "read", errors: "read", error_groups: "read", graph: "read", progress: "read", revisions: "read", metrics: "read", events: "read", put: "operate", put_many: "operate", call: "operate", start: "operate", stop: "operate", pause: "operate", resume: "operate", replay: "operate", retry_errors: "operate", slot_set: "admin", slot_delete: "admin", policy_set: "admin", handler_set: "admin", configure: "admin", trial: "admin", rollback: "admin", source_set: "admin", source_delete: "admin" },
+  machine: { status: "read", slots: "read", slot: "read", records: "read", record: "read", recent: "read", errors: "read", error_groups: "read", lookup: "read", graph: "read", progress: "read", revisions: "read", compare: "read", metrics: "read", events: "read", put: "operate", put_many: "operate", call: "operate", start: "operate", stop: "operate", pause: "operate", resume: "operate", replay: "operate", retry_errors: "operate", slot_set: "admin", slot_delete: "admin", policy_set: "admin", handler_set: "admin", configure: "admin", trial: "admin", trial_report: "admin", table_trial: "admin", rollback: "admin", source_set: "admin", source_delete: "admin" },
 } as const;

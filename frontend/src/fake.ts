@@ -54,7 +54,7 @@ export class FakeApi implements Api {
     const failed = JSON.stringify({ _exception: { exc_class: "KeyError", exc_value: "'cpu'" } });
     return Array.from({ length: 10 }, (_, i) => ({
       oid: oid(i), text: i % 4 === 3 ? failed : String(20 + (source.length % 7)), errored: i % 4 === 3, duration_s: 0.001,
-      input: `{"cpu":${20 + i}}`, before: i % 2 ? String(20 + i) : "20",
+      input: `{"cpu":${20 + i}}`, before: i % 2 ? String(20 + i) : "20", outcome: null, changes: [], before_s: null,
     })); // prettier-ignore
   }
 

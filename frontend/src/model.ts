@@ -288,7 +288,7 @@ export interface TrialView {
   differs: boolean;
 }
 
-export function trialView(row: TrialRow): TrialView {
+export function trialView(row: Omit<TrialRow, "outcome" | "changes" | "before_s">): TrialView {
   const before = row.before === null ? null : outcomeText(row.before);
   const after = outcomeText(row.text);
   return { oid: row.oid, input: row.input, before, after, failed: row.errored, differs: before !== after };

@@ -403,6 +403,31 @@ def test_failures_are_shown_in_groups_retried_and_rolled_back(home: Home) -> Non
     assert "no revision" in home.run("rollback", "lab", "9999", status=1)
 
 
+def test_a_change_is_tried_committed_compared_and_its_messages_are_looked_up_and_retried(home: Home) -> None:
+    before = home.json("set", "lab", "2", "lambda x: [].pop()", "--reason", "a first try")["number"]
+    oids = [home.run("put", "lab", str(n)).strip() for n in (40, 41)]
+    home.run("wait", "lab", "--timeout", "20")
+    attempt = home.json("lookup", "lab", oids[0])["attempts"][0]
+    assert (attempt["state"], attempt["revision"], attempt["slots"][2]["kind"]) == ("errored", before, "error")
+    home.run("trial", "lab", "2", "lambda x: 7", "--last", "2", "--commit", "--reason", "seven is enough")
+    newest = home.json("revisions", "lab")[-1]
+    assert (newest["number"], newest["reason"]) == (before + 1, "seven is enough")
+    worse = home.run("trial", "lab", "2", "lambda x: 1 // 0", "--sample", "40", "--commit", status=1)
+    assert "1 message would fail that did not fail before; it was not set" in worse
+    assert "+lambda x: 7" in home.run("compare", "lab", str(before), str(before + 1), "--last", "2")
+    assert home.json("replay", "lab", *oids, "--trial", "--revision", str(before))["tried"] == 2
+    assert "need --trial" in home.run("replay", "lab", *oids, "--revision", "1", status=2)
+    assert "in one way" in home.run("replay", "lab", status=2)
+    assert home.run("replay", "lab", oids[1]).split() == [oids[1]]
+    home.run("wait", "lab", "--timeout", "20")
+    assert home.run("retry", "lab", "--group", "2:IndexError", "--canary", "1", "--timeout-s", "20").split() == [
+        oids[0]
+    ]
+    home.run("wait", "lab", "--timeout", "20")
+    assert "attempt 2: processed" in home.run("lookup", "lab", oids[0])
+    assert "no message" in home.run("lookup", "lab", "0" * 24, status=1)
+
+
 def test_the_graph_is_a_list_or_mermaid(home: Home) -> None:
     assert "double" in home.run("graph", "lab")
     assert "in --> f0" in home.run("graph", "lab", "--mermaid")

@@ -24,6 +24,7 @@ from timbr_wamp.client import Client, Gap, RemoteKernel, RemoteMachine, RunChang
 from timbr_wamp.contract import Policy, Progress, Record, SourceOptions, Status
 from timbr_wamp.errors import (
     AmbiguousKernel,
+    CanaryFailed,
     InvalidArgument,
     InvalidSource,
     MachineFull,
@@ -32,8 +33,12 @@ from timbr_wamp.errors import (
     NotAuthorized,
     PayloadTooLarge,
     SlotOutOfRange,
+    TableChanged,
+    UnknownErrorGroup,
     UnknownKernel,
+    UnknownMessage,
     UnknownPlugin,
+    UnknownRevision,
     UnknownSlot,
 )
 from timbr_wamp.names import new_oid
@@ -516,6 +521,62 @@ def test_failures_are_grouped_and_tried_again(machine: RemoteMachine):
     assert [record.attempt for record in machine.recent(2)] == [2, 2]
     group = next(group for group in machine.error_groups if group.exc_class == "LookupError")
     assert (group.open, group.resolved) == (1, False)
+
+
+def test_a_change_is_tried_on_failed_messages_committed_and_they_are_retried_by_canary(machine: RemoteMachine):
+    broken = machine.set(1, source="def inverse(x):\n    return 1 / (x - 5)\n", name="inverse", reason="a first try")
+    oids = [machine.put(number) for number in (5, 6, 5)]
+    assert machine.wait(10.0)
+    found = machine.lookup(oids[0])
+    assert (found.state, found.message, found.attempts[0].revision) == ("errored", 5, broken.number)
+    assert found.attempts[0].failure is not None
+    assert found.attempts[0].failure.name == "inverse"
+    assert "ZeroDivisionError" in str(found)
+    group = next(group for group in machine.error_groups if group.task.endswith("(inverse)"))
+
+    report = machine.trial("inverse", lambda x: 0 if x == 5 else 1 / (x - 5), oids=oids)
+    assert [row.outcome for row in report] == ["mended", "same", "mended"]
+    assert "ZeroDivisionError" in report._repr_html_()
+    assert [row.outcome for row in machine.trial(1, "lambda x: x", samples=[7, 8])] == ["changed", "changed"]
+    revision = report.commit(reason="5 is a message, too")
+    assert (revision.number, revision.reason) == (broken.number + 1, "5 is a message, too")
+    assert machine.revisions[-1].reason == "5 is a message, too"
+    with pytest.raises(TableChanged):
+        report.commit()
+
+    diff = machine.compare(broken.number, revision.number, oids=oids)
+    assert [(slot.slot, slot.change) for slot in diff.slots] == [(1, "changed")]
+    assert diff.trial is not None
+    assert diff.trial.mended == 2
+    old = machine.replay(oids, into="trial", revision=broken.number)
+    assert [row.outcome for row in old] == ["same", "same", "same"]
+    assert machine.replay(oids[1], into="trial", with_values={1: 4})[0].changes == ["inverse: 1.0 → 4"]
+
+    threads: list[int] = []
+    take = lambda progress: threads.append(threading.get_ident())  # noqa: E731
+    assert machine.retry_errors(group=group, canary=1, timeout=10.0, on_progress=take) == [oids[0], oids[2]]
+    assert set(threads) == {threading.get_ident()}
+    assert machine.wait(10.0)
+    assert [attempt.state for attempt in machine.lookup(oids[2]).attempts] == ["errored", "processed"]
+    assert machine.replay(oids[1]) == [oids[1]]
+    assert machine.wait(10.0)
+
+
+def test_what_cannot_be_looked_up_tried_or_retried_is_the_machines_own_error(machine: RemoteMachine):
+    machine.set(0, source="lambda x: 1 / x")
+    oid = machine.put(0)
+    assert machine.wait(10.0)
+    with pytest.raises(UnknownMessage):
+        machine.lookup(new_oid())
+    with pytest.raises(UnknownErrorGroup):
+        machine.retry_errors(group="f2:OSError")
+    with pytest.raises(CanaryFailed, match="ZeroDivisionError") as caught:
+        machine.retry_errors([oid], canary=1)
+    assert caught.value.oids == (oid,)
+    with pytest.raises(UnknownRevision):
+        machine.compare(0, 10**6)
+    with pytest.raises(InvalidArgument, match="trial"):
+        machine.replay(oid, revision=1)
 
 
 def test_lists_and_statuses_show_themselves(machine: RemoteMachine):

@@ -233,6 +233,27 @@ def test_policies_and_handlers_are_set_and_shown(notebook, demo):
     assert notebook.fails("%wamp handler NoSuchHandler").ename == "UnknownPlugin"
 
 
+def test_a_change_is_tried_committed_compared_and_messages_are_looked_up(notebook, demo):
+    machine = demo.machine()
+    notebook("%wamp set 1 --name picky --reason 'a first try' lambda x: [].pop()")
+    broken = machine.status.revision
+    notebook("oid = %wamp put 3")
+    oid = notebook("oid").strip("'")
+    wait_until(lambda: machine.lookup(oid).state == "errored", "it has failed")
+    assert "IndexError" in notebook(f"%wamp lookup {oid}")
+    notebook("report = %wamp trial picky --group picky lambda x: 5")
+    assert notebook("report[-1].outcome, report.new_errors") == "('mended', 0)"
+    notebook("report.commit(reason='five will do')")
+    assert "five will do" in notebook("%wamp revisions")
+    assert "lambda x: 5" in notebook(f"%wamp compare {broken} {machine.status.revision}")
+    assert "same" in notebook(f"%wamp replay --trial --revision {broken} {oid}")
+    assert oid in notebook("%wamp retry --group picky --canary 1")
+    assert oid in notebook(f"%wamp replay {oid}")
+    wait_until(lambda: len(machine.lookup(oid).attempts) == 3, "it has run again")
+    assert notebook.fails("%wamp replay").ename == "UsageError"
+    notebook("%wamp delete picky")
+
+
 def test_failures_are_grouped_retried_and_values_tapped(notebook, demo):
     machine = demo.machine()
     notebook("values = %wamp tap f1 3")

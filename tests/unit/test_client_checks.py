@@ -96,7 +96,7 @@ PARAMETERS = [
 USUAL: dict[str, Any] = {
     "uri": "io.timbr.kernel.list", "topic": "io.timbr.kernel.discovery", "callback": print, "code": "1", "kind": "*",
     "message": 1, "messages": [1], "run": "r", "seq": 1, "seqs": [1], "slot": 0, "function": "lambda x: x",
-    "policy": "drop", "handler": "x", "number": 1, "source": "[1]",
+    "policy": "drop", "handler": "x", "number": 1, "source": "[1]", "oid": "0" * 24, "a": 0, "b": 1,
 }  # fmt: skip
 
 

@@ -74,14 +74,15 @@ def test_every_procedure_is_described_and_its_types_can_be_sent(procedure):
 
 
 def test_the_machine_answers_every_procedure_of_its_contract_with_the_type_it_promises(served, peer):
-    served.put(1)
+    oid = served.put(1)
     served.get()
     source = contract.FunctionRef(kind="source", text="[1, 2]")
     function = contract.FunctionRef(kind="source", text="lambda x: x")
     arguments = {
         "slot": (0,), "records": (served.run, 0), "record": (served.run, 1), "put": (1,), "put_many": ([1],),
         "call": (1,), "replay": (served.run, [1]), "slot_set": (0, function), "slot_delete": (0,),
-        "trial": (0, function), "rollback": (0,), "source_set": (source,),
+        "trial": (0, function), "rollback": (0,), "source_set": (source,), "lookup": (oid,), "compare": (0, 0),
+        "trial_report": (0, function), "table_trial": (0,),
         "policy_set": (0, contract.Policy(on_error="drop")), "handler_set": ("RetryHandler", {"retries": 1}),
     }  # fmt: skip
     order = [n for n in MACHINE if n not in ("pause", "resume", "stop")] + ["start", "pause", "resume", "stop"]

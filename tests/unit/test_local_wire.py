@@ -365,7 +365,8 @@ EVERY_CALL = {
     "put_many": ([1, 2],), "call": (1,), "start": (), "stop": (), "pause": (), "resume": (), "replay": ("RUN", [1]),
     "retry_errors": (), "slot_set": (0, SOURCE_TEXT), "slot_delete": (0,), "policy_set": (None, {"on_error": "drop"}),
     "handler_set": ("RawEventDebugger",), "configure": (50, 9, 2), "trial": (0, SOURCE_TEXT), "rollback": (0,),
-    "source_set": ({"kind": "source", "text": "[1, 2]"},), "source_delete": (),
+    "source_set": ({"kind": "source", "text": "[1, 2]"},), "source_delete": (), "lookup": ("0" * 24,),
+    "compare": (0, 0), "trial_report": (0, SOURCE_TEXT), "table_trial": (),
 }  # fmt: skip
 
 

@@ -93,11 +93,17 @@ def test_a_repr_never_fails(kind, draw):
     machine.close()
 
 
-@pytest.mark.parametrize(("name", "instead"), [("active", "running"), ("print_status", "print"), ("debug", "handler")])
+@pytest.mark.parametrize(("name", "instead"), [("active", "running"), ("print_status", "print")])
 def test_a_removed_name_says_what_to_use(machine, name, instead):
     with pytest.raises(AttributeError, match=instead):
         getattr(machine, name)
     assert not hasattr(machine, name)
+
+
+def test_debug_is_a_method_now_and_no_switch(machine):
+    with pytest.raises(NameRemoved, match="handler"):
+        machine.debug = True
+    assert callable(machine.debug)
 
 
 @pytest.mark.parametrize("name", ["from_json", "from_project", "load_machine"])

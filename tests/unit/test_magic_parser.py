@@ -52,23 +52,23 @@ def test_a_token_is_not_in_the_repr():
 @pytest.mark.parametrize(
     ("line", "arguments", "code"),
     [
-        ("set 0 lambda x: x**2", {"slot": 0, "name": None, "policy": None}, "lambda x: x**2"),
+        ("set 0 lambda x: x**2", {"slot": 0, "name": None, "policy": None, "reason": None}, "lambda x: x**2"),
         (
             'set clean --name tidy lambda x: x["a b"]',
-            {"slot": "clean", "name": "tidy", "policy": None},
+            {"slot": "clean", "name": "tidy", "policy": None, "reason": None},
             'lambda x: x["a b"]',
         ),
-        ("set --name=tidy 1 f", {"slot": 1, "name": "tidy", "policy": None}, "f"),
+        ("set --name=tidy 1 f", {"slot": 1, "name": "tidy", "policy": None, "reason": None}, "f"),
         (
             "set 1 --policy drop,retries=3 lambda x: x",
-            {"slot": 1, "name": None, "policy": Policy(on_error="drop", retries=3)},
+            {"slot": 1, "name": None, "policy": Policy(on_error="drop", retries=3), "reason": None},
             "lambda x: x",
         ),
         ("put {'a': \"it's\"}", {"oid": None}, "{'a': \"it's\"}"),
         ("put -5", {"oid": None}, "-5"),
         ("put --oid 65f0c0ffee65f0c0ffee65f0 x", {"oid": "65f0c0ffee65f0c0ffee65f0"}, "x"),
         ("execute --kernel lab print('--kernel')", {"kernel": "lab", "timeout_s": None}, "print('--kernel')"),
-        ("set 0", {"slot": 0, "name": None, "policy": None}, ""),
+        ("set 0", {"slot": 0, "name": None, "policy": None, "reason": None}, ""),
     ],
 )
 def test_python_text_needs_no_quoting(line, arguments, code):
@@ -208,7 +208,7 @@ def test_every_verb_and_option_is_documented():
         ("policy machine", {"slot": "machine", "words": []}),
         ("handler RetryHandler retries=2", {"name": "RetryHandler", "options": ["retries=2"]}),
         ("handler", {"name": None, "options": []}),
-        ("retry 65f0 65f1", {"oids": ["65f0", "65f1"]}),
+        ("retry 65f0 65f1", {"oids": ["65f0", "65f1"], "group": None, "canary": None}),
         ("tap f1 20", {"label": "f1", "n": 20}),
         ("progress --wait --timeout-s 5", {"wait": True, "timeout_s": 5.0}),
     ],

@@ -9,6 +9,7 @@ from timbr_wamp.cli.base import Commands, set_up_logging, settings_from
 from timbr_wamp.cli.doctor import doctor
 from timbr_wamp.cli.failures import errors, handler, policy, retry, revisions, rollback
 from timbr_wamp.cli.headless import headless_machine, run_project
+from timbr_wamp.cli.inquiries import compare, lookup, replay, trial
 from timbr_wamp.cli.journal import journal
 from timbr_wamp.cli.kernels import execute, kernel, list_kernels
 from timbr_wamp.cli.machines import set_slot, slots, status, tail, watch
@@ -64,8 +65,12 @@ for command in (
     policy,
     handler,
     errors,
+    lookup,
     retry,
+    replay,
     revisions,
+    trial,
+    compare,
     rollback,
     graph,
     progress,

@@ -13,7 +13,7 @@ from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
     from timbr_wamp.client import Client
-    from timbr_wamp.contract import RevisionInfo
+    from timbr_wamp.contract import ReplayProgress, RevisionInfo
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -100,11 +100,34 @@ def handler(
 @click.argument("kernel")
 @click.argument("oids", nargs=-1)
 @machine_option
+@click.option(
+    "--group",
+    metavar="GROUP",
+    help="Those of an error group: its slot, and after colons its exception class and line: f1, clean:ValueError.",
+)
+@click.option("--canary", type=click.IntRange(min=1), help="So many first; the rest only when they have passed.")
+@click.option(
+    "--timeout-s", type=click.FloatRange(min=0.0), default=60.0, show_default=True, help="With --canary: longest wait."
+)
 @json_option
 @connecting
-def retry(client: Client, kernel: str, oids: tuple[str, ...], machine: str, as_json: bool) -> None:
+def retry(
+    client: Client,
+    kernel: str,
+    oids: tuple[str, ...],
+    machine: str,
+    group: str | None,
+    canary: int | None,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
     """Queue failed messages again, each as its next attempt, and print their ids. Default: all unresolved ones."""
-    done = machine_of(client, kernel, machine).retry_errors(oids or None)
+    if oids and group:
+        raise click.UsageError("give either OIDS or --group")
+    remote = machine_of(client, kernel, machine)
+    done = remote.retry_errors(
+        oids or None, group=group, canary=canary or 0, timeout=timeout_s, on_progress=progress_note
+    )
     if as_json:
         print_json({"oids": done})
         return
@@ -134,11 +157,19 @@ def revisions(client: Client, kernel: str | None, machine: str, as_json: bool) -
 @click.argument("kernel")
 @click.argument("number", type=click.IntRange(min=0))
 @machine_option
+@click.option("--reason", help="Why, kept with the revision.")
 @json_option
 @connecting
-def rollback(client: Client, kernel: str, number: int, machine: str, as_json: bool) -> None:
+def rollback(client: Client, kernel: str, number: int, machine: str, reason: str | None, as_json: bool) -> None:
     """Restore the slot table of revision NUMBER, as a new revision."""
-    print_revision(machine_of(client, kernel, machine).rollback(number), as_json)
+    print_revision(machine_of(client, kernel, machine).rollback(number, reason=reason), as_json)
+
+
+def progress_note(progress: ReplayProgress) -> None:
+    """Print on stderr how far a large retry or replay is."""
+    what = "first messages passed" if progress.phase == "canary" else "messages queued"
+    if progress.phase == "put" or progress.done == progress.total:
+        note(f"timbr-wamp: {progress.done:,} of {progress.total:,} {what}")
 
 
 def print_revision(revision: RevisionInfo, as_json: bool) -> None:

@@ -212,6 +212,7 @@ def slots(client: Client, kernel: str | None, machine: str, as_json: bool) -> No
 @machine_option
 @click.option("--name", help="Name of the slot.")
 @click.option("--policy", "policy_words", metavar="WORDS", help="A policy, as one text: 'drop retries=3'.")
+@click.option("--reason", help="Why, kept with the revision.")
 @json_option
 @connecting
 def set_slot(
@@ -222,6 +223,7 @@ def set_slot(
     machine: str,
     name: str | None,
     policy_words: str | None,
+    reason: str | None,
     as_json: bool,
 ) -> None:
     """Assign a function to a slot of a machine, also while it runs: SOURCE text, or `@file.py`.
@@ -237,7 +239,6 @@ def set_slot(
     text = file_text(source[1:]) if source.startswith("@") else source
     if text.strip():
         function = reference(text.strip()) if is_reference(text) else text
-        print_revision(remote.set(key, function, name=name, policy=policy), as_json)
+        print_revision(remote.set(key, function, name=name, policy=policy, reason=reason), as_json)
     else:
-        del remote[key]
-        print_revision(remote.revisions[-1], as_json)
+        print_revision(remote.delete(key, reason=reason), as_json)

@@ -14,6 +14,9 @@ from timbr_wamp.errors import InvalidArgument
 from timbr_wamp.rows import is_table
 from timbr_wamp.values import DEPTH_LIMIT, NotPlain, json_form, plain_text
 
+#: Types of arguments that hold values of any kind.
+_MESSAGES = (Any, list[Any], list[Any] | None, dict[str, Any] | None)
+
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _NUMBERS: Final = frozenset({float, bool, type(None), bytes})
 
@@ -29,7 +32,7 @@ def wire_arguments(procedure: Procedure, args: tuple[Any, ...], kwargs: dict[str
     for parameter in procedure.parameters[: _last(procedure, bound) + 1]:
         if parameter.name not in bound:
             arguments.append(parameter.default)
-        elif procedure.types[parameter.name] in (Any, list[Any]):
+        elif bound[parameter.name] is not None and procedure.types[parameter.name] in _MESSAGES:
             arguments.append(sendable(bound[parameter.name], parameter.name))
         else:
             arguments.append(to_builtins(bound[parameter.name]))

@@ -8,9 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from timbr_wamp.client.async_topics import AsyncTopics
+from timbr_wamp.client.async_inquiries import LONG_TIMEOUT_S, AsyncInquiries
 from timbr_wamp.client.checks import checked_methods
-from timbr_wamp.client.functions import as_source, function_ref
+from timbr_wamp.client.functions import function_ref
 from timbr_wamp.client.functions import reference as module_reference
 from timbr_wamp.client.records import AsyncRecords, RecordStream
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S
@@ -20,7 +20,6 @@ from timbr_wamp.contract import (
     ErrorGroup,
     ErrorRow,
     Event,
-    FunctionRef,
     Graph,
     Metrics,
     Policy,
@@ -32,7 +31,6 @@ from timbr_wamp.contract import (
     SlotInfo,
     SlotNames,
     Status,
-    TrialRow,
     record_from_call,
     record_from_row,
 )
@@ -45,16 +43,13 @@ from timbr_wamp.errors import (
     NoMachine,
     NoSuchProcedure,
     NotConnected,
-    PythonMismatch,
 )
-from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Oids, RecordRows, Revisions, SlotInfos, Trials
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, RecordRows, Revisions, SlotInfos
 from timbr_wamp.names import checked_oid, new_oid
 from timbr_wamp.rows import messages_of
 
 T = TypeVar("T")
 
-#: Timeout of calls that run or prepare users' code.
-LONG_TIMEOUT_S = 120.0
 #: Longest wait of one call of a blocking put, which is made of several calls.
 PUT_STEP_S = 10.0
 #: An idempotent call during which the connection dropped so many times is not repeated: it may be the cause.
@@ -68,7 +63,7 @@ WAIT_STEP_S, PROGRESS_STEP_S = 0.05, 0.25
 
 
 @checked_methods
-class AsyncMachine(AsyncTopics):
+class AsyncMachine(AsyncInquiries):
     """A machine in a kernel on the router. Usable from any loop."""
 
     # --- looking ----------------------------------------------------------------------------
@@ -239,15 +234,6 @@ class AsyncMachine(AsyncTopics):
         names = await self._slot_names.of("", result.revision)
         return record_from_call(result, time.time(), include_serialized=include_serialized, names=names)
 
-    async def replay(self, run: str, seqs: Sequence[int]) -> Oids:
-        """Queue messages of kept records again, each as the next attempt with the same oid; return the oids."""
-        return Oids(await self._call(list[str], "replay", run, list(seqs), timeout_s=LONG_TIMEOUT_S))
-
-    async def retry_errors(self, oids: Sequence[str] | None = None) -> Oids:
-        """Queue unresolved errored messages again as their next attempt (None: all); return the oids."""
-        wanted = None if oids is None else list(oids)
-        return Oids(await self._call(list[str], "retry_errors", wanted, timeout_s=LONG_TIMEOUT_S))
-
     # --- running ----------------------------------------------------------------------------
 
     async def start(self) -> Status:
@@ -349,33 +335,40 @@ class AsyncMachine(AsyncTopics):
         reference: str | None = None,
         name: str | None = None,
         policy: PolicyLike | None = None,
+        reason: str | None = None,
+        if_revision: int | None = None,
     ) -> RevisionInfo:
         """Assign a function to a slot: a callable, source text, or ``module:name`` as ``reference``.
 
         A list of functions is assigned to consecutive slots, as one revision; in it, None unsets a slot.
-        ``policy`` is what happens to a message when the function raises; None keeps the slot's policy.
+        ``policy`` is what happens to a message when the function raises; None keeps the slot's policy. ``reason`` is
+        kept with the revision.
 
         Raises:
             InvalidArgument: not exactly one of the three was given.
+            TableChanged: the newest revision is not ``if_revision``; nothing was changed.
             SlotOutOfRange, UnknownSlot, NotCallable, InvalidSource: as the machine reports.
         """
         given = [one for one in (function, source, reference) if one is not None]
         if len(given) != 1:
             raise InvalidArgument("function", "pass exactly one of function, source and reference")
         what = module_reference(reference) if reference is not None else given[0]
-        how = None if policy is None else checked_policy(policy)
+        how, why = None if policy is None else checked_policy(policy), (reason, if_revision)
         if isinstance(what, (list, tuple)):
             several = [None if one is None else function_ref(one) for one in what]
-            return await self._send(RevisionInfo, lambda refs: ("slot_set", slot, refs, name, how), several)
-        return await self._send(RevisionInfo, lambda ref: ("slot_set", slot, ref, name, how), function_ref(what))
+            return await self._send(RevisionInfo, lambda refs: ("slot_set", slot, refs, name, how, *why), several)
+        ref = function_ref(what)
+        return await self._send(RevisionInfo, lambda ref: ("slot_set", slot, ref, name, how, *why), ref)
 
-    async def set_policy(self, slot: int | str | None, policy: PolicyLike | None) -> RevisionInfo:
+    async def set_policy(
+        self, slot: int | str | None, policy: PolicyLike | None, *, reason: str | None = None
+    ) -> RevisionInfo:
         """Set the policy of a slot, or with ``slot=None`` of the machine.
 
         ``policy=None`` removes the slot's own policy.
         """
         what = None if policy is None else checked_policy(policy)
-        return await self._call(RevisionInfo, "policy_set", slot, what, timeout_s=LONG_TIMEOUT_S)
+        return await self._call(RevisionInfo, "policy_set", slot, what, reason, timeout_s=LONG_TIMEOUT_S)
 
     async def policy_of(self, slot: int | str | None = None) -> Policy:
         """Return the policy that applies to a slot, or the machine's."""
@@ -387,18 +380,18 @@ class AsyncMachine(AsyncTopics):
         wanted = None if options is None else dict(options)
         return await self._call(Status, "handler_set", handler, wanted, timeout_s=LONG_TIMEOUT_S)
 
-    async def delete(self, slot: int | str) -> RevisionInfo:
+    async def delete(self, slot: int | str, *, reason: str | None = None) -> RevisionInfo:
         """Unset a slot, so that it passes its value on."""
-        return await self._call(RevisionInfo, "slot_delete", slot)
+        return await self._call(RevisionInfo, "slot_delete", slot, reason)
 
-    async def rollback(self, number: int) -> RevisionInfo:
-        """Make a copy of an earlier slot table the newest revision."""
-        return await self._call(RevisionInfo, "rollback", number, timeout_s=LONG_TIMEOUT_S)
+    async def rollback(self, number: int, *, reason: str | None = None, if_revision: int | None = None) -> RevisionInfo:
+        """Make a copy of an earlier slot table the newest revision; ``reason`` is kept with it.
 
-    async def trial(self, slot: int | str, function: object, n: int = 5) -> Trials:
-        """Run a function on the newest ``n`` kept records as if it were in the slot. The machine is not changed."""
-        rows = await self._send(list[TrialRow], lambda ref: ("trial", slot, ref, n), function_ref(function))
-        return Trials(rows)
+        Raises:
+            UnknownRevision: it is not kept.
+            TableChanged: the newest revision is not ``if_revision``; nothing was changed.
+        """
+        return await self._call(RevisionInfo, "rollback", number, reason, if_revision, timeout_s=LONG_TIMEOUT_S)
 
     async def set_source(
         self, /, source: object, *, total: int | None = None, replace: bool = False, **options: Any
@@ -425,23 +418,6 @@ class AsyncMachine(AsyncTopics):
     async def delete_source(self) -> Status:
         """Remove the source. Messages that were read from it stay queued."""
         return await self._call(Status, "source_delete")
-
-    async def _send(self, result: type[T], arguments: Callable[[Any], tuple[Any, ...]], function: Any) -> T:
-        """Call a procedure with functions as arguments; send source text when the kernel has another Python version."""
-        try:
-            return await self._call(result, *arguments(function), timeout_s=LONG_TIMEOUT_S)
-        except PythonMismatch:
-            several = function if isinstance(function, list) else [function]
-            texts = [None if ref is None else _as_text(ref) for ref in several]
-            if None in [text for text, ref in zip(texts, several, strict=True) if ref is not None]:
-                raise
-        return await self._call(
-            result, *arguments(texts if isinstance(function, list) else texts[0]), timeout_s=LONG_TIMEOUT_S
-        )
-
-
-def _as_text(ref: FunctionRef) -> FunctionRef | None:
-    return ref if ref.kind != "cloudpickle" else as_source(ref)
 
 
 def _checked_seq(after_seq: int) -> int:

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from timbr_wamp.client.connection import Subscription
 from timbr_wamp.client.shared_connection import SharedConnection
-from timbr_wamp.contract import Progress
 from timbr_wamp.errors import LoopClosed
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 class LiveSubscription:
@@ -50,8 +50,8 @@ class LiveSubscription:
 
 def run_with_progress(
     shared: SharedConnection,
-    function: Callable[[Callable[[Progress], None]], Awaitable[T]],
-    draw: Callable[[Progress], object],
+    function: Callable[[Callable[[P], None]], Awaitable[T]],
+    draw: Callable[[P], object],
 ) -> T:
     """Run ``function(take)`` in the client's loop; draw each progress passed to ``take`` in this thread.
 
@@ -62,10 +62,10 @@ def run_with_progress(
         CalledFromLoop: called from the client's own thread.
     """
     shared.check_caller("progress")
-    newest: deque[Progress] = deque(maxlen=1)
+    newest: deque[P] = deque(maxlen=1)
     changed = threading.Event()
 
-    def take(progress: Progress) -> None:
+    def take(progress: P) -> None:
         newest.append(progress)
         changed.set()
 

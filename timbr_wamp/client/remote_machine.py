@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.blocking import Blocking, attribute, blocking, converted, like
 from timbr_wamp.client.live_subscription import LiveSubscription, run_with_progress
 from timbr_wamp.client.records import Records
-from timbr_wamp.contract import Progress, SourceStatus
+from timbr_wamp.client.shared_connection import SharedConnection
+from timbr_wamp.contract import Progress, RevisionInfo, SourceStatus
 from timbr_wamp.errors import InvalidArgument, TimbrError, counted, described
 from timbr_wamp.faces.plot import Plot
-from timbr_wamp.faces.tables import machine_html
+from timbr_wamp.faces.tables import Oids, machine_html
+from timbr_wamp.faces.trials import TrialReport
 from timbr_wamp.tables import html_text
 
 if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
+
+
+def _blocking_report(shared: SharedConnection, report: TrialReport[Any]) -> TrialReport[RevisionInfo]:
+    """Return a trial's report whose ``commit`` waits."""
+    return TrialReport(report.result, lambda reason: shared.wait(report.commit, reason))
 
 
 class RemoteMachine(Blocking[AsyncMachine]):
@@ -82,8 +90,22 @@ class RemoteMachine(Blocking[AsyncMachine]):
     put = blocking(AsyncMachine.put)
     put_many = blocking(AsyncMachine.put_many)
     __call__ = blocking(AsyncMachine.call)
-    replay = blocking(AsyncMachine.replay)
-    retry_errors = blocking(AsyncMachine.retry_errors)
+
+    lookup = blocking(AsyncMachine.lookup)
+
+    @like(AsyncMachine.replay)
+    def replay(self, *which: Any, on_progress: Callable[[Any], object] | None = None, **options: Any) -> Any:
+        return self._with_progress(partial(self.aio.replay, *which, **options), on_progress)
+
+    @like(AsyncMachine.retry_errors)
+    def retry_errors(self, *which: Any, on_progress: Callable[[Any], object] | None = None, **options: Any) -> Oids:
+        done: Oids = self._with_progress(partial(self.aio.retry_errors, *which, **options), on_progress)
+        return done
+
+    def _with_progress(self, verb: Callable[..., Any], on_progress: Callable[[Any], object] | None) -> Any:
+        if on_progress is None:
+            return self._shared.wait(verb)
+        return run_with_progress(self._shared, lambda take: verb(on_progress=take), on_progress)
 
     # --- running ----------------------------------------------------------------------------
 
@@ -138,11 +160,13 @@ class RemoteMachine(Blocking[AsyncMachine]):
             self._shared.wait(self.aio.set, slot, function)
 
     __delitem__ = blocking(AsyncMachine.delete)
+    delete = blocking(AsyncMachine.delete)
     set = blocking(AsyncMachine.set)
     set_policy = blocking(AsyncMachine.set_policy)
     policy_of = blocking(AsyncMachine.policy_of)
     rollback = blocking(AsyncMachine.rollback)
-    trial = blocking(AsyncMachine.trial)
+    trial = blocking(AsyncMachine.trial, _blocking_report)
+    compare = blocking(AsyncMachine.compare)
     metrics = blocking(AsyncMachine.metrics)
 
     # --- source -----------------------------------------------------------------------------

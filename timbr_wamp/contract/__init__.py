@@ -14,6 +14,7 @@ from timbr_wamp.contract.api import (
     NodeApi,
 )
 from timbr_wamp.contract.declaration import Procedure, Topic, to_builtins
+from timbr_wamp.contract.provenance import Attempt, AttemptValue, Lookup, ReplayProgress
 from timbr_wamp.contract.record import (
     Outcome,
     Record,
@@ -70,12 +71,16 @@ from timbr_wamp.contract.structs import (
     SourceStateName,
     SourceStatus,
     Status,
+    TrialOutcome,
     TrialRow,
     Verdict,
 )
+from timbr_wamp.contract.trials import RevisionDiff, SlotDiff, TrialResult
 
 __all__ = [
     "Access",
+    "Attempt",
+    "AttemptValue",
     "Backpressure",
     "BatchHead",
     "BlockRow",
@@ -100,6 +105,7 @@ __all__ = [
     "KernelApi",
     "KernelInfo",
     "KernelStateName",
+    "Lookup",
     "MACHINE",
     "MachineApi",
     "MachineBrief",
@@ -123,8 +129,11 @@ __all__ = [
     "RecordRow",
     "RecordsBatch",
     "RecordsPage",
+    "ReplayProgress",
+    "RevisionDiff",
     "RevisionInfo",
     "SlotCounts",
+    "SlotDiff",
     "SlotInfo",
     "SlotKind",
     "SlotNames",
@@ -135,6 +144,8 @@ __all__ = [
     "TOPICS",
     "Topic",
     "Metrics",
+    "TrialOutcome",
+    "TrialResult",
     "TrialRow",
     "Verdict",
     "outcome_kind",

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from timbr_wamp import errors as e
 from timbr_wamp.contract.declaration import Procedure, Scope, Topic, procedure, procedures_of
+from timbr_wamp.contract.provenance import Lookup, ReplayProgress
 from timbr_wamp.contract.structs import (
     Access,
     CallResult,
@@ -41,6 +42,7 @@ from timbr_wamp.contract.structs import (
     Status,
     TrialRow,
 )
+from timbr_wamp.contract.trials import RevisionDiff, TrialResult
 
 
 class NodeApi(Protocol):
@@ -178,6 +180,13 @@ class MachineApi(Protocol):
         A group has one slot, exception class and line.
         """
 
+    @procedure(Access.READ, pooled=True, errors=(e.UnknownMessage, e.InvalidName))
+    def lookup(self, oid: str) -> Lookup:
+        """Return a message with all that became of it, attempt by attempt, also while it waits or is under way.
+
+        Texts that are too large together are left out, of the largest values first; their sizes are there.
+        """
+
     @procedure(Access.READ)
     def graph(self) -> Graph:
         """Return which slot consumes the value of which."""
@@ -192,6 +201,10 @@ class MachineApi(Protocol):
     @procedure(Access.READ)
     def revisions(self) -> list[RevisionInfo]:
         """Return the kept revisions of the slot table, oldest first."""
+
+    @procedure(Access.READ, pooled=True, errors=(e.UnknownRevision,))
+    def compare(self, a: int, b: int) -> RevisionDiff:
+        """Return how two kept revisions differ: the sources, names and policies of their slots."""
 
     @procedure(Access.READ)
     def metrics(self, last_s: float = 600.0) -> Metrics:
@@ -229,15 +242,48 @@ class MachineApi(Protocol):
     def resume(self) -> Status:
         """Continue after a pause."""
 
-    @procedure(Access.OPERATE, pooled=True, errors=(e.MachineFull, e.RecordNotFound, e.RunMismatch))
-    def replay(self, run: str, seqs: list[int]) -> list[str]:
-        """Queue messages of kept records again, each as the next attempt with the same oid; return the oids."""
+    @procedure(
+        Access.OPERATE,
+        progress=ReplayProgress,
+        pooled=True,
+        errors=(
+            e.MachineFull,
+            e.RecordNotFound,
+            e.RunMismatch,
+            e.UnknownMessage,
+            e.UnknownErrorGroup,
+            e.PayloadTooLarge,
+        ),
+    )
+    def replay(
+        self,
+        run: str | None = None,
+        seqs: list[int] | None = None,
+        oids: list[str] | None = None,
+        group: str | None = None,
+        timeout_s: float = 0.0,
+    ) -> list[str]:
+        """Queue messages again, each as the next attempt with the same oid, and return the oids.
 
-    @procedure(Access.OPERATE, pooled=True, errors=(e.MachineFull,))
-    def retry_errors(self, oids: list[str] | None = None) -> list[str]:
+        Which: by numbers of records ``seqs`` of a ``run`` (None: the present one), by ``oids``, or of an error
+        ``group``. Waits at most ``timeout_s`` for room, and sends progress when there are many.
+        """
+
+    @procedure(
+        Access.OPERATE,
+        progress=ReplayProgress,
+        pooled=True,
+        errors=(e.MachineFull, e.CanaryFailed, e.UnknownErrorGroup, e.WrongState),
+    )
+    def retry_errors(
+        self, oids: list[str] | None = None, group: str | None = None, canary: int = 0, timeout_s: float = 60.0
+    ) -> list[str]:
         """Queue unresolved errored messages again as their next attempt; return the oids.
 
-        ``oids`` selects messages; None means all.
+        ``oids`` or an error ``group`` select messages; without them it is all. A group is named by its slot,
+        exception class and line, ``f1:ValueError:file:line``, or the beginning of that. With ``canary`` so many are
+        retried first; the rest follows only when they have passed, and waits for room. Canaries, and the room for the
+        rest, have ``timeout_s`` each.
         """
 
     @procedure(
@@ -251,6 +297,7 @@ class MachineApi(Protocol):
             e.PythonMismatch,
             e.PrepFailed,
             e.InvalidArgument,
+            e.TableChanged,
         ),
     )
     def slot_set(
@@ -259,18 +306,21 @@ class MachineApi(Protocol):
         function: FunctionRef | list[FunctionRef | None],
         name: str | None = None,
         policy: Policy | None = None,
+        reason: str | None = None,
+        if_revision: int | None = None,
     ) -> RevisionInfo:
         """Assign a function to a slot, or a list of functions to consecutive slots, as one revision.
 
-        ``policy`` is set for that one slot; None keeps its current policy.
+        ``policy`` is set for that one slot; None keeps its current policy. ``reason`` is kept with the revision. With
+        ``if_revision`` it is refused unless that one is the newest.
         """
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.UnknownSlot))
-    def slot_delete(self, slot: int | str) -> RevisionInfo:
+    def slot_delete(self, slot: int | str, reason: str | None = None) -> RevisionInfo:
         """Unset a slot, so that it passes its value on."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.SlotOutOfRange, e.UnknownSlot, e.InvalidArgument))
-    def policy_set(self, slot: int | str | None, policy: Policy | None) -> RevisionInfo:
+    def policy_set(self, slot: int | str | None, policy: Policy | None, reason: str | None = None) -> RevisionInfo:
         """Set the policy of a slot, or of the machine with ``slot=None``; ``policy=None`` removes the slot's own."""
 
     @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownPlugin, e.InvalidArgument))
@@ -293,9 +343,65 @@ class MachineApi(Protocol):
         Rows are in the order of the records, oldest first; fewer than ``n`` when they are large.
         """
 
-    @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownRevision, e.PrepFailed))
-    def rollback(self, number: int) -> RevisionInfo:
-        """Make a copy of an earlier slot table the newest revision."""
+    @procedure(
+        Access.ADMIN,
+        pooled=True,
+        errors=(
+            e.SlotOutOfRange,
+            e.UnknownSlot,
+            e.NotCallable,
+            e.InvalidSource,
+            e.PythonMismatch,
+            e.PrepFailed,
+            e.UnknownMessage,
+            e.UnknownErrorGroup,
+        ),
+    )
+    def trial_report(
+        self,
+        slot: int | str,
+        function: FunctionRef,
+        last: int | None = None,
+        oids: list[str] | None = None,
+        group: str | None = None,
+        samples: list[Any] | None = None,
+        timeout_s: float = 60.0,
+    ) -> TrialResult:
+        """Run a function beside the present one of a slot, on copies; return what differs. The machine is not changed.
+
+        On the newest ``last`` messages (100 if nothing says which), on those of ``oids`` or of an error ``group``, or
+        on ``samples``, which are messages. ``slot_set`` with ``if_revision`` of the result's ``base_revision`` commits
+        it.
+        """
+
+    @procedure(
+        Access.ADMIN,
+        pooled=True,
+        errors=(e.UnknownRevision, e.InvalidSource, e.PrepFailed, e.UnknownMessage, e.UnknownErrorGroup),
+    )
+    def table_trial(
+        self,
+        after: int | None = None,
+        before: int | None = None,
+        last: int | None = None,
+        oids: list[str] | None = None,
+        group: str | None = None,
+        seqs: list[int] | None = None,
+        with_values: dict[str, Any] | None = None,
+        timeout_s: float = 60.0,
+    ) -> TrialResult:
+        """Run messages through the slots of a revision, on copies, beside another's; return what differs.
+
+        ``after``: the revision; None: the newest. ``before``: the other one; None: what the records have.
+        ``with_values``: what slots give instead of their functions, by number or name.
+        """
+
+    @procedure(Access.ADMIN, pooled=True, errors=(e.UnknownRevision, e.PrepFailed, e.TableChanged))
+    def rollback(self, number: int, reason: str | None = None, if_revision: int | None = None) -> RevisionInfo:
+        """Make a copy of an earlier slot table the newest revision.
+
+        With ``if_revision`` it is refused unless that one is the newest.
+        """
 
     @procedure(
         Access.ADMIN,

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from timbr_wamp.contract import structs
+from timbr_wamp.contract import provenance, structs, trials
 from timbr_wamp.contract.api import PROCEDURES, RESERVED_NAMES, TOPICS
 from timbr_wamp.contract.declaration import Procedure, Scope
 from timbr_wamp.errors import ERRORS, TimbrError
@@ -85,9 +85,10 @@ def _local(scope: Scope, name: str) -> str:
 
 
 def _structs() -> Iterator[type[msgspec.Struct]]:
-    for value in vars(structs).values():
-        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value is not msgspec.Struct:
-            yield value
+    for module in (structs, provenance, trials):
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == module.__name__:
+                yield value
 
 
 # --- TypeScript ------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""The values that are sent over the wire, as msgspec structs. Wire structs are defined in this module only.
+"""The values that are sent over the wire, as msgspec structs.
+
+Wire structs are defined in this module, in `timbr_wamp.contract.provenance` and in `timbr_wamp.contract.trials` only.
 
 Times are UTC seconds since the epoch, durations are seconds, sizes are bytes. A JSON text is the
 UTF-8 text of one JSON value, passed on unparsed.
@@ -59,6 +61,7 @@ __all__ = [
     "SourceStatus",
     "Status",
     "Metrics",
+    "TrialOutcome",
     "TrialRow",
     "Verdict",
 ]
@@ -78,6 +81,8 @@ Verdict = Literal["record", "default", "drop", "dead_letter", "pause", "stop"]
 #: What a source does while the queue is full.
 Backpressure = Literal["wait", "drop_new", "drop_old", "sample"]
 OnExhausted = Literal["keep", "stop", "restart"]
+#: How what a trial gives for a message differs from what it has now.
+TrialOutcome = Literal["same", "changed", "new_error", "mended", "other_error", "skipped"]
 SlotKind = Literal["identity", "function", "async", "object"]
 EventKind = Literal[
     "started",
@@ -320,6 +325,8 @@ class RevisionInfo(Displayable, msgspec.Struct, kw_only=True):
     author: str | None = None
     #: The change that made it: ``set 0``, ``delete 2``, ``rollback to 3``.
     change: str = ""
+    #: Why, in the author's words.
+    reason: str | None = None
     #: Names of the functions, one per slot; None for an unset slot.
     functions: list[str | None] = []
 
@@ -486,6 +493,11 @@ class ErrorGroup(Displayable, msgspec.Struct, kw_only=True):
     #: Messages were open, and none is any more: each succeeded, was dropped or failed elsewhere.
     resolved: bool = False
 
+    @property
+    def key(self) -> str:
+        """The text that names the group in calls: ``f1:ValueError:file:line``."""
+        return f"f{self.slot}:{self.exc_class}:{self.where}"
+
 
 class GraphNode(msgspec.Struct, kw_only=True):
     """A node of the machine's graph: a slot, or the message."""
@@ -541,7 +553,7 @@ class PutResult(Displayable, msgspec.Struct, kw_only=True):
 
 
 class TrialRow(Displayable, msgspec.Struct, kw_only=True):
-    """Result of a trial function for one kept record."""
+    """Result of a trial for one message. The fields from ``outcome`` on are those of a comparison."""
 
     oid: str
     #: JSON text of its value; when ``errored``, of the exception's description.
@@ -550,8 +562,15 @@ class TrialRow(Displayable, msgspec.Struct, kw_only=True):
     duration_s: float
     #: JSON text of the message.
     input: str = "null"
-    #: JSON text of what the record has for this slot; None when its slot table was shorter.
+    #: JSON text of what the record has for this slot; None when its slot table was shorter. In a comparison: of what
+    #: the present function, or the other table, gives.
     before: str | None = None
+    #: How it differs from ``before``.
+    outcome: TrialOutcome | None = None
+    #: The differences, by their places in the JSON: ``.mag: 3.2 → 3.4``.
+    changes: list[str] = []
+    #: Seconds that the present function took; None: it was not run.
+    before_s: float | None = None
 
 
 class Metrics(msgspec.Struct, kw_only=True):

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 from timbr_wamp.contract.displayable import Printer, structs_grid
+from timbr_wamp.contract.provenance import Lookup
 from timbr_wamp.contract.record import Record, outcome_kind, records_grid
 from timbr_wamp.contract.structs import ErrorGroup, ErrorRow, Event, Progress, RevisionInfo, SlotInfo, Status, TrialRow
+from timbr_wamp.contract.trials import RevisionDiff, TrialResult
 from timbr_wamp.errors import class_and_text, counted
 from timbr_wamp.faces.cards import (
     machine_html,
@@ -24,6 +26,7 @@ from timbr_wamp.faces.cards import (
     resolved_text,
 )
 from timbr_wamp.faces.preview import never_raises, preview
+from timbr_wamp.faces.trials import diff_html, diff_text, lookup_html, lookup_text, trial_html, trial_text
 from timbr_wamp.rows.tabular import Grid, Tabular
 from timbr_wamp.tables import (
     COLLAPSED_LIMIT,
@@ -246,12 +249,12 @@ class Revisions(Rows[RevisionInfo]):
     """The kept revisions of the slot table, oldest first."""
 
     item = RevisionInfo
-    headers = ("number", "time", "by", "change", "functions")
+    headers = ("number", "time", "by", "change", "reason", "functions")
 
     def cells(self, item: RevisionInfo) -> Sequence[object]:
         """Return the cells of a revision."""
         functions = ", ".join(name or "·" for name in item.functions)
-        return (item.number, timestamp(item.time), item.author, item.change, functions)
+        return (item.number, timestamp(item.time), item.author, item.change, item.reason, functions)
 
 
 class Events(Rows[Event]):
@@ -311,8 +314,14 @@ class Oids(list[str]):
 
 # --- single structs --------------------------------------------------------------------------
 
-_HTML: dict[type, Callable[[Any], str]] = {Status: machine_html, Progress: progress_html}
-_TEXT: dict[type, Callable[[Any], str]] = {Status: machine_text, Progress: progress_text}
+_HTML: dict[type, Callable[[Any], str]] = {
+    Status: machine_html, Progress: progress_html, Lookup: lookup_html, RevisionDiff: diff_html,
+    TrialResult: trial_html,
+}  # fmt: skip
+_TEXT: dict[type, Callable[[Any], str]] = {
+    Status: machine_text, Progress: progress_text, Lookup: lookup_text, RevisionDiff: diff_text,
+    TrialResult: trial_text,
+}  # fmt: skip
 _ROWS: dict[type, type[Rows[Any]]] = {
     SlotInfo: SlotInfos, ErrorRow: ErrorRows, ErrorGroup: ErrorGroups, RevisionInfo: Revisions, Event: Events,
     TrialRow: Trials,

@@ -19,7 +19,9 @@ from timbr_wamp.machine.events.log import EventLog
 from timbr_wamp.machine.history import History
 from timbr_wamp.machine.intake.message_queue import MessageQueue
 from timbr_wamp.machine.intake.source import CurrentSource
+from timbr_wamp.machine.messages import Entry
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
+from timbr_wamp.machine.records.provenance import Provenance
 from timbr_wamp.machine.records.recorder import Recorder
 from timbr_wamp.machine.records.replay import Replay
 from timbr_wamp.machine.running.context import MachineContext
@@ -27,6 +29,7 @@ from timbr_wamp.machine.running.event_loop import EventLoop
 from timbr_wamp.machine.running.worker import Worker
 from timbr_wamp.machine.slots.objects import Objects
 from timbr_wamp.machine.slots.table import Revision, SlotTable
+from timbr_wamp.machine.trials import Trials
 from timbr_wamp.names import new_run
 from timbr_wamp.settings import JOURNALS_PID_VARIABLE, JOURNALS_VARIABLE
 
@@ -48,6 +51,8 @@ class Parts:
     context: MachineContext
     recorder: Recorder
     replay: Replay
+    provenance: Provenance
+    trials: Trials
     history: History
     source: CurrentSource
     worker: Worker
@@ -93,10 +98,12 @@ def assemble(
         run=journal.run if journal is not None else new_run(), queue=queue, clock=clock, events=events,
         current=table.current, journal=journal, sinks=checked_list("sinks", sinks, "objects with publish(rows)"),
     )  # fmt: skip
+    pending: Sequence[Entry] = ()
     if journal is not None:
         queue.make_durable, queue.was_put = recorder.make_durable, recorder.was_put
         counts = recorder.restore()
-        queue.restore(journal.pending(PENDING_LIMIT), counts.processed, counts.errored, counts.dropped)
+        pending = journal.pending(PENDING_LIMIT)
+        queue.restore(pending, counts.processed, counts.errored, counts.dropped)
     source = CurrentSource(
         name=name, queue=queue, recorder=recorder, events=events, clock=clock,
         apply_permission=lambda: worker.apply_source_permission(), halt=lambda reason: worker.halt(reason),
@@ -116,10 +123,17 @@ def assemble(
     hooks.failures.on_report = ask_handler
     history = History(journal, events, table)
     history.restore()
+    replay = Replay(queue, recorder, clock, state=lambda: worker.state, alive=lambda: worker.running)
+    replay.restore(pending)
+    provenance = Provenance(recorder, queue, table, worker.entry_of)
+    trials = Trials(
+        table=table, objects=objects, recorder=recorder, provenance=provenance, invoke=chosen.invoke, loop=loop,
+        clock=clock,
+    )  # fmt: skip
     return Parts(
         hooks=hooks, events=events, queue=queue, executor=chosen, loop=loop, objects=objects, table=table,
-        context=context, recorder=recorder, replay=Replay(queue, recorder, clock), history=history, source=source,
-        worker=worker,
+        context=context, recorder=recorder, replay=replay, provenance=provenance, trials=trials, history=history,
+        source=source, worker=worker,
     )  # fmt: skip
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from threading import RLock, local
@@ -39,7 +38,7 @@ from timbr_wamp.errors import InvalidArgument, MachineClosed, MachineEmpty, coun
 from timbr_wamp.faces.cards import machine_html, machine_line, machine_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.shared import Shared
-from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, Oids, RecordRows, Revisions, SlotInfos
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, RecordRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.machine.assembly import assemble, opened_journal
 from timbr_wamp.machine.checks import (
@@ -52,6 +51,7 @@ from timbr_wamp.machine.checks import (
 )
 from timbr_wamp.machine.events.handlers import BaseEventHandler, make_handler
 from timbr_wamp.machine.events.hooks import load_hooks
+from timbr_wamp.machine.inquiries import Inquiries
 from timbr_wamp.machine.interrupts import deferred, delivered, whole
 from timbr_wamp.machine.isolation import run_within
 from timbr_wamp.machine.messages import Entry
@@ -59,14 +59,14 @@ from timbr_wamp.machine.processing import is_processing, refuse_deadlock
 from timbr_wamp.machine.protocols import Clock, Executor, Journal, Sink
 from timbr_wamp.machine.records.recorder import policies_of
 from timbr_wamp.machine.records.rows import texts_of, wire_row
-from timbr_wamp.machine.removed import STOP_ARGUMENTS, Removed, refuse_removed
+from timbr_wamp.machine.removed import STOP_ARGUMENTS, NoSwitch, Removed, refuse_removed
 from timbr_wamp.machine.running.aliases import warn_of_aliases
 from timbr_wamp.machine.running.careful_pass import CarefulPass, run_steps
 from timbr_wamp.machine.running.context import checked_concurrency
 from timbr_wamp.machine.running.dask_graph import dask_graph
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.summaries import slot_counts, slot_info
-from timbr_wamp.machine.slots.table import BySlot, Revision, Slot, SlotFunction, identity
+from timbr_wamp.machine.slots.table import BySlot, Revision, SlotFunction, identity
 from timbr_wamp.machine.waiting import Releasable, deadline_after, left_s
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_oids
 from timbr_wamp.rows import messages_of
@@ -80,9 +80,11 @@ logger = logging.getLogger(__name__)
 
 #: Once the time of `Machine.close` is over, each part that remains to be closed has this long, seconds.
 CLOSE_LEAST_S = 0.1
+#: Characters of the reason that is given for a change.
+REASON_LIMIT = 1_000
 
 
-class Machine:
+class Machine(Inquiries):
     """A persistent, reconfigurable, per-message data processor. Any thread may use it.
 
     Args:
@@ -150,7 +152,7 @@ class Machine:
         self._queue, self._executor, self._loop = parts.queue, parts.executor, parts.loop
         self._objects, self._table, self._context = parts.objects, parts.table, parts.context
         self._source, self._worker, self._replay = parts.source, parts.worker, parts.replay
-        self._history = parts.history
+        self._history, self._provenance, self._trials = parts.history, parts.provenance, parts.trials
         self._handler_lock = RLock()
         self._end_handler: Callable[[], None] = lambda: None
         #: ``now`` is true in a thread that is calling hooks around a change.
@@ -171,7 +173,7 @@ class Machine:
 
     active = Removed("running")
     processing = Removed('source.state == "reading"')
-    debug = Removed("handler")
+    debug = NoSwitch(Inquiries.debug, "handler")
     enable_debug_mode = Removed('handler = "RawEventDebugger"')
     disable_debug_mode = Removed('handler = "BaseEventHandler"')
     format_status = Removed("str(machine.status)")
@@ -235,15 +237,18 @@ class Machine:
         source: str | None = None,
         policy: PolicyLike | None = None,
         author: str | None = None,
+        reason: str | None = None,
+        if_revision: int | None = None,
     ) -> RevisionInfo:
         """Put ``function`` (None or `identity`: nothing) in a slot and return the new revision.
 
         Messages under way keep the table they started with. An object's ``prep`` runs first, in this
         thread. ``source`` is displayed instead of the text that Python finds; ``policy`` says what becomes of a
-        message when the function raises, None keeps the slot's present one.
+        message when the function raises, None keeps the slot's present one. ``reason`` is kept with the revision.
 
         Raises:
             NotCallable, InvalidName, InvalidArgument, PrepFailed: nothing was changed.
+            TableChanged: the newest revision is not ``if_revision``; nothing was changed.
         """
         check_instance("source", source, (str, NoneType), "a text")
         return self.assign(
@@ -252,6 +257,8 @@ class Machine:
             sources={slot: source} if source else {},
             policies={} if policy is None else {slot: policy},
             author=author,
+            reason=reason,
+            if_revision=if_revision,
         )
 
     @whole
@@ -263,6 +270,8 @@ class Machine:
         sources: BySlot[str] | None = None,
         policies: BySlot[PolicyLike] | None = None,
         author: str | None = None,
+        reason: str | None = None,
+        if_revision: int | None = None,
     ) -> RevisionInfo:
         """Put several functions (None: nothing) in slots by number or name, as one revision."""
         for argument, given in (("functions", functions), ("names", names or {}), ("sources", sources or {})):
@@ -270,19 +279,28 @@ class Machine:
         checked = {slot: checked_policy(policy) for slot, policy in checked_by_slot("policies", policies or {}).items()}
         return self._change(
             functions,
-            lambda: self._table.assign(functions, names=names, sources=sources, policies=checked, author=author),
-        )
+            lambda: self._table.assign(
+                functions, names=names, sources=sources, policies=checked, author=author,
+                reason=_checked_reason(reason), if_revision=if_revision,
+            ),
+        )  # fmt: skip
 
     @whole
     def set_policy(
-        self, slot: int | str | None, policy: PolicyLike | None, *, author: str | None = None
+        self,
+        slot: int | str | None,
+        policy: PolicyLike | None,
+        *,
+        author: str | None = None,
+        reason: str | None = None,
     ) -> RevisionInfo:
         """Set the policy of a slot, or with ``slot=None`` that of all slots without their own.
 
         ``policy=None`` removes the slot's own policy.
         """
         checked = None if policy is None else checked_policy(policy)
-        return self._change({}, lambda: self._table.set_policy(slot, checked, author=author))
+        why = _checked_reason(reason)
+        return self._change({}, lambda: self._table.set_policy(slot, checked, author=author, reason=why))
 
     def policy_of(self, slot: int | str | None = None) -> Policy:
         """Return the policy that applies to a slot, or the machine's."""
@@ -295,9 +313,19 @@ class Machine:
         return self._table.number_of(slot)
 
     @whole
-    def rollback(self, number: int, *, author: str | None = None) -> RevisionInfo:
-        """Make the slot table of an earlier revision the newest one."""
-        return self._change({}, lambda: self._table.rollback(number, author=author))
+    def rollback(
+        self, number: int, *, author: str | None = None, reason: str | None = None, if_revision: int | None = None
+    ) -> RevisionInfo:
+        """Make the slot table of an earlier revision the newest one.
+
+        Raises:
+            UnknownRevision, InvalidSource, SlotNotRestored, PrepFailed: nothing was changed.
+            TableChanged: the newest revision is not ``if_revision``; nothing was changed.
+        """
+        why = _checked_reason(reason)
+        return self._change(
+            {}, lambda: self._table.rollback(number, author=author, reason=why, if_revision=if_revision)
+        )
 
     @whole
     def resize(self, stages: int, *, author: str | None = None) -> RevisionInfo:
@@ -313,7 +341,8 @@ class Machine:
         self._call_change_hooks("pre_change", dict(functions))  # theirs to change: what is set stays as it is
         revision = change()
         self._history.keep_revision(revision)
-        self.event_log.add("slot_changed", revision.author, revision=revision.number, change=revision.change)
+        why = {} if revision.reason is None else {"reason": revision.reason}
+        self.event_log.add("slot_changed", revision.author, revision=revision.number, change=revision.change, **why)
         info = revision.info()
         self._call_change_hooks("post_change", info)
         return info
@@ -351,10 +380,6 @@ class Machine:
         """Number of the newest revision."""
         return self._table.current().number
 
-    def slot_table(self) -> Revision:
-        """Return the newest revision itself: for executors, graphs and trials."""
-        return self._table.current()
-
     # --- messages ---
 
     def __call__(self, message: object, include_serialized: bool = False) -> Record:
@@ -377,13 +402,6 @@ class Machine:
         )  # fmt: skip
         shown = [text.decode() for text in texts] if include_serialized else None
         return Record.make(oid, values, meta, shown, _names_in(revision))
-
-    @contextmanager
-    def tried(self, slot: int | str, function: SlotFunction) -> Iterator[Slot]:
-        """Give ``function`` as a slot, with an object prepared for the block; change nothing."""
-        on_trial = self._table.slot_on_trial(slot, function)
-        with self._objects.tried(on_trial):
-            yield on_trial
 
     def try_step(
         self, revision: Revision, values: list[Any], texts: list[bytes], broken: list[str | None]
@@ -758,33 +776,6 @@ class Machine:
     def handler(self, handler: object) -> None:
         self.set_handler(handler)
 
-    # --- retries and replays ---
-
-    @whole
-    def retry_errors(self, oids: Sequence[str] | None = None) -> Oids:
-        """Put unresolved errored messages again, each as the next attempt; return their oids.
-
-        Those that find no room can be retried later.
-
-        Raises:
-            MachineFull: there was room for none of them.
-        """
-        return Oids(self._replay.retry(None if oids is None else checked_list("oids", oids, "message ids")))
-
-    @whole
-    def replay(self, run: str, seqs: Sequence[int]) -> Oids:
-        """Put kept messages again under their oids, each as the next attempt; return the oids.
-
-        Messages are parsed from their JSON texts and put in order, as long as there is room.
-
-        Raises:
-            RunMismatch, RecordNotFound: one of them is not kept; nothing was put.
-            PayloadTooLarge: one of them was too large to be kept whole; nothing was put.
-            MachineFull: there was room for none of them.
-        """
-        numbers = [checked_whole("seqs", seq) for seq in checked_list("seqs", seqs, "records' numbers")]
-        return Oids(self._replay.replay(run, numbers))
-
     # --- wire ---
 
     @whole
@@ -1005,6 +996,13 @@ def _numbers(slots: slice, count: int) -> range:
 
 def _checked_oids(oids: object) -> list[str] | None:
     return None if oids is None else [checked_oid(oid) for oid in checked_list("oids", oids, "message ids")]
+
+
+def _checked_reason(reason: str | None) -> str | None:
+    check_instance("reason", reason, (str, NoneType), "a text")
+    if reason is not None and len(reason) > REASON_LIMIT:
+        raise InvalidArgument("reason", f"{len(reason):,} characters; at most {REASON_LIMIT:,}")
+    return reason or None
 
 
 def _names_in(revision: Revision) -> SlotNames:

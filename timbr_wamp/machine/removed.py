@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NoReturn
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, Final, NoReturn
 
 from timbr_wamp.errors import InvalidArgument, NameRemoved
 
@@ -17,6 +19,23 @@ class Removed:
         self._name = f"{owner.__name__}.{name}"
 
     def __get__(self, instance: object, owner: type | None = None) -> NoReturn:
+        raise NameRemoved(self._name, self._instead)
+
+
+class NoSwitch:
+    """A method whose name was a switch in timbr-machine: assigning to it raises `NameRemoved`."""
+
+    def __init__(self, method: Callable[..., object], instead: str) -> None:
+        self._method, self._instead = method, instead
+        self.__doc__ = method.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"{owner.__name__}.{name}"
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self._method if instance is None else MethodType(self._method, instance)
+
+    def __set__(self, instance: object, value: object) -> NoReturn:
         raise NameRemoved(self._name, self._instead)
 
 

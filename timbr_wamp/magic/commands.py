@@ -78,6 +78,14 @@ def count(text: str) -> int:
     return number
 
 
+def whole(text: str) -> int:
+    """Parse a number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
 def seconds(text: str) -> float:
     """Parse a duration in seconds, greater than 0."""
     number = float(text)
@@ -109,6 +117,7 @@ def _last(text: str) -> str:
 
 
 _last.__name__ = "error (last)"
+whole.__name__ = "number (0 or more)"
 count.__name__ = "count (1 or more)"  # argparse names the converter in its message
 seconds.__name__ = "duration in seconds"
 
@@ -123,6 +132,9 @@ def _switch(name: str, help: str) -> Argument:
 
 _SLOT = Argument("slot", "number or name of the slot", slot, offer="slot")
 _LIMIT = _optional("n", "how many; 10 by default", convert=count, default=10)
+_REASON = _optional("--reason", "why, kept with the revision; in quotes")
+_GROUP = _optional("--group", "an error group: its slot, and after colons its exception class and line")
+_LAST = _optional("--last", "the newest so many messages", convert=count)
 _TIMEOUT = _optional("--timeout-s", "timeout in seconds; no limit by default", convert=seconds)
 
 _VERBS = (
@@ -197,6 +209,7 @@ _VERBS = (
                 convert=policy,
                 offer="policy",
             ),
+            _REASON,
         ),
         code="a function's name, source text such as `lambda x: x**2`, or `module:name`",
     ),
@@ -223,7 +236,18 @@ _VERBS = (
         ),
     ),
     Verb("revisions", "show the kept revisions of the slot table"),
-    Verb("rollback", "restore an earlier slot table", (Argument("number", "number of the revision", count),)),
+    Verb("rollback", "restore an earlier slot table", (Argument("number", "number of the revision", whole), _REASON)),
+    Verb(
+        "compare",
+        "show how two revisions of the slot table differ",
+        (Argument("a", "number of a revision", whole), Argument("b", "number of another one", whole), _LAST),
+    ),
+    Verb(
+        "trial",
+        "run a function beside the one in a slot on recent messages, and show what differs; nothing changes",
+        (_SLOT, _LAST, _GROUP),
+        code="a function's name, source text such as `lambda x: x**2`, or `module:name`",
+    ),
     Verb(
         "put",
         "queue a message; shows its id",
@@ -265,7 +289,26 @@ _VERBS = (
     Verb(
         "retry",
         "queue failed messages again; all unresolved ones by default",
-        (_optional("oids", "ids of messages", many=True),),
+        (
+            _GROUP,
+            _optional("--canary", "so many first; the rest only when they have passed", convert=count),
+            _optional("oids", "ids of messages", many=True),
+        ),
+    ),
+    Verb(
+        "lookup",
+        "show what became of a message: each attempt, with each slot's value or error",
+        (Argument("oid", "the message's id"),),
+    ),
+    Verb(
+        "replay",
+        "queue messages again, failed or not, each as its next attempt",
+        (
+            _GROUP,
+            _switch("--trial", "run them beside what is recorded; count and record nothing"),
+            _optional("--revision", "in a trial, the revision whose slots are used", convert=whole),
+            _optional("oids", "ids of messages", many=True),
+        ),
     ),
     Verb("plot", "draw which slot consumes the value of which"),
     Verb(

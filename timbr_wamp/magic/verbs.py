@@ -6,15 +6,15 @@ import builtins
 import getpass
 import re
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
 from timbr_wamp import plugins
 from timbr_wamp.client.functions import is_reference
-from timbr_wamp.contract import Policy, Record, Status
+from timbr_wamp.contract import FunctionRef, Policy, Record, RevisionInfo, Status
 from timbr_wamp.contract.policy_syntax import parse_options, parse_policy
 from timbr_wamp.errors import (
     AmbiguousKernel,
@@ -30,6 +30,7 @@ from timbr_wamp.faces.kernels import restart_text
 from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, RecordRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
+from timbr_wamp.faces.trials import TrialReport
 from timbr_wamp.literals import JSON_NAMES, json_value
 from timbr_wamp.magic import views
 from timbr_wamp.magic.callbacks import CallbackSubscription
@@ -205,21 +206,27 @@ class Verbs:
 
     @_takes_code
     def verb_set(
-        self, code: str, namespace: Namespace, slot: int | str, name: str | None, policy: Policy | None
+        self,
+        code: str,
+        namespace: Namespace,
+        slot: int | str,
+        name: str | None,
+        policy: Policy | None,
+        reason: str | None,
     ) -> views.Facts:
         machine = self._state.machine()
-        text = code.strip()
-        if _DOTTED.fullmatch(text) and (found := _lookup(text, namespace)) is not None:
-            revision = machine.set(slot, found, name=name, policy=policy)
-        elif is_reference(text):
-            revision = machine.set(slot, reference=text, name=name, policy=policy)
-        else:
-            try:
-                revision = machine.set(slot, source=code, name=name, policy=policy)
-            except InvalidSource as error:
-                near = did_you_mean(text, callables(namespace)) if _DOTTED.fullmatch(text) else ""
-                raise InvalidSource(f"{error.problem}{near}", error.line, error.text) if near else error from None
+        function = _function(code, namespace)
+        with _near_names(code, namespace):
+            revision = machine.set(slot, function, name=name, policy=policy, reason=reason)
         return views.revision_facts(revision)
+
+    @_takes_code
+    def verb_trial(
+        self, code: str, namespace: Namespace, slot: int | str, last: int | None, group: str | None
+    ) -> TrialReport[RevisionInfo]:
+        machine = self._state.machine()
+        with _near_names(code, namespace):
+            return machine.trial(slot, _function(code, namespace), last, group=group)
 
     def verb_policy(self, slot: int | str, words: list[str] | None) -> views.Facts | views.Text:
         said = _read("policy", parse_policy, words) if words else None
@@ -241,8 +248,11 @@ class Verbs:
     def verb_revisions(self) -> Revisions:
         return self._state.machine().revisions
 
-    def verb_rollback(self, number: int) -> views.Facts:
-        return views.revision_facts(self._state.machine().rollback(number))
+    def verb_rollback(self, number: int, reason: str | None) -> views.Facts:
+        return views.revision_facts(self._state.machine().rollback(number, reason=reason))
+
+    def verb_compare(self, a: int, b: int, last: int | None) -> views.StructView:
+        return views.StructView(self._state.machine().compare(a, b, last))
 
     @_takes_code
     def verb_put(self, code: str, namespace: Namespace, oid: str | None) -> views.Text:
@@ -285,8 +295,39 @@ class Verbs:
     def verb_groups(self, n: int) -> ErrorGroups:
         return ErrorGroups(self._state.machine().error_groups[:n])
 
-    def verb_retry(self, oids: list[str] | None) -> list[str]:
-        return self._state.machine().retry_errors(oids or None)
+    def verb_retry(self, oids: list[str] | None, group: str | None, canary: int | None) -> list[str]:
+        return self._state.machine().retry_errors(oids or None, group=group, canary=canary or 0)
+
+    def verb_lookup(self, oid: str) -> views.StructView:
+        return views.StructView(self._state.machine().lookup(oid))
+
+    def verb_replay(self, oids: list[str] | None, group: str | None, trial: bool, revision: int | None) -> object:
+        if not oids and group is None:
+            raise UsageError("say which messages: ids, or --group")
+        if revision is not None and not trial:
+            raise UsageError("--revision needs --trial: a record is made by the present slots alone")
+        into: Literal["records", "trial"] = "trial" if trial else "records"
+        number: Literal["current"] | int = "current" if revision is None else revision
+        return self._state.machine().replay(oids or None, group=group, into=into, revision=number)
+
+
+def _function(code: str, namespace: Namespace) -> object:
+    """Return the function that a verb's Python text names or makes: of this notebook, a reference, or the text."""
+    text = code.strip()
+    if _DOTTED.fullmatch(text) and (found := _lookup(text, namespace)) is not None:
+        return found
+    return FunctionRef(kind="reference", text=text) if is_reference(text) else code
+
+
+@contextmanager
+def _near_names(code: str, namespace: Namespace) -> Iterator[None]:
+    """Add the names that may be meant to the error about a name that is none."""
+    try:
+        yield
+    except InvalidSource as error:
+        text = code.strip()
+        near = did_you_mean(text, callables(namespace)) if _DOTTED.fullmatch(text) else ""
+        raise InvalidSource(f"{error.problem}{near}", error.line, error.text) if near else error from None
 
 
 def _lookup(dotted: str, namespace: Mapping[str, Any]) -> Any:

@@ -300,7 +300,10 @@ class MessageQueue:
     def restore(self, entries: Sequence[Entry], processed: int = 0, errored: int = 0, dropped: int = 0) -> None:
         """Queue entries of a journal, also above the capacity, with the counts so far. Before any other call."""
         for entry in entries:
-            self._append_known(entry)
+            if entry[0] in self._known:  # two attempts at one message may wait
+                self._queue.append(entry)
+            else:
+                self._append_known(entry)
         self._account(processed=processed, errored=errored, dropped=dropped)
 
     def _add_writer_or_refuse(self, deadline: float | None) -> LockType:
@@ -532,6 +535,12 @@ class MessageQueue:
         with self._lock:
             self._complete_moves()
             return not self._accounts[_IN_FLIGHT] and not self._queue
+
+    def waiting(self, oid: str) -> Entry | None:
+        """Return the newest entry of a message that waits; None: it does not."""
+        with self._lock:
+            entries = list(self._queue)
+        return next((entry for entry in reversed(entries) if entry[0] == oid), None)
 
     def wait_change(self, timeout_s: float, *, settled: bool = True) -> None:
         """Wait at most ``timeout_s`` for `wake` or `give_back`; with ``settled`` also until all is accounted for.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -112,6 +113,17 @@ class ErrorGroups:
         now = self._clock()
         with self._lock:
             return [_row(group, key, now) for key, group in islice(reversed(self._groups.items()), max(n, 0))]
+
+    def open_oids(self, wanted: Callable[[int, str, str], bool]) -> list[str]:
+        """Return the open messages of the groups whose slot, exception class and line ``wanted`` takes."""
+        with self._lock:
+            found = [group.open for key, group in self._groups.items() if wanted(*key)]
+            return list(dict.fromkeys(oid for several in found for oid in several))
+
+    def keys(self) -> list[str]:
+        """Return the texts that name the groups, the newest first; see `ErrorGroup.key`."""
+        with self._lock:
+            return [f"f{slot}:{exc_class}:{where}" for slot, exc_class, where in reversed(self._groups)]
 
     def dump(self, number: int) -> bytes:
         """Return the groups for the journal; ``number``: of the last failure in them."""

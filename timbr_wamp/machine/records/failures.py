@@ -98,6 +98,26 @@ class ErrorRing:
                 failed.retrying = True
             return found
 
+    def open_one(self, oid: str) -> Failed | None:
+        """As `open`, of one message; None: it has no such attempt."""
+        with self._lock:
+            for failed in self._by_oid.get(oid, ()):
+                if not failed.retrying and not _resolved(failed):
+                    failed.retrying = True
+                    return failed
+            return None
+
+    def unresolved(self) -> list[Failed]:
+        """Return the unresolved attempts that are not being retried, oldest first; mark nothing."""
+        with self._lock:
+            return [f for f in self._failed if not f.retrying and not _resolved(f)]
+
+    def newest_of(self, oid: str) -> Failed | None:
+        """Return the newest failed attempt at a message that is kept."""
+        with self._lock:
+            several = self._by_oid.get(oid)
+            return several[-1] if several else None
+
     def reopen(self, failed: Failed) -> None:
         """Undo the mark of `open`: the message could not be put."""
         with self._lock:

@@ -240,8 +240,14 @@ class Recorder:
         """Return the kept records of a message, oldest first: one an attempt."""
         if self._journal is not None:
             return self._journal.find(oid)
-        first, last = self.ring.first_seq, self.ring.last_seq
-        return [row for seq in range(first, last + 1) if (row := self.ring.get(seq)) is not None and row[1] == oid]
+        return self.ring.find({oid})
+
+    def newest_of(self, oids: Sequence[str]) -> dict[str, CompactRow]:
+        """Return the newest kept record of each message that has one."""
+        if self._journal is None:
+            return {row[1]: row for row in self.ring.find(set(oids))}
+        found = {oid: self._journal.find(oid) for oid in oids}
+        return {oid: rows[-1] for oid, rows in found.items() if rows}
 
     # --- what outlives the process ---
 
@@ -254,6 +260,10 @@ class Recorder:
         """Return, once, where the source of an earlier process goes on; see `Journal.position`."""
         position, self._position = self._position, None
         return position
+
+    def finished(self, oid: str) -> Entry | None:
+        """Return the entry of a message that is finished and waits for its commit; None: there is none."""
+        return next((one[0] for one in tuple(self._uncommitted) if one[0][0] == oid), None)
 
     def was_put(self, oid: str) -> bool:
         """Tell whether the journal knows a message with this id."""

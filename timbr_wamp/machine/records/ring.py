@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from timbr_wamp.machine.forks import short_lock
@@ -111,6 +111,15 @@ class RecordRing:
         """Return the row of that number, None when it is not kept."""
         with self._lock:
             return self._row(seq) if self.first_seq <= seq <= self.last_seq else None
+
+    def find(self, oids: Set[str]) -> list[CompactRow]:
+        """Return the kept rows of messages, oldest first. Only the rows that are returned are read."""
+        with self._lock:
+            blocks = list(self._blocks)
+        numbers = [
+            block.first_seq + position for block in blocks for position, oid in enumerate(block.oids) if oid in oids
+        ]
+        return [row for number in numbers if (row := self.get(number)) is not None]
 
     def newest(self, n: int) -> list[CompactRow]:
         """Return the newest ``n`` rows, oldest of them first."""

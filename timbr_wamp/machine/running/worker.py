@@ -155,6 +155,12 @@ class Worker:
         batch, started = self._batch, len(self._batch) - len(self._unstarted)
         return batch[started - 1][0] if 0 < started <= len(batch) else None
 
+    def entry_of(self, oid: str) -> Entry | None:
+        """Return the entry of a message that is under way or waits for a retry; None: it is not. Any thread."""
+        started = getattr(self._executor, "started_entries", None)
+        under_way = (*self._batch, *(() if started is None else started()))
+        return next((entry for entry in under_way if entry[0] == oid), None)
+
     def may_start(self) -> bool:
         """Tell whether further messages may start."""
         return self._life.state in lifecycle.ACTIVE

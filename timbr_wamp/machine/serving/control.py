@@ -65,8 +65,8 @@ LOOKING, RUNNING, CHANGING, STARTING = 8, 16, 16, 16
 WAITING, PUTTING, PUTTING_BYTES = 512, 2_000, 128 * 1024 * 1024
 #: Places of each pooled procedure; others change the machine.
 KINDS = {
-    **dict.fromkeys(("records", "record"), "looking"),
-    **dict.fromkeys(("call", "trial", "replay", "retry_errors"), "running"),
+    **dict.fromkeys(("records", "record", "lookup", "compare"), "looking"),
+    **dict.fromkeys(("call", "trial", "trial_report", "table_trial", "replay", "retry_errors"), "running"),
     **dict.fromkeys(("start", "pause", "resume", "stop"), "starting"),
 }
 #: The points whose hooks run in `put`.

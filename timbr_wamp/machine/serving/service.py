@@ -21,25 +21,32 @@ from timbr_wamp.contract import (
     Event,
     FunctionRef,
     Graph,
+    Lookup,
     Metrics,
     Policy,
     RecordRow,
     RecordsPage,
+    RevisionDiff,
     RevisionInfo,
     SlotInfo,
     SourceOptions,
     Status,
+    TrialResult,
     TrialRow,
     outcome_kind,
 )
 from timbr_wamp.errors import PayloadTooLarge
+from timbr_wamp.machine.inquiries import chosen
 from timbr_wamp.machine.records.batches import page
+from timbr_wamp.machine.records.provenance import Selection
 from timbr_wamp.machine.records.rows import CompactRow, whole_text
+from timbr_wamp.machine.serving.bounds import bounded_diff, bounded_lookup, bounded_trial
 from timbr_wamp.machine.serving.counter_samples import CounterSamples
 from timbr_wamp.machine.serving.waiting_calls import check_count
 from timbr_wamp.machine.slots.functions import load
 from timbr_wamp.machine.slots.graph import graph_of
 from timbr_wamp.machine.slots.table import Revision, Slot, make_step
+from timbr_wamp.names import slot_key
 from timbr_wamp.values import parse_json, to_json
 
 if TYPE_CHECKING:
@@ -52,6 +59,8 @@ PAGE_BYTES = PAYLOAD_LIMIT_BYTES // 2
 #: Characters of one part of a large record's text.
 PART_CHARACTERS = 128 * 1024
 PAGE_ROWS = 1_000
+#: Longest time of one trial, replay or retry with canaries, seconds.
+LONGEST_S = 600.0
 
 
 class MachineService:
@@ -136,12 +145,68 @@ class MachineService:
         self._machine.resume(author=self._author)
         return self._machine.status
 
-    def replay(self, run: str, seqs: list[int]) -> list[str]:
-        check_count("seqs", seqs)
-        return self._machine.replay(run, seqs)
+    def lookup(self, oid: str) -> Lookup:
+        return bounded_lookup(self._machine.lookup(oid), PAGE_BYTES // 2)
 
-    def retry_errors(self, oids: list[str] | None = None) -> list[str]:
-        return self._machine.retry_errors(oids)
+    def replay(
+        self,
+        run: str | None = None,
+        seqs: list[int] | None = None,
+        oids: list[str] | None = None,
+        group: str | None = None,
+        timeout_s: float = 0.0,
+    ) -> list[str]:
+        for name, several in (("seqs", seqs), ("oids", oids)):
+            check_count(name, several or ())
+        machine = self._machine
+        messages: Any = oids
+        if run is not None and seqs is not None:
+            machine.recorder.check_run(run)
+        return machine.replay(
+            messages, seqs, group=group, timeout=min(timeout_s, LONGEST_S), on_progress=self._progress
+        )
+
+    def retry_errors(
+        self, oids: list[str] | None = None, group: str | None = None, canary: int = 0, timeout_s: float = 60.0
+    ) -> list[str]:
+        limit_s = min(timeout_s, LONGEST_S)
+        return self._machine.retry_errors(oids, group=group, canary=canary, timeout=limit_s, on_progress=self._progress)
+
+    def compare(self, a: int, b: int) -> RevisionDiff:
+        return bounded_diff(self._machine.compare(a, b), PAGE_BYTES)
+
+    def trial_report(
+        self,
+        slot: int | str,
+        function: FunctionRef,
+        last: int | None = None,
+        oids: list[str] | None = None,
+        group: str | None = None,
+        samples: list[Any] | None = None,
+        timeout_s: float = 60.0,
+    ) -> TrialResult:
+        report = self._machine.trial(
+            slot, function, last, oids=oids, group=group, samples=samples, timeout=min(timeout_s, LONGEST_S)
+        )
+        return bounded_trial(report.result, PAGE_BYTES)
+
+    def table_trial(
+        self,
+        after: int | None = None,
+        before: int | None = None,
+        last: int | None = None,
+        oids: list[str] | None = None,
+        group: str | None = None,
+        seqs: list[int] | None = None,
+        with_values: dict[str, Any] | None = None,
+        timeout_s: float = 60.0,
+    ) -> TrialResult:
+        messages = Selection(seqs=seqs) if seqs is not None else chosen(last, oids, group)
+        values = {slot_key(slot): value for slot, value in (with_values or {}).items()}
+        result = self._machine.try_revisions(
+            before, after, messages, timeout=min(timeout_s, LONGEST_S), with_values=values
+        )
+        return bounded_trial(result, PAGE_BYTES)
 
     def error_groups(self, n: int = 50) -> list[ErrorGroup]:
         groups = self._machine.error_groups[: max(n, 0)]
@@ -154,8 +219,8 @@ class MachineService:
         self._machine.set_handler(str(handler), options, author=self._author)
         return self._machine.status
 
-    def policy_set(self, slot: int | str | None, policy: Policy | None) -> RevisionInfo:
-        return self._machine.set_policy(slot, policy, author=self._author)
+    def policy_set(self, slot: int | str | None, policy: Policy | None, reason: str | None = None) -> RevisionInfo:
+        return self._machine.set_policy(slot, policy, author=self._author, reason=reason)
 
     def slot_set(
         self,
@@ -163,16 +228,19 @@ class MachineService:
         function: FunctionRef | list[FunctionRef | None],
         name: str | None = None,
         policy: Policy | None = None,
+        reason: str | None = None,
+        if_revision: int | None = None,
     ) -> RevisionInfo:
+        why: Any = {"author": self._author, "reason": reason, "if_revision": if_revision}
         if isinstance(function, FunctionRef):
-            return self._machine.set(slot, function, name=name, policy=policy, author=self._author)
+            return self._machine.set(slot, function, name=name, policy=policy, **why)
         first = self._machine.slot_number(slot)
         functions = {first + i: ref for i, ref in enumerate(function)}
         policies = {} if policy is None else dict.fromkeys(functions, policy)
-        return self._machine.assign(functions, policies=policies, author=self._author)
+        return self._machine.assign(functions, policies=policies, **why)
 
-    def slot_delete(self, slot: int | str) -> RevisionInfo:
-        return self._machine.set(slot, None, author=self._author)
+    def slot_delete(self, slot: int | str, reason: str | None = None) -> RevisionInfo:
+        return self._machine.set(slot, None, author=self._author, reason=reason)
 
     def configure(
         self, bufsize: int | None = None, stages: int | None = None, concurrency: int | None = None
@@ -186,8 +254,8 @@ class MachineService:
             rows = [_try(machine, tried, row) for row in machine.recorder.ring.newest(min(n, 100))]
         return _within(rows, lambda row: 4 * (len(row.text) + len(row.input) + len(row.before or "")))
 
-    def rollback(self, number: int) -> RevisionInfo:
-        return self._machine.rollback(number, author=self._author)
+    def rollback(self, number: int, reason: str | None = None, if_revision: int | None = None) -> RevisionInfo:
+        return self._machine.rollback(number, author=self._author, reason=reason, if_revision=if_revision)
 
     def source_set(
         self,

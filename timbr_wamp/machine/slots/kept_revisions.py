@@ -39,19 +39,20 @@ def packed(revision: Revision) -> bytes:
     """Return a revision as bytes. Runs foreign code: what a function or object does when it is pickled."""
     slots = [{name: getattr(slot, name) for name in _PLAIN} | {"pickled": _pickled(slot)} for slot in revision.slots]
     policies = _Policies(revision.policy, [slot.policy for slot in revision.slots])
-    plain = (revision.number, revision.time, revision.author, revision.change)
+    plain = (revision.number, revision.time, revision.author, revision.change, revision.reason)
     return pickle.dumps((plain, slots, msgspec.json.encode(policies)), 5)
 
 
 def unpacked(body: bytes) -> Revision:
     """Return what `packed` made bytes of, without steps; its functions are not loaded, see `load_slot`."""
-    (number, time, author, change), slots, policies = pickle.loads(body)
+    (number, time, author, change, *more), slots, policies = pickle.loads(body)
     own = msgspec.json.decode(policies, type=_Policies)
     made = tuple(
         Slot(function=None if slot["kind"] == "identity" else NOT_LOADED, policy=policy, **slot)
         for slot, policy in zip(slots, own.slots, strict=True)
     )
-    return Revision(number, made, (), len(made), time, author, change, own.table or RECORD)
+    reason = more[0] if more else None  # an earlier version kept none
+    return Revision(number, made, (), len(made), time, author, change, own.table or RECORD, reason)
 
 
 @dataclass(frozen=True, slots=True)

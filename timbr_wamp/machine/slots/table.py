@@ -18,7 +18,9 @@ from timbr_wamp.errors import (
     InvalidArgument,
     InvalidName,
     NotCallable,
+    SlotNotRestored,
     SlotOutOfRange,
+    TableChanged,
     UnknownRevision,
     UnknownSlot,
     counted,
@@ -142,6 +144,8 @@ class Revision:
     change: str
     #: The policy of slots without their own.
     policy: Policy = RECORD
+    #: Why it was made, in the author's words.
+    reason: str | None = None
 
     @cached_property
     def is_async(self) -> bool:
@@ -151,18 +155,27 @@ class Revision:
     def info(self) -> RevisionInfo:
         """Return it as a wire struct."""
         names = [slot.function_name for slot in self.slots]
-        return RevisionInfo(number=self.number, time=self.time, author=self.author, change=self.change, functions=names)
+        return RevisionInfo(
+            number=self.number, time=self.time, author=self.author, change=self.change, reason=self.reason,
+            functions=names,
+        )  # fmt: skip
 
 
 def make_revision(
-    number: int, slots: tuple[Slot, ...], time: float, author: str | None, change: str, policy: Policy = RECORD
+    number: int,
+    slots: tuple[Slot, ...],
+    time: float,
+    author: str | None,
+    change: str,
+    policy: Policy = RECORD,
+    reason: str | None = None,
 ) -> Revision:
     """Return a revision with its plan: only set slots are steps, unset ones carry values."""
     used = [slot for slot in slots if slot.function is not None]
     edges = [slot.number for slot in used[1:]] + [len(slots)]
     steps = tuple(make_step(slot, after - slot.number - 1, policy) for slot, after in zip(used, edges, strict=False))
     lead = used[0].number if used else len(slots)
-    return Revision(number, slots, steps, lead, time, author, change, policy)
+    return Revision(number, slots, steps, lead, time, author, change, policy, reason)
 
 
 def make_step(slot: Slot, carry: int, policy: Policy) -> Step:
@@ -263,18 +276,29 @@ class SlotTable:
 
     # --- changes ---
 
-    def change(self, make: Callable[[Revision], Draft], author: str | None) -> Revision:
+    def change(
+        self,
+        make: Callable[[Revision], Draft],
+        author: str | None,
+        reason: str | None = None,
+        if_revision: int | None = None,
+    ) -> Revision:
         """Make the draft that ``make`` returns for the newest revision the next one. Every change goes through here.
 
         ``make`` is called again when another change came first. No lock is held while objects are prepared,
         so a ``prep`` may change slots, and a slow one delays no other change.
+
+        Raises:
+            TableChanged: the newest revision is not ``if_revision``, at the instant of the change.
         """
         preparation = self._preparation()
         try:
             while True:
                 now = self._current
+                if if_revision is not None and now.number != if_revision:
+                    raise TableChanged(if_revision, now.number, now.change, now.author)
                 slots, change, policy = make(now)
-                revision = make_revision(now.number + 1, slots, self._clock(), author, change, policy)
+                revision = make_revision(now.number + 1, slots, self._clock(), author, change, policy, reason)
                 self._check(revision)
                 preparation.prepare(revision)
                 with self._lock:
@@ -296,6 +320,8 @@ class SlotTable:
         sources: BySlot[str] | None = None,
         policies: BySlot[Policy] | None = None,
         author: str | None = None,
+        reason: str | None = None,
+        if_revision: int | None = None,
     ) -> Revision:
         """Put functions (None or `identity`: nothing) in slots by number or name, as one revision; return it.
 
@@ -309,6 +335,7 @@ class SlotTable:
             InvalidName: a slot name that another slot has, or that is not an identifier.
             InvalidArgument: a policy that the executor cannot follow.
             PrepFailed: an object's ``prep`` raised.
+            TableChanged: the newest revision is not ``if_revision``.
         """
         names, sources, policies = names or {}, sources or {}, policies or {}
         for argument, given in (("names", names), ("sources", sources), ("policies", policies)):
@@ -331,7 +358,7 @@ class SlotTable:
             _check_names(slots)
             return tuple(slots), _change_text({n: loaded[key] for key, n in numbers.items()}), now.policy
 
-        return self.change(make, author)
+        return self.change(make, author, reason, if_revision)
 
     def slot_on_trial(self, slot: int | str, function: SlotFunction) -> Slot:
         """Return ``function`` as it would be in a slot; change nothing."""
@@ -344,7 +371,9 @@ class SlotTable:
             loaded = as_function(function, self._namespace)
         return loaded if source is None else replace(loaded, source=source)
 
-    def set_policy(self, slot: int | str | None, policy: Policy | None, *, author: str | None = None) -> Revision:
+    def set_policy(
+        self, slot: int | str | None, policy: Policy | None, *, author: str | None = None, reason: str | None = None
+    ) -> Revision:
         """Set a slot's policy, or with ``slot=None`` the table's; ``policy=None`` removes the slot's own.
 
         Raises:
@@ -359,9 +388,36 @@ class SlotTable:
             slots[number] = replace(slots[number], policy=policy)
             return tuple(slots), f"policy of {number}", now.policy
 
-        return self.change(make, author)
+        return self.change(make, author, reason)
 
-    def rollback(self, number: int, *, author: str | None = None) -> Revision:
+    def kept(self, number: int) -> Revision:
+        """Return a kept revision by number; an earlier one as it is kept, see `_as_kept`.
+
+        Raises:
+            UnknownRevision: never made, or no longer kept.
+        """
+        several = self.revisions()
+        for one in several:
+            if one.number == number:
+                return one
+        raise UnknownRevision(number, several[0].number, several[-1].number)
+
+    def runnable(self, number: int) -> Revision:
+        """Return a kept revision with its functions and plan, to run it beside the newest one; nothing is changed.
+
+        Raises:
+            UnknownRevision, InvalidSource, SlotNotRestored: see `rollback`.
+        """
+        now = self._current
+        if number == now.number:
+            return now
+        old, again = self.kept(number), dict[int, SlotFunction]()
+        slots = tuple(self._restored(slot, now, again) for slot in old.slots)
+        return make_revision(number, slots, old.time, old.author, old.change, old.policy, old.reason)
+
+    def rollback(
+        self, number: int, *, author: str | None = None, reason: str | None = None, if_revision: int | None = None
+    ) -> Revision:
         """Make the table of revision ``number`` the newest one, under a new number.
 
         Functions made from source text are made again, with the present namespace, unless still in their slot.
@@ -369,17 +425,17 @@ class SlotTable:
         Raises:
             UnknownRevision: never made, or no longer kept.
             InvalidSource: a text gives no function any more.
+            SlotNotRestored: a function of an earlier process was not kept.
+            TableChanged: the newest revision is not ``if_revision``.
         """
         again: dict[int, SlotFunction] = {}
 
         def make(now: Revision) -> Draft:
-            for old in self.revisions():
-                if old.number == number:
-                    slots = [self._restored(slot, now, again) for slot in old.slots]
-                    return tuple(slots), f"rollback to {number}", old.policy
-            raise UnknownRevision(number, self.revisions()[0].number, now.number)
+            old = self.kept(number)
+            slots = [self._restored(slot, now, again) for slot in old.slots]
+            return tuple(slots), f"rollback to {number}", old.policy
 
-        return self.change(make, author)
+        return self.change(make, author, reason, if_revision)
 
     def _restored(self, slot: Slot, now: Revision, again: dict[int, SlotFunction]) -> Slot:
         """Return a kept slot with its function; ``again`` has those that were made again for this change."""
@@ -391,10 +447,14 @@ class SlotTable:
         if slot.number not in again:
             ref = FunctionRef(kind="source", text=slot.made_of)
             if slot.made_of is None:
+                if slot.pickled is None:
+                    raise SlotNotRestored(slot.task, "it could not be pickled when it was set")
                 ref = FunctionRef(kind="cloudpickle", data=slot.pickled, python=PYTHON, text=slot.source)
             with delivered():
                 again[slot.number] = as_function(ref, self._namespace).function
-        return replace(slot, function=again[slot.number], code=_code(again[slot.number]))
+        function = again[slot.number]
+        arguments = arguments_of(called_of(function), slot.number)  # a slot from a journal does not have them
+        return replace(slot, function=function, arguments=arguments, code=_code(function))
 
     def restore(self, kept: Sequence[Revision], load: LoadSlot) -> list[tuple[str, str]]:
         """Take over the revisions of an earlier process, oldest first; return the slots that ``load`` has not.
@@ -416,7 +476,10 @@ class SlotTable:
         with delivered():
             slots = tuple(map(filled, newest.slots))
         preparation = self._preparation()
-        revision = make_revision(newest.number, slots, newest.time, newest.author, newest.change, newest.policy)
+        revision = replace(
+            make_revision(newest.number, slots, newest.time, newest.author, newest.change, newest.policy),
+            reason=newest.reason,
+        )
         try:
             self._check(revision)
             preparation.prepare(revision)

@@ -81,6 +81,10 @@ class WindowExecutor:
         #: Messages under way cannot be finished: the pool or loop that runs them was closed.
         self._broken = False
 
+    def started_entries(self) -> list[Entry]:
+        """Return the entries that were started and not yielded, oldest first. Any thread."""
+        return [one.entry for one in tuple(self._under_way)]
+
     # --- for subclasses ---
 
     def _room(self, context: RunContext) -> int:
