@@ -391,7 +391,7 @@ def until_seq(machine: RemoteMachine, last: int, *, after_seq: int) -> list[Any]
 
 
 def test_a_slow_reader_misses_nothing_that_is_kept(machine: RemoteMachine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("timbr_wamp.client.records.BUFFER_ROWS", 20)
+    monkeypatch.setattr("timbr_wamp.client.record_stream.BUFFER_ROWS", 20)
     count = 600
     with machine.records(timeout_s=10.0) as records:
         machine.put_many(list(range(count)), timeout_s=20.0)

@@ -22,7 +22,8 @@ from timbr_wamp.client import (
 )
 from timbr_wamp.client.arguments import wire_arguments
 from timbr_wamp.client.checks import check_of, fits
-from timbr_wamp.client.records import Records, RecordStream
+from timbr_wamp.client.record_stream import RecordStream
+from timbr_wamp.client.records import Records
 from timbr_wamp.client.shared_connection import SharedConnection
 from timbr_wamp.contract import Procedure
 from timbr_wamp.errors import AlreadyClosed, InvalidArgument, NotConnected, TimbrError, WrongArguments

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 from interrupt_kit import Interruption, use_everywhere
 
-from timbr_wamp.client import records as module
+from timbr_wamp.client import record_stream as module
 from timbr_wamp.client.async_machine import AsyncMachine
 from timbr_wamp.client.feed import Deliver, Gap
-from timbr_wamp.client.records import AsyncRecords, Records, RecordStream
+from timbr_wamp.client.record_stream import RecordStream
+from timbr_wamp.client.records import AsyncRecords, Records
 from timbr_wamp.client.shared_connection import Counts
 from timbr_wamp.contract import Record, RecordMeta, RecordsBatch
 from timbr_wamp.errors import AlreadyClosed, InternalError, InvalidArgument, NotConnected, TimbrError

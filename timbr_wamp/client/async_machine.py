@@ -12,7 +12,8 @@ from timbr_wamp.client.async_inquiries import LONG_TIMEOUT_S, AsyncInquiries
 from timbr_wamp.client.checks import checked_methods
 from timbr_wamp.client.functions import function_ref
 from timbr_wamp.client.functions import reference as module_reference
-from timbr_wamp.client.records import AsyncRecords, RecordStream
+from timbr_wamp.client.record_stream import RecordStream
+from timbr_wamp.client.records import AsyncRecords
 from timbr_wamp.client.shared_connection import CALL_TIMEOUT_S
 from timbr_wamp.client.sources import source_ref
 from timbr_wamp.contract import (
