@@ -57,7 +57,7 @@ for call in (lambda: machine.put("y" * 200_000), lambda: machine.put_many(["y" *
         assert time.monotonic() - started < 1.0
 assert path in reason, reason
 assert adds_up()
-assert len(machine.recent(5)) == 5, "reading goes on"
+assert machine.recent(5)[0].input is not None, "reading goes on"
 assert machine.recorder.after(machine.run, 0, 3, 10**9)[2]
 limit(resource.RLIM_INFINITY)
 wait_until(lambda: machine.status.state == "running")
