@@ -173,6 +173,11 @@ def test_list_names_the_kernel_and_its_machine(home: Home) -> None:
     assert "lab" in home.run("list")
 
 
+def test_a_realm_that_the_router_does_not_have_is_an_error_that_names_its_own(home: Home) -> None:
+    for words in (["list"], ["put", "lab", "1"], ["kernel", "stop", "lab"]):
+        assert "no realm 'nowhere'; realms: timbr" in home.run(*words, "--realm", "nowhere", status=1)
+
+
 def test_exec_prints_what_the_code_prints(home: Home) -> None:
     assert home.run("exec", "lab", "print('to stdout'); 6 * 7") == "to stdout\n42\n"
 

@@ -67,10 +67,17 @@ def test_the_argument_that_is_missing_is_named(words: tuple[str, ...], missing: 
         ("put", "lab", "--", "-5"),
         ("set", "-m", "machine", "lab", "-1", "lambda x: x"),
         ("exec", "lab", "-1"),
+        ("policy", "lab", "-1", "drop", "retries=3"),
+        ("policy", "-m", "machine", "lab", "-1"),
     ],
 )
 def test_negative_numbers_are_arguments(words: tuple[str, ...]) -> None:
     assert is_read(*words)
+
+
+def test_a_number_out_of_range_is_told_as_such() -> None:
+    assert "-1 is not in the range x>=0" in said("rollback", "lab", "-1")
+    assert "unexpected extra argument" in said("rollback", "lab", "1", "2")
 
 
 def test_unknown_options_are_refused_and_help_is_given() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from timbr_wamp.cli.base import connecting, console, echo, json_option, machine_of, machine_option, note, print_json
+from timbr_wamp.cli.words import TextCommand
 from timbr_wamp.errors import InvalidArgument, counted
 from timbr_wamp.names import slot_key
 
@@ -50,7 +51,7 @@ def errors(client: Client, kernel: str | None, machine: str, rows: bool, count: 
     console().print(rich_table(found.table()))
 
 
-@click.command()
+@click.command(cls=TextCommand)
 @click.argument("kernel")
 @click.argument("slot")
 @click.argument("words", nargs=-1)
@@ -153,7 +154,7 @@ def revisions(client: Client, kernel: str | None, machine: str, as_json: bool) -
     console().print(rich_table(Revisions(found).table()))
 
 
-@click.command()
+@click.command(cls=TextCommand)
 @click.argument("kernel")
 @click.argument("number", type=click.IntRange(min=0))
 @machine_option

@@ -90,7 +90,7 @@ def stop(kernel: str, url: str | None, realm: str | None, connect_timeout_s: flo
     except (NoRouter, NotConnected):
         from timbr_wamp.components.local_kernels import local_kernels, stop_local_kernel
 
-        if settings.url is not None or not local_kernels(settings.runtime_dir):
+        if settings.url is not None or realm is not None or not local_kernels(settings.runtime_dir):
             raise
         ended = stop_local_kernel(settings.runtime_dir, kernel).kernel_id
     note(f"ended kernel {ended}")

@@ -18,6 +18,8 @@ from timbr_wamp.names import begins_python, slot_key
 _NEGATIVE_NUMBER = re.compile(r"-(\.?\d|Infinity$|inf$)")
 #: Words that may be names of kernels, machines and slots; others are texts.
 _NAME = re.compile(r"[\w.-]*\w")
+#: Arguments that are texts.
+_TEXTS = ("MESSAGE", "SOURCE", "CODE")
 #: A message as it is typed.
 EXAMPLE = """'{"x": 14}'"""
 
@@ -42,7 +44,7 @@ class _Sorted:
 
 
 class TextCommand(click.Command):
-    """A command whose last argument may be a text. A negative number is an argument and no option."""
+    """A command whose arguments may be negative numbers, which are no options, and the last of which may be a text."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the words.
@@ -77,7 +79,7 @@ class TextCommand(click.Command):
         arguments = [param for param in self.params if isinstance(param, click.Argument)]
         names, words = [argument.human_readable_name for argument in arguments], found.words
         mistyped = any(text.startswith("--") for text in found.options if text in found.texts)
-        if not words or mistyped or any(argument.nargs != 1 for argument in arguments):
+        if not words or mistyped or names[-1] not in _TEXTS:
             return  # it is click that tells
         last = len(names) - 1
         begin = last

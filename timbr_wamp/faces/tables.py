@@ -241,7 +241,7 @@ class ErrorGroups(Rows[ErrorGroup]):
             timestamp(item.last_time),
             item.input,
             ", ".join(f"{name} {count:,}" for name, count in item.policies.items()),
-            "yes" if item.resolved else "no" if item.open else "",
+            "yes" if item.resolved else "",
         )
 
 
