@@ -16,7 +16,7 @@ PACKAGE = ROOT / "timbr_wamp"
 FLOORS = {
     "command_line": 0, "errors": 1, "frames": 1,
     "names": 2, "values": 2, "settings": 2, "consent": 2, "plugins": 2, "tables": 2, "codecs": 2, "places": 2,
-    "rows": 2, "examples": 2, "literals": 2,
+    "rows": 2, "examples": 2, "literals": 2, "user_warnings": 2,
     "contract": 3, "runtime": 3, "streams": 3,
     "faces": 4, "display": 4, "processes": 4,
     "machine": 5, "client": 5, "kernel": 5, "router": 5,

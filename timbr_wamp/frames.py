@@ -66,9 +66,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
     for frame in traceback.extract_tb(error.__traceback__, limit=_LOOKED_AT):
-        name = frame.filename
-        if _CELL.search(name) or not (name.startswith(_FOREIGN) or _INSTALLED.search(name)):
+        if not is_foreign(frame.filename):
             yield frame
+
+
+def is_foreign(filename: str) -> bool:
+    """Tell whether a file's code is that of this package, the standard library or an installed package."""
+    is_cell = _CELL.search(filename) is not None
+    return not is_cell and (filename.startswith(_FOREIGN) or _INSTALLED.search(filename) is not None)
 
 
 def _is_one_line(frame: traceback.FrameSummary) -> bool:

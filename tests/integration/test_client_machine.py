@@ -44,6 +44,7 @@ from timbr_wamp.errors import (
 from timbr_wamp.names import new_oid
 from timbr_wamp.router import Router, TokenStore
 from timbr_wamp.settings import Settings
+from timbr_wamp.user_warnings import NotRunning
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -700,8 +701,10 @@ def test_wait_returns_when_the_machine_does_not_run(kernel: RemoteKernel):
     small = kernel.machine("small")
     oid = small.put(1)
     started = time.monotonic()
-    assert not small.wait(30.0)
-    assert not small.wait(30.0, progress="none")
+    for progress in (False, "none"):
+        with pytest.warns(NotRunning, match="nothing is processed: start") as warned:
+            assert not small.wait(30.0, progress=progress)
+        assert warned[0].filename == __file__
     assert time.monotonic() - started < 10
     small.start()
     assert small.wait(10.0)

@@ -24,6 +24,7 @@ from timbr_wamp.machine.running.lifecycle import (
     LifeEvent,
     Pause,
     PermitSource,
+    Replaced,
     Report,
     Resume,
     ReturnRetries,
@@ -35,7 +36,10 @@ from timbr_wamp.machine.running.lifecycle import (
     transition,
 )
 
-NAMES = ("start", "pause", "resume", "stop", "drain", "timed_out", "drained", "kept", "halt", "fail", "close", "dies")
+NAMES = (
+    "start", "pause", "resume", "stop", "drain", "timed_out", "drained", "kept", "halt", "replaced",
+    "fail", "close", "dies",
+)  # fmt: skip
 
 
 @dataclass
@@ -54,7 +58,8 @@ class World:
             "start": Start(self.thread_lives), "resume": Resume(self.thread_lives), "pause": Pause(),
             "stop": Stop(False, self.thread_lives), "drain": Stop(True, self.thread_lives),
             "timed_out": StopTimedOut(), "drained": Drained(), "kept": Kept("oid", "f0: ValueError"),
-            "halt": Halt("the source is exhausted"), "fail": Fail("MemoryError"), "close": Close(),
+            "halt": Halt("the source is exhausted"), "replaced": Replaced("by a new one"),
+            "fail": Fail("MemoryError"), "close": Close(),
         }  # fmt: skip
         return events.get(name)
 
@@ -131,7 +136,7 @@ def test_no_sequence_of_any_length_forgets_anything(names: list[str]) -> None:
         world.check_event(name)
 
 
-@pytest.mark.parametrize("way", [["pause"], ["kept"], ["halt"], ["stop"], ["fail"], ["drain"], ["close"]])
+@pytest.mark.parametrize("way", [["pause"], ["kept"], ["halt"], ["replaced"], ["stop"], ["fail"], ["drain"], ["close"]])
 def test_each_way_out_of_running_holds_the_source(way: list[str]) -> None:
     world = World()
     for name in ["start", *way]:

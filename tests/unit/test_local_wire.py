@@ -37,6 +37,7 @@ from timbr_wamp.errors import (
 from timbr_wamp.machine.events.hooks import POINTS
 from timbr_wamp.machine.serving import sockets
 from timbr_wamp.names import BATCHES, new_listener
+from timbr_wamp.user_warnings import MachineReplaced
 
 # --- records ---------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ def test_a_machine_whose_runtime_file_cannot_be_written_leaves_no_sockets(machin
     assert file_of(machine, runtime_dir)
 
 
+@pytest.mark.filterwarnings("ignore::timbr_wamp.user_warnings.MachineReplaced")
 def test_a_machine_whose_wire_cannot_be_opened_takes_no_name_from_an_older_one(
     machines, served, runtime_dir, connect, monkeypatch
 ):
@@ -98,6 +100,7 @@ def test_a_machine_whose_wire_cannot_be_opened_takes_no_name_from_an_older_one(
     assert connect(newer).status().run == newer.run
 
 
+@pytest.mark.filterwarnings("ignore::timbr_wamp.user_warnings.MachineReplaced")
 def test_a_replaced_machine_answers_until_its_last_record_was_read(machines, served, runtime_dir, peer, new_gate):
     topic = new_listener(BATCHES)
     peer.records.setsockopt(zmq.SUBSCRIBE, topic)
@@ -187,12 +190,40 @@ def test_a_machine_replaced_by_a_new_one_of_its_name_is_stopped_and_can_be_start
     older = machines(serve=True)
     older.source = range(10)
     older.start()
-    machines(serve=True)
+    with pytest.warns(MachineReplaced, match="takes the name 'machine' of one that was running"):
+        machines(serve=True)
     assert not older.running
     assert older.status.state == "stopped"
+    assert older.events()[-1].data["reason"] == older.status.reason
     older.start()  # a reference to the older one can still be used
     assert older.wait(5.0)
     assert older.status.processed == 10
+
+
+def test_the_status_of_a_machine_that_was_replaced_says_so_until_it_is_started(machines, served, runtime_dir):
+    served.put(1)
+    with pytest.warns(MachineReplaced, match="of one that was idle with 1 message waiting"):
+        newer = machines(serve=True)
+    served.put(2)
+    assert served.status.state == "stopped"
+    assert served.status.reason.startswith("replaced by a new machine of the same name")
+    assert served.status.queue_size == 2
+    assert newer.status.reason is None
+    served.start()
+    assert served.status.reason is None
+
+
+def test_a_machine_without_work_is_replaced_without_a_warning(machines, served, runtime_dir):
+    machines(serve=True)
+    assert served.status.reason.startswith("replaced")
+
+
+def test_a_warning_that_is_an_error_leaves_the_older_machine_as_it_was(machines, served, runtime_dir, connect):
+    served.start()
+    with pytest.raises(MachineReplaced):
+        machines(serve=True)
+    assert served.running
+    assert connect(served).status().run == served.run
 
 
 def test_the_newer_of_two_machines_with_one_name_is_served(machines, served, runtime_dir, connect):

@@ -34,6 +34,7 @@ from timbr_wamp.errors import (
 )
 from timbr_wamp.machine import AliasedValues, Machine
 from timbr_wamp.names import new_oid
+from timbr_wamp.user_warnings import NotRunning
 
 
 def fail(value):
@@ -530,6 +531,27 @@ def test_a_record_is_published_though_the_next_message_takes_long(machine, gate,
     assert seqs(records.wait_for(3)) == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("verbs", "told"), [((), "idle.*: start"), (("start", "pause"), "paused.*: resume"),
+                                             (("start", "stop"), "stopped.*: start")])  # fmt: skip
+def test_waiting_for_messages_of_a_machine_that_does_not_run_ends_at_once_and_warns_each_time(machine, verbs, told):
+    for verb in verbs:
+        getattr(machine, verb)()
+    machine.put(1)
+    for _ in range(2):
+        with pytest.warns(NotRunning, match=told) as warned:
+            assert machine.wait() is False
+        assert warned[0].filename == __file__
+
+
+def test_waiting_for_what_a_policy_or_nothing_holds_back_does_not_warn(machine):
+    assert machine.wait(LIMIT_S), "nothing was put"
+    machine.set(0, fail, policy="stop")
+    machine.put(1)
+    machine.start()
+    wait_until(lambda: machine.status.state == "stopped", "the policy stops it")
+    assert machine.wait(LIMIT_S) is False
+
+
 def test_waiting_ends_when_all_is_recorded(machine, gate):
     assert machine.wait(0.0)
     machine[0] = gate
@@ -539,15 +561,6 @@ def test_waiting_ends_when_all_is_recorded(machine, gate):
     waiting = in_thread(machine.wait)
     gate.open()
     assert waiting.result() is True
-
-
-def test_waiting_for_a_machine_that_does_not_run_ends_at_once(machine):
-    machine.put(1)
-    assert machine.wait() is False
-    machine.start()
-    machine.pause()
-    machine.put(2)
-    assert machine.wait() is False
 
 
 def test_waiting_for_a_machine_that_a_policy_paused_ends_when_what_was_under_way_is_recorded(machines):

@@ -9,6 +9,7 @@ import pytest
 from machine_kit import Machines
 
 from timbr_wamp.errors import InvalidArgument
+from timbr_wamp.user_warnings import NotRunning
 
 
 def test_waiting_shows_a_bar_until_all_is_recorded(machines: Machines, capsys: pytest.CaptureFixture[str]):
@@ -23,7 +24,8 @@ def test_waiting_shows_a_bar_until_all_is_recorded(machines: Machines, capsys: p
 def test_waiting_with_a_bar_ends_as_without_one(machines: Machines):
     m = machines(1)
     m.put(1)
-    assert not m.wait(10.0, progress="none"), "it does not run"
+    with pytest.warns(NotRunning):
+        assert not m.wait(10.0, progress="none"), "it does not run"
     gate = threading.Event()
     m.set(0, lambda x: gate.wait(10.0))
     m.start()

@@ -48,6 +48,7 @@ from timbr_wamp.errors import (
 from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Events, RecordRows, Revisions, SlotInfos
 from timbr_wamp.names import checked_oid, new_oid
 from timbr_wamp.rows import messages_of
+from timbr_wamp.user_warnings import NotRunning, not_running_text, warn_user
 
 T = TypeVar("T")
 
@@ -258,22 +259,37 @@ class AsyncMachine(AsyncInquiries):
     ) -> bool:
         """Wait until the source has ended and every message is recorded; return False at the timeout.
 
-        When the machine does not run, it returns as soon as no message is in flight, because
-        nothing would change. ``on_progress(progress)`` is called in the client's thread and must not block.
+        When the machine does not run, it returns as soon as no message is in flight, because nothing would change; it
+        warns (`NotRunning`) if it was not started, or a verb paused or stopped it. ``on_progress(progress)`` is
+        called in the client's thread and must not block.
         """
+        settled, vain = await self._wait_told(timeout, on_progress)
+        if vain is not None:
+            warn_user(vain, NotRunning)
+        return settled
+
+    async def _wait_told(
+        self, timeout: float | None, on_progress: Callable[[Progress], None] | None = None
+    ) -> tuple[bool, str | None]:
+        """Do as `wait`, and return what it would warn of beside its result, for who warns in another thread."""
+        vain: str | None = None
+        looked = False
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             status = await self.status()
             reading = status.source.state in ("waiting", "reading", "restarting")
             settled = not status.queue_size and not status.in_flight and not reading
             left_s = _remaining_s(deadline)
+            resting = not status.running and not status.in_flight
+            if not looked and resting and not settled and status.reason is None:
+                vain = not_running_text(self.name, status.state)
+            looked = True
             if on_progress is not None:
                 if status.running and reading and left_s > 0:
                     await self.follow(on_progress, interval_s=PROGRESS_STEP_S, timeout=min(left_s, WATCH_STEP_S))
                 on_progress(await self.progress())
-            resting = not status.running and not status.in_flight
             if settled or resting or left_s <= 0:
-                return settled
+                return settled, vain
             await asyncio.sleep(min(left_s, WAIT_STEP_S if on_progress is None else PROGRESS_STEP_S))
 
     async def drain(self, timeout_s: float = 30.0) -> bool:

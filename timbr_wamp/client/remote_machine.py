@@ -17,6 +17,7 @@ from timbr_wamp.faces.plot import Plot
 from timbr_wamp.faces.tables import Oids, machine_html
 from timbr_wamp.faces.trials import TrialReport
 from timbr_wamp.tables import html_text
+from timbr_wamp.user_warnings import NotRunning, warn_user
 
 if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
@@ -120,12 +121,18 @@ class RemoteMachine(Blocking[AsyncMachine]):
         ``progress`` shows a progress bar: True, or the kind of bar. Ctrl-C ends the waiting and leaves the
         machine running.
         """
+        settled, vain = self._waited(timeout, progress)
+        if vain is not None:
+            warn_user(vain, NotRunning)
+        return settled
+
+    def _waited(self, timeout: float | None, progress: bool | BarKind) -> tuple[bool, str | None]:
         if not progress:
-            return self._shared.wait(self.aio.wait, timeout)
+            return self._shared.wait(self.aio._wait_told, timeout)
         from timbr_wamp.display import progress_bar  # imports rich, which is slow to import
 
         with progress_bar("auto" if progress is True else progress) as draw:
-            return run_with_progress(self._shared, lambda take: self.aio.wait(timeout, on_progress=take), draw)
+            return run_with_progress(self._shared, lambda take: self.aio._wait_told(timeout, take), draw)
 
     drain = blocking(AsyncMachine.drain)
     progress = blocking(AsyncMachine.progress)

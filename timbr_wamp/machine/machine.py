@@ -70,6 +70,7 @@ from timbr_wamp.machine.slots.table import BySlot, Revision, SlotFunction, ident
 from timbr_wamp.machine.waiting import Releasable, deadline_after, left_s
 from timbr_wamp.names import DEFAULT_MACHINE, checked_component, checked_oid, new_oid, new_oids
 from timbr_wamp.rows import messages_of
+from timbr_wamp.user_warnings import NotRunning, not_running_text, warn_user
 
 if TYPE_CHECKING:
     from timbr_wamp.display import BarKind, LiveStatus
@@ -606,15 +607,26 @@ class Machine(Inquiries):
         self.hooks.call("post_stop")
         self._worker.raise_error()
 
+    def give_way(self, timeout: float) -> None:
+        """Stop because a newer machine of this process has its name; `status` says so until it is started again.
+
+        Raises:
+            CallTimeout: a message was still under way after ``timeout`` seconds; it is recorded when it ends.
+        """
+        self._worker.replaced("replaced by a new machine of the same name; give one of them another name=…")
+        self.stop(timeout=timeout)
+
     def wait(self, timeout: float | None = None, progress: bool | BarKind = False) -> bool:
         """Wait until the source has ended and every message is recorded; return whether that is so.
 
         When the machine does not run, it returns as soon as no message is under way, since nothing would
-        change. ``progress`` shows a bar meanwhile: True, or the kind of bar; Ctrl-C then leaves the
-        machine running. Raises the error for which a debugging event handler stopped the machine.
+        change; it warns (`NotRunning`) if it was not started, or a verb paused or stopped it. ``progress`` shows a bar
+        meanwhile: True, or the kind of bar; Ctrl-C then leaves the machine running. Raises the error for which a
+        debugging event handler stopped the machine.
         """
         refuse_deadlock(self._queue, self.name, "wait()", waits_for_source=True)
         timeout = checked_timeout("timeout", timeout)
+        self._warn_if_waiting_is_vain()
         deadline = deadline_after(timeout)
         if progress:
             from timbr_wamp.display import show_progress  # loads rich, which is slow
@@ -631,6 +643,14 @@ class Machine(Inquiries):
             self.wait_changed(min(limit_s, 0.25))
         self._worker.raise_error()
         return self._source.settled
+
+    def _warn_if_waiting_is_vain(self) -> None:
+        """Warn who waits for messages of a machine that does not run, unless its status says why."""
+        worker = self._worker
+        vain = not (self._source.settled or worker.running or self._closed or self._queue.snapshot().in_flight)
+        text = not_running_text(self.name, worker.state) if vain and worker.reason is None else None
+        if text is not None:
+            warn_user(text, NotRunning)
 
     def wait_changed(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s``, less when the machine's state changes or all is recorded."""
@@ -783,7 +803,8 @@ class Machine(Inquiries):
         """Open the local wire: PUB of records, control, and the runtime file that names them.
 
         A machine of the same name that this process already serves is then stopped and closed to the wire, after its
-        last records were read. When the new wire cannot be opened, the older machine goes on as before.
+        last records were read; its status says why, and `MachineReplaced` warns if it was running or had messages
+        waiting. When the new wire cannot be opened, the older machine goes on as before.
         ``transport``: by default ipc where ZeroMQ has it, else tcp on 127.0.0.1 with CurveZMQ.
         """
         if self._closed:

@@ -110,6 +110,13 @@ class Halt:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """Another machine took its name on the wire."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fail:
     """The worker's thread ends with an error of the machine's own."""
 
@@ -122,7 +129,7 @@ class Close:
 
 
 LifeEvent: TypeAlias = (
-    Start | Pause | Resume | Stop | StopTimedOut | Drained | Kept | Suspend | Continue | Halt | Fail | Close
+    Start | Pause | Resume | Stop | StopTimedOut | Drained | Kept | Suspend | Continue | Halt | Replaced | Fail | Close
 )
 
 
@@ -234,6 +241,10 @@ def _next(life: Life, event: LifeEvent, name: str) -> tuple[Life, Report | None]
         return replace(life, state="running", reason=None), Report("resumed")
     if isinstance(event, Halt):
         if not life.active and life.state != "paused":
+            return life, None
+        return replace(life, state="stopped", reason=event.reason), Report("stopped", data={"reason": event.reason})
+    if isinstance(event, Replaced):
+        if life.closed or life.state == "failed":
             return life, None
         return replace(life, state="stopped", reason=event.reason), Report("stopped", data={"reason": event.reason})
     if isinstance(event, Fail):

@@ -244,6 +244,10 @@ class Worker:
         self._keep_error(error)
         self._apply(lambda: lifecycle.Halt(clean_text(reason)))
 
+    def replaced(self, reason: str) -> None:
+        """Stop because another machine took the name: start no further message, and say so, running or not."""
+        self._apply(lambda: lifecycle.Replaced(reason))
+
     def _keep_error(self, error: BaseException | None) -> None:
         """Keep the first error that is to be raised in the user's call, running or not."""
         if self._error is None:

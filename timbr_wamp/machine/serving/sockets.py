@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Literal
 import zmq
 
 from timbr_wamp import plugins, runtime
-from timbr_wamp.errors import CallTimeout
+from timbr_wamp.errors import CallTimeout, counted
 from timbr_wamp.machine.isolation import run_within
 from timbr_wamp.machine.serving.control import ControlServer
 from timbr_wamp.machine.serving.publisher import Publisher
 from timbr_wamp.settings import load_settings
+from timbr_wamp.user_warnings import MachineReplaced, warn_user
 
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator
@@ -92,6 +93,7 @@ class LocalSockets:
             else:
                 keys = _bind_curve(context, pub, router, file)
             control = ControlServer(machine, router, publisher.acknowledge)
+            _warn_of_replacing(machine)
             path, older = _take_name(machine, runtime_dir, file)
         except BaseException:
             if control is not None:
@@ -111,11 +113,9 @@ class LocalSockets:
         older, self._older = self._older, None
         if older is None or older.endpoint is None:
             return
-        logger.warning(
-            "machine %r is replaced by a newer one of its name: it is stopped and no longer served", older.name
-        )
+        logger.info("machine %r is replaced by a newer one of its name: it is stopped and no longer served", older.name)
         with contextlib.suppress(CallTimeout):  # a slow message is recorded when it ends, and no other starts
-            older.stop(timeout=REPLACED_STOP_S)
+            older.give_way(REPLACED_STOP_S)
         older.unserve(read_s=REPLACED_READ_S)
 
     def wait_read(self, timeout_s: float) -> None:
@@ -136,6 +136,23 @@ def _take_name(machine: Machine, runtime_dir: Path, file: runtime.MachineFile) -
         before, _served[machine.name] = _served.get(machine.name), weakref.ref(machine)
     older = before() if before is not None else None
     return path, older if older is not machine else None
+
+
+def _warn_of_replacing(machine: Machine) -> None:
+    """Warn if a machine that has work is about to lose its name. Before that happens: a warning may be an error."""
+    with _served_lock:
+        before = _served.get(machine.name)
+    older = None if before is None else before()
+    if older is None or older is machine or older.endpoint is None:
+        return
+    status = older.status
+    if status.queue_size or status.state in ("running", "draining", "paused"):
+        waiting = f" with {counted(status.queue_size, 'message')} waiting" if status.queue_size else ""
+        text = (
+            f"a new machine takes the name {machine.name!r} of one that was {status.state}{waiting}, and stops it; "
+            "to have both, give one of them another name=…"
+        )
+        warn_user(text, MachineReplaced)
 
 
 def _give_name_back(path: Path, file: runtime.MachineFile) -> None:
