@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -52,11 +51,11 @@ def test_rows_hold_seq_and_oid():
 def test_nothing_is_parsed_before_somebody_looks_and_nothing_twice(monkeypatch):
     parsed = []
 
-    def loads(text):
+    def parse(text):
         parsed.append(text)
         return orjson.loads(text)
 
-    monkeypatch.setattr(module, "orjson", SimpleNamespace(loads=loads))
+    monkeypatch.setattr(module, "parse_json", parse)
     tap = Tap("f0", 1, 3)
     tap.publish([row(n, n, n) for n in range(10)])
     assert parsed == []

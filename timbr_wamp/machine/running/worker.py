@@ -263,14 +263,14 @@ class Worker:
             self._life, effects = lifecycle.transition(self._life, event(), self.name)
             self._context.changed()
             for effect in effects:
-                if isinstance(effect, lifecycle.Report):  # before anything that follows from the new state
-                    self._events.add(effect.kind, effect.author, **effect.data)
-            for effect in effects:
                 if isinstance(effect, lifecycle.ForgetError):
                     self._error = None
                 elif isinstance(effect, lifecycle.StartThread) and not self._thread_lives():
                     self._thread = threading.Thread(target=self._run, name=f"timbr {self.name}", daemon=True)
-                    self._thread.start()
+                    self._thread.start()  # it goes on when this lock is released
+            for effect in effects:
+                if isinstance(effect, lifecycle.Report):  # before anything that follows from the new state
+                    self._events.add(effect.kind, effect.author, **effect.data)
             self._changed.notify_all()
         for effect in effects:
             self._perform(effect)
