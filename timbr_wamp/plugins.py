@@ -52,6 +52,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "record_html": "timbr_wamp.faces.tables:record_html",
         "record_text": "timbr_wamp.faces.tables:record_text",
         "share": "timbr_wamp.components.sharing:share",
+        "shared_id": "timbr_wamp.components.sharing:shared_id",
         "struct_html": "timbr_wamp.faces.tables:html_of",
         "struct_repr": "timbr_wamp.faces.tables:repr_of",
         "struct_text": "timbr_wamp.faces.tables:text_of",

@@ -37,6 +37,17 @@ def test_a_record_too_large_to_send_shows_its_size():
     assert "(300,000 bytes)" in repr(RecordRows([a_record([], text_bytes=300_000)]))
 
 
+def test_what_a_verb_has_changed_is_named_and_the_value_is_as_before():
+    oid = views.Told("65f0c0ffee65f0c0ffee65f0", "demo/machine")
+    assert (repr(oid), oid) == ("demo/machine: 65f0c0ffee65f0c0ffee65f0", "65f0c0ffee65f0c0ffee65f0")
+    assert repr(pickle.loads(pickle.dumps(oid))) == repr(oid)
+    oids = views.ToldOids([str(oid)], "demo/machine")
+    assert (repr(oids), oids) == ("demo/machine: ['65f0c0ffee65f0c0ffee65f0']", [oid])
+    progress = views.StructView(Progress(done=3, total=10, percentage=30.0), views.target_text("<demo>", "machine"))
+    assert repr(progress).startswith("<demo>/machine:\n")
+    assert progress._repr_html_().startswith("<div>&lt;demo&gt;/machine:</div>")
+
+
 def test_an_empty_table_is_a_sentence():
     assert repr(RecordRows()) == "no records yet"
     assert "no kernels" in views.Kernels()._repr_html_()

@@ -34,6 +34,8 @@ ROUTER_POLL_S = 0.05
 
 _lock = threading.Lock()
 _shared: SharedKernel | None = None
+#: Id of this process's kernel since a `share`, until `unshare`.
+_shared_id: str | None = None
 
 
 def share(
@@ -63,7 +65,7 @@ def share(
         NoRouter: none is configured, none runs, and none was to be started.
         InvalidArgument, InvalidName, InvalidToken: an argument, or no token for that URL.
     """
-    global _shared
+    global _shared, _shared_id
     if role is not None and role not in LINK_ROLES:
         raise InvalidArgument("role", not_one_of(role, LINK_ROLES))
     kernel = plugins.own_kernel()
@@ -72,6 +74,7 @@ def share(
     settings = load_settings(url=url, token=token)
     with _lock:
         if (managed := _managed(settings, kernel.connection_file())) is not None:
+            _shared_id = managed.kernel_id
             return managed
         before = _shared if _shared is not None and _shared.is_mine else None
         if before is not None and url is None and token is None:
@@ -87,9 +90,11 @@ def share(
             if before is None:
                 _shared = current
                 current.start()
-            return replace(current.wait_ready(READY_TIMEOUT_S), ending=ending)
+            ready = current.wait_ready(READY_TIMEOUT_S)
+            _shared_id = ready.kernel_id
+            return replace(ready, ending=ending)
         except BaseException:  # also Ctrl-C: it is off the router, as before
-            _shared = None
+            _shared = _shared_id = None
             current.close()
             raise
 
@@ -100,12 +105,12 @@ def unshare() -> bool:
     Raises:
         ShareFailed: somebody else keeps it on the router.
     """
-    global _shared
+    global _shared, _shared_id
     kernel = plugins.own_kernel()
     if kernel is None:
         raise ShareFailed(_no_kernel())
     with _lock:
-        current, _shared = _shared, None
+        current, _shared, _shared_id = _shared, None, None
         if current is not None and current.is_mine:
             current.close()
             return True
@@ -113,6 +118,11 @@ def unshare() -> bool:
     if pids:
         raise ShareFailed(f"process {pids[0]} keeps this kernel on the router; it was not put there by share")
     return False
+
+
+def shared_id() -> str | None:
+    """Return the id of this process's kernel if `share` was called and `unshare` was not since. Any thread."""
+    return None if _shared is not None and not _shared.is_mine else _shared_id
 
 
 def _managed(settings: Settings, connection_file: str) -> Shared | None:
@@ -223,4 +233,4 @@ def _no_router_cure() -> str:
     )
 
 
-__all__ = ["notebook_name", "share", "unshare"]
+__all__ = ["notebook_name", "share", "shared_id", "unshare"]

@@ -26,6 +26,8 @@ class Shared:
     page: str | None = field(repr=False)
     #: How to end what was started for it; None when nothing was.
     ending: str | None = None
+    #: Which kernel the verbs of ``%wamp`` go to; None when it was not shared by one.
+    selection: str | None = None
 
     def __str__(self) -> str:
         return "\n".join([self._sentence(), *([f"page: {self.page}"] if self.page else []), *self._notes()])
@@ -47,7 +49,7 @@ class Shared:
 
     def _notes(self) -> list[str]:
         off = "%wamp unshare, or the end of this kernel, takes it off, and the link then opens nothing"
-        return [off] if self.ending is None else [off, self.ending]
+        return [note for note in (self.selection, off, self.ending) if note is not None]
 
 
 __all__ = ["Shared"]

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import timbr_wamp
+from timbr_wamp import plugins
 from timbr_wamp.contract import TOPICS, IopubMessage, KernelInfo, RecordsBatch, records_from_batch
-from timbr_wamp.errors import InvalidName, did_you_mean
+from timbr_wamp.errors import InvalidName, UnknownKernel, did_you_mean
 from timbr_wamp.magic.callbacks import CallArguments, CallbackSubscription, Decode
 from timbr_wamp.magic.commands import KERNEL_TOPICS, MACHINE_TOPICS
 from timbr_wamp.magic.tab_list import TabList
@@ -31,6 +33,8 @@ class ShellState:
         #: Arguments of the last connect; None for those that it took from the settings.
         self._requested: dict[str, str | None] = {}
         self._kernel: RemoteKernel | None = None
+        #: The user has selected it; else it is the only one, or this process's own, which was shared.
+        self._by_user = False
         self._machine_name: str | None = None
         self.client: Client | None = None
         self.subscriptions: list[CallbackSubscription] = []
@@ -58,12 +62,12 @@ class ShellState:
         asked = self._with_previous(url, token, realm)
         if self.client is not None and not again and asked == self._requested:
             return self.client
-        kernel, machine_name = self._kernel, self._machine_name
+        kernel, machine_name, by_user = self._kernel, self._machine_name, self._by_user
         client = timbr_wamp.connect(asked["url"], asked["token"], realm=asked["realm"])
         self.disconnect()
         self.client, self._requested, self._kept_token = client, asked, None
         if kernel is not None and kernel.id in {info.kernel_id for info in client.kernels()}:
-            self._kernel, self._machine_name = client.kernel(kernel.id), machine_name
+            self._kernel, self._machine_name, self._by_user = client.kernel(kernel.id), machine_name, by_user
         return client
 
     def _with_previous(self, url: str | None, token: str | None, realm: str | None) -> dict[str, str | None]:
@@ -86,6 +90,7 @@ class ShellState:
         """End subscriptions and client; tell whether there was one. Idempotent."""
         self.unsubscribe()
         self._kernel = self._machine_name = None
+        self._by_user = False
         client, self.client = self.client, None
         for tab_list in (self.kernel_names, self.slot_names):
             tab_list.forget()
@@ -102,7 +107,7 @@ class ShellState:
         return self._kernel
 
     def select(self, kernel: str | None, machine: str | None = None) -> RemoteKernel:
-        """Select a kernel by id, name or a prefix; None means the selected or the only one.
+        """Select a kernel by id, name or a prefix, for the user; None means the selected or the only one.
 
         Raises:
             UnknownKernel: no kernel matches.
@@ -110,15 +115,27 @@ class ShellState:
             NoMachine: the kernel has no machine of that name.
         """
         wanted = machine
+        if kernel is None:
+            self._follow_share()
         if kernel is None and self._kernel is not None:
             chosen, machine = self._kernel, machine or self._machine_name
         else:
             chosen = self.find(kernel)
         if wanted is not None:
             chosen.machine(wanted)
-        self._kernel, self._machine_name = chosen, machine
-        self.slot_names.forget()
+        self._take(chosen, machine, by_user=True)
         return chosen
+
+    def _take(self, kernel: RemoteKernel, machine: str | None = None, *, by_user: bool = False) -> None:
+        self._kernel, self._machine_name, self._by_user = kernel, machine, by_user
+        self.slot_names.forget()
+
+    def _follow_share(self) -> None:
+        """Select this process's own kernel once it was shared, unless the user has selected one."""
+        own = None if self._by_user else _shared_id()
+        if own is not None and (self._kernel is None or self._kernel.id != own):
+            with suppress(UnknownKernel):  # it is on another router than the one that the user has connected to
+                self._take(self.find(own))
 
     def find(self, kernel: str | None) -> RemoteKernel:
         """Return a kernel without selecting it."""
@@ -126,8 +143,12 @@ class ShellState:
         return self.open_client().kernel(name)
 
     def kernel(self) -> RemoteKernel:
-        """Return the selected kernel; select the only one on the router if none is selected."""
-        return self._kernel if self._kernel is not None else self.select(None)
+        """Return the selected kernel; if none is, this process's own if it was shared, else the only other one."""
+        self._follow_share()
+        if self._kernel is None:
+            self._take(self.find(None))
+        assert self._kernel is not None
+        return self._kernel
 
     def machine(self) -> RemoteMachine:
         """Return the selected machine, the only one of the kernel, or the one with the default name."""
@@ -187,6 +208,14 @@ class ShellState:
             return []
         slots = self.machine().slots
         return [text for slot in slots for text in (str(slot.slot), slot.name or "") if text]
+
+
+def _shared_id() -> str | None:
+    if plugins.own_kernel() is None:
+        return None  # nothing that could have been shared
+    shared_id: Any = plugins.load(plugins.FACES, "shared_id")
+    found: str | None = shared_id()
+    return found
 
 
 def _token_name(token: str) -> str:

@@ -8,13 +8,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
 from timbr_wamp import plugins
 from timbr_wamp.client.functions import is_reference
-from timbr_wamp.contract import FunctionRef, Policy, Record, RevisionInfo, Status
+from timbr_wamp.contract import FunctionRef, Policy, Record, RevisionInfo
 from timbr_wamp.contract.policy_syntax import parse_options, parse_policy
 from timbr_wamp.errors import (
     AmbiguousKernel,
@@ -28,7 +29,8 @@ from timbr_wamp.errors import (
 from timbr_wamp.faces.cards import policy_text
 from timbr_wamp.faces.kernels import restart_text
 from timbr_wamp.faces.plot import Plot
-from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, RecordRows, Revisions, SlotInfos
+from timbr_wamp.faces.shared import Shared
+from timbr_wamp.faces.tables import ErrorGroups, ErrorRows, Oids, RecordRows, Revisions, SlotInfos
 from timbr_wamp.faces.tap import Tap
 from timbr_wamp.faces.trials import TrialReport
 from timbr_wamp.literals import JSON_NAMES, json_value
@@ -40,10 +42,10 @@ from timbr_wamp.magic.failures import shortened, whole_traceback
 from timbr_wamp.magic.parser import Command, parser_of
 from timbr_wamp.magic.remote_cell import run_cell
 from timbr_wamp.magic.shell_state import ShellState
-from timbr_wamp.names import KERNEL_PREFIX
+from timbr_wamp.names import DEFAULT_MACHINE, KERNEL_PREFIX
 
 if TYPE_CHECKING:
-    from timbr_wamp.client import Client
+    from timbr_wamp.client import Client, RemoteMachine
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -148,7 +150,21 @@ class Verbs:
 
     def verb_share(self, name: str | None, role: str | None, up: bool) -> object:
         share: Any = plugins.load(plugins.FACES, "share")
-        return share(name=name, role=role, start_router=up)
+        shared: Shared = share(name=name, role=role, start_router=up)
+        return replace(shared, selection=self._selection_after(shared))
+
+    def _selection_after(self, shared: Shared) -> str:
+        """Return which kernel the other verbs go to after a share; without a connection the first of them selects."""
+        chosen = None
+        if self._state.client is not None:
+            with suppress(TimbrError):  # it is on another router, where there is no other kernel, or several
+                chosen = self._state.kernel()
+        if self._state.client is None or (chosen is not None and chosen.id == shared.kernel_id):
+            one = shared.machines if len(shared.machines) == 1 else [m for m in shared.machines if m == DEFAULT_MACHINE]
+            target = views.target_text(shared.name, one[0]) if one else shared.name
+            return f"the verbs of %wamp go to {target}; `%wamp select` chooses another kernel"
+        elsewhere = "no kernel" if chosen is None else f"{chosen.name}, as before"
+        return f"the verbs of %wamp go to {elsewhere}; `%wamp select {shared.name}` chooses this one"
 
     def verb_unshare(self) -> views.Text:
         unshare: Any = plugins.load(plugins.FACES, "unshare")
@@ -201,6 +217,10 @@ class Verbs:
 
     # --- machine ------------------------------------------------------------------------------
 
+    def _target(self, machine: RemoteMachine) -> str:
+        """Return which machine a verb has changed: what answers of such verbs begin with."""
+        return views.target_text(self._state.kernel().name, machine.name)
+
     def verb_slots(self) -> SlotInfos:
         return self._state.machine().slots
 
@@ -218,7 +238,7 @@ class Verbs:
         function = _function(code, namespace)
         with _near_names(code, namespace):
             revision = machine.set(slot, function, name=name, policy=policy, reason=reason)
-        return views.revision_facts(revision)
+        return views.revision_facts(revision, self._target(machine))
 
     @_takes_code
     def verb_trial(
@@ -234,45 +254,55 @@ class Verbs:
         which = None if slot == MACHINE else slot
         if not words:
             return views.Text(policy_text(machine.policy_of(which)))
-        return views.revision_facts(machine.set_policy(which, said))
+        return views.revision_facts(machine.set_policy(which, said), self._target(machine))
 
     def verb_handler(self, name: str | None, options: list[str] | None) -> views.Text:
         said = _read("handler", parse_options, options or [])
         machine = self._state.machine()
-        return views.Text(machine.handler if name is None else machine.set_handler(name, said).handler)
+        if name is None:
+            return views.Text(machine.handler)
+        return views.Told(machine.set_handler(name, said).handler, self._target(machine))
 
     def verb_delete(self, slot: int | str) -> views.Text:
-        del self._state.machine()[slot]
-        return views.Text(f"slot {slot} is unset")
+        machine = self._state.machine()
+        del machine[slot]
+        return views.Told(f"slot {slot} is unset", self._target(machine))
 
     def verb_revisions(self) -> Revisions:
         return self._state.machine().revisions
 
     def verb_rollback(self, number: int, reason: str | None) -> views.Facts:
-        return views.revision_facts(self._state.machine().rollback(number, reason=reason))
+        machine = self._state.machine()
+        return views.revision_facts(machine.rollback(number, reason=reason), self._target(machine))
 
     def verb_compare(self, a: int, b: int, last: int | None) -> views.StructView:
         return views.StructView(self._state.machine().compare(a, b, last))
 
     @_takes_code
     def verb_put(self, code: str, namespace: Namespace, oid: str | None) -> views.Text:
-        return views.Text(self._state.machine().put(_value(code, namespace), oid=oid))
+        message = _value(code, namespace)
+        machine = self._state.machine()
+        return views.Told(machine.put(message, oid=oid), self._target(machine))
 
     @_takes_code
     def verb_call(self, code: str, namespace: Namespace) -> Record:
         return self._state.machine()(_value(code, namespace))
 
-    def verb_start(self) -> Status:
-        return self._state.machine().start()
+    def verb_start(self) -> views.StructView:
+        machine = self._state.machine()
+        return views.StructView(machine.start(), self._target(machine))
 
-    def verb_pause(self) -> Status:
-        return self._state.machine().pause()
+    def verb_pause(self) -> views.StructView:
+        machine = self._state.machine()
+        return views.StructView(machine.pause(), self._target(machine))
 
-    def verb_resume(self) -> Status:
-        return self._state.machine().resume()
+    def verb_resume(self) -> views.StructView:
+        machine = self._state.machine()
+        return views.StructView(machine.resume(), self._target(machine))
 
-    def verb_stop(self, drain: bool, timeout_s: float) -> Status:
-        return self._state.machine().stop(drain=drain, timeout=timeout_s)
+    def verb_stop(self, drain: bool, timeout_s: float) -> views.StructView:
+        machine = self._state.machine()
+        return views.StructView(machine.stop(drain=drain, timeout=timeout_s), self._target(machine))
 
     def verb_progress(self, wait: bool, timeout_s: float | None) -> views.StructView:
         machine = self._state.machine()
@@ -295,8 +325,10 @@ class Verbs:
     def verb_groups(self, n: int) -> ErrorGroups:
         return ErrorGroups(self._state.machine().error_groups[:n])
 
-    def verb_retry(self, oids: list[str] | None, group: str | None, canary: int | None) -> list[str]:
-        return self._state.machine().retry_errors(oids or None, group=group, canary=canary or 0)
+    def verb_retry(self, oids: list[str] | None, group: str | None, canary: int | None) -> views.ToldOids:
+        machine = self._state.machine()
+        oids = machine.retry_errors(oids or None, group=group, canary=canary or 0)
+        return views.ToldOids(oids, self._target(machine))
 
     def verb_lookup(self, oid: str) -> views.StructView:
         return views.StructView(self._state.machine().lookup(oid))
@@ -308,7 +340,9 @@ class Verbs:
             raise UsageError("--revision needs --trial: a record is made by the present slots alone")
         into: Literal["records", "trial"] = "trial" if trial else "records"
         number: Literal["current"] | int = "current" if revision is None else revision
-        return self._state.machine().replay(oids or None, group=group, into=into, revision=number)
+        machine = self._state.machine()
+        replayed = machine.replay(oids or None, group=group, into=into, revision=number)
+        return views.ToldOids(replayed, self._target(machine)) if isinstance(replayed, Oids) else replayed
 
 
 def _function(code: str, namespace: Namespace) -> object:

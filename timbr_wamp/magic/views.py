@@ -14,7 +14,7 @@ import msgspec
 from timbr_wamp.contract import KernelInfo, RevisionInfo, Status
 from timbr_wamp.contract.displayable import Displayable
 from timbr_wamp.faces.preview import never_raises
-from timbr_wamp.faces.tables import Rows
+from timbr_wamp.faces.tables import Oids, Rows
 from timbr_wamp.tables import StatusTable, html_text, printable, timestamp
 
 #: Longest text of a problem, in characters.
@@ -28,6 +28,32 @@ class Text(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+class Told(Text):
+    """A text that displays with the machine that it is about before it."""
+
+    def __new__(cls, text: str, target: str = "") -> Told:
+        """``target``: the machine, as `target_text` returns it."""
+        made = super().__new__(cls, text)
+        made.target = target
+        return made
+
+    target: str
+
+    def __repr__(self) -> str:
+        return f"{self.target}: {self!s}"
+
+
+class ToldOids(Oids):
+    """Message ids that display with the machine that has the messages before them."""
+
+    def __init__(self, oids: Sequence[str], target: str) -> None:
+        super().__init__(oids)
+        self.target = target
+
+    def __repr__(self) -> str:
+        return f"{self.target}: {super().__repr__()}"
 
 
 class Kernels(Rows[KernelInfo]):
@@ -94,8 +120,9 @@ class Facts:
 class StructView:
     """Wraps a struct of the wire so that its ``repr`` is its display. It has the struct's attributes."""
 
-    def __init__(self, struct: Displayable) -> None:
-        self.struct = struct
+    def __init__(self, struct: Displayable, target: str | None = None) -> None:
+        """``target``: the machine that it is about, as `target_text` returns it, where that is to be displayed."""
+        self.struct, self.target = struct, target
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["struct"], name)
@@ -104,10 +131,11 @@ class StructView:
         return dir(self.struct)
 
     def __repr__(self) -> str:
-        return str(self.struct)
+        return str(self.struct) if self.target is None else f"{self.target}:\n{self.struct}"
 
     def _repr_html_(self) -> str:
-        return self.struct._repr_html_()
+        before = "" if self.target is None else f"<div>{html_text(self.target)}:</div>"
+        return before + self.struct._repr_html_()
 
 
 class StatusView:
@@ -165,11 +193,20 @@ def kernel_facts(kernel: KernelInfo) -> Facts:
     return Facts(f"kernel {kernel.name} ({kernel.kernel_id}): {kernel.state}", facts)
 
 
-def revision_facts(revision: RevisionInfo) -> Facts:
-    """Return a revision for display."""
+def target_text(kernel: str, machine: str) -> str:
+    """Return the name of a machine beside that of its kernel.
+
+    >>> target_text("demo", "machine")
+    'demo/machine'
+    """
+    return printable(f"{kernel}/{machine}")
+
+
+def revision_facts(revision: RevisionInfo, target: str) -> Facts:
+    """Return the revision that a verb made of a machine for display; ``target`` as `target_text` returns it."""
     functions = ", ".join(name or "·" for name in revision.functions)
     shown = {"time": timestamp(revision.time), "functions": functions}
-    return Facts(f"revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision), shown)
+    return Facts(f"{target}: revision {revision.number}: {revision.change}", msgspec.structs.asdict(revision), shown)
 
 
 def _time(seconds: float | None) -> str | None:
