@@ -24,7 +24,6 @@ from timbr_wamp.cli.base import (
 )
 from timbr_wamp.cli.failures import parse_words, print_revision
 from timbr_wamp.cli.words import TextCommand
-from timbr_wamp.client.functions import is_reference, reference
 from timbr_wamp.names import slot_key
 
 if TYPE_CHECKING:
@@ -238,6 +237,8 @@ def set_slot(
     key = slot_key(slot)
     text = file_text(source[1:]) if source.startswith("@") else source
     if text.strip():
+        from timbr_wamp.client.functions import is_reference, reference  # loads autobahn
+
         function = reference(text.strip()) if is_reference(text) else text
         print_revision(remote.set(key, function, name=name, policy=policy, reason=reason), as_json)
     else:
