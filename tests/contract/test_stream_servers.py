@@ -234,7 +234,8 @@ def test_a_redis_that_does_not_write_to_its_disk_is_told_in_the_log(tmp_path, re
 
 def test_a_node_of_a_redis_cluster_has_all_of_a_stream_in_one_slot(tmp_path, require_service):
     require_service("Redis", find_redis)
-    with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
+    # by default the cluster's own port is the other one plus 10000, which may be none
+    with redis_server(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as admin:
             admin.sendall(b"CLUSTER ADDSLOTSRANGE 0 16383\r\n")
             assert admin.recv(100) == b"+OK\r\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ from timbr_wamp.errors import (
 )
 from timbr_wamp.machine import Machine
 from timbr_wamp.names import new_oid
+from timbr_wamp.user_warnings import NotRunning
 
 STAGES = 5
 
@@ -310,7 +312,9 @@ class RandomMachine:
 
     def wait(self) -> None:
         try:
-            self.machine.wait(0.02)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotRunning)  # it may not run, and says so
+                self.machine.wait(0.02)
         except SlotError:
             assert self.machine.status.state == "stopped"
 

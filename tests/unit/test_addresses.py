@@ -195,6 +195,7 @@ def test_commands_say_what_is_wrong_with_the_address(
     words: list[str], free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "timbr.toml").write_text("")
+    (tmp_path / "kernel.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, [*words, "--url", f"ws://127.0.0.1:{free_port}/ws"])
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
