@@ -26,6 +26,8 @@ AUTHID = re.compile(r"[a-z0-9_]{1,32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTS = r"[a-z0-9_]+(?:\.[a-z0-9_]+)*"
 _KERNEL = re.compile(rf"io\.timbr\.kernel\.(?P<id>[a-z0-9_]{{1,32}}_[0-9a-f]{{12}})(?:\.(?P<rest>{_PARTS}))?")
+#: A topic of the router itself.
+_WAMP_TOPIC = re.compile(r"wamp(\.[a-z0-9_]+)+")
 _OWNED = re.compile(rf"io\.timbr\.(?P<scope>host|stream)\.[a-z0-9_]{{1,32}}\.(?P<rest>{_PARTS})")
 #: A URI that the router takes; it answers others itself.
 _URI = re.compile(r"[^\s.#]+(?:\.[^\s.#]+)*")
@@ -228,7 +230,7 @@ class Access:
 
     def _admin_allows(self, action: str, uri: str, match: str) -> bool:
         if action == "subscribe":
-            return match in ("prefix", "wildcard") or uri.startswith("wamp.") or _is_under_a_host(uri)
+            return match in ("prefix", "wildcard") or bool(_WAMP_TOPIC.fullmatch(uri)) or _is_under_a_host(uri)
         return bool(ADMIN_CALLS.fullmatch(uri)) or _is_under_a_host(uri)
 
     def _host_allows(self, authid: str, action: str, uri: str) -> bool:

@@ -147,7 +147,7 @@ def test_the_old_name_of_bridge_is_installed() -> None:
     environ = {**os.environ, "TIMBR_WAMP_RUNTIME_DIR": "/tmp/nothing_runs_here"}
     typed = subprocess.run([script, "no.json"], env=environ, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
     assert typed.returncode == 1
-    assert typed.stderr.startswith("timbr-wamp: no router")
+    assert typed.stderr.startswith("timbr-wamp: connection file no.json: no such file")
     assert typed.stderr.count("\n") == 1
 
 
@@ -395,7 +395,7 @@ def test_failures_are_shown_in_groups_retried_and_rolled_back(home: Home) -> Non
     home.run("wait", "lab", "--timeout", "20")
     (group,) = [each for each in home.json("errors", "lab") if each["exc_class"] == "LookupError"]
     assert (group["count"], group["open"], group["last_oid"]) == (2, 2, oids[-1])
-    assert "LookupError: not" in home.run("errors", "lab")
+    assert "LookupError:" in home.run("errors", "lab")
     rows = [each for each in home.json("errors", "lab", "--rows") if each["exc_class"] == "LookupError"]
     assert [row["oid"] for row in rows] == oids
     assert oids[0] in home.run("errors", "lab", "--rows")
@@ -554,6 +554,7 @@ def test_a_name_of_a_kernel_is_taken_once_and_has_the_form_of_other_names(home: 
     (kernel,) = home.json("list")
     taken = home.run("kernel", "start", "--name", "lab", status=1)
     assert f"a kernel named 'lab' runs already: {kernel['kernel_id']}" in taken
+    (home.folder / "lab.json").write_text("{}")
     for refused in (
         home.run("kernel", "start", "--name", "My Lab", status=1),
         home.run("token", "create", "--role", "viewer", "--name", "My Lab", status=1),

@@ -240,7 +240,7 @@ def test_a_change_is_tried_committed_compared_and_messages_are_looked_up(noteboo
     notebook("%wamp set 1 --name picky --reason 'a first try' lambda x: [].pop()")
     broken = machine.status.revision
     notebook("oid = %wamp put 3")
-    oid = notebook("oid").strip("'")
+    oid = notebook("str(oid)").strip("'")
     wait_until(lambda: machine.lookup(oid).state == "errored", "it has failed")
     assert "IndexError" in notebook(f"%wamp lookup {oid}")
     notebook("report = %wamp trial picky --group picky lambda x: 5")

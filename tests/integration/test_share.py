@@ -225,7 +225,7 @@ def test_without_a_router_it_says_how_and_starts_one_if_told(crossbar, passing_n
     error = passing_notebook.fails("m.share()")
     assert error.ename == "NoRouter"
     assert "m.share(start_router=True)" in error.evalue
-    assert "`timbr-wamp router stop`" in passing_notebook("%wamp share --up --name mine")
+    assert "timbr-wamp router stop`" in passing_notebook("%wamp share --up --name mine")
     settings = load_settings(runtime_dir=folder / "run", data_dir=folder / "d")
     with timbr_wamp.connect(settings=settings) as client:
         assert client.kernel("mine").machine()(3)[2] == 4

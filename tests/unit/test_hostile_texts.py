@@ -190,7 +190,7 @@ def magic_views() -> Iterator[Any]:
     yield views.Kernels([kernel])
     yield views.kernel_facts(kernel)
     yield views.Facts(HOSTILE, {"text": HOSTILE})
-    yield views.revision_facts(hostile(structs.RevisionInfo))
+    yield views.revision_facts(hostile(structs.RevisionInfo), HOSTILE)
     yield views.StatusView(
         views.Facts("c", {}), kernel, hostile(structs.Status), HOSTILE, views.Facts("f", {"subscriptions": [1]})
     )
