@@ -259,16 +259,16 @@ def test_a_change_is_tried_committed_compared_and_messages_are_looked_up(noteboo
 def test_failures_are_grouped_retried_and_values_tapped(notebook, demo):
     machine = demo.machine()
     notebook("values = %wamp tap f1 3")
-    notebook("%wamp set 1 lambda x: [][x]")
+    notebook("%wamp set 1 lambda x: {}[x]")
     notebook("oid = %wamp put 7")
     assert machine.wait(10.0)
-    assert "IndexError" in notebook("%wamp groups")
+    assert "KeyError" in notebook("%wamp groups")
     assert "text/html" in notebook.cell.outputs[0]["data"]
     notebook("%wamp set 1 lambda x: x + 1")
     assert notebook("done = %wamp retry {oid}\ndone == [oid]") == "True"
     assert machine.wait(10.0)
     assert machine.recent(1)[0].values[1] == 8
-    notebook("groups = %wamp groups\n[g.resolved for g in groups if g.exc_class == 'IndexError']")
+    notebook("groups = %wamp groups\n[g.resolved for g in groups if g.exc_class == 'KeyError']")
     assert notebook.text() == "[True]"
     wait_until(lambda: notebook("values[-1:]") == "[8]", "the tap has the newest value")
     notebook("values.close()\n%wamp delete 1")
